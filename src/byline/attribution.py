@@ -1,0 +1,218 @@
+"""What is known of a request: who asked, in which conversation, as which step of which trace."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+MAX_ID: Final = 200
+MAX_TAGS: Final = 50
+MAX_METADATA: Final = 50
+MAX_METADATA_KEY: Final = 64
+MAX_METADATA_VALUE: Final = 500
+
+# Langfuse folds the case, strips a leading "langfuse" and falls back to "default" for anything else.
+_ENVIRONMENT = re.compile(r"(?!langfuse)[a-z0-9_-]{1,40}\Z")
+
+MetadataValue = str | int | float | bool
+
+
+class Attribution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The accepted attribution of one request; every field is optional.
+
+    Ids and names are printable strings of at most 200 characters, exactly as they were sent: an id
+    is kept whole or dropped, never cut.
+
+    Attributes:
+        session_id: The conversation. Never made up, and never derived from a trace id.
+        user_id: Who asked: the end user of the app, not the owner of the API key.
+        trace_id: The caller's own name for the trace, in any format.
+        trace_name: What the whole trace is called, e.g. ``Document Processing Pipeline``.
+        span_name: The step that this request is, e.g. ``Summarization Step``.
+        generation_name: The name of the model call, e.g. ``Generate Summary``.
+        parent_span_id: The caller's span under which this request belongs.
+        environment: Deployment environment: ``[a-z0-9_-]``, at most 40 characters.
+        release: The release of the calling application.
+        version: The version of the calling component.
+        tags: At most 50 labels.
+        metadata: At most 50 further keys of at most 64 characters; values are primitives, anything
+            else is JSON text of at most 500 characters.
+        organization_id: The tenant of the app to which the user belongs.
+        environment_id: The tenant's environment, where a gateway has such a thing.
+
+    Example:
+        >>> Attribution(session_id="s-1", user_id="ada").session_id
+        's-1'
+    """
+
+    session_id: str | None = None
+    user_id: str | None = None
+    trace_id: str | None = None
+    trace_name: str | None = None
+    span_name: str | None = None
+    generation_name: str | None = None
+    parent_span_id: str | None = None
+    environment: str | None = None
+    release: str | None = None
+    version: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, MetadataValue] = {}
+    organization_id: str | None = None
+    environment_id: str | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anything is known at all."""
+        return self != EMPTY
+
+
+EMPTY: Final = Attribution()
+SCALARS: Final = tuple(f for f in Attribution.__struct_fields__ if f not in ("tags", "metadata"))
+FIELDS: Final = frozenset(Attribution.__struct_fields__)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Rejected(Exception):
+    """Why a value was dropped. Says the reason, never the value."""
+
+
+def clean_text(value: object) -> str | None:
+    """Return an id or a name as it may be kept, ``None`` when it is empty.
+
+    Whole numbers become text, for user ids often are. Raises `Rejected` with the reason.
+    """
+    if type(value) is str:
+        text = value.strip()
+    elif value is None:
+        return None
+    elif type(value) is int:
+        # Python refuses to print integers of thousands of digits; 200 digits are too long anyway.
+        if value.bit_length() > 640:
+            raise Rejected("too long")
+        text = str(value)
+    elif isinstance(value, str):
+        text = str(value).strip()
+    else:
+        raise Rejected("not text")
+    if not text:
+        return None
+    if len(text) > MAX_ID:
+        raise Rejected("too long")
+    if not text.isprintable():
+        raise Rejected("not printable")
+    return text
+
+
+def clean_environment(value: object) -> str | None:
+    """Return an environment that Langfuse will show as it is, in lower case."""
+    text = clean_text(value)
+    if text is None:
+        return None
+    text = text.lower()
+    if not _ENVIRONMENT.match(text):
+        raise Rejected("not an environment name")
+    return text
+
+
+def clean_tags(value: object) -> tuple[tuple[str, ...], list[str]]:
+    """Return the usable tags without repetitions, and the reasons for the dropped ones."""
+    if value is None:
+        return (), []
+    if isinstance(value, str):
+        value = value.split(",")
+    elif not isinstance(value, list | tuple | set | frozenset):
+        raise Rejected("not a list")
+    kept: dict[str, None] = {}
+    reasons: list[str] = []
+    for item in value:
+        if len(kept) >= MAX_TAGS:
+            reasons.append("too many")
+            break
+        try:
+            tag = clean_text(item)
+        except Rejected as rejected:
+            reasons.append(str(rejected))
+        else:
+            if tag is not None:
+                kept[tag] = None
+    return tuple(kept), reasons
+
+
+def clean_metadata_value(value: object) -> MetadataValue | None:
+    """Return a metadata value: primitives as they are, the rest as JSON text."""
+    if value is None:
+        return None
+    if isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        # What does not fit into 64 bits cannot travel in OTLP.
+        if not -(2**63) <= value < 2**63:
+            raise Rejected("number out of range")
+        return value
+    if isinstance(value, str):
+        text = value
+    else:
+        try:
+            text = _encode(value).decode()
+        except (TypeError, ValueError, RecursionError, OverflowError):
+            raise Rejected("not JSON") from None
+    if len(text) > MAX_METADATA_VALUE:
+        raise Rejected("too long")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Rejected("not printable") from None
+    return text
+
+
+def clean_metadata(value: object) -> tuple[dict[str, MetadataValue], list[tuple[str, str]]]:
+    """Return the usable metadata, and ``(key, reason)`` of what was dropped."""
+    if value is None:
+        return {}, []
+    if not isinstance(value, Mapping):
+        raise Rejected("not an object")
+    kept: dict[str, MetadataValue] = {}
+    reasons: list[tuple[str, str]] = []
+    for key, item in value.items():
+        if len(kept) >= MAX_METADATA:
+            reasons.append(("*", "too many"))
+            break
+        if not isinstance(key, str) or not 0 < len(key) <= MAX_METADATA_KEY or not key.isprintable():
+            reasons.append(("*", "bad key"))
+            continue
+        try:
+            cleaned = clean_metadata_value(item)
+        except Rejected as rejected:
+            reasons.append((key, str(rejected)))
+        else:
+            if cleaned is not None:
+                kept[key] = cleaned
+    return kept, reasons
+
+
+def merge(layers: Iterable[Mapping[str, Any]]) -> Attribution:
+    """Merge cleaned layers, the strongest first.
+
+    Of ids and names the first wins; tags are joined in order; of each metadata key the first wins.
+    """
+    merged: dict[str, Any] = {}
+    tags: dict[str, None] = {}
+    metadata: dict[str, MetadataValue] = {}
+    for layer in layers:
+        for field, value in layer.items():
+            if field == "tags":
+                tags.update(dict.fromkeys(value))
+            elif field == "metadata":
+                for key, item in value.items():
+                    if key in metadata or len(metadata) < MAX_METADATA:
+                        metadata.setdefault(key, item)
+            elif field not in merged:
+                merged[field] = value
+    if tags:
+        merged["tags"] = tuple(tags)[:MAX_TAGS]
+    if metadata:
+        merged["metadata"] = metadata
+    return Attribution(**merged) if merged else EMPTY

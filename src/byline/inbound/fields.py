@@ -1,0 +1,73 @@
+"""Every name under which a claim may come: the one list, in order of precedence."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from byline.gateways import FIELDS as GATEWAY_FIELDS
+from byline.gateways.gateway import Field
+
+#: byline's own names and those of OpenAI-shaped bodies; the gateways' follow.
+OWN: Final[tuple[Field, ...]] = (
+    Field("session_id", "header", "x-session-id"),
+    Field("trace_id", "header", "trace", "trace"),
+    Field("session_id", "body", "session_id"),
+    Field("user_id", "body", "user"),
+    Field("user_id", "body", "end_user"),
+    Field("trace_id", "body", "trace", "trace"),
+    Field("metadata", "body", "metadata", "controls"),
+    Field("session_id", "query", "session_id"),
+    Field("user_id", "query", "user"),
+    Field("trace_id", "query", "trace", "trace"),
+)
+
+FIELDS: Final[tuple[Field, ...]] = (*OWN, *GATEWAY_FIELDS)
+
+#: Keys of the ``trace`` object; every further key is metadata.
+TRACE_KEYS: Final = {
+    "trace_id": "trace_id",
+    "trace_name": "trace_name",
+    "span_name": "span_name",
+    "generation_name": "generation_name",
+    "parent_span_id": "parent_span_id",
+    "environment": "environment",
+    "release": "release",
+    "version": "version",
+    "tags": "tags",
+    "langfuse.trace.tags": "tags",
+}
+
+#: Keys of LiteLLM's ``metadata`` object; every further key is metadata.
+CONTROL_KEYS: Final = {
+    "session_id": "session_id",
+    "trace_id": "trace_id",
+    "existing_trace_id": "trace_id",
+    "trace_name": "trace_name",
+    "trace_user_id": "user_id",
+    "generation_name": "generation_name",
+    "parent_observation_id": "parent_span_id",
+    "trace_environment": "environment",
+    "trace_release": "release",
+    "trace_version": "version",
+    "version": "version",
+    "tags": "tags",
+    "trace_metadata": "metadata",
+}
+
+#: Switches of LiteLLM's ``metadata`` object that say nothing about the request.
+IGNORED_CONTROLS: Final = frozenset(
+    {"generation_id", "mask_input", "mask_output", "update_trace_keys", "debug_langfuse", "prompt"}
+)
+
+#: Members of W3C baggage that are claims; all others are somebody else's.
+BAGGAGE: Final = {
+    "session.id": "session_id",
+    "gen_ai.conversation.id": "session_id",
+    "langfuse_session_id": "session_id",
+    "user.id": "user_id",
+    "langfuse_user_id": "user_id",
+    "langfuse_trace_name": "trace_name",
+    "langfuse_version": "version",
+    "langfuse_environment": "environment",
+    "langfuse_tags": "tags",
+}

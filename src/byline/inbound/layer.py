@@ -1,0 +1,157 @@
+"""One layer of claims: cleaned values under their attribution fields, and what was dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+import msgspec
+
+from byline import attribution
+from byline.attribution import Rejected
+from byline.inbound.fields import CONTROL_KEYS, IGNORED_CONTROLS, TRACE_KEYS
+
+_MAX_REASONS: Final = 50
+_decode = msgspec.json.Decoder().decode
+
+_IDS: Final = frozenset(
+    {"session_id", "user_id", "trace_id", "parent_span_id", "organization_id", "environment_id"}
+)
+
+
+class Layer(dict[str, Any]):
+    """Cleaned claims of one source; the first value of a field wins.
+
+    ``rejected`` is the request's list of dropped claims: field name and reason, never the value.
+    """
+
+    __slots__ = ("rejected",)
+
+    def __init__(self, rejected: list[str]) -> None:
+        super().__init__()
+        self.rejected = rejected
+
+    def reject(self, field: str, reason: str) -> None:
+        """Note that a claim was dropped."""
+        entry = f"{field}: {reason}"
+        if len(self.rejected) < _MAX_REASONS and entry not in self.rejected:
+            self.rejected.append(entry)
+
+    def add(self, field: str, value: object) -> None:
+        """Add one claim under its attribution field, or note why not."""
+        if value is None:
+            return
+        try:
+            if field == "tags":
+                tags, reasons = attribution.clean_tags(value)
+                for reason in reasons:
+                    self.reject("tags", reason)
+                if tags:
+                    self["tags"] = tuple(dict.fromkeys((*self.get("tags", ()), *tags)))
+            elif field == "metadata":
+                metadata, dropped = attribution.clean_metadata(value)
+                for key, reason in dropped:
+                    self.reject("metadata" if key == "*" else f"metadata.{key}", reason)
+                if metadata:
+                    self["metadata"] = {**metadata, **self.get("metadata", {})}
+            elif field not in self:
+                clean = attribution.clean_environment if field == "environment" else attribution.clean_text
+                text = clean(value)
+                if text is not None:
+                    self[field] = text
+        except Rejected as rejected:
+            self.reject(field, str(rejected))
+
+    def add_header(self, field: str, kind: str, values: list[str]) -> None:
+        """Add a claim that came as header lines of one name."""
+        if kind == "text":
+            if field in _IDS:
+                values = single(values)
+                if len(values) > 1:
+                    self.reject(field, "repeated")
+                    return
+            self.add(field, values[0])
+        else:
+            self.add_text(field, kind, values[0] if len(values) == 1 else ",".join(values))
+
+    def add_text(self, field: str, kind: str, text: str) -> None:
+        """Add a claim of any kind that came as text: from a header, a query or baggage."""
+        if kind == "text":
+            self.add(field, text)
+        elif kind == "tags":
+            self.add(field, from_json(text) if text.lstrip().startswith("[") else text)
+        elif text.lstrip().startswith("{"):
+            self.add_object(field, kind, from_json(text))
+        elif kind == "trace":
+            pairs = parse_pairs(text)
+            if pairs is None:
+                self.add("trace_id", text)
+            else:
+                self.add_object(field, kind, pairs)
+        else:
+            self.add_object(field, kind, parse_pairs(text))
+
+    def add_object(self, field: str, kind: str, value: object) -> None:
+        """Add a compound claim: the ``trace`` object, LiteLLM's ``metadata``, or plain metadata."""
+        if value is None:
+            return
+        if kind == "trace" and isinstance(value, str):
+            self.add("trace_id", value)
+        elif not isinstance(value, Mapping):
+            self.reject("trace" if kind == "trace" else "metadata", "not an object")
+        elif kind == "trace":
+            self._add_known(value, TRACE_KEYS, frozenset())
+        elif kind == "controls":
+            self._add_known(value, CONTROL_KEYS, IGNORED_CONTROLS)
+        else:
+            self.add(field, value)
+
+    def _add_known(self, value: Mapping[str, Any], known: Mapping[str, str], ignored: frozenset[str]) -> None:
+        further: dict[str, Any] = {}
+        for key, item in value.items():
+            field = known.get(key)
+            if field is not None:
+                self.add(field, item)
+            elif key not in ignored:
+                further[key] = item
+        if further:
+            self.add("metadata", further)
+
+
+def single(values: list[str]) -> list[str]:
+    """Fold header lines that say the same; a list in one line counts as lines (RFC 9110, 5.2).
+
+    WSGI servers join repeated headers with commas, so that both doors agree only this way.
+    """
+    if len(values) == 1 and "," not in values[0]:
+        return values
+    return list(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip())) or [""]
+
+
+def from_json(text: str) -> object:
+    """Decode JSON text of a header; what is not JSON is no object."""
+    try:
+        return _decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError, ValueError):
+        return False
+
+
+def parse_pairs(text: str) -> dict[str, str] | None:
+    """Read ``key=value`` pairs divided by commas or semicolons; ``None`` when it is none.
+
+    Values may be percent-encoded, as in W3C baggage, or stand in double quotes.
+    """
+    pairs: dict[str, str] = {}
+    for part in text.replace(";", ",").split(","):
+        part = part.strip()
+        if not part:
+            continue
+        key, equals, value = part.partition("=")
+        key = key.strip()
+        value = value.strip().strip('"')
+        # "dGVzdA==" is a bare id that happens to end in equals signs.
+        if not equals or not value or value.startswith("=") or not key.replace(".", "_").replace("-", "_").isidentifier():
+            return None
+        pairs[key] = unquote(value)
+    return pairs or None

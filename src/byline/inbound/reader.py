@@ -1,0 +1,193 @@
+"""Reads what a request claims, in the order in which claims win."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+from byline.attribution import FIELDS as ATTRIBUTION_FIELDS
+from byline.attribution import Attribution, merge
+from byline.inbound import sources
+from byline.inbound.body import DEFAULT_LIMIT, Body, BodyReader, at_path
+from byline.inbound.fields import BAGGAGE, FIELDS
+from byline.inbound.layer import Layer
+from byline.inbound.request import Request, canonical, parse_query
+from byline.inbound.trust import GROUPS, Trust, accepted_fields
+from byline.inbound.trust import check as check_trust
+from byline.settings import SettingError
+
+Identity = Callable[[MutableMapping[str, Any]], "Mapping[str, Any] | Attribution | None"]
+
+#: With an identity function set, nobody may claim these.
+_IDENTIFIED: Final = frozenset({"user_id", "organization_id", "environment_id"})
+
+_HEADERS: Final = {field.name: (rank, field) for rank, field in enumerate(FIELDS) if field.where == "header"}
+_BODY: Final = tuple((field, tuple(field.name.split("."))) for field in FIELDS if field.where == "body")
+_QUERY: Final = tuple(field for field in FIELDS if field.where == "query")
+
+
+class InboundReader:
+    """The settings of one middleware, ready to read any number of requests."""
+
+    def __init__(
+        self,
+        *,
+        fields: Mapping[str, str | Iterable[str]] | None = None,
+        identity: Identity | None = None,
+        trust: Trust = GROUPS,
+        body_limit: int = DEFAULT_LIMIT,
+    ) -> None:
+        if type(body_limit) is not int or body_limit < 0:
+            raise SettingError("byline.E014", f"body_limit={body_limit!r}", "pass a number of bytes, 0 to read no bodies")
+        if identity is not None and not callable(identity):
+            raise SettingError("byline.E015", "identity is not callable", "pass a function of the scope or environ")
+        self.sources = sources.check(fields)
+        self.identity = identity
+        self.trust = check_trust(trust)
+        self.body_limit = body_limit
+        own = [source.path[0] for source in self.sources if source.kind == "body"]
+        self._body = BodyReader([*own, *(path[0] for _, path in _BODY)])
+        #: Whether a value may be known later than the headers and the body are.
+        self.late = identity is not None or any(source.kind == "path" for source in self.sources)
+
+    def read(
+        self, request: Request, raw: MutableMapping[str, Any], body: Body | None
+    ) -> tuple[Attribution, list[str], bool]:
+        """Return what is claimed by now, what was dropped, and whether all that may come late is known."""
+        rejected: list[str] = []
+        headers = collect(request)
+        members = self._members(body, rejected)
+        identified = self._identity_layer(raw, rejected)
+        sourced = self._source_layer(request, headers, members, rejected)
+        layers = [identified, sourced, header_layer(headers, rejected), body_layer(members, rejected)]
+        if request.is_handshake():
+            layers.append(query_layer(request.query(), rejected))
+        if "baggage" in headers:
+            layers.append(baggage_layer(headers["baggage"], rejected))
+        if self.trust is not GROUPS:
+            accepted = accepted_fields(self.trust, raw)
+            for layer in layers[1:]:
+                _keep(layer, accepted, "not trusted")
+        if self.identity is not None:
+            for layer in layers[1:]:
+                _keep(layer, ATTRIBUTION_FIELDS - _IDENTIFIED, "identity decides")
+        known = not self.late or (
+            (self.identity is None or bool(identified))
+            and all(source.field in sourced for source in self.sources if source.kind == "path")
+        )
+        return merge(layer for layer in layers if layer), rejected, known
+
+    def _members(self, body: Body | None, rejected: list[str]) -> dict[str, Any]:
+        if body is None:
+            return {}
+        if body.overflow:
+            rejected.append("body: too long")
+            return {}
+        if not body.complete:
+            return {}
+        members = body.read(self._body)
+        if members is None:
+            rejected.append("body: not a JSON object")
+            return {}
+        return members
+
+    def _identity_layer(self, raw: MutableMapping[str, Any], rejected: list[str]) -> Layer:
+        layer = Layer(rejected)
+        known = self.identity(raw) if self.identity is not None else None
+        if known is not None:
+            add_fields(layer, as_fields(known))
+        return layer
+
+    def _source_layer(
+        self, request: Request, headers: Mapping[str, list[str]], members: Mapping[str, Any], rejected: list[str]
+    ) -> Layer:
+        layer = Layer(rejected)
+        for source in self.sources:
+            layer.add(source.field, source.read(request, headers, members))
+        return layer
+
+
+def as_fields(known: Mapping[str, Any] | Attribution) -> Mapping[str, Any]:
+    """Return attribution fields as a mapping, whichever way they were given."""
+    if isinstance(known, Attribution):
+        return {field: getattr(known, field) for field in known.__struct_fields__ if getattr(known, field)}
+    return known
+
+
+def add_fields(layer: Layer, fields: Mapping[str, Any]) -> None:
+    """Add fields that the app itself gave; a name that is none is dropped and said."""
+    for field, value in fields.items():
+        if field in ATTRIBUTION_FIELDS:
+            layer.add(field, value)
+        else:
+            layer.reject(str(field)[:64], "no attribution field")
+
+
+def _keep(layer: Layer, accepted: frozenset[str], reason: str) -> None:
+    for field in [field for field in layer if field not in accepted]:
+        del layer[field]
+        layer.reject(field, reason)
+
+
+def collect(request: Request) -> dict[str, list[str]]:
+    """Gather header lines by canonical name; a spelling with dashes goes before one with underscores."""
+    headers: dict[str, list[str]] = {}
+    underscored: list[tuple[str, str]] = []
+    for name, value in request.headers():
+        folded = name.lower()
+        if "_" in folded:
+            underscored.append((canonical(folded), value))
+        else:
+            headers.setdefault(folded, []).append(value)
+    for folded, value in underscored:
+        headers.setdefault(folded, [value])
+    return headers
+
+
+def header_layer(headers: Mapping[str, list[str]], rejected: list[str]) -> Layer:
+    """Read the claims that came in headers."""
+    layer = Layer(rejected)
+    found = sorted(
+        ((*_HEADERS[name], lines) for name, lines in headers.items() if name in _HEADERS), key=lambda item: item[0]
+    )
+    for _, field, lines in found:
+        layer.add_header(field.field, field.kind, lines)
+    return layer
+
+
+def body_layer(members: Mapping[str, Any], rejected: list[str]) -> Layer:
+    """Read the claims that came in the JSON body."""
+    layer = Layer(rejected)
+    if members:
+        for field, path in _BODY:
+            value = at_path(members, path)
+            if value is None:
+                continue
+            if field.kind in ("text", "tags"):
+                layer.add(field.field, value)
+            else:
+                layer.add_object(field.field, field.kind, value)
+    return layer
+
+
+def query_layer(query: str, rejected: list[str]) -> Layer:
+    """Read the claims of a websocket's handshake: a browser can set no headers on it."""
+    layer = Layer(rejected)
+    values = parse_query(query)
+    for field in _QUERY:
+        text = values.get(field.name)
+        if text:
+            layer.add_text(field.field, field.kind, text)
+    return layer
+
+
+def baggage_layer(lines: list[str], rejected: list[str]) -> Layer:
+    """Read the members of W3C baggage that are claims."""
+    layer = Layer(rejected)
+    for member in ",".join(lines)[:8192].split(","):
+        name, equals, value = member.partition(";")[0].partition("=")
+        field = BAGGAGE.get(name.strip()) if equals else None
+        if field is not None:
+            layer.add_text(field, "tags" if field == "tags" else "text", unquote(value.strip()))
+    return layer

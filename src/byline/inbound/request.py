@@ -1,0 +1,140 @@
+"""A request as both protocols show it: the few things that claims are read from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+_MAX_QUERY_FIELDS: Final = 1000
+_CGI_HEADERS: Final = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
+
+
+def decode(value: bytes) -> str:
+    """Decode a header value: UTF-8 where it is, else Latin-1, as HTTP has it."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def canonical(name: str) -> str:
+    """Return a header name in lower case with dashes."""
+    return name.lower().replace("_", "-")
+
+
+class AsgiRequest:
+    """What an ASGI scope says."""
+
+    __slots__ = ("scope",)
+
+    def __init__(self, scope: MutableMapping[str, Any]) -> None:
+        self.scope = scope
+
+    def headers(self) -> Iterator[tuple[str, str]]:
+        """All headers, names as they came."""
+        for name, value in self.scope.get("headers", ()):
+            yield name.decode("latin-1"), decode(value)
+
+    def query(self) -> str:
+        """The query string, still encoded."""
+        raw: bytes = self.scope.get("query_string", b"")
+        return raw.decode("latin-1")
+
+    def path(self) -> str:
+        """The path, decoded."""
+        path: str = self.scope.get("path", "")
+        return path
+
+    def path_parameters(self) -> Mapping[str, Any]:
+        """What the router has matched so far."""
+        return self.scope.get("path_params") or {}
+
+    def route(self) -> str | None:
+        """The route's template, where the framework tells it."""
+        path = getattr(self.scope.get("route"), "path", None)
+        return path if isinstance(path, str) else None
+
+    def address(self) -> str | None:
+        """The peer's address."""
+        client = self.scope.get("client")
+        return client[0] if client else None
+
+    def is_handshake(self) -> bool:
+        """Whether this is a websocket's handshake, whose query may carry claims."""
+        return self.scope["type"] == "websocket"
+
+
+class WsgiRequest:
+    """What a WSGI environ says."""
+
+    __slots__ = ("environ",)
+
+    def __init__(self, environ: MutableMapping[str, Any]) -> None:
+        self.environ = environ
+
+    def headers(self) -> Iterator[tuple[str, str]]:
+        """All headers, names with dashes: WSGI does not tell how they came."""
+        for key, value in list(self.environ.items()):
+            if key.startswith("HTTP_"):
+                name = key[5:].lower().replace("_", "-")
+            elif key in _CGI_HEADERS:
+                name = _CGI_HEADERS[key]
+            else:
+                continue
+            try:
+                yield name, decode(value.encode("latin-1"))
+            except (UnicodeEncodeError, AttributeError):
+                yield name, str(value)
+
+    def query(self) -> str:
+        """The query string, still encoded."""
+        return str(self.environ.get("QUERY_STRING", ""))
+
+    def path(self) -> str:
+        """The path, decoded."""
+        raw = str(self.environ.get("SCRIPT_NAME", "")) + str(self.environ.get("PATH_INFO", ""))
+        return decode(raw.encode("latin-1", "replace"))
+
+    def path_parameters(self) -> Mapping[str, Any]:
+        """What the router has matched so far, where Werkzeug or a PEP 3333 router tells it."""
+        arguments = getattr(self.environ.get("werkzeug.request"), "view_args", None)
+        if arguments:
+            return dict(arguments)
+        routing = self.environ.get("wsgiorg.routing_args")
+        return routing[1] if routing else {}
+
+    def route(self) -> str | None:
+        """The route's template, where the framework tells it."""
+        rule = getattr(self.environ.get("werkzeug.request"), "url_rule", None)
+        path = getattr(rule, "rule", None)
+        return path if isinstance(path, str) else None
+
+    def address(self) -> str | None:
+        """The peer's address."""
+        return self.environ.get("REMOTE_ADDR") or None
+
+    def is_handshake(self) -> bool:
+        """WSGI has no websockets."""
+        return False
+
+
+Request = AsgiRequest | WsgiRequest
+
+
+def parse_query(query: str) -> dict[str, str]:
+    """Return the query's first value of each name."""
+    try:
+        pairs = parse_qsl(query, max_num_fields=_MAX_QUERY_FIELDS)
+    except ValueError:
+        return {}
+    return dict(reversed(pairs))
+
+
+def parse_cookies(header: str) -> dict[str, str]:
+    """Return the cookies of a ``Cookie`` header."""
+    cookies: dict[str, str] = {}
+    for pair in header.split(";"):
+        name, _, value = pair.partition("=")
+        cookies.setdefault(name.strip(), value.strip().strip('"'))
+    return cookies

@@ -1,0 +1,214 @@
+"""The record of a request: what came in, what the app added, and the request's LLM totals."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, MutableMapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+from byline import guard
+from byline.attribution import EMPTY, Attribution, merge
+from byline.inbound.layer import Layer
+from byline.inbound.reader import InboundReader, add_fields, as_fields
+from byline.inbound.request import AsgiRequest, Request, WsgiRequest
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from byline.inbound.body import Body
+
+
+class Totals:
+    """What the LLM calls of one request add up to."""
+
+    __slots__ = ("_lock", "calls", "cost", "errors", "input_tokens", "output_tokens")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.calls = 0
+        self.errors = 0
+        self.input_tokens = 0
+        self.output_tokens = 0
+        self.cost: float | None = None
+
+    def add(self, *, input_tokens: int = 0, output_tokens: int = 0, cost: float | None = None, error: bool = False) -> None:
+        """Count one call; a request may make several at once."""
+        with self._lock:
+            self.calls += 1
+            self.errors += error
+            self.input_tokens += input_tokens
+            self.output_tokens += output_tokens
+            if cost is not None:
+                self.cost = cost + (self.cost or 0.0)
+
+
+class Record:
+    """One request on its way, or one part of it that was bound anew.
+
+    Whatever task or thread works for the request shares this object, so that what is learnt late is
+    known everywhere. Nothing is read before `attribution` is asked for.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_below",
+        "_body_seen",
+        "_bound",
+        "_bound_rejected",
+        "_claimed",
+        "_claims_rejected",
+        "_merged",
+        "_settled",
+        "_totals",
+        "app_span",
+        "body",
+        "parent",
+        "raw",
+        "reader",
+        "stamp",
+    )
+
+    def __init__(
+        self,
+        reader: InboundReader | None = None,
+        raw: MutableMapping[str, Any] | None = None,
+        parent: Record | None = None,
+    ) -> None:
+        self.reader = reader
+        self.raw = raw
+        self.parent = parent
+        self.body: Body | None = None
+        self.app_span: Span | None = None
+        self.stamp: Any = None
+        self._bound: Mapping[str, Any] | None = None
+        self._merged: Attribution | None = None
+        self._below: Attribution | None = None
+        self._claimed: Attribution | None = None
+        self._settled = False
+        self._body_seen = False
+        self._totals: Totals | None = None
+        self._claims_rejected: list[str] | None = None
+        self._bound_rejected: list[str] | None = None
+
+    def attribution(self) -> Attribution:
+        """Return what is known of the request by now, reading on where more has come in."""
+        below = self._claims() if self.parent is None else self.parent.attribution()
+        if self._bound is None:
+            return below
+        if self._merged is None or below is not self._below:
+            self._below = below
+            self._merged = merge([self._bound, as_fields(below)])
+        return self._merged
+
+    def bind(self, fields: Mapping[str, Any]) -> None:
+        """Add fields from app code: they win over every claim, later ones over earlier ones."""
+        rejected = self._bound_rejected or []
+        layer = Layer(rejected)
+        add_fields(layer, fields)
+        self._bound_rejected = rejected or None
+        self._bound = as_fields(merge([layer, self._bound])) if self._bound else layer
+        self._merged = None
+
+    @property
+    def rejected(self) -> list[str]:
+        """Field and reason of every claim that was dropped, never its value."""
+        above = self.parent.rejected if self.parent is not None else self._claims_rejected or []
+        return [*above, *(self._bound_rejected or [])]
+
+    @property
+    def totals(self) -> Totals:
+        """The totals of the whole request; a bound part of it counts with it."""
+        if self.parent is not None:
+            return self.parent.totals
+        if self._totals is None:
+            self._totals = Totals()
+        return self._totals
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether the request has made any LLM call."""
+        return self._totals is not None
+
+    def root(self) -> Record:
+        """The record of the whole request."""
+        record = self
+        while record.parent is not None:
+            record = record.parent
+        return record
+
+    def request(self) -> Request | None:
+        """The request as its protocol shows it, ``None`` in a job."""
+        raw = self.root().raw
+        if raw is None:
+            return None
+        return WsgiRequest(raw) if "wsgi.input" in raw else AsgiRequest(raw)
+
+    def _claims(self) -> Attribution:
+        reader, raw, body = self.reader, self.raw, self.body
+        if reader is None or raw is None:
+            return EMPTY
+        complete = body is not None and (body.complete or body.overflow)
+        if self._claimed is not None and (self._settled or (complete is self._body_seen and not reader.late)):
+            return self._claimed
+        request: Request = WsgiRequest(raw) if "wsgi.input" in raw else AsgiRequest(raw)
+        try:
+            claimed, self._claims_rejected, known = reader.read(request, raw, body)
+        except Exception:
+            claimed, known = EMPTY, True
+            guard.report("inbound")
+        # Equal claims stay the same object, by which everything that is made from them is cached.
+        self._claimed = self._claimed if claimed == self._claimed else claimed
+        self._body_seen = complete
+        self._settled = known and (body is None or complete)
+        return self._claimed or EMPTY
+
+
+_record: Final[ContextVar[Record | None]] = ContextVar("byline_record", default=None)
+
+#: The record in force, ``None`` outside a request or a job.
+get = _record.get
+enter = _record.set
+leave = _record.reset
+
+
+def current() -> Attribution:
+    """Return the attribution of this request; an empty one outside a request.
+
+    What has not been read yet is read now: headers at once, the JSON body once the app has read it.
+
+    Example:
+        >>> import byline
+        >>> with byline.bound(session_id="s-1"):
+        ...     byline.current().session_id
+        's-1'
+    """
+    record = get()
+    return EMPTY if record is None else record.attribution()
+
+
+def bind(**fields: Any) -> None:
+    """Add to the attribution of this request from app code, which wins over what the client sent.
+
+    Ids and names replace, tags are added, metadata is merged. A value outside the limits is dropped
+    and named in ``byline.rejected``. LLM spans that start from now on carry it. Outside a request
+    and outside `bound` there is nothing to add to: a warning says so once.
+
+    Args:
+        **fields: Attribution fields, e.g. ``session_id``, ``user_id``, ``tags``, ``metadata``.
+
+    Example:
+        >>> import byline
+        >>> with byline.bound():
+        ...     byline.bind(user_id=42, tags=["beta"])
+        ...     byline.current().user_id
+        '42'
+    """
+    record = get()
+    if record is None:
+        guard.warn_once(
+            "bind",
+            "byline.E020: bind() was called outside a request; add AttributionMiddleware, or use byline.bound() in jobs",
+        )
+        return
+    record.bind(fields)

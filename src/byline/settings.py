@@ -1,0 +1,121 @@
+"""Settings: one table of every setting, its environment variable, its default and its check."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+
+class SettingError(ValueError):
+    """A setting that cannot be used.
+
+    Attributes:
+        id: Stable id, ``byline.E0xx``; ``docs/errors.md`` lists them.
+        problem: What is wrong.
+        advice: What to do about it.
+    """
+
+    def __init__(self, id: str, problem: str, advice: str) -> None:
+        super().__init__(f"{id}: {problem}. To mend it, {advice}.")
+        self.id = id
+        self.problem = problem
+        self.advice = advice
+
+
+class Setting(NamedTuple):
+    """One row of the table."""
+
+    name: str
+    variables: tuple[str, ...]
+    default: str
+    meaning: str
+    parse: Callable[[str], Any] = str
+    secret: bool = False
+
+
+class Found(NamedTuple):
+    """A setting in force: its value, and the variable it came from (``None``: the default)."""
+
+    value: Any
+    variable: str | None
+
+
+def parse_switch(text: str) -> bool:
+    """Read ``1``, ``true``, ``yes``, ``on`` and their opposites."""
+    folded = text.strip().lower()
+    if folded in ("1", "true", "yes", "on"):
+        return True
+    if folded in ("", "0", "false", "no", "off"):
+        return False
+    raise ValueError("must be true or false")
+
+
+def _parse_capture(text: str) -> bool:
+    # The values of OpenTelemetry's GenAI utilities; SPAN_ONLY is the first that puts content on spans.
+    folded = text.strip().upper()
+    if folded in ("SPAN_ONLY", "SPAN_AND_EVENT"):
+        return True
+    if folded in ("", "NO_CONTENT", "EVENT_ONLY"):
+        return False
+    return parse_switch(text)
+
+
+SETTINGS: Final[tuple[Setting, ...]] = (
+    Setting("langfuse_public_key", ("LANGFUSE_PUBLIC_KEY",), "", "Langfuse public key, pk-lf-…"),
+    Setting("langfuse_secret_key", ("LANGFUSE_SECRET_KEY",), "", "Langfuse secret key, sk-lf-…", secret=True),
+    Setting(
+        "langfuse_base_url",
+        ("LANGFUSE_BASE_URL", "LANGFUSE_HOST", "LANGFUSE_OTEL_HOST"),
+        "https://cloud.langfuse.com",
+        "Where Langfuse is: EU is the default, US is https://us.cloud.langfuse.com, or your own",
+    ),
+    Setting(
+        "otlp_endpoint",
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        "",
+        "OTLP/HTTP endpoint for spans; the second one gets /v1/traces appended",
+    ),
+    Setting(
+        "otlp_headers",
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"),
+        "",
+        "Headers for the OTLP endpoint",
+        secret=True,
+    ),
+    Setting("service_name", ("OTEL_SERVICE_NAME",), "unknown_service", "The app's name on every span"),
+    Setting(
+        "capture_content",
+        ("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",),
+        "NO_CONTENT",
+        "Whether prompts and completions go onto spans",
+        _parse_capture,
+    ),
+    Setting("gateways", ("BYLINE_GATEWAYS",), "", "Gateways by name or name=base URL, divided by commas"),
+    Setting("disabled", ("BYLINE_DISABLED", "OTEL_SDK_DISABLED"), "false", "Turn byline off", parse_switch),
+    Setting("debug", ("BYLINE_DEBUG",), "false", "Say on standard error what is sent where", parse_switch),
+)
+BY_NAME: Final[Mapping[str, Setting]] = {setting.name: setting for setting in SETTINGS}
+
+
+def find(name: str, environ: Mapping[str, str] | None = None) -> Found:
+    """Return a setting from the environment, else its default.
+
+    Raises:
+        SettingError: ``byline.E001`` when the variable's value cannot be read.
+    """
+    setting = BY_NAME[name]
+    values = os.environ if environ is None else environ
+    for variable in setting.variables:
+        text = values.get(variable, "").strip()
+        if text:
+            try:
+                return Found(setting.parse(text), variable)
+            except ValueError as error:
+                raise SettingError("byline.E001", f"{variable} {error}", f"set {variable} anew or unset it") from None
+    return Found(setting.parse(setting.default), None)
+
+
+def mask(secret: str) -> str:
+    """Return enough of a secret to recognise it, never the whole."""
+    return f"{secret[:6]}…{secret[-2:]}" if len(secret) > 12 else "…" if secret else ""

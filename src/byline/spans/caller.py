@@ -1,0 +1,41 @@
+"""What a gateway would note of the caller: address, user agent, route, request id, hash of its key."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from byline.record import Record
+from byline.spans import attributes as names
+from byline.spans.attributes import AttributeValue
+
+_MAX: Final = 200
+
+
+def hash_key(token: str) -> str:
+    """Return the hash of an API key as LiteLLM makes it: SHA-256 of the token, in hex."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def of_caller(owner: Record) -> dict[str, AttributeValue]:
+    """Return the caller's attributes of a request; none in a job."""
+    request = owner.request()
+    if request is None:
+        return {}
+    attributes: dict[str, AttributeValue] = {}
+    for name, value in request.headers():
+        folded = name.lower()
+        if folded == "user-agent":
+            attributes.setdefault(names.CALLER_USER_AGENT, value[:_MAX])
+        elif folded == "x-request-id":
+            if 0 < len(value) <= _MAX and value.isprintable():
+                attributes.setdefault(names.REQUEST_ID, value)
+        elif folded in ("x-api-key", "api-key") and value:
+            attributes.setdefault(names.KEY_HASH, hash_key(value))
+        elif folded == "authorization" and value[:7].lower() == "bearer " and len(value) > 7:
+            attributes.setdefault(names.KEY_HASH, hash_key(value[7:].strip()))
+    address = request.address()
+    if address:
+        attributes[names.CALLER_ADDRESS] = address
+    attributes[names.ROUTE] = (request.route() or request.path())[:_MAX]
+    return attributes

@@ -1,0 +1,108 @@
+"""Stamps LLM spans with the byline of their request as they start."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from opentelemetry import context as otel_context
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import SpanKind
+
+from byline import guard, record
+from byline.record import Record
+from byline.settings import SettingError
+from byline.spans import recognition, targets
+from byline.spans.caller import of_caller
+from byline.spans.attributes import AttributeValue, of_attribution
+
+Stamp = Literal["llm", "all"]
+STAMPS: Final = ("llm", "all")
+
+
+def stamp_of(owner: Record) -> dict[str, AttributeValue]:
+    """Return the attributes that spans of this request carry; made once for equal attributions."""
+    attribution = owner.attribution()
+    made = owner.stamp
+    if made is None or made[0] is not attribution:
+        made = (attribution, {**of_caller(owner), **of_attribution(attribution)})
+        owner.stamp = made
+    attributes: dict[str, AttributeValue] = made[1]
+    return attributes
+
+
+def refresh(span: Span, owner: Record) -> None:
+    """Set the byline once more, so that the attribute limit does not drop it first.
+
+    The SDK drops the oldest attributes; setting one anew makes it the youngest. What the app or the
+    instrumentation set itself since the start is left as it is.
+    """
+    if not span.is_recording():
+        return
+    present = span.attributes or {}
+    stamp = stamp_of(owner)
+    span.set_attributes({key: value for key, value in stamp.items() if present.get(key, value) == value})
+
+
+class BylineSpanProcessor(SpanProcessor):
+    """Sets the byline on every LLM span that starts within a request, whoever makes it.
+
+    Args:
+        stamp: ``"llm"`` for LLM spans alone, ``"all"`` for every span of the request.
+    """
+
+    def __init__(self, stamp: Stamp = "llm") -> None:
+        if stamp not in STAMPS:
+            raise SettingError("byline.E021", f"stamp={stamp!r}", 'pass "llm" or "all"')
+        self.stamp = stamp
+        self.enabled = True
+
+    def on_start(self, span: Span, parent_context: otel_context.Context | None = None) -> None:
+        """Stamp the span where it is one of ours."""
+        if not self.enabled:
+            return
+        try:
+            self._start(span, parent_context)
+        except Exception:
+            guard.report("processor")
+
+    def _start(self, span: Span, parent_context: otel_context.Context | None) -> None:
+        owner = record.get()
+        if owner is None:
+            owner = targets.owner_of_parent(parent_context)
+        if owner is None:
+            if recognition.is_llm_span(span):
+                targets.register(span, None)
+            return
+        targets.adopt(span, owner)
+        if recognition.is_llm_span(span):
+            self._sign(span, owner)
+            targets.register(span, owner)
+        elif self.stamp == "all":
+            self._sign(span, owner, rename=False)
+        elif span.kind is SpanKind.SERVER and owner.app_span is None:
+            owner.app_span = span
+
+    def _sign(self, span: Span, owner: Record, *, rename: bool = True) -> None:
+        stamp = stamp_of(owner)
+        if not stamp:
+            return
+        present = span.attributes
+        if present and not stamp.keys().isdisjoint(present):
+            stamp = {key: value for key, value in stamp.items() if key not in present}
+        span.set_attributes(stamp)
+        if rename:
+            name = owner.attribution().generation_name
+            if name is not None and recognition.is_leaf(span.name, present or {}):
+                span.update_name(name)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Let go of an ended LLM span."""
+        targets.forget(span)
+
+    def shutdown(self) -> None:
+        """Stamp no more spans."""
+        self.enabled = False
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Nothing waits here."""
+        return True
