@@ -32,7 +32,9 @@ class Totals:
         self.output_tokens = 0
         self.cost: float | None = None
 
-    def add(self, *, input_tokens: int = 0, output_tokens: int = 0, cost: float | None = None, error: bool = False) -> None:
+    def add(
+        self, *, input_tokens: int = 0, output_tokens: int = 0, cost: float | None = None, error: bool = False
+    ) -> None:
         """Count one call; a request may make several at once."""
         with self._lock:
             self.calls += 1

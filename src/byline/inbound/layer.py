@@ -15,9 +15,7 @@ from byline.inbound.fields import CONTROL_KEYS, IGNORED_CONTROLS, TRACE_KEYS
 _MAX_REASONS: Final = 50
 _decode = msgspec.json.Decoder().decode
 
-_IDS: Final = frozenset(
-    {"session_id", "user_id", "trace_id", "parent_span_id", "organization_id", "environment_id"}
-)
+_IDS: Final = frozenset({"session_id", "user_id", "trace_id", "parent_span_id", "organization_id", "environment_id"})
 
 
 class Layer(dict[str, Any]):
@@ -151,7 +149,12 @@ def parse_pairs(text: str) -> dict[str, str] | None:
         key = key.strip()
         value = value.strip().strip('"')
         # "dGVzdA==" is a bare id that happens to end in equals signs.
-        if not equals or not value or value.startswith("=") or not key.replace(".", "_").replace("-", "_").isidentifier():
+        if (
+            not equals
+            or not value
+            or value.startswith("=")
+            or not key.replace(".", "_").replace("-", "_").isidentifier()
+        ):
             return None
         pairs[key] = unquote(value)
     return pairs or None

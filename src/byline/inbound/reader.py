@@ -39,7 +39,9 @@ class InboundReader:
         body_limit: int = DEFAULT_LIMIT,
     ) -> None:
         if type(body_limit) is not int or body_limit < 0:
-            raise SettingError("byline.E014", f"body_limit={body_limit!r}", "pass a number of bytes, 0 to read no bodies")
+            raise SettingError(
+                "byline.E014", f"body_limit={body_limit!r}", "pass a number of bytes, 0 to read no bodies"
+            )
         if identity is not None and not callable(identity):
             raise SettingError("byline.E015", "identity is not callable", "pass a function of the scope or environ")
         self.sources = sources.check(fields)

@@ -12,8 +12,8 @@ from byline import guard, record
 from byline.record import Record
 from byline.settings import SettingError
 from byline.spans import recognition, targets
-from byline.spans.caller import of_caller
 from byline.spans.attributes import AttributeValue, of_attribution
+from byline.spans.caller import of_caller
 
 Stamp = Literal["llm", "all"]
 STAMPS: Final = ("llm", "all")
@@ -55,6 +55,17 @@ class BylineSpanProcessor(SpanProcessor):
             raise SettingError("byline.E021", f"stamp={stamp!r}", 'pass "llm" or "all"')
         self.stamp = stamp
         self.enabled = True
+        self.is_new = True
+
+    def switch_on(self, stamp: Stamp) -> None:
+        """Stamp from now on; the provider has this processor already."""
+        self.is_new = False
+        self.stamp = stamp
+        self.enabled = True
+
+    def switch_off(self) -> None:
+        """Stamp no more, until switched on again."""
+        self.enabled = False
 
     def on_start(self, span: Span, parent_context: otel_context.Context | None = None) -> None:
         """Stamp the span where it is one of ours."""

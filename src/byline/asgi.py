@@ -1,0 +1,171 @@
+"""The ASGI door: FastAPI, Starlette, Litestar, Quart, Django under ASGI and every other ASGI app."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from opentelemetry import trace
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from byline import guard, record
+from byline.inbound.body import DEFAULT_LIMIT, Body
+from byline.inbound.reader import Identity, InboundReader
+from byline.inbound.trust import GROUPS, Trust
+from byline.record import Record
+from byline.spans import server
+from byline.spans.server import AppSpan
+
+#: Marks a scope that has passed a door, so that a second door on the same request stands open.
+_MARK: Final = "byline.record"
+_ENDS: Final = frozenset({"http.response.body", "http.response.pathsend", "http.response.trailers"})
+
+
+class AttributionMiddleware:
+    """Signs the LLM spans of every request with who asked, in which conversation.
+
+    Safe where the callers are your own: services, back-ends, gateways, or a front-end whose users
+    may see only their own conversations anyway. By default every claim is accepted from everybody,
+    as LLM gateways do with their callers. Not safe on a public endpoint whose reports must not be
+    forged: there pass ``identity``, which beats every claimed user, and a narrower ``trust``.
+
+    Args:
+        app: The ASGI app.
+        fields: Where the app's own API carries an attribution field, e.g.
+            ``{"session_id": "body:conversation.id"}``; also ``header:``, ``query:``, ``path:``
+            (a router's parameter, or a template as ``path:/chat/{id}/messages``) and ``cookie:``.
+        identity: Function of the scope that returns the authenticated values, as a mapping of
+            attribution fields, or ``None``. It is asked late, when an LLM span or the app needs it,
+            so that authentication further inside has run. Claimed users and organizations are
+            ignored once it is set.
+        trust: Which claims are accepted and from whom: a set of the groups ``session``, ``user``,
+            ``trace``, ``labels`` and ``metadata``, or a function of the scope that returns such a
+            set or a bool.
+        body_limit: Bytes of a JSON body that are kept until it has been read. A longer body is
+            handed on like any other, its claims are not read.
+        app_span: ``"auto"`` makes a server span where the request has none and a tracer provider
+            is set; ``False`` never does; ``True`` does so even where the app inside seems to make its own.
+
+    Raises:
+        SettingError: ``byline.E011`` to ``byline.E016``, at construction.
+
+    Example:
+        >>> from starlette.applications import Starlette
+        >>> app = Starlette()
+        >>> app.add_middleware(AttributionMiddleware, trust={"session", "trace"})
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        fields: Mapping[str, str | Iterable[str]] | None = None,
+        identity: Identity | None = None,
+        trust: Trust = GROUPS,
+        body_limit: int = DEFAULT_LIMIT,
+        app_span: AppSpan = "auto",
+    ) -> None:
+        self.app = app
+        self._reader = InboundReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
+        self._app_span = server.check(app_span)
+        self._traced: ASGIApp | None = None
+        self._inner_traces: bool | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or _MARK in scope:
+            await self.app(scope, receive, send)
+            return
+        span = trace.get_current_span()
+        if self._app_span and not server.is_traced(span) and server.is_configured():
+            if self._app_span is True or not self._traces_inside():
+                await self._trace(scope, receive, send)
+                return
+            await self._sign(scope, receive, send, None, watch=True)
+            return
+        await self._sign(scope, receive, send, span, watch=span.is_recording())
+
+    async def _trace(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._traced is None:
+            self._traced = OpenTelemetryMiddleware(self._enter, exclude_spans=["receive", "send"])
+        try:
+            await self._traced(scope, receive, send)
+        except Exception:
+            # What OpenTelemetry stumbles over before it calls the app must not fail the request.
+            if _MARK in scope:
+                raise
+            guard.warn_once("otel.asgi", "byline.E091: the server span could not be made; requests go on without it")
+            await self._sign(scope, receive, send, None, watch=False)
+
+    async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._sign(scope, receive, send, trace.get_current_span(), watch=True)
+
+    async def _sign(self, scope: Scope, receive: Receive, send: Send, span: trace.Span | None, *, watch: bool) -> None:
+        owner = Record(self._reader, scope)
+        if watch:
+            owner.app_span = span
+            send = _watch(owner, send)
+        if scope["type"] == "http" and scope["method"] in _WITH_BODY:
+            receive = _tee(owner, scope, receive, self._reader.body_limit)
+        scope[_MARK] = owner
+        token = record.enter(owner)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            try:
+                record.leave(token)
+            except ValueError:
+                # Driven by something that changes contexts in mid-call; the value dies with them.
+                pass
+            if watch:
+                server.enrich(owner)
+
+    def _traces_inside(self) -> bool:
+        if self._inner_traces is None:
+            self._inner_traces = server.traces_itself(self.app)
+        return self._inner_traces
+
+
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE", "QUERY"})
+
+
+def _watch(owner: Record, send: Send) -> Send:
+    """Enrich the app span just before the message that makes its owner end it."""
+
+    async def watched(message: Message) -> None:
+        if message["type"] in _ENDS and not message.get("more_body", False):
+            server.enrich(owner)
+        await send(message)
+
+    return watched
+
+
+def _tee(owner: Record, scope: Scope, receive: Receive, limit: int) -> Receive:
+    """Keep references to the chunks of a JSON body as the app reads them."""
+    undecided = True
+
+    async def teed() -> Message:
+        nonlocal undecided
+        message = await receive()
+        if undecided:
+            undecided = False
+            owner.body = _body_of(scope, limit)
+        body = owner.body
+        if body is not None and message["type"] == "http.request":
+            body.feed(message.get("body", b""), not message.get("more_body", False))
+        return message
+
+    return teed
+
+
+def _body_of(scope: Mapping[str, Any], limit: int) -> Body | None:
+    expected: int | None = None
+    is_json = False
+    for name, value in scope["headers"]:
+        if len(name) == 12 and name.lower() == b"content-type":
+            is_json = b"json" in value.partition(b";")[0].lower()
+        elif len(name) == 14 and name.lower() == b"content-length" and value.isdigit():
+            expected = int(value)
+        elif len(name) == 16 and name.lower() == b"content-encoding" and value.lower() != b"identity":
+            return None
+    return Body(limit, expected) if is_json and limit else None

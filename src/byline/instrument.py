@@ -1,0 +1,180 @@
+"""``instrument()``: once, at start, for the whole process."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Collection, Sequence
+from typing import Any, Final, Literal, cast
+
+from opentelemetry import trace
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined, unused-ignore]
+from opentelemetry.sdk.trace import TracerProvider
+
+from byline import calls, counters, export, guard, settings
+from byline.export.destination import Destination
+from byline.gateways import known
+from byline.gateways.gateway import Gateway
+from byline.settings import SettingError
+from byline.spans import server
+from byline.spans.processor import BylineSpanProcessor, Stamp
+
+_lock: Final = threading.Lock()
+#: The SDK has no way to take a processor away again, so one a provider is kept and switched on and off.
+_processors: Final[weakref.WeakKeyDictionary[Any, BylineSpanProcessor]] = weakref.WeakKeyDictionary()
+_active: list[BylineSpanProcessor] = []
+_destinations: list[Destination] = []
+
+
+def instrument(
+    *,
+    tracer_provider: TracerProvider | None = None,
+    destinations: Sequence[Destination] | None = None,
+    gateways: Sequence[Gateway] = (),
+    clients: Literal["auto"] | Collection[str] = "auto",
+    llm_spans: Literal["auto"] | bool = "auto",
+    stamp: Stamp = "llm",
+    capture_content: bool | None = None,
+) -> None:
+    """Sign the LLM spans of this process. Call it once, at start; further calls change nothing.
+
+    Args:
+        tracer_provider: The provider whose spans are signed. By default the global one, which is
+            made and set where nobody has (resource and sampler from the OpenTelemetry environment).
+        destinations: Where spans go. By default those of the environment: Langfuse where
+            ``LANGFUSE_PUBLIC_KEY`` and ``LANGFUSE_SECRET_KEY`` are set, and the endpoint of
+            ``OTEL_EXPORTER_OTLP_*`` where nothing else exports the provider's spans. ``[]``: none.
+        gateways: The gateways that the app calls, e.g. ``[LiteLLM("http://llm.internal:4000")]``;
+            those with hosts of their own are known already. ``BYLINE_GATEWAYS`` adds to them.
+        clients: HTTP clients whose LLM calls are seen: ``"auto"`` for all that byline knows, names
+            such as ``{"httpx", "requests"}``, or ``()`` for none.
+        llm_spans: Whether byline makes LLM spans of its own: ``"auto"`` where no instrumentation
+            makes one.
+        stamp: ``"llm"`` signs LLM spans, ``"all"`` every span of a request.
+        capture_content: Whether prompts and completions go onto the LLM spans; by default as
+            ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` says, and not where that is unset.
+
+    Raises:
+        SettingError: A setting that cannot be used, e.g. ``byline.E041`` where only one of the two
+            Langfuse keys is set, ``byline.E022`` where the tracer provider takes no processors.
+
+    Example:
+        >>> import byline
+        >>> byline.instrument(destinations=[], clients=())
+        >>> byline.uninstrument()
+    """
+    with _lock:
+        if _active or settings.find("disabled").value:
+            return
+        # Whatever may be wrong is found before anything is changed.
+        processor = BylineSpanProcessor(stamp)
+        found = [*gateways, *known.parse(settings.find("gateways").value)]
+        content = settings.find("capture_content").value if capture_content is None else capture_content
+        if not isinstance(content, bool):
+            raise SettingError("byline.E023", f"capture_content={capture_content!r}", "pass True, False or None")
+        if llm_spans not in ("auto", True, False):
+            raise SettingError("byline.E024", f"llm_spans={llm_spans!r}", 'pass "auto", True or False')
+        from_environment = export.from_environment() if destinations is None else []
+        provider = _provider(tracer_provider)
+        targets = list(destinations) if destinations is not None else _without_doubles(from_environment, provider)
+        processor = _processors.setdefault(provider, processor)
+        if processor.is_new:
+            provider.add_span_processor(processor)
+        processor.switch_on(stamp)
+        _active.append(processor)
+        for destination in targets:
+            provider.add_span_processor(destination.processor())
+            _destinations.append(destination)
+        if clients:
+            calls.install(
+                tracer_provider=provider,
+                gateways=found,
+                clients=clients,
+                llm_spans=llm_spans,
+                capture_content=content,
+            )
+
+
+def uninstrument() -> None:
+    """Undo `instrument`: no more stamps, client hooks or exports. Waiting spans are sent first.
+
+    The tracer provider stays, for OpenTelemetry cannot replace it.
+    """
+    with _lock:
+        calls.uninstall()
+        for processor in _active:
+            processor.switch_off()
+        _active.clear()
+        for destination in _destinations:
+            try:
+                destination.shutdown()
+            except Exception:
+                guard.report("destination")
+        _destinations.clear()
+
+
+def flush(timeout: float = 10.0) -> bool:
+    """Send what waits in all destinations. For scripts, tests and functions that are frozen.
+
+    Args:
+        timeout: Seconds that each destination may take.
+
+    Returns:
+        Whether everything was handed over in time.
+    """
+    done = True
+    for destination in _destinations:
+        try:
+            done = destination.flush(timeout) and done
+        except Exception:
+            done = False
+            guard.report("destination")
+    return done
+
+
+def stats() -> dict[str, int]:
+    """Return what byline has counted about itself: errors, drops, submissions, by name.
+
+    Example:
+        >>> import byline
+        >>> isinstance(byline.stats(), dict)
+        True
+    """
+    return counters.snapshot()
+
+
+def _provider(given: TracerProvider | None) -> TracerProvider:
+    if given is None:
+        if not server.is_configured():
+            trace.set_tracer_provider(TracerProvider())
+        given = cast("TracerProvider", trace.get_tracer_provider())
+    # Others than the SDK's class take processors too, e.g. providers that wrap it.
+    if not callable(getattr(given, "add_span_processor", None)):
+        raise SettingError(
+            "byline.E022",
+            f"the tracer provider {type(given).__name__} takes no span processors",
+            "set an opentelemetry.sdk.trace.TracerProvider first, or pass tracer_provider",
+        )
+    return given
+
+
+def _without_doubles(found: list[Destination], provider: TracerProvider) -> list[Destination]:
+    """Leave OTLP of the environment to whoever exports there already, e.g. ``opentelemetry-instrument``."""
+    processors = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
+    others = [processor for processor in processors if not isinstance(processor, BylineSpanProcessor)]
+    return [destination for destination in found if not (others and isinstance(destination, export.OTLP))]
+
+
+class BylineInstrumentor(BaseInstrumentor):  # type: ignore[misc, unused-ignore]
+    """Lets ``opentelemetry-instrument`` and declarative configuration call `instrument`."""
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """Byline signs whatever is there."""
+        return ()
+
+    def _instrument(self, **kwargs: Any) -> None:
+        known_names = instrument.__kwdefaults__ or {}
+        instrument(**{name: value for name, value in kwargs.items() if name in known_names})
+
+    def _uninstrument(self, **_: Any) -> None:
+        uninstrument()

@@ -1,0 +1,181 @@
+"""The WSGI door: Flask, Django under WSGI, Falcon, Bottle and every other WSGI app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import Context, copy_context
+from typing import Any, Final
+
+from opentelemetry import trace
+
+from byline import guard, record
+from byline.inbound.body import DEFAULT_LIMIT
+from byline.inbound.input import tee_input
+from byline.inbound.reader import Identity, InboundReader
+from byline.inbound.trust import GROUPS, Trust
+from byline.record import Record
+from byline.settings import SettingError
+from byline.spans import server
+from byline.spans.server import AppSpan
+from byline.spans.wsgi_server import ADVICE, WsgiSpan, WsgiSpans
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+_MARK: Final = "byline.record"
+
+
+class AttributionMiddleware:
+    """Signs the LLM spans of every request with who asked, in which conversation.
+
+    Safe where the callers are your own: services, back-ends, gateways, or a front-end whose users
+    may see only their own conversations anyway. By default every claim is accepted from everybody,
+    as LLM gateways do with their callers. Not safe on a public endpoint whose reports must not be
+    forged: there pass ``identity``, which beats every claimed user, and a narrower ``trust``.
+
+    The app, every step of its response body and its ``close()`` run in one copied context, so that
+    generators keep the byline and nothing is left behind on the worker's thread.
+
+    Args:
+        app: The WSGI app.
+        fields: Where the app's own API carries an attribution field, e.g.
+            ``{"session_id": "body:conversation.id"}``; also ``header:``, ``query:``, ``path:``
+            (a router's parameter, or a template as ``path:/chat/{id}/messages``) and ``cookie:``.
+        identity: Function of the environ that returns the authenticated values, as a mapping of
+            attribution fields, or ``None``. It is asked late, when an LLM span or the app needs it.
+            Claimed users and organizations are ignored once it is set.
+        trust: Which claims are accepted and from whom: a set of the groups ``session``, ``user``,
+            ``trace``, ``labels`` and ``metadata``, or a function of the environ that returns such a
+            set or a bool.
+        body_limit: Bytes of a JSON body that are kept until it has been read. A longer body is
+            handed on like any other, its claims are not read.
+        app_span: ``"auto"`` makes a server span where the request has none and a tracer provider
+            is set (needs ``byline[wsgi]``); ``False`` never does; ``True`` does so even where the
+            app inside seems to make its own.
+
+    Raises:
+        SettingError: ``byline.E011`` to ``byline.E017``, at construction.
+
+    Example:
+        >>> def app(environ, start_response):
+        ...     start_response("200 OK", [])
+        ...     return [b"hello"]
+        >>> app = AttributionMiddleware(app, trust={"session", "trace"})
+    """
+
+    def __init__(
+        self,
+        app: WSGIApp,
+        *,
+        fields: Mapping[str, str | Iterable[str]] | None = None,
+        identity: Identity | None = None,
+        trust: Trust = GROUPS,
+        body_limit: int = DEFAULT_LIMIT,
+        app_span: AppSpan = "auto",
+    ) -> None:
+        self.app = app
+        self._reader = InboundReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
+        self._app_span = server.check(app_span)
+        self._spans = WsgiSpans() if app_span is True else None
+        self._inner_traces: bool | None = None
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if _MARK in environ:
+            return self.app(environ, start_response)
+        context = copy_context()
+        owner = Record(self._reader, environ)
+        environ[_MARK] = owner
+        owner.body = tee_input(environ, self._reader.body_limit)
+        context.run(record.enter, owner)
+        span = self._start_span(context, owner, environ)
+        try:
+            answer = context.run(self.app, environ, start_response if span is None else span.watch(start_response))
+        except BaseException as error:
+            _finish(owner, span, context, error)
+            raise
+        # A list runs no app code when it is read, and servers look at its length; a file wrapper is
+        # for the server alone, which sends the file by itself.
+        if isinstance(answer, list | tuple) or _is_file(answer, environ):
+            _finish(owner, span, context)
+            return answer
+        return _Answer(answer, context, owner, span)
+
+    def _start_span(self, context: Context, owner: Record, environ: Environ) -> WsgiSpan | None:
+        current = trace.get_current_span()
+        if not self._app_span or server.is_traced(current) or not server.is_configured():
+            if current.is_recording():
+                owner.app_span = current
+            return None
+        if self._app_span == "auto" and self._traces_inside():
+            return None
+        if self._spans is None:
+            try:
+                self._spans = WsgiSpans()
+            except SettingError:
+                guard.warn_once(
+                    "byline.E017", "byline.E017: no app span without opentelemetry-instrumentation-wsgi: " + ADVICE
+                )
+                return None
+        return context.run(self._spans.start, owner, environ)
+
+    def _traces_inside(self) -> bool:
+        if self._inner_traces is None:
+            self._inner_traces = server.traces_itself(self.app)
+        return self._inner_traces
+
+
+def _is_file(answer: object, environ: Environ) -> bool:
+    wrapper = environ.get("wsgi.file_wrapper")
+    return isinstance(wrapper, type) and isinstance(answer, wrapper)
+
+
+def _finish(owner: Record, span: WsgiSpan | None, context: Context, error: BaseException | None = None) -> None:
+    server.enrich(owner)
+    if span is not None:
+        try:
+            context.run(span.end, error)
+        except Exception:
+            guard.report("app span")
+
+
+class _Answer:
+    """A response body of which every step runs in the request's own context."""
+
+    def __init__(self, answer: Iterable[bytes], context: Context, owner: Record, span: WsgiSpan | None) -> None:
+        self._answer = answer
+        self._context = context
+        self._owner = owner
+        self._span = span
+        self._iterator: Iterator[bytes] | None = None
+        self._open = True
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            if self._iterator is None:
+                self._iterator = self._context.run(iter, self._answer)
+            return self._context.run(next, self._iterator)
+        except StopIteration:
+            # The body is whole: not every server calls close().
+            self._end()
+            raise
+        except BaseException as error:
+            self._end(error)
+            raise
+
+    def close(self) -> None:
+        """Close the app's body, as PEP 3333 asks of every middleware."""
+        try:
+            close = getattr(self._answer, "close", None)
+            if close is not None:
+                self._context.run(close)
+        finally:
+            self._end()
+
+    def _end(self, error: BaseException | None = None) -> None:
+        if self._open:
+            self._open = False
+            _finish(self._owner, self._span, self._context, error)
