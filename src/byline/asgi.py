@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -73,6 +74,7 @@ class AttributionMiddleware:
         self._inner_traces: bool | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Open a record for http and websocket scopes; everything else passes untouched."""
         if scope["type"] not in ("http", "websocket") or _MARK in scope:
             await self.app(scope, receive, send)
             return
@@ -112,11 +114,9 @@ class AttributionMiddleware:
         try:
             await self.app(scope, receive, send)
         finally:
-            try:
+            # Driven by something that changes contexts in mid-call, the value dies with them.
+            with contextlib.suppress(ValueError):
                 record.leave(token)
-            except ValueError:
-                # Driven by something that changes contexts in mid-call; the value dies with them.
-                pass
             if watch:
                 server.enrich(owner)
 

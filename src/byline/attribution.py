@@ -75,7 +75,7 @@ FIELDS: Final = frozenset(Attribution.__struct_fields__)
 _encode = msgspec.json.Encoder().encode
 
 
-class Rejected(Exception):
+class Rejected(Exception):  # noqa: N818 - it is an answer, not an error
     """Why a value was dropped. Says the reason, never the value."""
 
 

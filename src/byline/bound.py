@@ -16,7 +16,7 @@ from byline.record import Record
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class bound:
+class bound:  # noqa: N801 - used like a function
     """Bind an attribution to a block or to a function, inside a request or outside one.
 
     Within a request it adds to the request's attribution until the block ends; outside one it is
@@ -50,6 +50,7 @@ class bound:
         _leave(self._tokens.pop())
 
     def __call__(self, function: F) -> F:
+        """Return the function so that each call of it runs with this attribution."""
         if inspect.isasyncgenfunction(function):
             return cast("F", self._wrap_async_generator(function))
         if inspect.isgeneratorfunction(function):

@@ -16,9 +16,9 @@ class SettingError(ValueError):
         advice: What to do about it.
     """
 
-    def __init__(self, id: str, problem: str, advice: str) -> None:
-        super().__init__(f"{id}: {problem}. To mend it, {advice}.")
-        self.id = id
+    def __init__(self, identifier: str, problem: str, advice: str) -> None:
+        super().__init__(f"{identifier}: {problem}. To mend it, {advice}.")
+        self.id = identifier
         self.problem = problem
         self.advice = advice
 

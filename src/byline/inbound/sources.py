@@ -1,4 +1,4 @@
-"""Where the app's own API carries a field: ``body:conversation.id``, ``header:``, ``path:`` …"""
+"""Where the app's own API carries a field: ``body:conversation.id``, ``header:``, ``path:`` and so on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Source:
 
     __slots__ = ("field", "kind", "name", "path", "template")
 
-    def __init__(self, field: str, spec: str) -> None:
+    def __init__(self, field: str, spec: object) -> None:
         kind, colon, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
         if not colon or kind not in _KINDS or not name.strip():
             raise SettingError(
@@ -75,6 +75,5 @@ def check(fields: Mapping[str, str | Iterable[str]] | None) -> tuple[Source, ...
                 f"fields names {field!r}, which is no attribution field",
                 f"use one of {', '.join(sorted(FIELDS))}",
             )
-        for spec in [specs] if isinstance(specs, str) else specs:
-            sources.append(Source(field, spec))
+        sources.extend(Source(field, spec) for spec in ([specs] if isinstance(specs, str) else specs))
     return tuple(sources)
