@@ -210,7 +210,7 @@ def bind(**fields: Any) -> None:
     if record is None:
         guard.warn_once(
             "bind",
-            "byline.E020: bind() was called outside a request; add AttributionMiddleware, or use byline.bound() in jobs",
+            "byline.E020: bind() was called outside a request; add AttributionMiddleware, or use byline.bound()",
         )
         return
     record.bind(fields)

@@ -81,6 +81,7 @@ class AttributionMiddleware:
         self._inner_traces: bool | None = None
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Open a record for the request and run the app in a context of its own."""
         if _MARK in environ:
             return self.app(environ, start_response)
         context = copy_context()
@@ -114,7 +115,7 @@ class AttributionMiddleware:
                 self._spans = WsgiSpans()
             except SettingError:
                 guard.warn_once(
-                    "byline.E017", "byline.E017: no app span without opentelemetry-instrumentation-wsgi: " + ADVICE
+                    "wsgi", "byline.E017: no app span without opentelemetry-instrumentation-wsgi: %s", ADVICE
                 )
                 return None
         return context.run(self._spans.start, owner, environ)

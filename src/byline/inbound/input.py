@@ -40,10 +40,10 @@ class InputTee:
         self._stream = stream
         self._body = body
 
-    def read(self, *size: int) -> bytes:
+    def read(self, *size: int | None) -> bytes:
         """Read as the stream does."""
         data: bytes = self._stream.read(*size)
-        asked = size[0] if size else -1
+        asked: int | None = size[0] if size else -1
         # Fewer bytes than asked for do not mean the end on a socket; none, or all there were, do.
         self._body.feed(data, last=(not data and asked != 0) or asked is None or asked < 0)
         return data

@@ -62,7 +62,7 @@ class AsgiRequest:
 
     def is_handshake(self) -> bool:
         """Whether this is a websocket's handshake, whose query may carry claims."""
-        return self.scope["type"] == "websocket"
+        return bool(self.scope["type"] == "websocket")
 
 
 class WsgiRequest:
