@@ -1,0 +1,87 @@
+"""The public face: complete, sorted, documented, and as fixed."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import byline
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(byline.__path__, "byline.")
+    # Running a module as a program is not importing it.
+    if not module.name.endswith("__main__")
+)
+
+
+def test_all_is_sorted_and_complete() -> None:
+    """Whatever the package shows is in ``__all__``, and the other way round."""
+    shown = {
+        name
+        for name, value in vars(byline).items()
+        if not name.startswith("_") and not (isinstance(value, ModuleType) and name not in byline.__all__)
+    }
+    assert list(byline.__all__) == sorted(byline.__all__)
+    assert shown == set(byline.__all__)
+
+
+def test_instrument_has_the_promised_parameters() -> None:
+    """Keyword-only, in the promised order."""
+    parameters = inspect.signature(byline.instrument).parameters
+    assert list(parameters) == [
+        "tracer_provider",
+        "destinations",
+        "gateways",
+        "clients",
+        "llm_spans",
+        "stamp",
+        "capture_content",
+    ]
+    assert {parameter.kind for parameter in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
+
+
+def test_attribution_has_the_promised_fields() -> None:
+    """Users build their own identity functions on these names."""
+    assert byline.Attribution.__struct_fields__ == (
+        "session_id",
+        "user_id",
+        "trace_id",
+        "trace_name",
+        "span_name",
+        "generation_name",
+        "parent_span_id",
+        "environment",
+        "release",
+        "version",
+        "tags",
+        "metadata",
+        "organization_id",
+        "environment_id",
+    )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_says_what_it_is_for(name: str) -> None:
+    """Every module opens with a docstring, and the examples in its docstrings run."""
+    module = importlib.import_module(name)
+    assert (module.__doc__ or "").strip()
+    assert doctest.testmod(module).failed == 0
+
+
+def test_every_error_id_is_documented_and_unique() -> None:
+    """An id stands in docs/errors.md exactly when the code can say it."""
+    said: set[str] = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        said.update(re.findall(r'"(byline\.E\d{3})[":]', path.read_text(encoding="utf-8")))
+    rows = re.findall(r"^\| `(byline\.E\d{3})` ", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == sorted(set(rows))
+    assert set(rows) == said

@@ -1,0 +1,36 @@
+"""Every code block of the README is executed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PYTHON = [code for language, code in BLOCKS if language == "python"]
+SHELL = [code.strip() for language, code in BLOCKS if language == "bash"]
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=[code.splitlines()[-1][:40] for code in PYTHON])
+def test_python_block_runs_by_itself(code: str) -> None:
+    """A reader can paste each block into a file of its own, and warnings stay away."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_shell_blocks_are_the_two_commands() -> None:
+    """Both commands install from a clone; what they run after it is run here, or is this very run."""
+    assert SHELL == ["pip install -e '.[demo]' && byline demo", "pip install -e '.[dev]' && pytest"]
+
+
+def test_demo_command_prints_signed_traces() -> None:
+    """What the first command runs after the installation."""
+    done = subprocess.run([sys.executable, "-m", "byline.cli", "demo"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "session_abc" in done.stdout
+    assert "Document Processing Pipeline" in done.stdout
