@@ -82,6 +82,8 @@ def test_every_error_id_is_documented_and_unique() -> None:
     said: set[str] = set()
     for path in (ROOT / "src").rglob("*.py"):
         said.update(re.findall(r'"(byline\.E\d{3})[":]', path.read_text(encoding="utf-8")))
-    rows = re.findall(r"^\| `(byline\.E\d{3})` ", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(byline\.E\d{3})` ", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert rows == sorted(set(rows))
     assert set(rows) == said
