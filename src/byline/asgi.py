@@ -11,7 +11,7 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from byline import guard, record
-from byline.inbound.body import DEFAULT_LIMIT, Body
+from byline.inbound.body import DEFAULT_LIMIT, UNREAD, Body
 from byline.inbound.reader import Identity, InboundReader
 from byline.inbound.trust import GROUPS, Trust
 from byline.record import Record
@@ -143,6 +143,7 @@ def _watch(owner: Record, send: Send) -> Send:
 def _tee(owner: Record, scope: Scope, receive: Receive, limit: int) -> Receive:
     """Keep references to the chunks of a JSON body as the app reads them."""
     undecided = True
+    owner.body = UNREAD
 
     async def teed() -> Message:
         nonlocal undecided

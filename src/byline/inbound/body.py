@@ -57,6 +57,10 @@ class Body:
         return self._members
 
 
+#: Stands for a body of which the app has not asked for anything yet.
+UNREAD: Final = Body(0, None)
+
+
 class BodyReader:
     """Reads only the wanted top-level members of a JSON object.
 
