@@ -11,7 +11,7 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from byline import guard, record
-from byline.inbound.body import DEFAULT_LIMIT, UNREAD, Body
+from byline.inbound.body import DEFAULT_LIMIT, UNREAD, Body, is_json, parse_length
 from byline.inbound.reader import Identity, InboundReader
 from byline.inbound.trust import GROUPS, Trust
 from byline.record import Record
@@ -107,7 +107,7 @@ class AttributionMiddleware:
         if watch:
             owner.app_span = span
             send = _watch(owner, send)
-        if scope["type"] == "http" and scope["method"] in _WITH_BODY:
+        if scope["type"] == "http" and scope.get("method") in _WITH_BODY:
             receive = _tee(owner, scope, receive, self._reader.body_limit)
         scope[_MARK] = owner
         token = record.enter(owner)
@@ -161,12 +161,12 @@ def _tee(owner: Record, scope: Scope, receive: Receive, limit: int) -> Receive:
 
 def _body_of(scope: Mapping[str, Any], limit: int) -> Body | None:
     expected: int | None = None
-    is_json = False
-    for name, value in scope["headers"]:
+    readable = False
+    for name, value in scope.get("headers") or ():
         if len(name) == 12 and name.lower() == b"content-type":
-            is_json = b"json" in value.partition(b";")[0].lower()
-        elif len(name) == 14 and name.lower() == b"content-length" and value.isdigit():
-            expected = int(value)
+            readable = is_json(value.decode("latin-1"))
+        elif len(name) == 14 and name.lower() == b"content-length":
+            expected = parse_length(value.decode("latin-1"))
         elif len(name) == 16 and name.lower() == b"content-encoding" and value.lower() != b"identity":
             return None
-    return Body(limit, expected) if is_json and limit else None
+    return Body(limit, expected) if readable and limit else None

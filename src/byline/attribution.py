@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
 
@@ -75,6 +77,16 @@ FIELDS: Final = frozenset(Attribution.__struct_fields__)
 _encode = msgspec.json.Encoder().encode
 
 
+class Broken:
+    """Stands for a value that was sent but cannot be decoded."""
+
+    def __repr__(self) -> str:
+        return "BROKEN"
+
+
+BROKEN: Final = Broken()
+
+
 class Rejected(Exception):  # noqa: N818 - it is an answer, not an error
     """Why a value was dropped. Says the reason, never the value."""
 
@@ -82,28 +94,40 @@ class Rejected(Exception):  # noqa: N818 - it is an answer, not an error
 def clean_text(value: object) -> str | None:
     """Return an id or a name as it may be kept, ``None`` when it is empty.
 
-    Whole numbers become text, for user ids often are. Raises `Rejected` with the reason.
+    Whole numbers and UUIDs become text, for user ids often are. Raises `Rejected` with the reason.
     """
-    if type(value) is str:
-        text = value.strip()
+    if isinstance(value, str):
+        # The text itself, not what a subclass such as an enumeration makes of it.
+        text = str.__str__(value).strip(" ")
     elif value is None:
         return None
-    elif type(value) is int:
+    elif isinstance(value, int) and not isinstance(value, bool):
         # Python refuses to print integers of thousands of digits; 200 digits are too long anyway.
         if value.bit_length() > 640:
             raise Rejected("too long")
+        text = int.__repr__(value)
+    elif isinstance(value, UUID):
         text = str(value)
-    elif isinstance(value, str):
-        text = str(value).strip()
     else:
         raise Rejected("not text")
     if not text:
         return None
     if len(text) > MAX_ID:
         raise Rejected("too long")
-    if not text.isprintable():
+    if not is_printable(text):
         raise Rejected("not printable")
     return text
+
+
+def is_printable(text: str) -> bool:
+    """Whether a text can stand in one line of a report without hiding what it says.
+
+    Other than Python's own rule, this one allows the spaces of other scripts and the two joiners,
+    without which Persian, Hindi and many emoji cannot be written.
+    """
+    return text.isprintable() or all(
+        char.isprintable() or char in "\u200c\u200d" or unicodedata.category(char) == "Zs" for char in text
+    )
 
 
 def clean_environment(value: object) -> str | None:
@@ -147,16 +171,18 @@ def clean_metadata_value(value: object) -> MetadataValue | None:
         return None
     if isinstance(value, bool | float):
         return value
+    if isinstance(value, Broken):
+        raise Rejected("not JSON")
     if isinstance(value, int):
         # What does not fit into 64 bits cannot travel in OTLP.
         if not -(2**63) <= value < 2**63:
             raise Rejected("number out of range")
         return value
     if isinstance(value, str):
-        text = value
+        text = str.__str__(value)
     else:
         try:
-            text = _encode(value).decode()
+            text = str(value) if isinstance(value, UUID) else _encode(value).decode()
         except (TypeError, ValueError, RecursionError, OverflowError):
             raise Rejected("not JSON") from None
     if len(text) > MAX_METADATA_VALUE:

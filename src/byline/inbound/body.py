@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
+from byline.attribution import BROKEN, Broken
+
 DEFAULT_LIMIT: Final = 16 * 1024 * 1024
 
 _decode: Final = msgspec.json.Decoder().decode
@@ -30,7 +32,7 @@ class Body:
         self.limit = limit
         self.expected = expected
         self.complete = False
-        self._members: dict[str, Any] | None = None
+        self._members: dict[str, Any] | None = {}
         self.overflow = expected is not None and expected > limit
 
     def feed(self, chunk: bytes, last: bool) -> None:
@@ -38,6 +40,9 @@ class Body:
         if self.complete or self.overflow:
             return
         if chunk:
+            if type(chunk) is not bytes:
+                # A buffer that the server may fill anew.
+                chunk = bytes(chunk)
             self.size += len(chunk)
             if self.size > self.limit:
                 self.overflow = True
@@ -49,7 +54,10 @@ class Body:
             self.complete = True
 
     def read(self, reader: BodyReader) -> dict[str, Any] | None:
-        """Return the wanted members, ``None`` when this is no JSON object; let the chunks go."""
+        """Return the wanted members, ``None`` when this is not JSON; let the chunks go.
+
+        JSON of any other kind than an object has no members, nor has no body at all.
+        """
         if self.chunks:
             data = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
             self.chunks = []
@@ -79,9 +87,9 @@ class BodyReader:
         self._decoder = msgspec.json.Decoder(self._struct)
 
     def read(self, data: bytes) -> dict[str, Any] | None:
-        """Return the wanted members, ``None`` when the body is no JSON object.
+        """Return the wanted members, ``None`` when the body is not JSON.
 
-        A member that cannot be decoded by itself is left out.
+        In the place of a member that cannot be decoded by itself stands `BROKEN`.
         """
         try:
             wanted = self._decoder.decode(data)
@@ -94,31 +102,47 @@ class BodyReader:
                 try:
                     members[name] = _decode(raw)
                 except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-                    _add_slowly(members, name, bytes(raw))
+                    members[name] = decode_slowly(bytes(raw))
         return members
 
     def _read_slowly(self, data: bytes) -> dict[str, Any] | None:
-        try:
-            value = json.loads(data)
-        except (ValueError, RecursionError):
+        value = decode_slowly(data)
+        if value is BROKEN:
             return None
         if not isinstance(value, dict):
-            return None
+            return {}
         return {name: value[name] for name in self.names if name in value}
 
 
-def _add_slowly(members: dict[str, Any], name: str, raw: bytes) -> None:
+def decode_slowly(text: bytes | str) -> Any:
+    """Decode JSON with everything that Python's ``json`` puts up with; `BROKEN` where it does not.
+
+    Integers that Python would refuse, of more than 4,300 digits, are broken by themselves.
+    """
     try:
-        members[name] = json.loads(raw)
+        return json.loads(text, parse_int=_parse_int)
     except (ValueError, RecursionError):
-        # An object in the place of an id says "wrong type" where it is cleaned, as this must.
-        members[name] = {}
+        return BROKEN
+
+
+def _parse_int(digits: str) -> int | Broken:
+    return int(digits) if len(digits) < 1000 else BROKEN
+
+
+def is_json(content_type: str) -> bool:
+    """Whether a body of this type is one JSON text."""
+    return content_type.partition(";")[0].rstrip().lower().endswith(("/json", "+json"))
+
+
+def parse_length(text: str) -> int | None:
+    """Return a Content-Length, ``None`` where it is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
 
 def at_path(members: Any, path: tuple[str, ...]) -> Any:
     """Return what stands at a dotted path of decoded JSON, ``None`` where nothing does."""
     for part in path:
         if not isinstance(members, dict):
-            return None
+            return members if members is BROKEN else None
         members = members.get(part)
     return members

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from typing import Any, Final
 
-from byline.inbound.body import Body
+from byline.inbound.body import Body, is_json, parse_length
 
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE", "QUERY"})
 
@@ -14,15 +14,14 @@ def tee_input(environ: MutableMapping[str, Any], limit: int) -> Body | None:
     """Put a tee in the place of the input of a JSON request, and return its body."""
     if environ.get("REQUEST_METHOD") not in _WITH_BODY or not limit:
         return None
-    if "json" not in str(environ.get("CONTENT_TYPE", "")).partition(";")[0].lower():
+    if not is_json(str(environ.get("CONTENT_TYPE", ""))):
         return None
-    if environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
+    if str(environ.get("HTTP_CONTENT_ENCODING", "identity")).lower() != "identity":
         return None
     stream = environ.get("wsgi.input")
     if stream is None:
         return None
-    length = str(environ.get("CONTENT_LENGTH") or "")
-    body = Body(limit, int(length) if length.isdigit() else None)
+    body = Body(limit, parse_length(str(environ.get("CONTENT_LENGTH") or "")))
     environ["wsgi.input"] = InputTee(stream, body)
     return body
 

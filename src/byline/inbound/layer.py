@@ -9,7 +9,8 @@ from urllib.parse import unquote
 import msgspec
 
 from byline import attribution
-from byline.attribution import Rejected
+from byline.attribution import BROKEN, Rejected
+from byline.inbound.body import decode_slowly
 from byline.inbound.fields import CONTROL_KEYS, IGNORED_CONTROLS, TRACE_KEYS
 
 _MAX_REASONS: Final = 50
@@ -63,15 +64,16 @@ class Layer(dict[str, Any]):
 
     def add_header(self, field: str, kind: str, values: list[str]) -> None:
         """Add a claim that came as header lines of one name."""
-        if kind == "text":
-            if field in _IDS:
-                values = single(values)
-                if len(values) > 1:
-                    self.reject(field, "repeated")
-                    return
-            self.add(field, values[0])
-        else:
-            self.add_text(field, kind, values[0] if len(values) == 1 else ",".join(values))
+        text = values[0] if len(values) == 1 else ",".join(values)
+        if kind == "trace" and not text.lstrip().startswith("{") and parse_pairs(text) is None:
+            kind = "text"
+        if kind == "text" and field in _IDS:
+            values = single(values)
+            if len(values) > 1:
+                self.reject(field, "repeated")
+                return
+            text = values[0]
+        self.add_text(field, kind, text)
 
     def add_text(self, field: str, kind: str, text: str) -> None:
         """Add a claim of any kind that came as text: from a header, a query or baggage."""
@@ -87,8 +89,8 @@ class Layer(dict[str, Any]):
                 self.add("trace_id", text)
             else:
                 self.add_object(field, kind, pairs)
-        else:
-            self.add_object(field, kind, parse_pairs(text))
+        elif text.strip():
+            self.add_object(field, kind, parse_pairs(text) or BROKEN)
 
     def add_object(self, field: str, kind: str, value: object) -> None:
         """Add a compound claim: the ``trace`` object, LiteLLM's ``metadata``, or plain metadata."""
@@ -128,11 +130,11 @@ def single(values: list[str]) -> list[str]:
 
 
 def from_json(text: str) -> object:
-    """Decode JSON text of a header; what is not JSON is no object."""
+    """Decode JSON text of a header; `BROKEN` where it is not JSON."""
     try:
         return _decode(text)
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError, ValueError):
-        return False
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return decode_slowly(text)
 
 
 def parse_pairs(text: str) -> dict[str, str] | None:
@@ -156,5 +158,5 @@ def parse_pairs(text: str) -> dict[str, str] | None:
             or not key.replace(".", "_").replace("-", "_").isidentifier()
         ):
             return None
-        pairs[key] = unquote(value)
+        pairs.setdefault(key, unquote(value, errors="surrogateescape"))
     return pairs or None

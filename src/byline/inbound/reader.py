@@ -24,6 +24,8 @@ _IDENTIFIED: Final = frozenset({"user_id", "organization_id", "environment_id"})
 
 _HEADERS: Final = {field.name: (rank, field) for rank, field in enumerate(FIELDS) if field.where == "header"}
 _BODY: Final = tuple((field, tuple(field.name.split("."))) for field in FIELDS if field.where == "body")
+#: What the W3C lets a recipient of baggage cut off.
+_MAX_BAGGAGE: Final = 8192
 _QUERY: Final = tuple(field for field in FIELDS if field.where == "query")
 
 
@@ -90,7 +92,7 @@ class InboundReader:
             return {}
         members = body.read(self._body)
         if members is None:
-            rejected.append("body: not a JSON object")
+            rejected.append("body: not JSON")
             return {}
         return members
 
@@ -135,15 +137,15 @@ def _keep(layer: Layer, accepted: frozenset[str], reason: str) -> None:
 def collect(request: Request) -> dict[str, list[str]]:
     """Gather header lines by canonical name; a spelling with dashes goes before one with underscores."""
     headers: dict[str, list[str]] = {}
-    underscored: list[tuple[str, str]] = []
+    underscored: dict[str, list[str]] = {}
     for name, value in request.headers():
         folded = name.lower()
         if "_" in folded:
-            underscored.append((canonical(folded), value))
+            underscored.setdefault(canonical(folded), []).append(value)
         else:
             headers.setdefault(folded, []).append(value)
-    for folded, value in underscored:
-        headers.setdefault(folded, [value])
+    for folded, values in underscored.items():
+        headers.setdefault(folded, values)
     return headers
 
 
@@ -187,9 +189,16 @@ def query_layer(query: str, rejected: list[str]) -> Layer:
 def baggage_layer(lines: list[str], rejected: list[str]) -> Layer:
     """Read the members of W3C baggage that are claims."""
     layer = Layer(rejected)
-    for member in ",".join(lines)[:8192].split(","):
+    text = ",".join(lines)
+    if len(text) > _MAX_BAGGAGE:
+        # Whole members only: a cut id would be another id.
+        text = text[: _MAX_BAGGAGE + 1].rpartition(",")[0]
+        layer.reject("baggage", "too long")
+    for member in text.split(","):
         name, equals, value = member.partition(";")[0].partition("=")
         field = BAGGAGE.get(name.strip()) if equals else None
         if field is not None:
-            layer.add_text(field, "tags" if field == "tags" else "text", unquote(value.strip()))
+            layer.add_text(
+                field, "tags" if field == "tags" else "text", unquote(value.strip(), errors="surrogateescape")
+            )
     return layer

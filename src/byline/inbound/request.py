@@ -125,7 +125,8 @@ Request = AsgiRequest | WsgiRequest
 def parse_query(query: str) -> dict[str, str]:
     """Return the query's first value of each name."""
     try:
-        pairs = parse_qsl(query, max_num_fields=_MAX_QUERY_FIELDS)
+        # Bytes that are no text must not turn into another text.
+        pairs = parse_qsl(query, errors="surrogateescape", max_num_fields=_MAX_QUERY_FIELDS)
     except ValueError:
         return {}
     return dict(reversed(pairs))

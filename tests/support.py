@@ -1,0 +1,276 @@
+"""Drives apps through both doors without a server, so that every message and byte can be compared."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+from opentelemetry import trace
+
+from byline import asgi, record, wsgi
+from byline.attribution import Attribution
+
+Door = Literal["asgi", "wsgi"]
+DOORS: tuple[Door, ...] = ("asgi", "wsgi")
+both_doors = pytest.mark.parametrize("door", DOORS)
+
+tracer = trace.get_tracer("tests.app")
+
+
+def call_model(name: str = "chat gpt-4o", **attributes: Any) -> None:
+    """Make the LLM span that an instrumentation would make."""
+    tracer.start_span(name, attributes={"gen_ai.operation.name": "chat", **attributes}).end()
+
+
+@dataclass
+class Sent:
+    """One request, as bytes on the wire have it.
+
+    ``chunks`` are the body messages; ``ends`` says whether the last one says so, or the client goes
+    away instead. A list of headers may repeat names.
+    """
+
+    body: bytes | Sequence[bytes] = b""
+    headers: Sequence[tuple[str, str | bytes]] = ()
+    method: str = "POST"
+    path: str = "/chat"
+    query: str = ""
+    content_type: str | None = "application/json"
+    content_length: str | bool = True
+    ends: bool = True
+    type: Literal["http", "websocket"] = "http"
+
+    def chunks(self) -> list[bytes]:
+        return [self.body] if isinstance(self.body, bytes) else list(self.body)
+
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        raw = [(b"host", b"app")]
+        if self.content_type is not None:
+            raw.append((b"content-type", self.content_type.encode()))
+        if self.content_length is True:
+            raw.append((b"content-length", str(sum(map(len, self.chunks()))).encode()))
+        elif self.content_length:
+            raw.append((b"content-length", str(self.content_length).encode()))
+        for name, value in self.headers:
+            raw.append((name.encode("latin-1"), value if isinstance(value, bytes) else value.encode()))
+        return raw
+
+
+def claim(body: Any = None, **sent: Any) -> Sent:
+    """Return a request with a JSON body."""
+    return Sent(json.dumps({} if body is None else body).encode(), **sent)
+
+
+def scope_of(sent: Sent) -> dict[str, Any]:
+    scope: dict[str, Any] = {
+        "type": sent.type,
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "scheme": "http",
+        "path": sent.path,
+        "raw_path": sent.path.encode(),
+        "root_path": "",
+        "query_string": sent.query.encode("latin-1"),
+        "headers": sent.raw_headers(),
+        "client": ("10.1.2.3", 5000),
+        "server": ("app", 80),
+    }
+    if sent.type == "http":
+        scope["method"] = sent.method
+    return scope
+
+
+def environ_of(sent: Sent) -> dict[str, Any]:
+    """Return the environ that wsgiref's server makes of a request."""
+    headers: dict[str, str] = {}
+    for name, value in sent.raw_headers():
+        key = name.decode("latin-1").upper().replace("-", "_")
+        key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+        text = value.decode("latin-1").strip()
+        headers[key] = f"{headers[key]},{text}" if key in headers else text
+    return {
+        "REQUEST_METHOD": sent.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": sent.path,
+        "QUERY_STRING": sent.query,
+        "SERVER_NAME": "app",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "10.1.2.3",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(b"".join(sent.chunks())),
+        "wsgi.errors": io.StringIO(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+        **headers,
+    }
+
+
+@dataclass
+class AsgiRun:
+    """What the server got: the messages, and the error that ended the app."""
+
+    sent: list[Any] = field(default_factory=list)
+    error: BaseException | None = None
+
+    def view(self) -> tuple[list[Any], str | None]:
+        return self.sent, None if self.error is None else repr(self.error)
+
+    @property
+    def status(self) -> int | None:
+        return next((message["status"] for message in self.sent if message["type"] == "http.response.start"), None)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent if message["type"] == "http.response.body")
+
+
+async def run_asgi(app: Any, sent: Sent, scope: dict[str, Any] | None = None) -> AsgiRun:
+    """Run an ASGI app on one request in the task that asks; its errors are kept, not raised."""
+    run = AsgiRun()
+    waiting: list[dict[str, Any]] = []
+    if sent.type == "websocket":
+        waiting.append({"type": "websocket.connect"})
+        waiting.extend({"type": "websocket.receive", "bytes": chunk} for chunk in sent.chunks() if chunk)
+        waiting.append({"type": "websocket.disconnect", "code": 1000})
+    else:
+        chunks = sent.chunks()
+        for index, chunk in enumerate(chunks):
+            last = index == len(chunks) - 1 and sent.ends
+            waiting.append({"type": "http.request", "body": chunk, "more_body": not last})
+        waiting.append({"type": "http.disconnect"})
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0)
+        return waiting.pop(0) if len(waiting) > 1 else waiting[0]
+
+    async def send(message: Any) -> None:
+        run.sent.append(message)
+
+    try:
+        await app(scope_of(sent) if scope is None else scope, receive, send)
+    except Exception as error:
+        run.error = error
+    return run
+
+
+def spy(app: Any, received: list[Any]) -> Any:
+    """Note every message that the app receives, exactly as it comes."""
+
+    async def spied(scope: Any, receive: Any, send: Any) -> None:
+        async def noted() -> Any:
+            message = await receive()
+            received.append(dict(message))
+            return message
+
+        await app(scope, noted, send)
+
+    return spied
+
+
+@dataclass
+class WsgiRun:
+    """What a server got: status, headers, body, and how often it could call close()."""
+
+    status: str | None = None
+    headers: list[tuple[str, str]] | None = None
+    chunks: list[bytes] = field(default_factory=list)
+    written: list[bytes] = field(default_factory=list)
+    answer: Any = None
+    error: BaseException | None = None
+
+    @property
+    def body(self) -> bytes:
+        return b"".join([*self.written, *self.chunks])
+
+    def view(self) -> tuple[Any, ...]:
+        return self.status, self.headers, self.chunks, self.written, None if self.error is None else repr(self.error)
+
+
+def run_wsgi(app: Any, sent: Sent, environ: dict[str, Any] | None = None) -> WsgiRun:
+    """Run a WSGI app as a server does: read every item, then close, in the thread's own context."""
+    run = WsgiRun()
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        if exc_info is not None and run.chunks:
+            raise exc_info[1]
+        run.status, run.headers = status, list(headers)
+        return run.written.append
+
+    try:
+        run.answer = app(environ_of(sent) if environ is None else environ, start_response)
+        try:
+            for chunk in run.answer:
+                run.chunks.append(chunk)
+        finally:
+            close = getattr(run.answer, "close", None)
+            if close is not None:
+                close()
+    except Exception as error:
+        run.error = error
+    return run
+
+
+def accepted(door: Door, sent: Sent, before: Mapping[str, Any] | None = None, **settings: Any) -> Heard:
+    """Send a request through a door and return what the app hears of it after it has read the body.
+
+    ``before`` is put into the scope or environ by something inside the door, as authentication and
+    routers do.
+    """
+    heard: list[Heard] = []
+
+    def listen() -> None:
+        owner = record.get()
+        assert owner is not None
+        heard.append(Heard(owner.attribution(), owner.rejected))
+
+    async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
+        scope.update(before or {})
+        while True:
+            message = await receive()
+            if message["type"] in ("http.disconnect", "websocket.disconnect") or (
+                message["type"] == "http.request" and not message.get("more_body")
+            ):
+                break
+        listen()
+
+    def wsgi_app(environ: Any, start_response: Any) -> Iterable[bytes]:
+        environ.update(before or {})
+        length = environ.get("CONTENT_LENGTH") or ""
+        environ["wsgi.input"].read(*([int(length)] if length.isdecimal() else []))
+        listen()
+        start_response("200 OK", [])
+        return []
+
+    run: AsgiRun | WsgiRun
+    if door == "asgi":
+        run = asyncio.run(run_asgi(asgi.AttributionMiddleware(asgi_app, **settings), sent))
+    else:
+        run = copy_context().run(run_wsgi, wsgi.AttributionMiddleware(wsgi_app, **settings), sent)
+    if run.error is not None:
+        raise run.error
+    return heard[0]
+
+
+@dataclass
+class Heard:
+    """What is known of a request, and what was dropped."""
+
+    attribution: Attribution
+    rejected: list[str]
+
+    def known(self) -> dict[str, Any]:
+        """The fields that are known, without the empty ones."""
+        return {
+            name: getattr(self.attribution, name)
+            for name in self.attribution.__struct_fields__
+            if getattr(self.attribution, name)
+        }
