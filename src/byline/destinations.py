@@ -1,0 +1,5 @@
+"""The destinations for `byline.instrument`: ``Langfuse`` and ``OTLP``."""
+
+from byline.export import OTLP, Langfuse
+
+__all__ = ["OTLP", "Langfuse"]

@@ -1,0 +1,81 @@
+"""Langfuse as a destination: cloud regions and own servers."""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Final
+
+from byline import settings
+from byline.export.destination import CheckResult, Destination, Spans
+from byline.settings import SettingError
+
+_PATH: Final = "/api/public/otel"
+
+
+class Langfuse(Destination):
+    """Langfuse, in the cloud or your own.
+
+    Args:
+        public_key: ``pk-lf-…``; by default ``LANGFUSE_PUBLIC_KEY``.
+        secret_key: ``sk-lf-…``; by default ``LANGFUSE_SECRET_KEY``.
+        base_url: ``https://cloud.langfuse.com`` (EU, the default), ``https://us.cloud.langfuse.com``
+            or your own server, with or without ``/api/public/otel``.
+        spans: ``"llm"``, ``"all"`` or a function of the finished span.
+        allow_http: Hosts to which unencrypted exports may go; loopback always may.
+
+    Raises:
+        SettingError: ``byline.E041`` where a key is missing.
+
+    Example:
+        >>> Langfuse("pk-lf-1", "sk-lf-1", "https://us.cloud.langfuse.com").endpoint
+        'https://us.cloud.langfuse.com/api/public/otel/v1/traces'
+    """
+
+    name = "Langfuse"
+
+    def __init__(
+        self,
+        public_key: str | None = None,
+        secret_key: str | None = None,
+        base_url: str | None = None,
+        *,
+        spans: Spans = "llm",
+        allow_http: Sequence[str] = (),
+    ) -> None:
+        public_key = public_key or settings.find("langfuse_public_key").value
+        secret_key = secret_key or settings.find("langfuse_secret_key").value
+        for variable, key in (("LANGFUSE_PUBLIC_KEY", public_key), ("LANGFUSE_SECRET_KEY", secret_key)):
+            if not key:
+                raise SettingError("byline.E041", f"{variable} is missing", f"set {variable}, or pass both keys")
+        base = (base_url or settings.find("langfuse_base_url").value).rstrip("/")
+        base = base.removesuffix("/v1/traces").removesuffix(_PATH)
+        token = base64.b64encode(f"{public_key}:{secret_key}".encode()).decode()
+        headers = {"Authorization": f"Basic {token}", "x-langfuse-ingestion-version": "4"}
+        super().__init__(f"{base}{_PATH}/v1/traces", headers=headers, spans=spans, allow_http=allow_http)
+        self.base_url = base
+
+    def check(self) -> list[CheckResult]:
+        """Test the credentials, then an export."""
+        request = urllib.request.Request(  # noqa: S310 - the scheme was checked
+            f"{self.base_url}/api/public/projects", headers={"Authorization": self.headers["Authorization"]}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+                projects = json.loads(answer.read())["data"]
+            result = CheckResult("Langfuse credentials", bool(projects), f"project {projects[0].get('name', '?')}")
+        except urllib.error.HTTPError as error:
+            advice = (
+                "these keys are not of this server: check both keys and the region in LANGFUSE_BASE_URL"
+                if error.code in (401, 403)
+                else "check LANGFUSE_BASE_URL, and that the server is Langfuse 3.22 or newer"
+            )
+            result = CheckResult("Langfuse credentials", False, f"HTTP {error.code}", advice)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            result = CheckResult(
+                "Langfuse credentials", False, type(error).__name__, f"no Langfuse answers at {self.base_url}"
+            )
+        return [result, *super().check()] if result.ok else [result]
