@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final
 from urllib.parse import unquote
 
+from byline import guard
 from byline.attribution import FIELDS as ATTRIBUTION_FIELDS
 from byline.attribution import Attribution, merge
 from byline.inbound import sources
@@ -13,7 +14,7 @@ from byline.inbound.body import DEFAULT_LIMIT, Body, BodyReader, at_path
 from byline.inbound.fields import BAGGAGE, FIELDS
 from byline.inbound.layer import Layer
 from byline.inbound.request import Request, canonical, parse_query
-from byline.inbound.trust import GROUPS, Trust, accepted_fields
+from byline.inbound.trust import GROUPS, Trust, accepted_fields, is_plain_function
 from byline.inbound.trust import check as check_trust
 from byline.settings import SettingError
 
@@ -44,8 +45,12 @@ class InboundReader:
             raise SettingError(
                 "byline.E014", f"body_limit={body_limit!r}", "pass a number of bytes, 0 to read no bodies"
             )
-        if identity is not None and not callable(identity):
-            raise SettingError("byline.E015", "identity is not callable", "pass a function of the scope or environ")
+        if identity is not None and not is_plain_function(identity):
+            raise SettingError(
+                "byline.E015",
+                f"identity={identity!r} is no function that returns at once",
+                "pass a plain function of the scope or environ, not a coroutine function",
+            )
         self.sources = sources.check(fields)
         self.identity = identity
         self.trust = check_trust(trust)
@@ -53,7 +58,7 @@ class InboundReader:
         own = [source.path[0] for source in self.sources if source.kind == "body"]
         self._body = BodyReader([*own, *(path[0] for _, path in _BODY)])
         #: Whether a value may be known later than the headers and the body are.
-        self.late = identity is not None or any(source.kind == "path" for source in self.sources)
+        self.late = identity is not None or any(source.late for source in self.sources)
 
     def read(
         self, request: Request, raw: MutableMapping[str, Any], body: Body | None
@@ -70,7 +75,7 @@ class InboundReader:
         if "baggage" in headers:
             layers.append(baggage_layer(headers["baggage"], rejected))
         if self.trust is not GROUPS:
-            accepted = accepted_fields(self.trust, raw)
+            accepted = self._accepted(raw)
             for layer in layers[1:]:
                 _keep(layer, accepted, "not trusted")
         if self.identity is not None:
@@ -78,7 +83,7 @@ class InboundReader:
                 _keep(layer, ATTRIBUTION_FIELDS - _IDENTIFIED, "identity decides")
         known = not self.late or (
             (self.identity is None or bool(identified))
-            and all(source.field in sourced for source in self.sources if source.kind == "path")
+            and all(source.field in sourced for source in self.sources if source.late)
         )
         return merge(layer for layer in layers if layer), rejected, known
 
@@ -92,23 +97,34 @@ class InboundReader:
             return {}
         members = body.read(self._body)
         if members is None:
-            rejected.append("body: not JSON")
+            rejected.append("body: cannot be decoded")
             return {}
         return members
 
     def _identity_layer(self, raw: MutableMapping[str, Any], rejected: list[str]) -> Layer:
         layer = Layer(rejected)
-        known = self.identity(raw) if self.identity is not None else None
-        if known is not None:
-            add_fields(layer, as_fields(known))
+        if self.identity is not None:
+            try:
+                known = self.identity(raw)
+                if known is not None:
+                    add_fields(layer, as_fields(known))
+            except Exception:
+                guard.report("identity")
         return layer
+
+    def _accepted(self, raw: MutableMapping[str, Any]) -> frozenset[str]:
+        try:
+            return accepted_fields(self.trust, raw)
+        except Exception:
+            guard.report("trust")
+            return frozenset()
 
     def _source_layer(
         self, request: Request, headers: Mapping[str, list[str]], members: Mapping[str, Any], rejected: list[str]
     ) -> Layer:
         layer = Layer(rejected)
         for source in self.sources:
-            layer.add(source.field, source.read(request, headers, members))
+            source.read(layer, request, headers, members)
         return layer
 
 
@@ -189,12 +205,12 @@ def query_layer(query: str, rejected: list[str]) -> Layer:
 def baggage_layer(lines: list[str], rejected: list[str]) -> Layer:
     """Read the members of W3C baggage that are claims."""
     layer = Layer(rejected)
-    text = ",".join(lines)
-    if len(text) > _MAX_BAGGAGE:
+    members = ",".join(lines)
+    if len(members) > _MAX_BAGGAGE:
         # Whole members only: a cut id would be another id.
-        text = text[: _MAX_BAGGAGE + 1].rpartition(",")[0]
+        members = members[: _MAX_BAGGAGE + 1].rpartition(",")[0]
         layer.reject("baggage", "too long")
-    for member in text.split(","):
+    for member in members.split(","):
         name, equals, value = member.partition(";")[0].partition("=")
         field = BAGGAGE.get(name.strip()) if equals else None
         if field is not None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from byline.attribution import FIELDS
 from byline.inbound.body import at_path
+from byline.inbound.layer import Layer
 from byline.inbound.request import Request, canonical, parse_cookies, parse_query
 from byline.settings import SettingError
 
@@ -34,22 +35,41 @@ class Source:
         self.path = tuple(self.name.split(".")) if kind == "body" else ()
         self.template = _template(field, self.name) if kind == "path" and self.name.startswith("/") else None
 
-    def read(self, request: Request, headers: Mapping[str, list[str]], members: Mapping[str, Any]) -> Any:
-        """Return the value, ``None`` where the request has none."""
+    def read(
+        self, layer: Layer, request: Request, headers: Mapping[str, list[str]], members: Mapping[str, Any]
+    ) -> None:
+        """Add the value to the layer, where the request has one."""
         if self.kind == "body":
-            return at_path(members, self.path)
-        if self.kind == "header":
+            layer.add(self.field, at_path(members, self.path))
+        elif self.kind == "header":
             lines = headers.get(self.name)
-            return lines[0] if lines else None
+            if lines:
+                layer.add_header(self.field, self._written, lines)
+        elif self.late:
+            value = request.path_parameters().get(self.name)
+            # Routers turn parameters into numbers, UUIDs and paths.
+            layer.add(self.field, value if value is None else str(value))
+        else:
+            text = self._text(request, headers)
+            if text is not None:
+                layer.add_text(self.field, self._written, text)
+
+    @property
+    def late(self) -> bool:
+        """Whether the value is known only once a router further inside has matched the path."""
+        return self.kind == "path" and self.template is None
+
+    @property
+    def _written(self) -> str:
+        return self.field if self.field in ("tags", "metadata") else "text"
+
+    def _text(self, request: Request, headers: Mapping[str, list[str]]) -> str | None:
         if self.kind == "query":
             return parse_query(request.query()).get(self.name)
         if self.kind == "cookie":
-            lines = headers.get("cookie")
-            return parse_cookies("; ".join(lines)).get(self.name) if lines else None
-        if self.template is not None:
-            match = self.template.match(request.path())
-            return match[1] if match else None
-        return request.path_parameters().get(self.name)
+            return parse_cookies("; ".join(headers.get("cookie", ()))).get(self.name)
+        match = self.template.match(request.path()) if self.template is not None else None
+        return match[1] if match else None
 
 
 def _template(field: str, path: str) -> re.Pattern[str]:
@@ -61,13 +81,22 @@ def _template(field: str, path: str) -> re.Pattern[str]:
             f"fields[{field!r}] is the path {path!r}",
             "mark the one part that is the value with braces, e.g. path:/chat/{session_id}/messages",
         )
-    others = re.escape(before), re.escape(after).replace(r"\*", "[^/]+")
-    return re.compile(f"{others[0]}([^/]+){others[1]}/?\\Z")
+    # A star stands for one part of the path that says nothing, such as a version.
+    around = [re.escape(part).replace(r"\*", "[^/]+") for part in (before, after)]
+    return re.compile(f"{around[0]}([^/]+){around[1]}/?\\Z")
+
+
+def _is_iterable(value: object) -> bool:
+    return isinstance(value, Iterable)
 
 
 def check(fields: Mapping[str, str | Iterable[str]] | None) -> tuple[Source, ...]:
     """Return the sources of the ``fields`` setting. Raises `SettingError`, ``byline.E012`` or ``E013``."""
     sources: list[Source] = []
+    if not isinstance(fields, Mapping | None):
+        raise SettingError(
+            "byline.E013", f"fields={fields!r} is no mapping", "pass e.g. {'session_id': 'body:conversation.id'}"
+        )
     for field, specs in (fields or {}).items():
         if field not in FIELDS:
             raise SettingError(
@@ -75,5 +104,6 @@ def check(fields: Mapping[str, str | Iterable[str]] | None) -> tuple[Source, ...
                 f"fields names {field!r}, which is no attribution field",
                 f"use one of {', '.join(sorted(FIELDS))}",
             )
-        sources.extend(Source(field, spec) for spec in ([specs] if isinstance(specs, str) else specs))
+        several: Iterable[object] = [specs] if isinstance(specs, str) or not _is_iterable(specs) else specs
+        sources.extend(Source(field, spec) for spec in several)
     return tuple(sources)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, MutableMapping
-from typing import Any, Final
+from inspect import iscoroutinefunction
+from typing import Any, Final, cast
 
 from byline.attribution import FIELDS
 from byline.settings import SettingError
@@ -27,24 +28,30 @@ GROUP_OF: Final[dict[str, str]] = {
 }
 GROUPS: Final = frozenset(GROUP_OF.values())
 
-Predicate = Callable[[MutableMapping[str, Any]], bool | Collection[str]]
+Predicate = Callable[[MutableMapping[str, Any]], "bool | str | Collection[str] | None"]
 Trust = Collection[str] | Predicate
 
 
 def check(trust: Trust) -> Trust:
     """Return ``trust`` when it can be used. Raises `SettingError` ``byline.E011`` otherwise."""
-    if callable(trust):
+    if is_plain_function(trust):
         return trust
-    groups = frozenset(trust)
-    if groups == GROUPS:
-        return GROUPS
-    if isinstance(trust, str) or not groups <= GROUPS:
+    try:
+        groups = None if isinstance(trust, str) else frozenset(cast("Collection[str]", trust))
+    except TypeError:
+        groups = None
+    if groups is None or not groups <= GROUPS:
         raise SettingError(
             "byline.E011",
             f"trust={trust!r} names no claim groups",
-            f"pass a set of {', '.join(sorted(GROUPS))}, an empty set, or a function of the request",
+            f"pass a set of {', '.join(sorted(GROUPS))}, an empty set, or a plain function of the request",
         )
-    return groups
+    return GROUPS if groups == GROUPS else groups
+
+
+def is_plain_function(value: object) -> bool:
+    """Whether this can be called and answers at once: the spans cannot wait for a coroutine."""
+    return callable(value) and not iscoroutinefunction(value) and not iscoroutinefunction(type(value).__call__)
 
 
 def accepted_fields(trust: Trust, raw: MutableMapping[str, Any]) -> frozenset[str]:
@@ -54,5 +61,5 @@ def accepted_fields(trust: Trust, raw: MutableMapping[str, Any]) -> frozenset[st
         return FIELDS
     if not answer:
         return frozenset()
-    groups = GROUPS.intersection(answer)
+    groups = GROUPS.intersection((answer,) if isinstance(answer, str) else answer)
     return frozenset(field for field, group in GROUP_OF.items() if group in groups)
