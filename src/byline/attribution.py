@@ -16,6 +16,9 @@ MAX_METADATA: Final = 50
 MAX_METADATA_KEY: Final = 64
 MAX_METADATA_VALUE: Final = 500
 
+# A claim of a million bad members must not hold up the app.
+_MAX_LOOKED_AT: Final = 1000
+
 # Langfuse folds the case, strips a leading "langfuse" and falls back to "default" for anything else.
 _ENVIRONMENT = re.compile(r"(?!langfuse)[a-z0-9_-]{1,40}\Z")
 
@@ -151,8 +154,8 @@ def clean_tags(value: object) -> tuple[tuple[str, ...], list[str]]:
         raise Rejected("not a list")
     kept: dict[str, None] = {}
     reasons: list[str] = []
-    for item in value:
-        if len(kept) >= MAX_TAGS:
+    for seen, item in enumerate(value):
+        if seen >= _MAX_LOOKED_AT:
             reasons.append("too many")
             break
         try:
@@ -160,8 +163,12 @@ def clean_tags(value: object) -> tuple[tuple[str, ...], list[str]]:
         except Rejected as rejected:
             reasons.append(str(rejected))
         else:
-            if tag is not None:
-                kept[tag] = None
+            if tag is None or tag in kept:
+                continue
+            if len(kept) >= MAX_TAGS:
+                reasons.append("too many")
+                break
+            kept[tag] = None
     return tuple(kept), reasons
 
 
@@ -202,8 +209,8 @@ def clean_metadata(value: object) -> tuple[dict[str, MetadataValue], list[tuple[
         raise Rejected("not an object")
     kept: dict[str, MetadataValue] = {}
     reasons: list[tuple[str, str]] = []
-    for key, item in value.items():
-        if len(kept) >= MAX_METADATA:
+    for seen, (key, item) in enumerate(value.items()):
+        if len(kept) >= MAX_METADATA or seen >= _MAX_LOOKED_AT:
             reasons.append(("*", "too many"))
             break
         if not isinstance(key, str) or not 0 < len(key) <= MAX_METADATA_KEY or not key.isprintable():
