@@ -1,0 +1,53 @@
+"""The command line: ``byline demo``, ``byline check`` and ``byline gateway``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from byline.settings import SettingError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = argparse.ArgumentParser(prog="byline", description="Signs every LLM span of a Python web app.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="command")
+
+    demo = commands.add_parser("demo", help="hold a conversation on this machine and show its traces")
+    demo.add_argument("--wsgi", action="store_true", help="run the app with Flask instead of FastAPI")
+    demo.add_argument("--json", action="store_true", help="print the spans as one JSON object and nothing else")
+    demo.add_argument("--langfuse", action="store_true", help="also send to the Langfuse that the environment names")
+    demo.add_argument("--otlp", metavar="URL", help="also send to this OTLP/HTTP endpoint")
+
+    check = commands.add_parser("check", help="show the settings in force and test each destination for real")
+    check.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+    gateway = commands.add_parser("gateway", help="serve the testing gateway, for the examples")
+    gateway.add_argument("--port", type=int, default=4010, help="the port to serve on (default: %(default)s)")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    given = parser().parse_args(arguments)
+    try:
+        if given.command == "check":
+            from byline.cli import check
+
+            return check.run(as_json=given.json)
+        if given.command == "gateway":
+            from byline.cli import gateway
+
+            return gateway.run(given.port)
+        try:
+            from byline.cli import demo
+        except ImportError as missing:
+            print(f"byline demo needs {missing.name}: pip install 'byline[demo]'", file=sys.stderr)
+            return 1
+        return demo.run(wsgi=given.wsgi, as_json=given.json, langfuse=given.langfuse, otlp=given.otlp)
+    except SettingError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,80 @@
+"""``byline demo``: a signed conversation from end to end on this machine, without account or network."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from openai import OpenAI
+from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
+
+from byline import instrument as signing
+from byline.cli import apps, servers, tree
+from byline.export import OTLP, Destination, Langfuse
+from byline.gateways import OpenRouter
+from byline.testing import Gateway, Receiver
+
+MODEL = "openai/gpt-4o"
+TRACE = {
+    "trace_id": "workflow_12345",
+    "trace_name": "Document Processing Pipeline",
+    "span_name": "Summarization Step",
+    "generation_name": "Generate Summary",
+    "environment": "production",
+    "pipeline_version": "2.1.0",
+}
+
+
+def run(*, wsgi: bool, as_json: bool, langfuse: bool, otlp: str | None) -> int:
+    """Run the demo; return its exit code."""
+    with Gateway() as gateway, Receiver() as receiver:
+        destinations: list[Destination] = [OTLP(receiver.url)]
+        if langfuse:
+            destinations.append(Langfuse())
+        if otlp:
+            destinations.append(OTLP(otlp))
+        signing.instrument(destinations=destinations, gateways=[OpenRouter(gateway.base_url)])
+        OpenAIInstrumentor().instrument()
+        try:
+            serving = (
+                servers.serve_wsgi(apps.make_flask(gateway.base_url))
+                if wsgi
+                else servers.serve_asgi(apps.make_fastapi(gateway.base_url))
+            )
+            with serving as url:
+                _converse(url)
+            sent = signing.flush()
+        finally:
+            OpenAIInstrumentor().uninstrument()
+            signing.uninstrument()
+        spans = receiver.spans
+    if as_json:
+        print(json.dumps({"spans": [_as_json(span) for span in spans]}))
+    else:
+        tree.show(spans, framework="Flask" if wsgi else "FastAPI")
+    if not sent:
+        print("Not every destination took the spans: byline check says why.", file=sys.stderr)
+    return 0 if sent and spans else 1
+
+
+def _converse(url: str) -> None:
+    """Two turns of one conversation, the second one streamed, as any OpenAI client sends them."""
+    client = OpenAI(base_url=f"{url}/v1", api_key="caller")
+    messages: list[Any] = [{"role": "user", "content": "Summarize this document in one sentence."}]
+    claims: dict[str, Any] = {
+        "extra_headers": {"x-session-id": "session_abc"},
+        "extra_body": {"user": "user_12345", "trace": TRACE},
+    }
+    first = client.chat.completions.create(model=MODEL, messages=messages, **claims)
+    messages += [
+        {"role": "assistant", "content": first.choices[0].message.content},
+        {"role": "user", "content": "Shorter, please."},
+    ]
+    for _ in client.chat.completions.create(model=MODEL, messages=messages, stream=True, **claims):
+        pass
+
+
+def _as_json(span: Any) -> dict[str, Any]:
+    names = ("name", "trace_id", "span_id", "parent_id", "kind", "attributes")
+    return {name: getattr(span, name) for name in names}
