@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import flask
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from openai import AsyncOpenAI, OpenAI
 
 from byline import asgi, wsgi
@@ -12,9 +15,6 @@ from byline import asgi, wsgi
 
 def make_fastapi(base_url: str) -> Any:
     """Return a FastAPI app whose LLM spans are signed by one line of middleware."""
-    from fastapi import FastAPI, Request
-    from fastapi.responses import JSONResponse, Response, StreamingResponse
-
     client = AsyncOpenAI(base_url=base_url, api_key="demo")
     app = FastAPI()
     app.add_middleware(asgi.AttributionMiddleware)
@@ -35,33 +35,29 @@ def make_fastapi(base_url: str) -> Any:
 
         return StreamingResponse(lines(), media_type="text/event-stream")
 
-    # FastAPI resolves annotations in the module's namespace, where Request is not.
-    chat.__annotations__.update({"request": Request, "return": Response})
     return app
 
 
 def make_flask(base_url: str) -> Any:
     """Return a Flask app whose LLM spans are signed by one line of middleware."""
-    from flask import Flask, Response, jsonify, request
-
     client = OpenAI(base_url=base_url, api_key="demo")
-    app: Any = Flask("demo")
+    app: Any = flask.Flask("demo")
     app.wsgi_app = wsgi.AttributionMiddleware(app.wsgi_app)
 
     @app.post("/v1/chat/completions")
     def chat() -> Any:
-        body = request.get_json()
+        body = flask.request.get_json()
         answer: Any = client.chat.completions.create(
             model=body["model"], messages=body["messages"], stream=bool(body.get("stream"))
         )
         if not body.get("stream"):
-            return jsonify(answer.model_dump(mode="json"))
+            return flask.jsonify(answer.model_dump(mode="json"))
 
         def lines() -> Iterator[str]:
             for chunk in answer:
                 yield f"data: {chunk.model_dump_json()}\n\n"
             yield "data: [DONE]\n\n"
 
-        return Response(lines(), mimetype="text/event-stream")
+        return flask.Response(lines(), mimetype="text/event-stream")
 
     return app

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from typing import Any
 
-from openai import OpenAI
 from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
 
 from byline import instrument as signing
@@ -14,16 +14,6 @@ from byline.cli import apps, servers, tree
 from byline.export import OTLP, Destination, Langfuse
 from byline.gateways import OpenRouter
 from byline.testing import Gateway, Receiver
-
-MODEL = "openai/gpt-4o"
-TRACE = {
-    "trace_id": "workflow_12345",
-    "trace_name": "Document Processing Pipeline",
-    "span_name": "Summarization Step",
-    "generation_name": "Generate Summary",
-    "environment": "production",
-    "pipeline_version": "2.1.0",
-}
 
 
 def run(*, wsgi: bool, as_json: bool, langfuse: bool, otlp: str | None) -> int:
@@ -59,20 +49,12 @@ def run(*, wsgi: bool, as_json: bool, langfuse: bool, otlp: str | None) -> int:
 
 
 def _converse(url: str) -> None:
-    """Two turns of one conversation, the second one streamed, as any OpenAI client sends them."""
-    client = OpenAI(base_url=f"{url}/v1", api_key="caller")
-    messages: list[Any] = [{"role": "user", "content": "Summarize this document in one sentence."}]
-    claims: dict[str, Any] = {
-        "extra_headers": {"x-session-id": "session_abc"},
-        "extra_body": {"user": "user_12345", "trace": TRACE},
-    }
-    first = client.chat.completions.create(model=MODEL, messages=messages, **claims)
-    messages += [
-        {"role": "assistant", "content": first.choices[0].message.content},
-        {"role": "user", "content": "Shorter, please."},
-    ]
-    for _ in client.chat.completions.create(model=MODEL, messages=messages, stream=True, **claims):
-        pass
+    # In a process of its own, as callers are: what is instrumented here is the app alone.
+    done = subprocess.run(
+        [sys.executable, "-m", "byline.cli.caller", f"{url}/v1"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"the demo's caller failed:\n{done.stderr}")
 
 
 def _as_json(span: Any) -> dict[str, Any]:

@@ -40,10 +40,16 @@ def show(spans: Sequence[ReceivedSpan], *, framework: str) -> None:
 
 
 def _show_trace(console: Console, spans: list[ReceivedSpan]) -> None:
-    ids = {span.span_id for span in spans}
+    # The framework's own inner spans are left out, and what hangs on them moves up.
+    parents = {span.span_id: span.parent_id for span in spans}
+    shown = {span.span_id for span in spans if span.kind == "SERVER" or names.OPERATION_NAME in span.attributes}
     children: dict[str | None, list[ReceivedSpan]] = {}
     for span in sorted(spans, key=lambda span: span.start):
-        children.setdefault(span.parent_id if span.parent_id in ids else None, []).append(span)
+        if span.span_id in shown:
+            parent = span.parent_id
+            while parent is not None and parent not in shown:
+                parent = parents.get(parent)
+            children.setdefault(parent, []).append(span)
     name = next((span.attributes[names.TRACE_NAME] for span in spans if names.TRACE_NAME in span.attributes), None)
     tree = Tree(Text(name or "trace", style="bold cyan").append(f"  trace {spans[0].trace_id}", style="dim"))
     _add(tree, children, None)

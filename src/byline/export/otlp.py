@@ -46,9 +46,7 @@ class OTLP(Destination):
 def _endpoint() -> tuple[str, bool]:
     found = settings.find("otlp_endpoint")
     if not found.value:
-        raise SettingError(
-            "byline.E044", "no OTLP endpoint is set", "set OTEL_EXPORTER_OTLP_ENDPOINT or pass endpoint"
-        )
+        raise SettingError("byline.E044", "no OTLP endpoint is set", "set OTEL_EXPORTER_OTLP_ENDPOINT or pass endpoint")
     return found.value, found.variable == "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 
 

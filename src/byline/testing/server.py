@@ -27,11 +27,11 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     owner: Server
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server wants it so
+    def do_GET(self) -> None:
         """Answer any GET."""
         self._answer()
 
-    def do_POST(self) -> None:  # noqa: N802 - http.server wants it so
+    def do_POST(self) -> None:
         """Answer any POST."""
         self._answer()
 
@@ -83,7 +83,7 @@ class _HTTPServer(ThreadingHTTPServer):
     # Many clients may connect in the same moment.
     request_queue_size = 256
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away in mid-answer is part of what is tested."""
 
 
