@@ -1,0 +1,52 @@
+"""A chat over a websocket with Starlette: the session comes in the query, for browsers can set no headers there.
+
+    byline gateway & OPENAI_BASE_URL=http://127.0.0.1:4010/api/v1 OPENAI_API_KEY=testing python examples/starlette_websocket.py
+
+Then talk to it:
+
+    python -m websockets 'ws://localhost:8000/chat?session_id=session_abc&user=user_12345'
+
+The spans go to Langfuse or an OTLP endpoint if the environment names one, and are printed otherwise.
+"""
+
+import os
+import sys
+
+import uvicorn
+from openai import AsyncOpenAI
+from opentelemetry import trace
+from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
+
+import byline
+from byline.asgi import AttributionMiddleware
+
+byline.instrument()
+OpenAIInstrumentor().instrument()
+if not any(name.startswith(("LANGFUSE_", "OTEL_EXPORTER_OTLP_")) for name in os.environ):
+    trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(sys.stdout)))
+
+client = AsyncOpenAI()
+
+
+async def chat(websocket: WebSocket) -> None:
+    await websocket.accept()
+    turn = 0
+    async for question in websocket.iter_text():
+        turn += 1
+        # What holds for this message alone.
+        with byline.bound(metadata={"turn": turn}):
+            answer = await client.chat.completions.create(
+                model="openai/gpt-4o", messages=[{"role": "user", "content": question}]
+            )
+        await websocket.send_text(answer.choices[0].message.content or "")
+
+
+app = Starlette(routes=[WebSocketRoute("/chat", chat)])
+app.add_middleware(AttributionMiddleware)
+
+if __name__ == "__main__":
+    uvicorn.run(app, port=int(os.environ.get("PORT", "8000")))
