@@ -71,21 +71,24 @@ class AttributionMiddleware:
         self._reader = InboundReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
         self._app_span = server.check(app_span)
         self._traced: ASGIApp | None = None
-        self._inner_traces: bool | None = None
+        self._inner: server.InnerTracing | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Open a record for http and websocket scopes; everything else passes untouched."""
         if scope["type"] not in ("http", "websocket") or _MARK in scope:
             await self.app(scope, receive, send)
             return
-        span = trace.get_current_span()
-        if self._app_span and not server.is_traced(span) and server.is_configured():
-            if self._app_span is True or not self._traces_inside():
+        try:
+            span = server.of_request(trace.get_current_span())
+            if span is not None or not self._app_span or not server.is_configured():
+                await self._sign(scope, receive, send, span, watch=span is not None and span.is_recording())
+            elif self._app_span is not True and self._traces_inside(scope):
+                await self._sign(scope, receive, send, None, watch=True)
+            else:
                 await self._trace(scope, receive, send)
-                return
-            await self._sign(scope, receive, send, None, watch=True)
-            return
-        await self._sign(scope, receive, send, span, watch=span.is_recording())
+        finally:
+            # Else the record, the scope and the body would keep each other alive.
+            scope.pop(_MARK, None)
 
     async def _trace(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._traced is None:
@@ -100,7 +103,9 @@ class AttributionMiddleware:
             await self._sign(scope, receive, send, None, watch=False)
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._sign(scope, receive, send, trace.get_current_span(), watch=True)
+        # None where OpenTelemetry leaves this request out, e.g. by OTEL_PYTHON_EXCLUDED_URLS.
+        span = server.made_here(trace.get_current_span())
+        await self._sign(scope, receive, send, span, watch=span is not None)
 
     async def _sign(self, scope: Scope, receive: Receive, send: Send, span: trace.Span | None, *, watch: bool) -> None:
         owner = Record(self._reader, scope)
@@ -120,10 +125,10 @@ class AttributionMiddleware:
             if watch:
                 server.enrich(owner)
 
-    def _traces_inside(self) -> bool:
-        if self._inner_traces is None:
-            self._inner_traces = server.traces_itself(self.app)
-        return self._inner_traces
+    def _traces_inside(self, scope: Scope) -> bool:
+        if self._inner is None:
+            self._inner = server.InnerTracing(self.app)
+        return self._inner.covers(scope)
 
 
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE", "QUERY"})

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import Token
 from types import TracebackType
 from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from byline import record
 from byline.record import Record
@@ -38,16 +39,21 @@ class bound:  # noqa: N801 - used like a function
 
     def __init__(self, **fields: Any) -> None:
         self._fields = fields
-        self._tokens: list[Token[Record | None]] = []
+        # By record and not as a stack: tasks and threads that share this object leave in any order.
+        self._tokens: WeakKeyDictionary[Record, Token[Record | None]] = WeakKeyDictionary()
 
     def __enter__(self) -> bound:
-        self._tokens.append(record.enter(self._new()))
+        new = self._new()
+        self._tokens[new] = record.enter(new)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _leave(self._tokens.pop())
+        entered = record.get()
+        token = self._tokens.pop(entered, None) if entered is not None else None
+        if token is not None:
+            _leave(token)
 
     def __call__(self, function: F) -> F:
         """Return the function so that each call of it runs with this attribution."""

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from byline.inbound.body import Body
 
 
+#: One lock for all records: binding is rare and short.
+_binding: Final = threading.Lock()
+
+
 class Totals:
     """What the LLM calls of one request add up to."""
 
@@ -105,12 +109,13 @@ class Record:
 
     def bind(self, fields: Mapping[str, Any]) -> None:
         """Add fields from app code: they win over every claim, later ones over earlier ones."""
-        rejected = self._bound_rejected or []
-        layer = Layer(rejected)
-        add_fields(layer, fields)
-        self._bound_rejected = rejected or None
-        self._bound = as_fields(merge([layer, self._bound])) if self._bound else layer
-        self._merged = None
+        with _binding:
+            rejected = self._bound_rejected or []
+            layer = Layer(rejected)
+            add_fields(layer, fields)
+            self._bound_rejected = rejected or None
+            self._bound = as_fields(merge([layer, self._bound])) if self._bound else layer
+            self._merged = None
 
     @property
     def rejected(self) -> list[str]:

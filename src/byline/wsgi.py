@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import Context, copy_context
 from typing import Any, Final
@@ -78,7 +79,7 @@ class AttributionMiddleware:
         self._reader = InboundReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
         self._app_span = server.check(app_span)
         self._spans = WsgiSpans() if app_span is True else None
-        self._inner_traces: bool | None = None
+        self._inner: server.InnerTracing | None = None
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Open a record for the request and run the app in a context of its own."""
@@ -91,7 +92,8 @@ class AttributionMiddleware:
         context.run(record.enter, owner)
         span = self._start_span(context, owner, environ)
         try:
-            answer = context.run(self.app, environ, start_response if span is None else span.watch(start_response))
+            watch = span.watch if span is not None else functools.partial(_watch, owner)
+            answer = context.run(self.app, environ, watch(start_response))
         except BaseException as error:
             _finish(owner, span, context, error)
             raise
@@ -103,12 +105,11 @@ class AttributionMiddleware:
         return _Answer(answer, context, owner, span)
 
     def _start_span(self, context: Context, owner: Record, environ: Environ) -> WsgiSpan | None:
-        current = trace.get_current_span()
-        if not self._app_span or server.is_traced(current) or not server.is_configured():
-            if current.is_recording():
-                owner.app_span = current
+        around = server.of_request(trace.get_current_span())
+        if around is not None or not self._app_span or not server.is_configured():
+            owner.app_span = around
             return None
-        if self._app_span == "auto" and self._traces_inside():
+        if self._app_span == "auto" and self._traces_inside(environ):
             return None
         if self._spans is None:
             try:
@@ -120,10 +121,21 @@ class AttributionMiddleware:
                 return None
         return context.run(self._spans.start, owner, environ)
 
-    def _traces_inside(self) -> bool:
-        if self._inner_traces is None:
-            self._inner_traces = server.traces_itself(self.app)
-        return self._inner_traces
+    def _traces_inside(self, environ: Environ) -> bool:
+        if self._inner is None:
+            self._inner = server.InnerTracing(self.app)
+        return self._inner.covers(environ)
+
+
+def _watch(owner: Record, start_response: StartResponse) -> StartResponse:
+    """Enrich a span that the app inside made, for Flask's ends before the answer is read."""
+
+    def watched(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+        if owner.app_span is not None:
+            server.enrich(owner)
+        return start_response(status, headers, *error)
+
+    return watched
 
 
 def _is_file(answer: object, environ: Environ) -> bool:
@@ -133,6 +145,9 @@ def _is_file(answer: object, environ: Environ) -> bool:
 
 def _finish(owner: Record, span: WsgiSpan | None, context: Context, error: BaseException | None = None) -> None:
     server.enrich(owner)
+    # Else the record, the environ and the body would keep each other alive.
+    if owner.raw is not None:
+        owner.raw.pop(_MARK, None)
     if span is not None:
         try:
             context.run(span.end, error)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import MutableMapping
 from typing import Any, Final, Literal
 
 from opentelemetry import trace
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.trace import ProxyTracerProvider, Span, SpanKind
 
-from byline import guard
+from byline import guard, record
 from byline.record import Record
 from byline.settings import SettingError
 from byline.spans import attributes as names
@@ -27,16 +29,26 @@ def check(app_span: AppSpan) -> AppSpan:
     raise SettingError("byline.E016", f"app_span={app_span!r}", 'pass "auto", True or False')
 
 
-def is_traced(span: Span) -> bool:
-    """Whether the request already has a server span around it, recorded or sampled away.
+def of_request(span: Span) -> Span | None:
+    """Return the current span where it is the server span of this request, recorded or sampled away.
 
-    A span that is valid, local and not recording is one that the sampler dropped; making another
-    one would undo the sampler's decision.
+    A local span that was sampled away is taken for it, since another one would undo the sampler's
+    decision. Within another request, as when an app calls another app in its own process, the
+    current span is that request's.
     """
     if span.is_recording():
-        return getattr(span, "kind", None) is SpanKind.SERVER
+        if getattr(span, "kind", None) is not SpanKind.SERVER:
+            return None
+        around = record.get()
+        return None if around is not None and around.root().app_span is span else span
     context = span.get_span_context()
-    return context.is_valid and not context.is_remote
+    return span if context.is_valid and not context.is_remote and not context.trace_flags.sampled else None
+
+
+def made_here(span: Span) -> Span | None:
+    """Return the current span where OpenTelemetry's ASGI middleware has just made it."""
+    scope = getattr(span, "instrumentation_scope", None)
+    return span if getattr(scope, "name", None) == OpenTelemetryMiddleware.__module__ else None
 
 
 def is_configured() -> bool:
@@ -45,42 +57,88 @@ def is_configured() -> bool:
     return not isinstance(trace.get_tracer_provider(), ProxyTracerProvider | trace.NoOpTracerProvider)
 
 
-def traces_itself(app: Any) -> bool:
-    """Whether an app that stands inside the middleware makes its own server span.
+class InnerTracing:
+    """Which requests an app inside the middleware makes server spans for by itself.
 
-    FastAPI does from 0.165 on; OpenTelemetry's and Starlette's own middlewares may stand anywhere
-    inside; Flask and Django are instrumented from outside.
+    FastAPI does from 0.165 on, also where another app mounts it; OpenTelemetry's and Starlette's own
+    middlewares may stand anywhere inside; Flask and Django are instrumented from outside.
     """
-    seen: set[int] = set()
-    waiting = [app]
-    while waiting and len(seen) < _MAX_DEPTH:
-        inner = waiting.pop()
-        if inner is None or id(inner) in seen:
-            continue
-        seen.add(id(inner))
-        if _is_tracer(inner):
+
+    def __init__(self, app: Any) -> None:
+        self._types: frozenset[str] = frozenset()
+        self._mounts: list[Any] = []
+        try:
+            self._look_into(app)
+        except Exception:
+            guard.report("app span")
+
+    def covers(self, scope: MutableMapping[str, Any]) -> bool:
+        """Whether the app inside makes the server span of this request."""
+        if scope.get("type", "http") in self._types:
             return True
-        waiting.extend(getattr(inner, name, None) for name in _INNER)
-    return False
+        for mount in self._mounts:
+            try:
+                # Starlette's Match: 0 is none, 1 a part, 2 the whole.
+                if mount.matches(scope)[0].value:
+                    return True
+            except Exception:
+                guard.report("app span")
+        return False
+
+    def _look_into(self, app: Any) -> None:
+        seen: set[int] = set()
+        waiting = [app]
+        while waiting and len(seen) < _MAX_DEPTH:
+            inner = waiting.pop()
+            if inner is None or id(inner) in seen:
+                continue
+            seen.add(id(inner))
+            self._types |= _types_traced_by(inner)
+            for route in _get(inner, "routes") or ():
+                if callable(_get(route, "matches")) and _types_traced_by(_get(route, "app")):
+                    self._mounts.append(route)
+            waiting.extend(_get(inner, name) for name in _INNER)
+            # FlaskInstrumentor hides the app in a closure.
+            waiting.extend(_get(cell, "cell_contents") for cell in _get(inner, "__closure__") or ())
 
 
-def _is_tracer(app: Any) -> bool:
+def _get(app: Any, name: str) -> Any:
+    # Apps may be proxies that answer only within a request, and cells may be empty.
+    try:
+        return getattr(app, name, None)
+    except Exception:
+        return None
+
+
+_ALL_TYPES: Final = frozenset({"http", "websocket"})
+
+
+def _types_traced_by(app: Any) -> frozenset[str]:
     kind = type(app)
     if kind.__name__ == "OpenTelemetryMiddleware":
-        return True
-    if getattr(app, "_is_instrumented_by_opentelemetry", False) is True:
-        return True
-    native = getattr(app, "_native_telemetry", None)
-    if native is not None and getattr(native, "config", {}).get("tracing", False):
-        return True
-    for middleware in getattr(app, "user_middleware", None) or ():
-        if getattr(getattr(middleware, "cls", None), "__name__", "") == "OpenTelemetryMiddleware":
-            return True
+        return _types_of_middleware(kind)
+    if _get(app, "_is_instrumented_by_opentelemetry") is True:
+        return _ALL_TYPES
+    native = _get(app, "_native_telemetry")
+    config = _get(native, "config")
+    if isinstance(config, dict) and config.get("tracing"):
+        return _ALL_TYPES
+    types: frozenset[str] = frozenset()
+    for middleware in _get(app, "user_middleware") or ():
+        cls = getattr(middleware, "cls", None)
+        if getattr(cls, "__name__", "") == "OpenTelemetryMiddleware":
+            types |= _types_of_middleware(cls)
     if kind.__module__.startswith("django."):
         module = sys.modules.get("opentelemetry.instrumentation.django")
         instrumentor = getattr(module, "DjangoInstrumentor", None)
-        return bool(instrumentor is not None and instrumentor().is_instrumented_by_opentelemetry)
-    return False
+        if instrumentor is not None and instrumentor().is_instrumented_by_opentelemetry:
+            return _ALL_TYPES
+    return types
+
+
+def _types_of_middleware(cls: Any) -> frozenset[str]:
+    # Starlette's leaves websockets out.
+    return frozenset({"http"}) if cls.__module__.startswith("starlette.") else _ALL_TYPES
 
 
 def enrich(owner: Record) -> None:

@@ -1,0 +1,222 @@
+"""The record of a request: ``current``, ``bind``, the totals, and what is known when."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import byline
+from byline import asgi, record, wsgi
+from byline.record import Record, Totals
+from tests.support import Sent, claim, run_asgi, run_wsgi
+
+
+def test_outside_a_request_nothing_is_known() -> None:
+    assert byline.current() == byline.Attribution()
+    assert not byline.current()
+
+
+def test_bind_outside_a_request_warns_once_and_says_no_value(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        byline.bind(session_id="s-secret")
+    (entry,) = caplog.records
+    assert entry.name == "byline"
+    assert entry.getMessage().startswith("byline.E020: ")
+    assert "s-secret" not in caplog.text
+    assert byline.current() == byline.Attribution()
+
+
+def test_later_values_win_and_lists_grow() -> None:
+    with byline.bound():
+        byline.bind(session_id="1", user_id="u", tags=["a"], metadata={"k": 1, "l": 1})
+        byline.bind(session_id="2", tags=["b"], metadata={"k": 2})
+        known = byline.current()
+    assert (known.session_id, known.user_id) == ("2", "u")
+    assert sorted(known.tags) == ["a", "b"]
+    assert known.metadata == {"k": 2, "l": 1}
+
+
+def test_a_bad_value_does_not_undo_a_good_one() -> None:
+    with byline.bound(session_id="good"):
+        byline.bind(session_id="bad\n", user_id=None)
+        assert byline.current() == byline.Attribution(session_id="good")
+
+
+def test_equal_questions_get_the_same_object() -> None:
+    """By which everything made of it is cached."""
+    heard = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        heard.extend([byline.current(), byline.current()])
+        await receive()
+        heard.extend([byline.current(), byline.current()])
+        byline.bind(user_id="u")
+        heard.extend([byline.current(), byline.current()])
+
+    sent = claim({"trace": "w"}, headers=[("x-session-id", "s")])
+    assert asyncio.run(run_asgi(asgi.AttributionMiddleware(app), sent)).error is None
+    assert heard[0] is heard[1]
+    assert heard[2] is heard[3]
+    assert heard[4] is heard[5]
+    assert [known.trace_id for known in heard] == [None, None, "w", "w", "w", "w"]
+    assert [known.user_id for known in heard] == [None] * 4 + ["u"] * 2
+
+
+def test_nothing_is_parsed_before_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that calls no model pays for two references."""
+    from byline.inbound.reader import InboundReader
+
+    def read(*_: Any) -> Any:
+        raise AssertionError("nobody asked")
+
+    monkeypatch.setattr(InboundReader, "read", read)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    run = asyncio.run(run_asgi(asgi.AttributionMiddleware(app, app_span=False), claim({"session_id": "s"})))
+    assert (run.status, run.error) == (200, None)
+
+
+def test_binds_of_many_threads_are_all_kept() -> None:
+    """A request may work in several threads at once."""
+    owner = Record()
+
+    def bind(number: int) -> None:
+        owner.bind({"metadata": {f"k{number}": number}})
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(bind, range(50)))
+    assert len(owner.attribution().metadata) == 50
+
+
+def test_totals_add_up() -> None:
+    totals = Totals()
+    totals.add()
+    assert totals.cost is None
+    totals.add(input_tokens=3, output_tokens=2, cost=0.5)
+    totals.add(cost=0.25, error=True)
+    totals.add(error=True)
+    assert (totals.calls, totals.errors, totals.input_tokens, totals.output_tokens) == (4, 2, 3, 2)
+    assert totals.cost == pytest.approx(0.75)
+
+
+def test_totals_of_calls_in_many_threads() -> None:
+    owner = Record()
+    start = threading.Barrier(8)
+
+    def work() -> None:
+        start.wait(10)
+        for _ in range(200):
+            owner.totals.add(input_tokens=1, cost=1.0)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert (owner.totals.calls, owner.totals.input_tokens, owner.totals.cost) == (1600, 1600, 1600.0)
+
+
+def test_a_part_of_a_request_counts_with_the_whole() -> None:
+    whole = Record()
+    part = Record(parent=Record(parent=whole))
+    before = whole.has_calls
+    part.totals.add(input_tokens=5)
+    assert (before, whole.has_calls) == (False, True)
+    assert whole.totals.input_tokens == 5
+    assert part.root() is whole
+
+
+def test_a_job_has_no_request() -> None:
+    with byline.bound(session_id="s"):
+        owner = record.get()
+        assert owner is not None
+        assert owner.request() is None
+
+
+def test_a_request_is_not_kept_alive_by_its_record() -> None:
+    """The body goes with the last reference, without waiting for the garbage collector."""
+    kept: list[weakref.ref[Record]] = []
+
+    def note() -> None:
+        owner = record.get()
+        assert owner is not None
+        assert byline.current().session_id == "s"
+        kept.append(weakref.ref(owner))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        note()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    def plain(environ: Any, start_response: Any) -> list[bytes]:
+        environ["wsgi.input"].read()
+        note()
+        start_response("200 OK", [])
+        return []
+
+    def streaming(environ: Any, start_response: Any) -> Any:
+        yield from plain(environ, start_response)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(run_asgi(asgi.AttributionMiddleware(app, app_span=False), claim({"session_id": "s"})))
+        run_wsgi(wsgi.AttributionMiddleware(plain, app_span=False), claim({"session_id": "s"}))
+        run_wsgi(wsgi.AttributionMiddleware(streaming, app_span=False), claim({"session_id": "s"}))
+        assert [reference() for reference in kept] == [None, None, None]
+    finally:
+        gc.enable()
+
+
+def test_the_same_environ_and_scope_may_be_used_again() -> None:
+    """Test clients do so; each request has a record of its own."""
+    records = []
+
+    def plain(environ: Any, start_response: Any) -> list[bytes]:
+        records.append(record.get())
+        start_response("200 OK", [])
+        return []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        records.append(record.get())
+
+    from tests.support import environ_of, scope_of
+
+    environ, scope = environ_of(Sent()), scope_of(Sent())
+    for _ in range(2):
+        run_wsgi(wsgi.AttributionMiddleware(plain), Sent(), environ)
+    for _ in range(2):
+        asyncio.run(run_asgi(asgi.AttributionMiddleware(app), Sent(), scope))
+    assert None not in records
+    assert len(set(map(id, records))) == 4
+
+
+@pytest.mark.usefixtures("production")
+def test_a_reader_that_fails_costs_the_claims_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from byline.inbound.reader import InboundReader
+
+    def read(*_: Any) -> Any:
+        raise RuntimeError
+
+    monkeypatch.setattr(InboundReader, "read", read)
+    heard = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        byline.bind(user_id="u")
+        heard.append(byline.current())
+        start_response("200 OK", [])
+        return [b"fine"]
+
+    assert run_wsgi(wsgi.AttributionMiddleware(app), claim({"session_id": "s"})).body == b"fine"
+    assert heard == [byline.Attribution(user_id="u")]
