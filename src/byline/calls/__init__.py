@@ -1,0 +1,58 @@
+"""Calls: the exchanges with model providers and gateways, as the app's own HTTP clients make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final, Literal
+
+from opentelemetry.trace import TracerProvider
+
+from byline.calls import call
+from byline.calls.clients import aiohttp, httpx, patches, requests
+from byline.calls.own import LLMSpans
+from byline.gateways.gateway import Gateway
+from byline.settings import SettingError
+from byline.spans import late
+from byline.spans.recognition import OWN_SCOPE
+
+#: The name of a client → the module that is hooked, and how.
+CLIENTS: Final[dict[str, tuple[str, Callable[[Any], None]]]] = {
+    "httpx": ("httpx", httpx.patch),
+    "httpx2": ("httpx2", httpx.patch),
+    "requests": ("requests", requests.patch),
+    "aiohttp": ("aiohttp", aiohttp.patch),
+}
+
+
+def check_clients(clients: Literal["auto"] | Collection[str]) -> frozenset[str]:
+    """Return the names of the clients to hook. Raises `SettingError` ``byline.E065``."""
+    wanted = frozenset(CLIENTS) if clients == "auto" else frozenset(clients)
+    if isinstance(clients, str) and clients != "auto" or not wanted <= CLIENTS.keys():
+        raise SettingError(
+            "byline.E065", f"clients={clients!r}", f'pass "auto", or some of {", ".join(sorted(CLIENTS))}'
+        )
+    return wanted
+
+
+def install(
+    *,
+    tracer_provider: TracerProvider,
+    gateways: Sequence[Gateway],
+    clients: Literal["auto"] | Collection[str],
+    llm_spans: LLMSpans,
+    capture_content: bool,
+) -> None:
+    """Hook the HTTP clients, now or when they are imported."""
+    wanted = check_clients(clients)
+    tracer = tracer_provider.get_tracer(OWN_SCOPE)
+    call.set_rules(call.Rules(tracer, gateways, llm_spans, capture_content))
+    for name in sorted(wanted):
+        module, patch = CLIENTS[name]
+        patches.when_imported(module, patch)
+
+
+def uninstall() -> None:
+    """Take the hooks off."""
+    call.set_rules(None)
+    patches.take_off()
+    late.clear()

@@ -1,0 +1,174 @@
+"""httpx and httpx2: ``Client.send`` and ``AsyncClient.send``, which see every transport."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Final
+
+from byline import guard
+from byline.calls import call as calls
+from byline.calls.call import Call
+from byline.calls.clients import patches
+
+_EXTENSION: Final = "byline.call"
+
+
+def patch(module: Any) -> None:
+    """Hook the clients of one of the two modules."""
+    tee, async_tee = _make_tees(module)
+    patches.replace(module.Client, "send", lambda original: _send(original, module, tee))
+    patches.replace(module.AsyncClient, "send", lambda original: _send_async(original, module, async_tee))
+    for owner in {*module.Client.__mro__, *module.AsyncClient.__mro__}:
+        patches.replace(owner, "_build_redirect_request", _redirect)
+
+
+def _begin(request: Any, module: Any) -> Call | None:
+    if calls.rules is None or request.method != "POST":
+        return None
+    url = request.url
+    path = url.raw_path.partition(b"?")[0].decode("ascii", "replace")
+    port = url.port or (443 if url.scheme == "https" else 80)
+    call = calls.begin(url.host, port, path, lambda: _headers(request), lambda: _content(request))
+    if call is None:
+        return None
+    if call.headers or call.body is not None:
+        request.extensions = {**request.extensions, _EXTENSION: (call, request.stream, url.host, port)}
+        request.headers.update(call.headers)
+        if call.body is not None:
+            request.stream = module.ByteStream(call.body)
+            request.headers["content-length"] = str(len(call.body))
+    return call
+
+
+def _headers(request: Any) -> dict[str, str]:
+    return {name.lower(): value for name, value in request.headers.items()}
+
+
+def _content(request: Any) -> bytes | None:
+    # A body that is produced while it is sent is not there to be read.
+    content = getattr(request, "_content", None)
+    return content if isinstance(content, bytes) else None
+
+
+def _send(original: Callable[..., Any], module: Any, tee: Callable[[Any, Call], Any]) -> Callable[..., Any]:
+    def send(self: Any, request: Any, **options: Any) -> Any:
+        call = _begin(request, module)
+        if call is None:
+            return original(self, request, **options)
+        try:
+            with call.current():
+                response = original(self, request, **options)
+        except BaseException as error:
+            call.fail(error)
+            raise
+        _answered(call, response, tee if options.get("stream") else None)
+        return response
+
+    return send
+
+
+def _send_async(original: Callable[..., Any], module: Any, tee: Callable[[Any, Call], Any]) -> Callable[..., Any]:
+    async def send(self: Any, request: Any, **options: Any) -> Any:
+        call = _begin(request, module)
+        if call is None:
+            return await original(self, request, **options)
+        try:
+            with call.current():
+                response = await original(self, request, **options)
+        except BaseException as error:
+            call.fail(error)
+            raise
+        _answered(call, response, tee if options.get("stream") else None)
+        return response
+
+    return send
+
+
+def _answered(call: Call, response: Any, tee: Callable[[Any, Call], Any] | None) -> None:
+    try:
+        call.answered(response.status_code, {name.lower(): value for name, value in response.headers.items()})
+        if tee is None or response.is_stream_consumed:
+            call.end(response.content)
+        else:
+            response.stream = tee(response.stream, call)
+    except Exception:
+        guard.report("httpx")
+
+
+def _redirect(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Take back what was written for a gateway when a redirect leads to another origin."""
+
+    def build(self: Any, request: Any, response: Any) -> Any:
+        following = original(self, request, response)
+        try:
+            written = request.extensions.get(_EXTENSION)
+            if written is not None:
+                call, stream, host, port = written
+                url = following.url
+                if (url.host, url.port or (443 if url.scheme == "https" else 80)) != (host, port):
+                    for name in call.headers:
+                        following.headers.pop(name, None)
+                    if call.body is not None and "content-length" in following.headers:
+                        following.stream = stream
+                        following.headers["content-length"] = str(call.length)
+        except Exception:
+            guard.report("redirect")
+        return following
+
+    return build
+
+
+def _make_tees(module: Any) -> tuple[Callable[[Any, Call], Any], Callable[[Any, Call], Any]]:
+    """Make the two stream classes; the clients accept only subclasses of their own."""
+
+    class Tee(module.SyncByteStream):  # type: ignore[misc, name-defined]
+        """A streamed body whose chunks are seen on their way."""
+
+        def __init__(self, inner: Any, call: Call) -> None:
+            self._inner = inner
+            self._call = call
+
+        def __iter__(self) -> Iterator[bytes]:
+            call = self._call
+            try:
+                for chunk in self._inner:
+                    call.see(chunk)
+                    yield chunk
+            except BaseException as error:
+                call.fail(error) if isinstance(error, Exception) else call.end()
+                raise
+            call.end()
+
+        def close(self) -> None:
+            self._call.end()
+            self._inner.close()
+
+        def __del__(self) -> None:
+            self._call.end()
+
+    class AsyncTee(module.AsyncByteStream):  # type: ignore[misc, name-defined]
+        """A streamed body whose chunks are seen on their way."""
+
+        def __init__(self, inner: Any, call: Call) -> None:
+            self._inner = inner
+            self._call = call
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            call = self._call
+            try:
+                async for chunk in self._inner:
+                    call.see(chunk)
+                    yield chunk
+            except BaseException as error:
+                call.fail(error) if isinstance(error, Exception) else call.end()
+                raise
+            call.end()
+
+        async def aclose(self) -> None:
+            self._call.end()
+            await self._inner.aclose()
+
+        def __del__(self) -> None:
+            self._call.end()
+
+    return Tee, AsyncTee
