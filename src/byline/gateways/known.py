@@ -1,0 +1,66 @@
+"""Which gateway a call goes to, and which one answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from byline import gateways
+from byline.gateways.gateway import Gateway
+from byline.settings import SettingError
+
+
+class Known:
+    """The gateways of an app: the configured ones first, then those that have hosts of their own."""
+
+    def __init__(self, configured: Sequence[Gateway] = ()) -> None:
+        for gateway in configured:
+            if not isinstance(gateway, Gateway):
+                raise SettingError(
+                    "byline.E030", f"gateways has {gateway!r}", "pass instances of byline.gateways classes"
+                )
+        self._configured = tuple(configured)
+        named = {type(gateway) for gateway in configured if gateway.base_url is None}
+        others = [made() for made in gateways.ALL if made not in named]
+        self._all = (*configured, *others)
+        self._by_host = {host: gateway for gateway in reversed(self._all) for host in gateway.hosts}
+
+    def find(self, host: str, port: int | None, path: str) -> Gateway | None:
+        """Return the gateway at a place, ``None`` where none is known there."""
+        for gateway in self._configured:
+            if gateway.recognises(host, port, path):
+                return gateway
+        found = self._by_host.get(host)
+        return found if found is not None and found.recognises(host, port, path) else None
+
+    def answered(self, headers: Mapping[str, str]) -> Gateway | None:
+        """Return the kind of gateway that a reply's headers show, for one that nobody named."""
+        for gateway in self._all:
+            if gateway.answered(headers):
+                return gateway
+        return None
+
+
+def parse(text: str) -> list[Gateway]:
+    """Read ``BYLINE_GATEWAYS``: names, or ``name=base URL``, divided by commas.
+
+    Raises:
+        SettingError: ``byline.E031`` for a name that is none.
+
+    Example:
+        >>> [gateway.name for gateway in parse("openrouter, litellm=http://llm.internal:4000")]
+        ['openrouter', 'litellm']
+    """
+    by_name: Final = {made.name: made for made in gateways.ALL}
+    found: list[Gateway] = []
+    for part in text.split(","):
+        name, _, url = part.strip().partition("=")
+        if not name:
+            continue
+        made = by_name.get(name.strip().lower())
+        if made is None:
+            raise SettingError(
+                "byline.E031", f"BYLINE_GATEWAYS names {name!r}", f"use some of {', '.join(sorted(by_name))}"
+            )
+        found.append(made(url.strip() or None))
+    return found

@@ -1,0 +1,125 @@
+"""LiteLLM's proxy: https://docs.litellm.ai."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import ClassVar, Final
+
+from byline.facts import Facts, Limit
+from byline.gateways import values
+from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
+
+#: LiteLLM takes a session id only in this form.
+_SESSION: Final = re.compile(r"[A-Za-z0-9_-]{8,}\Z")
+
+_COSTS: Final = {
+    "input": "x-litellm-response-cost-input",
+    "output": "x-litellm-response-cost-output",
+    "cache_read": "x-litellm-response-cost-cache-read",
+    "cache_write": "x-litellm-response-cost-cache-creation",
+    "reasoning": "x-litellm-response-cost-reasoning",
+    "tool_usage": "x-litellm-response-cost-tool-usage",
+}
+
+
+class LiteLLM(Gateway):
+    """A LiteLLM proxy at ``base_url``.
+
+    Sends the ``traceparent`` of the LLM span where that is sampled (LiteLLM exports nothing for an
+    unsampled one), so that its own span hangs below; the session, the customer and the tags as
+    headers, and trace name and trace user as its Langfuse headers.
+
+    Example:
+        >>> LiteLLM("http://llm.internal:4000").base_url
+        'http://llm.internal:4000'
+    """
+
+    name: ClassVar[str] = "litellm"
+    fields: ClassVar[tuple[Field, ...]] = (
+        Field("session_id", "header", "x-litellm-session-id"),
+        Field("session_id", "header", "x-litellm-trace-id"),
+        Field("session_id", "header", "langfuse_session_id"),
+        Field("user_id", "header", "x-litellm-end-user-id"),
+        Field("user_id", "header", "x-litellm-customer-id"),
+        Field("user_id", "header", "langfuse_trace_user_id"),
+        Field("trace_name", "header", "langfuse_trace_name"),
+        Field("generation_name", "header", "langfuse_generation_name"),
+        Field("tags", "header", "x-litellm-tags", "tags"),
+        Field("metadata", "body", "litellm_metadata", "controls"),
+    )
+
+    def answered(self, headers: Mapping[str, str]) -> bool:
+        """Every reply of LiteLLM names its call."""
+        return "x-litellm-call-id" in headers
+
+    def write(self, call: Outgoing) -> None:
+        """Write ids, tags and names as headers; the body stays as it is."""
+        known = call.attribution
+        headers = call.headers
+        if call.sampled and call.trace_id and call.span_id:
+            headers.setdefault("traceparent", f"00-{call.trace_id}-{call.span_id}-01")
+        if known.session_id and _SESSION.match(known.session_id):
+            headers.setdefault("x-litellm-session-id", known.session_id)
+        for name, value in (
+            ("x-litellm-end-user-id", known.user_id),
+            ("langfuse_trace_user_id", known.user_id),
+            ("langfuse_trace_name", known.trace_name),
+            ("langfuse_generation_name", known.generation_name),
+            ("x-litellm-tags", ",".join(tag for tag in known.tags if "," not in tag)),
+        ):
+            if value and value.isascii():
+                headers.setdefault(name, value)
+
+    def read(self, reply: Reply, facts: Facts) -> None:
+        """Read what LiteLLM's headers say, and the usage of its last chunk."""
+        headers = reply.headers
+        facts.request_id = values.text(headers.get("x-litellm-call-id")) or facts.request_id
+        facts.model_id = values.text(headers.get("x-litellm-model-id"))
+        facts.model_group = values.text(headers.get("x-litellm-model-group"))
+        model = values.text(headers.get("x-litellm-model-name"))
+        if model and "/" in model:
+            facts.gateway_provider = model.partition("/")[0]
+        facts.overhead = values.seconds(headers.get("x-litellm-overhead-duration-ms"))
+        retries = values.count(headers.get("x-litellm-attempted-retries"))
+        if retries is not None:
+            facts.attempts = retries + 1
+        facts.fallbacks = values.count(headers.get("x-litellm-attempted-fallbacks"))
+        facts.key_budget = values.amount(headers.get("x-litellm-key-max-budget"))
+        if not reply.streamed:
+            facts.key_spend = values.amount(headers.get("x-litellm-key-spend"))
+        self._read_cost(reply, facts)
+        self._read_limits(headers, facts)
+
+    def _read_cost(self, reply: Reply, facts: Facts) -> None:
+        headers = reply.headers
+        stated = values.amount(headers.get("x-litellm-response-cost"))
+        if reply.streamed:
+            # A stream's headers are sent before its tokens are known: 0.0 there is no cost.
+            stated = values.amount(values.mapping((reply.body or {}).get("usage")).get("cost"))
+        key = values.text(headers.get("x-litellm-cache-key"))
+        if key is not None:
+            # The header is there on a hit only; the stated cost is what the hit saved.
+            facts.cache_hit, facts.cache_key, facts.cache_savings = True, key, stated
+            facts.cost, facts.cost_source = 0.0, "gateway"
+            return
+        if stated is None or reply.status >= 400:
+            return
+        facts.cost, facts.cost_source = stated, "gateway"
+        if not reply.streamed:
+            for part, name in _COSTS.items():
+                amount = values.amount(headers.get(name))
+                if amount is not None:
+                    facts.cost_details[part] = amount
+
+    def _read_limits(self, headers: Mapping[str, str], facts: Facts) -> None:
+        for kind, limit, remaining in (
+            ("requests", "x-litellm-key-rpm-limit", "x-litellm-key-remaining-requests-"),
+            ("tokens", "x-litellm-key-tpm-limit", "x-litellm-key-remaining-tokens-"),
+        ):
+            if getattr(facts, kind) is not None:
+                continue
+            left = next((value for name, value in headers.items() if name.startswith(remaining)), None)
+            found = Limit(values.count(headers.get(limit)), values.count(left))
+            if found.limit is not None or found.remaining is not None:
+                setattr(facts, kind, found)
