@@ -20,7 +20,16 @@ from byline.spans.server import AppSpan
 
 #: Marks a scope that has passed a door, so that a second door on the same request stands open.
 _MARK: Final = "byline.record"
-_ENDS: Final = frozenset({"http.response.body", "http.response.pathsend", "http.response.trailers"})
+_ENDS: Final = frozenset(
+    {
+        "http.response.body",
+        "http.response.pathsend",
+        "http.response.trailers",
+        # A websocket has no last message: its client may just go.
+        "websocket.accept",
+        "websocket.close",
+    }
+)
 
 
 class AttributionMiddleware:

@@ -68,6 +68,8 @@ class Record:
         "_settled",
         "_totals",
         "app_span",
+        "app_span_ends_first",
+        "app_span_told",
         "body",
         "parent",
         "raw",
@@ -86,6 +88,8 @@ class Record:
         self.parent = parent
         self.body: Body | None = None
         self.app_span: Span | None = None
+        self.app_span_ends_first = False
+        self.app_span_told: Mapping[str, Any] = {}
         self.stamp: Any = None
         self._bound: Mapping[str, Any] | None = None
         self._merged: Attribution | None = None

@@ -11,7 +11,7 @@ from opentelemetry.trace import SpanKind
 from byline import guard, record
 from byline.record import Record
 from byline.settings import SettingError
-from byline.spans import recognition, targets
+from byline.spans import recognition, server, targets
 from byline.spans.attributes import AttributeValue, of_attribution
 from byline.spans.caller import of_caller
 
@@ -85,13 +85,15 @@ class BylineSpanProcessor(SpanProcessor):
                 targets.register(span, None)
             return
         targets.adopt(span, owner)
+        if span.kind is SpanKind.SERVER and owner.app_span is None:
+            # Made further inside, it ends before the door can tell it all.
+            owner.app_span = span
+            owner.app_span_ends_first = True
         if recognition.is_llm_span(span):
             self._sign(span, owner)
             targets.register(span, owner)
         elif self.stamp == "all":
             self._sign(span, owner, rename=False)
-        elif span.kind is SpanKind.SERVER and owner.app_span is None:
-            owner.app_span = span
 
     def _sign(self, span: Span, owner: Record, *, rename: bool = True) -> None:
         stamp = stamp_of(owner)
@@ -107,8 +109,16 @@ class BylineSpanProcessor(SpanProcessor):
                 span.update_name(name)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Let go of an ended LLM span."""
+        """Let go of an ended LLM span, and tell the app span what it has cost."""
         targets.forget(span)
+        if not self.enabled:
+            return
+        try:
+            owner = targets.owner_of(span)
+            if owner is not None and owner.root().app_span_ends_first and recognition.is_llm_span(span):
+                server.enrich(owner.root())
+        except Exception:
+            guard.report("processor")
 
     def shutdown(self) -> None:
         """Stamp no more spans."""

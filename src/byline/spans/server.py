@@ -154,25 +154,18 @@ def enrich(owner: Record) -> None:
         if owner.has_calls:
             attributes.update(_of_totals(owner))
         if attributes:
-            present = getattr(span, "attributes", None)
-            if present and not attributes.keys().isdisjoint(present):
-                attributes = {key: value for key, value in attributes.items() if key not in present or key in _OURS}
+            present, told = getattr(span, "attributes", None) or {}, owner.app_span_told
+            if not attributes.keys().isdisjoint(present):
+                # What the app itself has set stays; what was told earlier may have changed.
+                attributes = {
+                    key: value
+                    for key, value in attributes.items()
+                    if key not in present or (key in told and told[key] == present[key])
+                }
             span.set_attributes(attributes)
+            owner.app_span_told = {**told, **attributes}
     except Exception:
         guard.report("app span")
-
-
-#: What nobody but byline sets, so that a later, fuller value may replace an earlier one.
-_OURS: Final = frozenset(
-    {
-        names.REJECTED,
-        names.LLM_CALLS,
-        names.LLM_INPUT_TOKENS,
-        names.LLM_OUTPUT_TOKENS,
-        names.LLM_COST,
-        names.LLM_ERRORS,
-    }
-)
 
 
 def _of_totals(owner: Record) -> dict[str, AttributeValue]:
