@@ -48,9 +48,10 @@ def forget(span: ReadableSpan) -> None:
         _spans.pop(context.span_id, None)
 
 
-def owner_of(span: Span) -> Record | None:
+def owner_of(span: ReadableSpan) -> Record | None:
     """Return the record to which a span belongs."""
-    return _owners.get(span.get_span_context().span_id)
+    context = span.get_span_context()
+    return None if context is None else _owners.get(context.span_id)
 
 
 def find() -> Span | None:
