@@ -9,7 +9,7 @@ from typing import Any
 
 from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
 
-from byline import instrument as signing
+import byline
 from byline.cli import apps, servers, tree
 from byline.export import OTLP, Destination, Langfuse
 from byline.gateways import OpenRouter
@@ -24,7 +24,7 @@ def run(*, wsgi: bool, as_json: bool, langfuse: bool, otlp: str | None) -> int:
             destinations.append(Langfuse())
         if otlp:
             destinations.append(OTLP(otlp))
-        signing.instrument(destinations=destinations, gateways=[OpenRouter(gateway.base_url)])
+        byline.instrument(destinations=destinations, gateways=[OpenRouter(gateway.base_url)])
         OpenAIInstrumentor().instrument()
         try:
             serving = (
@@ -34,10 +34,10 @@ def run(*, wsgi: bool, as_json: bool, langfuse: bool, otlp: str | None) -> int:
             )
             with serving as url:
                 _converse(url)
-            sent = signing.flush()
+            sent = byline.flush()
         finally:
             OpenAIInstrumentor().uninstrument()
-            signing.uninstrument()
+            byline.uninstrument()
         spans = receiver.spans
     if as_json:
         print(json.dumps({"spans": [_as_json(span) for span in spans]}))

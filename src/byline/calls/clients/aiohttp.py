@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from byline import guard
@@ -85,13 +85,7 @@ def _answered(call: Call, response: Any) -> None:
 
 
 def _tee(response: Any, call: Call) -> None:
-    """See the bytes where they come out of the connection's reader, whichever way the app reads."""
-    content = response.content
-    for name in ("read", "readany", "readline", "readchunk", "readexactly", "readuntil"):
-        reader = getattr(content, name, None)
-        if reader is not None:
-            setattr(content, name, _see(reader, content, call))
-    content.on_eof(call.end)
+    response.content = _Seen(response.content, call)
     close, release = response.close, response.release
 
     def closing() -> Any:
@@ -105,16 +99,58 @@ def _tee(response: Any, call: Call) -> None:
     response.close, response.release = closing, releasing
 
 
-def _see(reader: Callable[..., Any], content: Any, call: Call) -> Callable[..., Any]:
-    async def read(*arguments: Any, **options: Any) -> Any:
+class _Seen:
+    """A body's reader whose data is seen on its way, whichever method it comes through."""
+
+    def __init__(self, inner: Any, call: Call) -> None:
+        self._inner = inner
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def _read(self, name: str, *arguments: Any, **options: Any) -> Any:
+        call = self._call
         try:
-            data = await reader(*arguments, **options)
+            data = await getattr(self._inner, name)(*arguments, **options)
         except BaseException as error:
             call.fail(error)
             raise
         call.see(data[0] if isinstance(data, tuple) else data)
-        if content.at_eof():
+        if self._inner.at_eof():
             call.end()
         return data
 
-    return read
+    async def read(self, n: int = -1) -> Any:
+        return await self._read("read", n)
+
+    async def readany(self) -> Any:
+        return await self._read("readany")
+
+    async def readline(self, **options: Any) -> Any:
+        return await self._read("readline", **options)
+
+    async def readuntil(self, *arguments: Any, **options: Any) -> Any:
+        return await self._read("readuntil", *arguments, **options)
+
+    async def readexactly(self, n: int) -> Any:
+        return await self._read("readexactly", n)
+
+    async def readchunk(self) -> Any:
+        return await self._read("readchunk")
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._iterate(self.readline)
+
+    def iter_any(self) -> AsyncIterator[Any]:
+        return self._iterate(self.readany)
+
+    def iter_chunked(self, n: int) -> AsyncIterator[Any]:
+        return self._iterate(lambda: self.read(n))
+
+    def iter_chunks(self) -> AsyncIterator[Any]:
+        return self._iterate(self.readchunk)
+
+    async def _iterate(self, read: Callable[[], Any]) -> AsyncIterator[Any]:
+        while (data := await read()) and data != (b"", False):
+            yield data
