@@ -16,7 +16,7 @@ def hash_key(token: str) -> str:
 
     Example:
         >>> hash_key("sk-1")[:8]
-        '6e34df32'
+        '0f2c10bf'
     """
     return hashlib.sha256(token.encode()).hexdigest()
 
