@@ -44,9 +44,7 @@ def test_working_destinations_pass(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     }
 
 
-def test_secrets_are_never_printed_whole(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_secrets_are_never_printed_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither in the table nor in a failure."""
     with Receiver(keys=KEYS) as langfuse:
         monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", KEYS[0])

@@ -37,7 +37,7 @@ async def flush() -> dict[str, bool]:
 @app.post("/v1/chat/completions")
 async def chat(request: Request) -> Response:
     body: dict[str, Any] = await request.json()
-    answer = await client.chat.completions.create(
+    answer: Any = await client.chat.completions.create(
         model=body["model"], messages=body["messages"], stream=bool(body.get("stream"))
     )
     if not body.get("stream"):

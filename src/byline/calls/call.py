@@ -37,9 +37,7 @@ _MAX_WHOLE: Final = 8 * 1024 * 1024
 class Rules:
     """What `byline.instrument` said of calls."""
 
-    def __init__(
-        self, tracer: Tracer, gateways: Sequence[Gateway], llm_spans: LLMSpans, capture_content: bool
-    ) -> None:
+    def __init__(self, tracer: Tracer, gateways: Sequence[Gateway], llm_spans: LLMSpans, capture_content: bool) -> None:
         self.tracer = tracer
         self.known = Known(gateways)
         self.llm_spans: LLMSpans = llm_spans
@@ -316,5 +314,3 @@ class Call:
                 own.end(self.span, self.facts)
             except Exception:
                 guard.report("call")
-
-

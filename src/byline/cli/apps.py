@@ -44,7 +44,7 @@ def make_flask(base_url: str) -> Any:
     app: Any = flask.Flask("demo")
     app.wsgi_app = wsgi.AttributionMiddleware(app.wsgi_app)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions")  # type: ignore[untyped-decorator]
     def chat() -> Any:
         body = flask.request.get_json()
         answer: Any = client.chat.completions.create(

@@ -106,7 +106,7 @@ class Destination:
         try:
             done = exporter.export([span]) is SpanExportResult.SUCCESS  # type: ignore[list-item]
         finally:
-            exporter.shutdown()
+            exporter.shutdown()  # type: ignore[no-untyped-call, unused-ignore]
         return [
             CheckResult(
                 f"{self.name} export",

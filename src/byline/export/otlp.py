@@ -54,4 +54,4 @@ def parse_headers(text: str) -> dict[str, str]:
     """Read ``key=value`` pairs as OpenTelemetry writes headers in its variables."""
     from opentelemetry.util.re import parse_env_headers
 
-    return parse_env_headers(text, liberal=True)
+    return dict(parse_env_headers(text, liberal=True))

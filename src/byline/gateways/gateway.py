@@ -102,7 +102,7 @@ class Gateway:
         name, own_port, prefix = self._origin
         return host == name and port == own_port and (not prefix or path == prefix or path.startswith(prefix + "/"))
 
-    def answered(self, headers: Mapping[str, str]) -> bool:
+    def answered(self, headers: Mapping[str, str]) -> bool:  # noqa: ARG002 - for subclasses
         """Whether a reply came from this kind of gateway, for gateways nobody named."""
         return False
 

@@ -82,7 +82,7 @@ class BylineSpanProcessor(SpanProcessor):
             owner = targets.owner_of_parent(parent_context)
         if owner is None:
             if recognition.is_llm_span(span):
-                targets.register(span, None)
+                targets.register(span)
             return
         targets.adopt(span, owner)
         if span.kind is SpanKind.SERVER and owner.app_span is None:
@@ -91,7 +91,7 @@ class BylineSpanProcessor(SpanProcessor):
             owner.app_span_ends_first = True
         if recognition.is_llm_span(span):
             self._sign(span, owner)
-            targets.register(span, owner)
+            targets.register(span)
         elif self.stamp == "all":
             self._sign(span, owner, rename=False)
 

@@ -35,7 +35,7 @@ def owner_of_parent(parent_context: otel_context.Context | None) -> Record | Non
     return _owners.get(trace.get_current_span(parent_context).get_span_context().span_id)
 
 
-def register(span: Span, owner: Record | None) -> None:
+def register(span: Span) -> None:
     """Take note of an LLM span that has started."""
     _spans[span.get_span_context().span_id] = span
     _last.set(weakref.ref(span))

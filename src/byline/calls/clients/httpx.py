@@ -121,7 +121,7 @@ def _redirect(original: Callable[..., Any]) -> Callable[..., Any]:
 def _make_tees(module: Any) -> tuple[Callable[[Any, Call], Any], Callable[[Any, Call], Any]]:
     """Make the two stream classes; the clients accept only subclasses of their own."""
 
-    class Tee(module.SyncByteStream):  # type: ignore[misc, name-defined]
+    class Tee(module.SyncByteStream):  # type: ignore[misc]
         """A streamed body whose chunks are seen on their way."""
 
         def __init__(self, inner: Any, call: Call) -> None:
@@ -146,7 +146,7 @@ def _make_tees(module: Any) -> tuple[Callable[[Any, Call], Any], Callable[[Any, 
         def __del__(self) -> None:
             self._call.end()
 
-    class AsyncTee(module.AsyncByteStream):  # type: ignore[misc, name-defined]
+    class AsyncTee(module.AsyncByteStream):  # type: ignore[misc]
         """A streamed body whose chunks are seen on their way."""
 
         def __init__(self, inner: Any, call: Call) -> None:
