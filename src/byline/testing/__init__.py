@@ -1,7 +1,13 @@
-"""What users need to test their own app's bylines, and what the demo runs on."""
+"""What you need to test your own app's bylines; no account, no network.
+
+`capture_spans` and `assert_signed` for unit tests, `Gateway` and `Receiver` for tests of the whole:
+a gateway for your SDK to call, and a backend for your spans to arrive at.
+"""
 
 from byline.testing.capture import assert_signed, capture_spans
 from byline.testing.gateway import Gateway
-from byline.testing.receiver import ReceivedSpan, Receiver
+from byline.testing.otlp import ReceivedSpan
+from byline.testing.receiver import Receiver
+from byline.testing.server import Request
 
-__all__ = ["Gateway", "ReceivedSpan", "Receiver", "assert_signed", "capture_spans"]
+__all__ = ["Gateway", "ReceivedSpan", "Receiver", "Request", "assert_signed", "capture_spans"]

@@ -2,51 +2,37 @@
 
 from __future__ import annotations
 
-import gzip
+import base64
 import json
 import threading
-from typing import Any, NamedTuple
+from collections import deque
+from typing import Any, Final
 
-from google.protobuf.json_format import Parse
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-
+from byline.testing.otlp import ReceivedSpan, decode, partial_success
 from byline.testing.server import Handler, Request, Server
 
-_KINDS = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
-_STATUS = ("UNSET", "OK", "ERROR")
-
-
-class ReceivedSpan(NamedTuple):
-    """A span as it arrived; ids in hex, times in nanoseconds since the epoch."""
-
-    name: str
-    trace_id: str
-    span_id: str
-    parent_id: str | None
-    kind: str
-    attributes: dict[str, Any]
-    start: int
-    end: int
-    status: str
-    status_message: str
-    events: list[dict[str, Any]]
-    scope: str
-    resource: dict[str, Any]
+_JSON: Final = {"content-type": "application/json"}
 
 
 class Receiver(Server):
-    """Takes OTLP/HTTP exports and keeps their spans.
+    """Takes OTLP/HTTP exports, protobuf or JSON, gzipped or not, and keeps their spans.
 
-    Answers ``/v1/traces`` below any path, and Langfuse's ``/api/public/projects`` and
-    ``/api/public/health``.
+    Answers ``/v1/traces`` below any path, so that it stands in for a collector and, below
+    ``/api/public/otel``, for Langfuse, with whose ``/api/public/projects`` and
+    ``/api/public/health`` it answers as well. ``requests`` holds what was posted, with headers.
+    `stop` closes it, `start` opens it again on the same port.
 
     Args:
-        keys: ``(public key, secret key)`` that are asked for, as Langfuse does; ``None`` takes all.
+        keys: ``(public key, secret key)`` that every request must bring as Basic credentials, as
+            Langfuse wants it; ``None`` takes all.
         port: The port to serve on; by default a free one.
+
+    Raises:
+        SettingError: ``byline.E050`` where the port is taken.
 
     Example:
         >>> with Receiver() as receiver:
+        ...     receiver.fail(503)  # the next export
         ...     receiver.spans
         []
     """
@@ -54,10 +40,12 @@ class Receiver(Server):
     def __init__(self, *, keys: tuple[str, str] | None = None, port: int = 0) -> None:
         super().__init__(port)
         self.keys = keys
-        self.requests: list[Request] = []
         self._spans: list[ReceivedSpan] = []
-        self._failures: list[tuple[int, dict[str, str]]] = []
-        self._arrived = threading.Condition()
+        self._failures: deque[tuple[int, dict[str, str]]] = deque()
+        self._always: tuple[int, dict[str, str]] | None = None
+        self._rejecting = 0
+        self._open = threading.Event()
+        self._open.set()
 
     @property
     def spans(self) -> list[ReceivedSpan]:
@@ -78,94 +66,84 @@ class Receiver(Server):
             self._spans.clear()
             self.requests.clear()
 
-    def fail(self, status: int, times: int = 1, headers: dict[str, str] | None = None) -> None:
-        """Answer the next exports with an error."""
-        self._failures.extend([(status, headers or {})] * times)
+    def fail(self, status: int, times: int | None = 1, headers: dict[str, str] | None = None) -> None:
+        """Answer exports with an error, e.g. 401, 429 with ``{"retry-after": "1"}`` or 503.
 
-    def answer(self, request: Request, handler: Handler) -> None:
+        Args:
+            status: The HTTP status; 0 closes the connection without an answer.
+            times: How many exports fail; ``None`` lets all fail until `recover`.
+            headers: Headers of the error.
+        """
+        if times is None:
+            self._always = (status, headers or {})
+        else:
+            self._failures.extend([(status, headers or {})] * times)
+
+    def reject(self, spans: int) -> None:
+        """Let the next export be accepted but for so many of its spans, as OTLP's partial success says."""
+        self._rejecting = spans
+
+    def recover(self) -> None:
+        """Take all exports again."""
+        self._always = None
+        self._failures.clear()
+
+    def hold(self) -> None:
+        """Be slow: answer no export until `release`."""
+        self._open.clear()
+
+    def release(self) -> None:
+        """Answer the exports that wait, and all others at once."""
+        self._open.set()
+
+    def stop(self) -> None:
+        """Stop serving; `start` opens it again on the same port."""
+        super().stop()
+        self.release()
+
+    def respond(self, request: Request, handler: Handler) -> None:
         """Answer one request."""
-        self.requests.append(request)
         if not self._knows(request):
-            handler.reply(401, b'{"message":"Invalid credentials."}', {"content-type": "application/json"})
+            handler.reply(401, b'{"message":"Invalid credentials. Confirm that you have the right host."}', _JSON)
         elif request.method == "GET":
             self._answer_langfuse(request, handler)
-        elif not request.path.endswith("/v1/traces"):
-            handler.reply(404, b"not found", {})
-        elif self._failures:
-            status, headers = self._failures.pop(0)
-            handler.reply(status, b"{}", headers)
+        elif request.path.endswith("/v1/traces"):
+            self._take(request, handler)
         else:
+            handler.reply(404, b"not found", {})
+
+    def _take(self, request: Request, handler: Handler) -> None:
+        self._open.wait()
+        failure = self._failures.popleft() if self._failures else self._always
+        if not self.serving or (failure is not None and failure[0] == 0):
+            handler.cut()
+            return
+        if failure is not None:
+            handler.reply(failure[0], b"{}", {**_JSON, **failure[1]})
+            return
+        try:
             spans = decode(request)
-            with self._arrived:
-                self._spans.extend(spans)
-                self._arrived.notify_all()
-            handler.reply(200, b"", {"content-type": "application/x-protobuf"})
+        except Exception as error:
+            handler.reply(400, f"no OTLP: {type(error).__name__}".encode(), {})
+            return
+        rejected, self._rejecting = self._rejecting, 0
+        with self._arrived:
+            self._spans.extend(spans[: len(spans) - rejected])
+            self._arrived.notify_all()
+        kind = request.headers.get("content-type", "application/x-protobuf")
+        handler.reply(200, partial_success(rejected, as_json="json" in kind), {"content-type": kind})
 
     def _answer_langfuse(self, request: Request, handler: Handler) -> None:
         answers: dict[str, Any] = {
-            "/api/public/projects": {"data": [{"id": "p-1", "name": "receiver"}]},
+            "/api/public/projects": {"data": [{"id": "p-1", "name": "receiver", "metadata": {}}]},
             "/api/public/health": {"status": "OK", "version": "4.16.0"},
         }
         found = answers.get(request.path)
-        body = json.dumps(found or {"message": "not found"}).encode()
-        handler.reply(200 if found else 404, body, {"content-type": "application/json"})
+        handler.reply(200 if found else 404, json.dumps(found or {"message": "not found"}).encode(), _JSON)
 
     def _knows(self, request: Request) -> bool:
-        if self.keys is None:
+        # Langfuse tells everybody how it is.
+        if self.keys is None or request.path.endswith("/health"):
             return True
-        import base64
-
         expected = base64.b64encode(":".join(self.keys).encode()).decode()
         return request.headers.get("authorization") == f"Basic {expected}"
-
-
-def decode(request: Request) -> list[ReceivedSpan]:
-    """Return the spans of an export, protobuf or JSON."""
-    data = gzip.decompress(request.body) if request.headers.get("content-encoding") == "gzip" else request.body
-    message = ExportTraceServiceRequest()
-    if "json" in request.headers.get("content-type", ""):
-        Parse(data, message)
-    else:
-        message.ParseFromString(data)
-    spans: list[ReceivedSpan] = []
-    for resource_spans in message.resource_spans:
-        resource = _attributes(resource_spans.resource.attributes)
-        for scope_spans in resource_spans.scope_spans:
-            spans.extend(
-                ReceivedSpan(
-                    name=span.name,
-                    trace_id=span.trace_id.hex(),
-                    span_id=span.span_id.hex(),
-                    parent_id=span.parent_span_id.hex() or None,
-                    kind=_KINDS[span.kind],
-                    attributes=_attributes(span.attributes),
-                    start=span.start_time_unix_nano,
-                    end=span.end_time_unix_nano,
-                    status=_STATUS[span.status.code],
-                    status_message=span.status.message,
-                    events=[{"name": event.name, "attributes": _attributes(event.attributes)} for event in span.events],
-                    scope=scope_spans.scope.name,
-                    resource=resource,
-                )
-                for span in scope_spans.spans
-            )
-    return spans
-
-
-def _attributes(pairs: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    pair: KeyValue
-    for pair in pairs:
-        found[pair.key] = _value(pair.value)
-    return found
-
-
-def _value(value: AnyValue) -> Any:
-    kind = value.WhichOneof("value")
-    if kind is None:
-        return None
-    if kind == "array_value":
-        return [_value(item) for item in value.array_value.values]
-    if kind == "kvlist_value":
-        return _attributes(value.kvlist_value.values)
-    return getattr(value, kind)
