@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 from byline.settings import SettingError
 
@@ -12,6 +13,7 @@ from byline.settings import SettingError
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     top = argparse.ArgumentParser(prog="byline", description="Signs every LLM span of a Python web app.")
+    top.add_argument("--version", action="version", version=f"byline {metadata.version('byline')}")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
 
     demo = commands.add_parser("demo", help="hold a conversation on this machine and show its traces")
@@ -23,13 +25,22 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="show the settings in force and test each destination for real")
     check.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
-    gateway = commands.add_parser("gateway", help="serve the testing gateway, for the examples")
-    gateway.add_argument("--port", type=int, default=4010, help="the port to serve on (default: %(default)s)")
+    gateway = commands.add_parser("gateway", help="serve the testing gateway until Ctrl-C, for the examples")
+    gateway.add_argument(
+        "--port", type=int, default=4010, help="the port to serve on, 0 for a free one (default: %(default)s)"
+    )
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code."""
+    """Run the command line.
+
+    Args:
+        arguments: Those after the program's name; by default the process's own.
+
+    Returns:
+        The exit code: 0 where all went well, 1 where something failed, 130 after Ctrl-C.
+    """
     given = parser().parse_args(arguments)
     try:
         if given.command == "check":
@@ -40,11 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from byline.cli import gateway
 
             return gateway.run(given.port)
-        try:
-            from byline.cli import demo
-        except ImportError as missing:
-            print(f"byline demo needs {missing.name}: pip install 'byline[demo]'", file=sys.stderr)
-            return 1
+        from byline.cli import extras
+
+        extras.require("demo", *extras.DEMO)
+        from byline.cli import demo
+
         return demo.run(wsgi=given.wsgi, as_json=given.json, langfuse=given.langfuse, otlp=given.otlp)
     except SettingError as error:
         print(error, file=sys.stderr)

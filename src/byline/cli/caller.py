@@ -8,39 +8,44 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
-from openai import OpenAI
+from openai import OpenAI, OpenAIError
 
 MODEL: Final = "openai/gpt-4o"
+QUESTIONS: Final = ("Summarize this document in one sentence.", "Shorter, please.")
 
 #: The caller's ids: the session in a header, the rest in the body.
-CLAIMS: Final[dict[str, Any]] = {
-    "extra_headers": {"x-session-id": "session_abc"},
-    "extra_body": {
-        "user": "user_12345",
-        "trace": {
-            "trace_id": "workflow_12345",
-            "trace_name": "Document Processing Pipeline",
-            "span_name": "Summarization Step",
-            "generation_name": "Generate Summary",
-            "environment": "production",
-            "pipeline_version": "2.1.0",
-        },
+HEADERS: Final = {"x-session-id": "session_abc"}
+BODY: Final = {
+    "user": "user_12345",
+    "trace": {
+        "trace_id": "workflow_12345",
+        "trace_name": "Document Processing Pipeline",
+        "span_name": "Summarization Step",
+        "generation_name": "Generate Summary",
+        "environment": "production",
+        "pipeline_version": "2.1.0",
     },
 }
 
 
 def converse(base_url: str) -> None:
     """Ask twice, the second time for a stream."""
-    messages: list[Any] = [{"role": "user", "content": "Summarize this document in one sentence."}]
-    with OpenAI(base_url=base_url, api_key="caller") as client:
-        first = client.chat.completions.create(model=MODEL, messages=messages, **CLAIMS)
+    messages: list[Any] = [{"role": "user", "content": QUESTIONS[0]}]
+    with OpenAI(base_url=base_url, api_key="caller", max_retries=0, timeout=30) as client:
+        first = client.chat.completions.create(model=MODEL, messages=messages, extra_headers=HEADERS, extra_body=BODY)
         messages += [
             {"role": "assistant", "content": first.choices[0].message.content},
-            {"role": "user", "content": "Shorter, please."},
+            {"role": "user", "content": QUESTIONS[1]},
         ]
-        for _ in client.chat.completions.create(model=MODEL, messages=messages, stream=True, **CLAIMS):
+        second = client.chat.completions.create(
+            model=MODEL, messages=messages, stream=True, extra_headers=HEADERS, extra_body=BODY
+        )
+        for _ in second:
             pass
 
 
 if __name__ == "__main__":
-    converse(sys.argv[1])
+    try:
+        converse(sys.argv[1])
+    except OpenAIError as failure:
+        sys.exit(f"{type(failure).__name__}: {failure}")

@@ -3,65 +3,78 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator
 from typing import Any
 
 from byline import export, settings
+from byline.cli import report
 from byline.export import CheckResult
-from byline.settings import SettingError
+from byline.export.otlp import parse_headers
+from byline.gateways import known
+from byline.settings import Setting, SettingError
 
 
 def run(*, as_json: bool) -> int:
     """Print the settings and the results; return 1 if anything failed or nothing is configured."""
-    # The exporter's own log lines would stand between the rows; their substance is in the rows.
-    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-    rows = [_setting(setting) for setting in settings.SETTINGS]
-    results = list(_test())
-    failed = not all(result.ok for result in results)
+    rows = [_row(setting) for setting in settings.SETTINGS]
+    results = [*_test_settings(), *_test_destinations()]
+    failed = sum(not result.ok for result in results)
     if as_json:
-        print(json.dumps({"settings": rows, "checks": [result._asdict() for result in results]}))
-        return int(failed)
-    print_table(
-        ("setting", "value", "from"), [(row["name"], row["value"] or "-", row["variable"] or "default") for row in rows]
-    )
+        checks = [
+            {**result._asdict(), "detail": report.hide(result.detail), "advice": report.hide(result.advice)}
+            for result in results
+        ]
+        print(json.dumps({"ok": not failed, "settings": rows, "checks": checks}))
+        return int(bool(failed))
+    cells = [(row["name"], row["value"] or "-", row["variable"] or "default") for row in rows]
+    for line in report.table(("setting", "value", "from"), cells):
+        print(line)
     print()
-    print_table(
-        ("check", "", "detail", "what to do"),
-        [(result.name, "ok" if result.ok else "FAILED", result.detail, result.advice) for result in results],
-    )
-    return int(failed)
+    for line in report.result_lines(results):
+        print(line)
+    print()
+    print(f"{failed} of {len(results)} checks failed." if failed else "All is well: spans arrive.")
+    return int(bool(failed))
 
 
-def _setting(setting: settings.Setting) -> dict[str, Any]:
+def _row(setting: Setting) -> dict[str, Any]:
     try:
-        found = settings.find(setting.name)
+        value, variable = settings.find(setting.name)
     except SettingError as error:
-        return {"name": setting.name, "value": f"{error.id}: {error.problem}", "variable": None}
-    value = "" if found.value is None else str(found.value)
-    return {
-        "name": setting.name,
-        "value": settings.mask(value) if setting.secret else value,
-        "variable": found.variable,
-    }
+        named = (name for name in setting.variables if os.environ.get(name, "").strip())
+        return {"name": setting.name, "value": f"unreadable ({error.id})", "variable": next(named, None)}
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
+    elif setting.name == "otlp_headers":
+        value = ",".join(f"{name}={settings.mask(secret)}" for name, secret in parse_headers(value).items())
+    elif setting.secret:
+        value = settings.mask(value)
+    return {"name": setting.name, "value": report.hide(str(value)), "variable": variable}
 
 
-def _test() -> Sequence[CheckResult]:
+def _test_settings() -> Iterator[CheckResult]:
+    """Say what is wrong with the settings that no destination looks at."""
+    for setting in settings.SETTINGS:
+        try:
+            found = settings.find(setting.name)
+            if setting.name == "gateways":
+                known.parse(found.value)
+        except SettingError as error:
+            yield CheckResult("settings", False, f"{error.id}: {error.problem}", error.advice)
+            continue
+        if setting.name == "disabled" and found.value:
+            yield CheckResult("settings", False, f"{found.variable} turns byline off", f"unset {found.variable}")
+
+
+def _test_destinations() -> Iterator[CheckResult]:
     try:
         destinations = export.from_environment()
     except SettingError as error:
-        return [CheckResult("settings", False, f"{error.id}: {error.problem}", error.advice)]
+        yield CheckResult("settings", False, f"{error.id}: {error.problem}", error.advice)
+        return
     if not destinations:
         advice = "set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY, or OTEL_EXPORTER_OTLP_ENDPOINT"
-        return [CheckResult("destinations", False, "the environment names none", advice)]
-    return [result for destination in destinations for result in destination.check()]
-
-
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns of the width that they need."""
-    lines = [tuple(head), *(tuple(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    for number, line in enumerate(lines):
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-        if number == 0:
-            print("  ".join("-" * width for width in widths).rstrip())
+        yield CheckResult("destinations", False, "the environment names none", advice)
+    for destination in destinations:
+        yield from report.test(destination)

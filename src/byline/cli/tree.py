@@ -2,59 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
+from byline.cli import caller
 from byline.spans import attributes as names
 from byline.testing import ReceivedSpan
 
-_SHOWN = (
-    ("session", names.SESSION_ID),
-    ("user", names.USER_ID),
-    ("model", names.FACTS["response_model"]),
-    ("model", names.REQUEST_MODEL),
-    ("in", names.FACTS["input_tokens"]),
-    ("out", names.FACTS["output_tokens"]),
-    ("cost", names.COST),
-    ("calls", names.LLM_CALLS),
-    ("cost", names.LLM_COST),
-    ("gateway", names.FACTS["gateway"]),
-    ("environment", names.ENVIRONMENT),
-)
+_INPUT: Final = names.FACTS["input_tokens"]
+_OUTPUT: Final = names.FACTS["output_tokens"]
 
 
-def show(spans: Sequence[ReceivedSpan], *, framework: str) -> None:
-    """Print the traces of a demo run."""
-    console = Console()
-    console.print(f"\nA conversation of two turns with a [bold]{framework}[/] app, as its spans arrived:\n")
-    for trace_id in dict.fromkeys(span.trace_id for span in sorted(spans, key=lambda span: span.start)):
-        _show_trace(console, [span for span in spans if span.trace_id == trace_id])
+def show(spans: Sequence[ReceivedSpan], *, framework: str, sent_to: Sequence[str] = ()) -> None:
+    """Print what the caller sent and the traces that came of it.
+
+    Args:
+        spans: All spans of the run.
+        framework: What the app was made with.
+        sent_to: The endpoints that got the spans as well.
+    """
+    console = Console(highlight=False)
+    console.print(f"\nA [bold]{framework}[/] app was asked twice, the second time for a stream. The caller sent:\n")
+    sent = [f"{name}: {value}" for name, value in caller.HEADERS.items()]
+    sent.append(json.dumps({**caller.BODY, "messages": "…"}, ensure_ascii=False, indent=2))
+    console.print(Text(textwrap.indent("\n".join(sent), "    ")))
+    console.print("\nWhat arrived at the backend:\n")
+    for trace in _traces(spans):
+        console.print(_tree(trace))
+        console.print()
+    generations = [span for span in spans if _is_generation(span)]
+    sessions = {span.attributes.get(names.SESSION_ID) for span in generations} - {None}
+    cost = sum(span.attributes.get(names.COST, 0.0) for span in generations)
     console.print(
-        "[dim]Every LLM span carries the session, user and trace that the caller sent; cost and tokens are the "
-        "gateway's.\nNext: byline demo --json shows every attribute, byline check tests your own destinations.[/]"
+        f"{len(generations)} generations, ${cost:.6f}, session {', '.join(sorted(map(str, sessions))) or 'unknown'}. "
+        "Session, user and trace are the caller's; tokens and cost are the gateway's."
     )
+    for endpoint in sent_to:
+        console.print(Text(f"Sent to {endpoint} as well."))
+    console.print(Text("Next: byline demo --json for every attribute, byline check for your own backend.", style="dim"))
 
 
-def _show_trace(console: Console, spans: list[ReceivedSpan]) -> None:
+def _traces(spans: Sequence[ReceivedSpan]) -> Iterator[list[ReceivedSpan]]:
+    """Yield the spans of each trace that the caller named; those of W3C traces where it named none."""
+    named = {span.trace_id: span.attributes[names.TRACE_ID] for span in spans if names.TRACE_ID in span.attributes}
+    found: dict[str, list[ReceivedSpan]] = {}
+    for span in sorted(spans, key=lambda span: span.start):
+        found.setdefault(named.get(span.trace_id, span.trace_id), []).append(span)
+    yield from found.values()
+
+
+def _tree(spans: list[ReceivedSpan]) -> Tree:
     # The framework's own inner spans are left out, and what hangs on them moves up.
     parents = {span.span_id: span.parent_id for span in spans}
-    shown = {span.span_id for span in spans if span.kind == "SERVER" or names.OPERATION_NAME in span.attributes}
+    shown = [span for span in spans if span.kind == "SERVER" or _is_generation(span)]
+    ids = {span.span_id for span in shown}
     children: dict[str | None, list[ReceivedSpan]] = {}
-    for span in sorted(spans, key=lambda span: span.start):
-        if span.span_id in shown:
-            parent = span.parent_id
-            while parent is not None and parent not in shown:
-                parent = parents.get(parent)
-            children.setdefault(parent, []).append(span)
-    name = next((span.attributes[names.TRACE_NAME] for span in spans if names.TRACE_NAME in span.attributes), None)
-    tree = Tree(Text(name or "trace", style="bold cyan").append(f"  trace {spans[0].trace_id}", style="dim"))
+    for span in shown:
+        parent = span.parent_id
+        while parent is not None and parent not in ids:
+            parent = parents.get(parent)
+        children.setdefault(parent, []).append(span)
+    told: dict[str, Any] = {}
+    for span in spans:
+        told = {**span.attributes, **told}
+    line = Text(str(told.get(names.TRACE_NAME, "trace")), style="bold cyan")
+    line.append(f"  trace {told.get(names.TRACE_ID, spans[0].trace_id)}", style="not bold dim")
+    labels = [f"environment {told[names.ENVIRONMENT]}"] if names.ENVIRONMENT in told else []
+    labels += [f"{name[len(names.METADATA) :]} {told[name]}" for name in told if name.startswith(names.METADATA)]
+    if labels:
+        line.append("\n" + " · ".join(labels), style="not bold default")
+    tree = Tree(line, guide_style="dim")
     _add(tree, children, None)
-    console.print(tree)
-    console.print()
+    return tree
 
 
 def _add(tree: Tree, children: dict[str | None, list[ReceivedSpan]], parent: str | None) -> None:
@@ -63,24 +88,59 @@ def _add(tree: Tree, children: dict[str | None, list[ReceivedSpan]], parent: str
         node = tree
         step_name = span.attributes.get(names.STEP_NAME)
         # The drain makes a span of the step; on the way there it is an attribute of each generation.
-        if step_name and names.OPERATION_NAME in span.attributes:
+        if step_name and _is_generation(span):
             step = step or tree.add(Text(step_name, style="magenta").append("  step", style="dim"))
             node = step
-        branch = node.add(_line(span))
+        branch = node.add(_generation(span) if _is_generation(span) else _app_span(span))
         _add(branch, children, span.span_id)
 
 
-def _line(span: ReceivedSpan) -> Text:
-    style = "bold green" if names.OPERATION_NAME in span.attributes else "bold"
-    line = Text(span.name, style=style).append(f"  {(span.end - span.start) / 1e6:.0f} ms", style="dim")
-    told: set[str] = set()
-    for label, attribute in _SHOWN:
-        value = span.attributes.get(attribute)
-        if value is not None and label not in told:
-            told.add(label)
-            line.append(f"\n{label} ", style="dim").append(_text(label, value))
+def _app_span(span: ReceivedSpan) -> Text:
+    attributes = span.attributes
+    line = Text(span.name, style="bold").append(f"  app span · {_time(span)}", style="not bold dim")
+    calls = attributes.get(names.LLM_CALLS)
+    if calls:
+        tokens = attributes.get(names.LLM_INPUT_TOKENS, 0) + attributes.get(names.LLM_OUTPUT_TOKENS, 0)
+        cost = attributes.get(names.LLM_COST)
+        totals = f"\n{calls} call{'s' * (calls > 1)} · {tokens} tokens" + (
+            f" · ${cost:.6f}" if cost is not None else ""
+        )
+        line.append(totals, style="not bold default")
+    return _with_error(line, span)
+
+
+def _generation(span: ReceivedSpan) -> Text:
+    attributes = span.attributes
+    streamed = " · streamed" if attributes.get(names.PARAMETERS + "stream") else ""
+    line = Text(span.name, style="bold green")
+    line.append(f"  generation · {_time(span)}{streamed}", style="not bold dim default")
+    model = attributes.get(names.FACTS["response_model"]) or attributes.get(names.REQUEST_MODEL, "unknown model")
+    gateway = attributes.get(names.FACTS["gateway"])
+    facts = [f"{model} via {gateway}" if gateway else model]
+    if _INPUT in attributes:
+        facts.append(f"{attributes[_INPUT]} in + {attributes.get(_OUTPUT, 0)} out tokens")
+    if names.COST in attributes:
+        facts.append(f"${attributes[names.COST]:.6f}")
+    who = [
+        f"{label} {attributes[name]}"
+        for label, name in (("session", names.SESSION_ID), ("user", names.USER_ID))
+        if name in attributes
+    ]
+    for part in (facts, who):
+        if part:
+            line.append("\n" + " · ".join(part), style="not bold default")
+    return _with_error(line, span)
+
+
+def _with_error(line: Text, span: ReceivedSpan) -> Text:
+    if span.status == "ERROR":
+        line.append(f"\nerror {span.attributes.get(names.ERROR_TYPE, span.status_message)}", style="not bold red")
     return line
 
 
-def _text(label: str, value: Any) -> str:
-    return f"${value:.6f}" if label == "cost" else str(value)
+def _is_generation(span: ReceivedSpan) -> bool:
+    return names.OPERATION_NAME in span.attributes
+
+
+def _time(span: ReceivedSpan) -> str:
+    return f"{(span.end - span.start) / 1e6:.0f} ms"

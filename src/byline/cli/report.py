@@ -1,0 +1,104 @@
+"""Tests destinations and says what it found, in plain text, without any secret."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from opentelemetry.sdk.trace.export import SpanExportResult
+
+from byline import settings
+from byline.export import CheckResult, Destination
+from byline.export.otlp import parse_headers
+
+_CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_SECRET_IN_QUERY: Final = re.compile(r"([?&][^=&\s]*(?:key|token|secret|auth|password)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
+
+
+def test(destination: Destination) -> list[CheckResult]:
+    """Test a destination for real; whatever goes wrong is a result."""
+    try:
+        with _quiet():
+            return destination.check()
+    except Exception as error:
+        advice = f"check that {destination.endpoint} is what you mean, and that this machine reaches it"
+        return [CheckResult(f"{destination.name} check", False, type(error).__name__, advice)]
+
+
+def probe(destination: Destination) -> list[CheckResult]:
+    """Test a destination with an export of no spans, which leaves nothing behind there.
+
+    Returns:
+        Nothing where it was accepted, else what `test` finds.
+    """
+    with _quiet(), contextlib.suppress(Exception):
+        exporter = destination.exporter()
+        try:
+            if exporter.export([]) is SpanExportResult.SUCCESS:
+                return []
+        finally:
+            exporter.shutdown()
+    return test(destination)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # The exporter's own log lines would stand between the rows; their substance is in the rows.
+    log = logging.getLogger("opentelemetry")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def hide(text: str) -> str:
+    """Mask every secret of the environment, and what looks like one in a URL."""
+    for secret in _secrets():
+        # Anything shorter would be found in half of all words.
+        if len(secret) >= 8:
+            text = text.replace(secret, settings.mask(secret))
+    return _SECRET_IN_QUERY.sub(r"\1…", _CREDENTIALS_IN_URL.sub("…", text))
+
+
+def _secrets() -> Iterator[str]:
+    for setting in settings.SETTINGS:
+        for variable in setting.variables if setting.secret else ():
+            value = os.environ.get(variable, "").strip()
+            yield value
+            if setting.name == "otlp_headers":
+                for header in parse_headers(value).values():
+                    yield header
+                    yield header.rpartition(" ")[2]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table whose columns are as wide as they need to be."""
+    lines = [tuple(head), *(tuple(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    for number, line in enumerate(lines):
+        yield "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        if number == 0:
+            yield "  ".join("-" * width for width in widths)
+
+
+def result_lines(results: Sequence[CheckResult]) -> Iterator[str]:
+    """Yield a line a result, and below each failure what to do about it."""
+    width = max((len(result.name) for result in results), default=0)
+    for result in results:
+        yield f"{_mark(ok=result.ok)}  {result.name.ljust(width)}  {hide(result.detail)}".rstrip()
+        if not result.ok and result.advice:
+            yield f"        → {hide(result.advice)}"
+
+
+def _mark(*, ok: bool) -> str:
+    word = "ok    " if ok else "FAILED"
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return word
+    return f"\033[{32 if ok else 31}m{word}\033[0m"
