@@ -119,7 +119,7 @@ class AttributionMiddleware:
     async def _sign(self, scope: Scope, receive: Receive, send: Send, span: trace.Span | None, *, watch: bool) -> None:
         owner = Record(self._reader, scope)
         if watch:
-            owner.app_span = span
+            server.adopt(owner, span)
             send = _watch(owner, send)
         if scope["type"] == "http" and scope.get("method") in _WITH_BODY:
             receive = _tee(owner, scope, receive, self._reader.body_limit)

@@ -11,7 +11,7 @@ from byline import guard
 from byline.attribution import EMPTY, Attribution, merge
 from byline.inbound.layer import Layer
 from byline.inbound.reader import InboundReader, add_fields, as_fields
-from byline.inbound.request import AsgiRequest, Request, WsgiRequest
+from byline.inbound.request import Request, request_of
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -153,7 +153,7 @@ class Record:
         raw = self.root().raw
         if raw is None:
             return None
-        return WsgiRequest(raw) if "wsgi.input" in raw else AsgiRequest(raw)
+        return request_of(raw)
 
     def _claims(self) -> Attribution:
         reader, raw, body = self.reader, self.raw, self.body
@@ -162,9 +162,8 @@ class Record:
         complete = body is not None and (body.complete or body.overflow)
         if self._claimed is not None and (self._settled or (complete is self._body_seen and not reader.late)):
             return self._claimed
-        request: Request = WsgiRequest(raw) if "wsgi.input" in raw else AsgiRequest(raw)
         try:
-            claimed, self._claims_rejected, known = reader.read(request, raw, body)
+            claimed, self._claims_rejected, known = reader.read(request_of(raw), raw, body)
         except Exception:
             claimed, known = EMPTY, True
             guard.report("inbound")

@@ -107,7 +107,7 @@ class AttributionMiddleware:
     def _start_span(self, context: Context, owner: Record, environ: Environ) -> WsgiSpan | None:
         around = server.of_request(trace.get_current_span())
         if around is not None or not self._app_span or not server.is_configured():
-            owner.app_span = around
+            server.adopt(owner, around)
             return None
         if self._app_span == "auto" and self._traces_inside(environ):
             return None
@@ -190,6 +190,10 @@ class _Answer:
                 self._context.run(close)
         finally:
             self._end()
+
+    def __del__(self) -> None:
+        # Nobody closed it. The span's context can be left in its own context only.
+        self._end()
 
     def _end(self, error: BaseException | None = None) -> None:
         if self._open:

@@ -122,6 +122,11 @@ class WsgiRequest:
 Request = AsgiRequest | WsgiRequest
 
 
+def request_of(raw: MutableMapping[str, Any]) -> Request:
+    """Return the request that an environ or a scope stands for."""
+    return WsgiRequest(raw) if "REQUEST_METHOD" in raw else AsgiRequest(raw)
+
+
 def parse_query(query: str) -> dict[str, str]:
     """Return the query's first value of each name."""
     try:

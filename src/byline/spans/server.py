@@ -8,12 +8,14 @@ from typing import Any, Final, Literal
 
 from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.trace import ProxyTracerProvider, Span, SpanKind
 
 from byline import guard, record
 from byline.record import Record
 from byline.settings import SettingError
 from byline.spans import attributes as names
+from byline.spans import targets
 from byline.spans.attributes import AttributeValue, of_attribution
 
 AppSpan = bool | Literal["auto"]
@@ -43,6 +45,13 @@ def of_request(span: Span) -> Span | None:
         return None if around is not None and around.root().app_span is span else span
     context = span.get_span_context()
     return span if context.is_valid and not context.is_remote and not context.trace_flags.sampled else None
+
+
+def adopt(owner: Record, span: Span | None) -> None:
+    """Make a span the app span of a request, by which also raw threads find back to it."""
+    owner.app_span = span
+    if isinstance(span, SdkSpan) and span.is_recording():
+        targets.adopt(span, owner)
 
 
 def made_here(span: Span) -> Span | None:
