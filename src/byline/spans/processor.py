@@ -12,8 +12,9 @@ from byline import guard, record
 from byline.record import Record
 from byline.settings import SettingError
 from byline.spans import recognition, server, targets
-from byline.spans.attributes import AttributeValue, of_attribution
+from byline.spans.attributes import GENERATION_NAME, AttributeValue, of_attribution
 from byline.spans.caller import of_caller
+from byline.spans.writing import attributes_of, put
 
 Stamp = Literal["llm", "all"]
 STAMPS: Final = ("llm", "all")
@@ -40,7 +41,7 @@ def refresh(span: Span, owner: Record) -> None:
         return
     present = span.attributes or {}
     stamp = stamp_of(owner)
-    span.set_attributes({key: value for key, value in stamp.items() if present.get(key, value) == value})
+    put(span, {key: value for key, value in stamp.items() if present.get(key, value) == value})
 
 
 class BylineSpanProcessor(SpanProcessor):
@@ -84,11 +85,11 @@ class BylineSpanProcessor(SpanProcessor):
             if recognition.is_llm_span(span):
                 targets.register(span)
             return
-        targets.adopt(span, owner)
         if span.kind is SpanKind.SERVER and owner.app_span is None:
             # Made further inside, it ends before the door can tell it all.
             owner.app_span = span
             owner.app_span_ends_first = True
+        targets.adopt(span, owner)
         if recognition.is_llm_span(span):
             self._sign(span, owner)
             targets.register(span)
@@ -99,22 +100,20 @@ class BylineSpanProcessor(SpanProcessor):
         stamp = stamp_of(owner)
         if not stamp:
             return
-        present = span.attributes
-        if present and not stamp.keys().isdisjoint(present):
+        present = attributes_of(span)
+        if not stamp.keys().isdisjoint(present):
             stamp = {key: value for key, value in stamp.items() if key not in present}
-        span.set_attributes(stamp)
-        if rename:
-            name = owner.attribution().generation_name
-            if name is not None and recognition.is_leaf(span.name, present or {}):
-                span.update_name(name)
+        put(span, stamp)
+        name = stamp.get(GENERATION_NAME) if rename else None
+        if name is not None and recognition.is_leaf(span.name, present):
+            span.update_name(str(name))
 
     def on_end(self, span: ReadableSpan) -> None:
         """Let go of an ended LLM span, and tell the app span what it has cost."""
-        targets.forget(span)
         if not self.enabled:
             return
         try:
-            owner = targets.owner_of(span)
+            owner = record.get() or targets.owner_of(span)
             if owner is not None and owner.root().app_span_ends_first and recognition.is_llm_span(span):
                 server.enrich(owner.root())
         except Exception:

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 
+from byline.spans.writing import attributes_of
+
 #: The scope of the LLM spans that byline makes itself.
 OWN_SCOPE: Final = "byline"
 
@@ -119,8 +121,7 @@ def is_llm_span(span: ReadableSpan) -> bool:
     scope = span.instrumentation_scope
     if scope is not None and is_llm_scope(scope.name):
         return True
-    attributes = span.attributes
-    return bool(attributes) and not KEYS.isdisjoint(attributes or ())
+    return not KEYS.isdisjoint(attributes_of(span))
 
 
 def is_leaf(name: str, attributes: Mapping[str, Any]) -> bool:

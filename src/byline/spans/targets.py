@@ -12,8 +12,13 @@ from opentelemetry.sdk.trace import ReadableSpan, Span
 
 from byline.record import Record
 
+#: Names under which a span of the SDK remembers what it is to byline. No registry has to be kept, and
+#: nothing outlives the span.
+_OWNER: Final = "_byline_owner"
+_IS_LLM: Final = "_byline_is_llm"
+
+#: Records by span id, for those alone that are asked for when nothing but the ended copy is left.
 _owners: Final[weakref.WeakValueDictionary[int, Record]] = weakref.WeakValueDictionary()
-_spans: Final[weakref.WeakValueDictionary[int, Span]] = weakref.WeakValueDictionary()
 
 #: The LLM span that started last in this context; some instrumentations never make theirs current.
 _last: Final[ContextVar[weakref.ref[Span] | None]] = ContextVar("byline_last_llm_span", default=None)
@@ -25,33 +30,34 @@ def adopt(span: Span, owner: Record) -> None:
     A raw thread loses the record's ContextVar; where OpenTelemetry's context has been carried over,
     the parent span leads back to it.
     """
-    _owners[span.get_span_context().span_id] = owner
+    span.__dict__[_OWNER] = weakref.ref(owner)
+    if owner.root().app_span_ends_first:
+        _owners[span.get_span_context().span_id] = owner
 
 
 def owner_of_parent(parent_context: otel_context.Context | None) -> Record | None:
     """Return the record of the parent span, ``None`` where there is none."""
-    if not _owners:
-        return None
-    return _owners.get(trace.get_current_span(parent_context).get_span_context().span_id)
+    return _owner(trace.get_current_span(parent_context))
 
 
 def register(span: Span) -> None:
     """Take note of an LLM span that has started."""
-    _spans[span.get_span_context().span_id] = span
+    span.__dict__[_IS_LLM] = True
     _last.set(weakref.ref(span))
-
-
-def forget(span: ReadableSpan) -> None:
-    """Let go of a span that has ended."""
-    context = span.get_span_context()
-    if context is not None:
-        _spans.pop(context.span_id, None)
 
 
 def owner_of(span: ReadableSpan) -> Record | None:
     """Return the record to which a span belongs."""
-    context = span.get_span_context()
-    return None if context is None else _owners.get(context.span_id)
+    found = _owner(span)
+    if found is None and _owners:
+        context = span.get_span_context()
+        found = None if context is None else _owners.get(context.span_id)
+    return found
+
+
+def _owner(span: object) -> Record | None:
+    reference = getattr(span, _OWNER, None)
+    return None if reference is None else reference()
 
 
 def find() -> Span | None:
@@ -61,10 +67,9 @@ def find() -> Span | None:
     it is still recording and in the same trace.
     """
     current = trace.get_current_span()
+    if isinstance(current, Span) and getattr(current, _IS_LLM, False) and current.is_recording():
+        return current
     context = current.get_span_context()
-    span = _spans.get(context.span_id)
-    if span is not None and span.is_recording():
-        return span
     reference = _last.get()
     last = None if reference is None else reference()
     if last is None or not last.is_recording():
