@@ -13,7 +13,7 @@ from typing import Final
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from byline import settings
-from byline.export import CheckResult, Destination
+from byline.export import CheckResult, Destination, Langfuse
 from byline.export.otlp import parse_headers
 
 _CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
@@ -34,7 +34,7 @@ def probe(destination: Destination) -> list[CheckResult]:
     """Test a destination with an export of no spans, which leaves nothing behind there.
 
     Returns:
-        Nothing where it was accepted, else what `test` finds.
+        Nothing where it was accepted, else what to do about it.
     """
     with _quiet(), contextlib.suppress(Exception):
         exporter = destination.exporter()
@@ -43,7 +43,11 @@ def probe(destination: Destination) -> list[CheckResult]:
                 return []
         finally:
             exporter.shutdown()
-    return test(destination)
+    if isinstance(destination, Langfuse):
+        # Its credentials can be told from its address.
+        return test(destination)
+    advice = "check the endpoint, its credentials, and that it takes OTLP over HTTP"
+    return [CheckResult(f"{destination.name} export", False, destination.endpoint, advice)]
 
 
 @contextlib.contextmanager
