@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
+from byline.attribution import is_printable
 from byline.record import Record
 from byline.spans import attributes as names
 from byline.spans.attributes import AttributeValue
@@ -14,7 +15,7 @@ _MAX: Final = 200
 
 def hash_key(token: str) -> str:
     """Return the hash of an API key as LiteLLM makes it: SHA-256 of the token, in hex."""
-    return hashlib.sha256(token.encode()).hexdigest()
+    return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()
 
 
 def of_caller(owner: Record) -> dict[str, AttributeValue]:
@@ -26,9 +27,10 @@ def of_caller(owner: Record) -> dict[str, AttributeValue]:
     for name, value in request.headers():
         folded = name.lower()
         if folded == "user-agent":
-            attributes.setdefault(names.CALLER_USER_AGENT, value[:_MAX])
+            if is_printable(value):
+                attributes.setdefault(names.CALLER_USER_AGENT, value[:_MAX])
         elif folded == "x-request-id":
-            if 0 < len(value) <= _MAX and value.isprintable():
+            if 0 < len(value) <= _MAX and is_printable(value):
                 attributes.setdefault(names.REQUEST_ID, value)
         elif folded in ("x-api-key", "api-key") and value:
             attributes.setdefault(names.KEY_HASH, hash_key(value))
@@ -37,5 +39,7 @@ def of_caller(owner: Record) -> dict[str, AttributeValue]:
     address = request.address()
     if address:
         attributes[names.CALLER_ADDRESS] = address
-    attributes[names.ROUTE] = (request.route() or request.path())[:_MAX]
+    route = request.route() or request.path()
+    if is_printable(route):
+        attributes[names.ROUTE] = route[:_MAX]
     return attributes
