@@ -148,12 +148,21 @@ async def run_asgi(app: Any, sent: Sent, scope: dict[str, Any] | None = None) ->
             waiting.append({"type": "http.request", "body": chunk, "more_body": not last})
         waiting.append({"type": "http.disconnect"})
 
+    answered = asyncio.Event()
+
     async def receive() -> dict[str, Any]:
         await asyncio.sleep(0)
-        return waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        if len(waiting) > 1:
+            return waiting.pop(0)
+        if sent.ends and sent.type == "http":
+            # The client stays to hear the answer.
+            await answered.wait()
+        return waiting[0]
 
     async def send(message: Any) -> None:
         run.sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            answered.set()
 
     try:
         await app(scope_of(sent) if scope is None else scope, receive, send)

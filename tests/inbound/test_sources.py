@@ -120,7 +120,7 @@ def test_fields_are_read(door: Door, case: str) -> None:
     fields, sent, known, rejected = SOURCES[case]
     heard = accepted(door, sent, fields=fields)
     assert heard.known() == known
-    assert heard.rejected == rejected
+    assert sorted(heard.rejected) == sorted(rejected)
 
 
 ID = uuid.UUID("6f9619ff-8b86-d011-b42d-00cf4fc964ff")

@@ -1,0 +1,58 @@
+"""Real servers on loopback, each for the length of a test."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+import uvicorn
+
+
+@contextmanager
+def uvicorn_server(app: Any, **settings: Any) -> Iterator[tuple[str, int]]:
+    """Run an ASGI app under uvicorn; gives its host and port once it accepts connections."""
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", **settings)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            deadline = time.monotonic() + 20
+            while not server.started and thread.is_alive() and time.monotonic() < deadline:
+                time.sleep(0.005)
+            assert server.started, "uvicorn did not start"
+            yield "127.0.0.1", listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+class _Threaded(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the standard library's
+        """Say nothing."""
+
+
+@contextmanager
+def wsgiref_server(app: Any, *, threaded: bool = True) -> Iterator[tuple[str, int]]:
+    """Run a WSGI app under the standard library's server, with a thread a request or one for all."""
+    server = (_Threaded if threaded else WSGIServer)(("127.0.0.1", 0), _Quiet)
+    server.set_app(app)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield "127.0.0.1", server.server_port
+    finally:
+        server.shutdown()
+        thread.join(20)
+        server.server_close()
