@@ -11,15 +11,18 @@ from byline.inbound.reader import InboundReader
 from byline.inbound.request import AsgiRequest
 from tests.benchmarks.measure import Row, costs
 
-_TEXT: Final = "The quick brown fox jumps over the lazy dog. " * 50
+#: Prose as people paste it: line breaks, quotation marks and letters beyond ASCII.
+_TEXT: Final = 'She said: "Der schnelle braune Fuchs – so flink, so übermütig."\n\t- and left.\n' * 28
 LARGE: Final = json.dumps(
     {
         "model": "openai/gpt-4o",
-        "messages": [{"role": "user", "content": _TEXT} for _ in range(460)],
+        "messages": [{"role": "user", "content": _TEXT} for _ in range(420)],
         "session_id": "session_abc",
         "user": "user_12345",
         "trace": {"trace_id": "workflow_12345"},
-    }
+    },
+    # As the OpenAI SDK encodes its bodies.
+    ensure_ascii=False,
 ).encode()
 _CHUNKS: Final = [LARGE[start : start + 65536] for start in range(0, len(LARGE), 65536)]
 _SCOPE: Final = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}

@@ -96,8 +96,7 @@ class BodyReader:
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             return self._read_slowly(data)
         members: dict[str, Any] = {}
-        for index, name in enumerate(self.names):
-            raw = getattr(wanted, f"f{index}")
+        for name, raw in zip(self.names, msgspec.structs.astuple(wanted), strict=True):
             if raw is not _absent:
                 try:
                     members[name] = _decode(raw)

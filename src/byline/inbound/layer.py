@@ -54,10 +54,10 @@ class Layer(dict[str, Any]):
                     self.reject("metadata" if key == "*" else f"metadata.{key}", reason)
                 if metadata:
                     self["metadata"] = {**metadata, **self.get("metadata", {})}
-            elif field not in self:
+            else:
                 clean = attribution.clean_environment if field == "environment" else attribution.clean_text
                 text = clean(value)
-                if text is not None:
+                if text is not None and field not in self:
                     self[field] = text
         except Rejected as rejected:
             self.reject(field, str(rejected))

@@ -9,11 +9,12 @@ from urllib.parse import unquote
 from byline import guard
 from byline.attribution import FIELDS as ATTRIBUTION_FIELDS
 from byline.attribution import Attribution, merge
+from byline.gateways.gateway import Field
 from byline.inbound import sources
 from byline.inbound.body import DEFAULT_LIMIT, Body, BodyReader, at_path
 from byline.inbound.fields import BAGGAGE, FIELDS
 from byline.inbound.layer import Layer
-from byline.inbound.request import Request, canonical, parse_query
+from byline.inbound.request import Request, Wanted, canonical, parse_query
 from byline.inbound.trust import GROUPS, Trust, accepted_fields, is_plain_function
 from byline.inbound.trust import check as check_trust
 from byline.settings import SettingError
@@ -23,8 +24,13 @@ Identity = Callable[[MutableMapping[str, Any]], "Mapping[str, Any] | Attribution
 #: With an identity function set, nobody may claim these.
 _IDENTIFIED: Final = frozenset({"user_id", "organization_id", "environment_id"})
 
-_HEADERS: Final = {field.name: (rank, field) for rank, field in enumerate(FIELDS) if field.where == "header"}
-_BODY: Final = tuple((field, tuple(field.name.split("."))) for field in FIELDS if field.where == "body")
+_HEADERS: Final = {canonical(field.name): (rank, field) for rank, field in enumerate(FIELDS) if field.where == "header"}
+#: Top-level member of a body → the rows that start there.
+_BODY: Final[dict[str, list[tuple[int, Field, tuple[str, ...]]]]] = {}
+for _rank, _field in enumerate(FIELDS):
+    if _field.where == "body":
+        _path = tuple(_field.name.split("."))
+        _BODY.setdefault(_path[0], []).append((_rank, _field, _path))
 #: What the W3C lets a recipient of baggage cut off.
 _MAX_BAGGAGE: Final = 8192
 _QUERY: Final = tuple(field for field in FIELDS if field.where == "query")
@@ -56,7 +62,10 @@ class InboundReader:
         self.trust = check_trust(trust)
         self.body_limit = body_limit
         own = [source.path[0] for source in self.sources if source.kind == "body"]
-        self._body = BodyReader([*own, *(path[0] for _, path in _BODY)])
+        self._body = BodyReader([*own, *_BODY])
+        self._wanted = Wanted(
+            [*_HEADERS, "baggage", "cookie", *(source.name for source in self.sources if source.kind == "header")]
+        )
         #: Whether a value may be known later than the headers and the body are.
         self.late = identity is not None or any(source.late for source in self.sources)
 
@@ -65,27 +74,42 @@ class InboundReader:
     ) -> tuple[Attribution, list[str], bool]:
         """Return what is claimed by now, what was dropped, and whether all that may come late is known."""
         rejected: list[str] = []
-        headers = collect(request)
+        headers = request.collect(self._wanted)
         members = self._members(body, rejected)
-        identified = self._identity_layer(raw, rejected)
-        sourced = self._source_layer(request, headers, members, rejected)
-        layers = [identified, sourced, header_layer(headers, rejected), body_layer(members, rejected)]
+        # The first that names a field wins, so that the order of these lines is the precedence.
+        identified = None if self.identity is None else self._identity_layer(self.identity, raw, rejected)
+        sourced = self._source_layer(request, headers, members, rejected) if self.sources else None
+        claims = Layer(rejected)
+        if headers:
+            add_headers(claims, headers)
+        if members:
+            add_body(claims, members)
         if request.is_handshake():
-            layers.append(query_layer(request.query(), rejected))
+            add_query(claims, request.query())
         if "baggage" in headers:
-            layers.append(baggage_layer(headers["baggage"], rejected))
+            add_baggage(claims, headers["baggage"])
+        layers = (claims,) if sourced is None else (sourced, claims)
         if self.trust is not GROUPS:
             accepted = self._accepted(raw)
-            for layer in layers[1:]:
+            for layer in layers:
                 _keep(layer, accepted, "not trusted")
-        if self.identity is not None:
-            for layer in layers[1:]:
+        if identified is not None:
+            for layer in layers:
                 _keep(layer, ATTRIBUTION_FIELDS - _IDENTIFIED, "identity decides")
+            layers = (identified, *layers)
         known = not self.late or (
-            (self.identity is None or bool(identified))
-            and all(source.field in sourced for source in self.sources if source.late)
+            (identified is None or bool(identified))
+            and all(source.field in (sourced or ()) for source in self.sources if source.late)
         )
-        return merge(layer for layer in layers if layer), rejected, known
+        return merge(layers), rejected, known
+
+    def _source_layer(
+        self, request: Request, headers: Mapping[str, list[str]], members: Mapping[str, Any], rejected: list[str]
+    ) -> Layer:
+        layer = Layer(rejected)
+        for source in self.sources:
+            source.read(layer, request, headers, members)
+        return layer
 
     def _members(self, body: Body | None, rejected: list[str]) -> dict[str, Any]:
         if body is None:
@@ -101,15 +125,14 @@ class InboundReader:
             return {}
         return members
 
-    def _identity_layer(self, raw: MutableMapping[str, Any], rejected: list[str]) -> Layer:
+    def _identity_layer(self, identity: Identity, raw: MutableMapping[str, Any], rejected: list[str]) -> Layer:
         layer = Layer(rejected)
-        if self.identity is not None:
-            try:
-                known = self.identity(raw)
-                if known is not None:
-                    add_fields(layer, as_fields(known))
-            except Exception:
-                guard.report("identity")
+        try:
+            known = identity(raw)
+            if known is not None:
+                add_fields(layer, as_fields(known))
+        except Exception:
+            guard.report("identity")
         return layer
 
     def _accepted(self, raw: MutableMapping[str, Any]) -> frozenset[str]:
@@ -118,14 +141,6 @@ class InboundReader:
         except Exception:
             guard.report("trust")
             return frozenset()
-
-    def _source_layer(
-        self, request: Request, headers: Mapping[str, list[str]], members: Mapping[str, Any], rejected: list[str]
-    ) -> Layer:
-        layer = Layer(rejected)
-        for source in self.sources:
-            source.read(layer, request, headers, members)
-        return layer
 
 
 def as_fields(known: Mapping[str, Any] | Attribution) -> Mapping[str, Any]:
@@ -150,61 +165,41 @@ def _keep(layer: Layer, accepted: frozenset[str], reason: str) -> None:
         layer.reject(field, reason)
 
 
-def collect(request: Request) -> dict[str, list[str]]:
-    """Gather header lines by canonical name; a spelling with dashes goes before one with underscores."""
-    headers: dict[str, list[str]] = {}
-    underscored: dict[str, list[str]] = {}
-    for name, value in request.headers():
-        folded = name.lower()
-        if "_" in folded:
-            underscored.setdefault(canonical(folded), []).append(value)
-        else:
-            headers.setdefault(folded, []).append(value)
-    for folded, values in underscored.items():
-        headers.setdefault(folded, values)
-    return headers
-
-
-def header_layer(headers: Mapping[str, list[str]], rejected: list[str]) -> Layer:
-    """Read the claims that came in headers."""
-    layer = Layer(rejected)
-    found = sorted(
-        ((*_HEADERS[name], lines) for name, lines in headers.items() if name in _HEADERS), key=lambda item: item[0]
-    )
+def add_headers(layer: Layer, headers: Mapping[str, list[str]]) -> None:
+    """Add the claims that came in headers."""
+    found = [(*_HEADERS[name], lines) for name, lines in headers.items() if name in _HEADERS]
+    if len(found) > 1:
+        found.sort(key=_by_rank)
     for _, field, lines in found:
         layer.add_header(field.field, field.kind, lines)
-    return layer
 
 
-def body_layer(members: Mapping[str, Any], rejected: list[str]) -> Layer:
-    """Read the claims that came in the JSON body."""
-    layer = Layer(rejected)
-    if members:
-        for field, path in _BODY:
-            value = at_path(members, path)
-            if value is None:
-                continue
-            if field.kind in ("text", "tags"):
-                layer.add(field.field, value)
-            else:
-                layer.add_object(field.field, field.kind, value)
-    return layer
+def add_body(layer: Layer, members: Mapping[str, Any]) -> None:
+    """Add the claims that came in the JSON body."""
+    found = [row for name in members if name in _BODY for row in _BODY[name]]
+    if len(found) > 1:
+        found.sort(key=_by_rank)
+    for _, field, path in found:
+        value = at_path(members, path)
+        if value is None:
+            continue
+        if field.kind in ("text", "tags"):
+            layer.add(field.field, value)
+        else:
+            layer.add_object(field.field, field.kind, value)
 
 
-def query_layer(query: str, rejected: list[str]) -> Layer:
-    """Read the claims of a websocket's handshake: a browser can set no headers on it."""
-    layer = Layer(rejected)
+def add_query(layer: Layer, query: str) -> None:
+    """Add the claims of a websocket's handshake: a browser can set no headers on it."""
     values = parse_query(query)
     for field in _QUERY:
         text = values.get(field.name)
         if text:
             layer.add_text(field.field, field.kind, text)
-    return layer
 
 
-def baggage_layer(lines: list[str], rejected: list[str]) -> Layer:
-    """Read the members of W3C baggage that are claims."""
-    layer = Layer(rejected)
+def add_baggage(layer: Layer, lines: list[str]) -> None:
+    """Add the members of W3C baggage that are claims."""
     members = ",".join(lines)
     if len(members) > _MAX_BAGGAGE:
         # Whole members only: a cut id would be another id.
@@ -217,4 +212,7 @@ def baggage_layer(lines: list[str], rejected: list[str]) -> Layer:
             layer.add_text(
                 field, "tags" if field == "tags" else "text", unquote(value.strip(), errors="surrogateescape")
             )
-    return layer
+
+
+def _by_rank(row: tuple[int, Field, Any]) -> int:
+    return row[0]

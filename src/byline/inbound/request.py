@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -23,6 +23,18 @@ def canonical(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
+class Wanted:
+    """The headers that somebody will read, under the names by which each protocol shows them.
+
+    Names are given and answered in canonical form: lower case, with dashes.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = frozenset(canonical(name) for name in names)
+        self.asgi = {name.encode("latin-1", "replace"): name for name in self.names}
+        self.wsgi = {f"HTTP_{name.upper().replace('-', '_')}": name for name in self.names}
+
+
 class AsgiRequest:
     """What an ASGI scope says."""
 
@@ -35,6 +47,26 @@ class AsgiRequest:
         """All headers, names as they came."""
         for name, value in self.scope.get("headers", ()):
             yield name.decode("latin-1"), decode(value)
+
+    def collect(self, wanted: Wanted) -> dict[str, list[str]]:
+        """Gather the wanted headers; a spelling with dashes goes before one with underscores."""
+        names = wanted.asgi
+        found: dict[str, list[str]] = {}
+        underscored: dict[str, list[str]] | None = None
+        for raw, value in self.scope.get("headers", ()):
+            folded = raw.lower()
+            name = names.get(folded)
+            if name is not None:
+                if name in found:
+                    found[name].append(decode(value))
+                else:
+                    found[name] = [decode(value)]
+            elif b"_" in folded:
+                name = names.get(folded.replace(b"_", b"-"))
+                if name is not None:
+                    underscored = underscored or {}
+                    underscored.setdefault(name, []).append(decode(value))
+        return {**underscored, **found} if underscored else found
 
     def query(self) -> str:
         """The query string, still encoded."""
@@ -82,10 +114,12 @@ class WsgiRequest:
                 name = _CGI_HEADERS[key]
             else:
                 continue
-            try:
-                yield name, decode(value.encode("latin-1"))
-            except (UnicodeEncodeError, AttributeError):
-                yield name, str(value)
+            yield name, _decode_native(value)
+
+    def collect(self, wanted: Wanted) -> dict[str, list[str]]:
+        """Gather the wanted headers. WSGI servers have joined repeated ones by commas already."""
+        names, environ = wanted.wsgi, self.environ
+        return {names[key]: [_decode_native(environ[key])] for key in names.keys() & environ.keys()}
 
     def query(self) -> str:
         """The query string, still encoded."""
@@ -120,6 +154,14 @@ class WsgiRequest:
 
 
 Request = AsgiRequest | WsgiRequest
+
+
+def _decode_native(value: Any) -> str:
+    # WSGI shows the bytes of a header as characters of Latin-1.
+    try:
+        return decode(value.encode("latin-1"))
+    except (UnicodeEncodeError, AttributeError):
+        return str(value)
 
 
 def request_of(raw: MutableMapping[str, Any]) -> Request:

@@ -17,6 +17,7 @@ from byline.settings import SettingError
 from byline.spans import attributes as names
 from byline.spans import targets
 from byline.spans.attributes import AttributeValue, of_attribution
+from byline.spans.writing import attributes_of, put
 
 AppSpan = bool | Literal["auto"]
 
@@ -163,7 +164,7 @@ def enrich(owner: Record) -> None:
         if owner.has_calls:
             attributes.update(_of_totals(owner))
         if attributes:
-            present, told = getattr(span, "attributes", None) or {}, owner.app_span_told
+            present, told = attributes_of(span), owner.app_span_told
             if not attributes.keys().isdisjoint(present):
                 # What the app itself has set stays; what was told earlier may have changed.
                 attributes = {
@@ -171,7 +172,7 @@ def enrich(owner: Record) -> None:
                     for key, value in attributes.items()
                     if key not in present or (key in told and told[key] == present[key])
                 }
-            span.set_attributes(attributes)
+            put(span, attributes)
             owner.app_span_told = {**told, **attributes}
     except Exception:
         guard.report("app span")

@@ -10,29 +10,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from opentelemetry.sdk.trace import ReadableSpan, Span
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import Span
 
 from byline.spans.attributes import AttributeValue
 
 
-def attributes_of(span: ReadableSpan) -> Mapping[str, Any]:
+def attributes_of(span: ReadableSpan | Span) -> Mapping[str, Any]:
     """Return the attributes of a span, to be looked at and not to be kept."""
     found: Any = getattr(span, "_attributes", None)
     inner = getattr(found, "_dict", None)
-    return inner if isinstance(inner, dict) else span.attributes or {}
+    return inner if isinstance(inner, dict) else getattr(span, "attributes", None) or {}
 
 
 def put(span: Span, attributes: Mapping[str, AttributeValue]) -> None:
     """Set attributes that are clean already: texts, numbers, and tuples of texts."""
     container: Any = getattr(span, "_attributes", None)
     try:
-        inner: dict[str, AttributeValue] = container._dict  # noqa: SLF001
+        inner: dict[str, AttributeValue] = container._dict
         plain = (
             (container.maxlen is None or len(inner) + len(attributes) <= container.maxlen)
             and container.max_value_len is None
-            and not container._immutable  # noqa: SLF001
+            and not container._immutable
         )
-        lock = container._lock  # noqa: SLF001
+        lock = container._lock
     except AttributeError:
         plain = False
     if not plain or not span.is_recording():
