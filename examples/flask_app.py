@@ -1,32 +1,28 @@
 """A streaming chat API with Flask, signed by one line.
 
-    byline gateway & OPENAI_BASE_URL=http://127.0.0.1:4010/api/v1 OPENAI_API_KEY=testing python examples/flask_app.py
+    byline gateway python examples/flask_app.py
 
 Then ask it something:
 
     curl localhost:8000/chat -H 'content-type: application/json' \
         -d '{"conversation": {"id": "session_abc"}, "user": "user_12345", "question": "Who wrote this?"}'
 
-The spans go to Langfuse or an OTLP endpoint if the environment names one, and are printed otherwise.
+The first command prints what the span of each model call tells, or sends the spans to Langfuse or to an
+OTLP endpoint if the environment names one.
 """
 
 import os
-import sys
 from collections.abc import Iterator
 
 from flask import Flask, Response, request
 from openai import OpenAI
-from opentelemetry import trace
 from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
-from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 
 import byline
 from byline.wsgi import AttributionMiddleware
 
 byline.instrument()
 OpenAIInstrumentor().instrument()
-if not any(name.startswith(("LANGFUSE_", "OTEL_EXPORTER_OTLP_")) for name in os.environ):
-    trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(sys.stdout)))
 
 app = Flask(__name__)
 # This API has its conversation in a place of its own.

@@ -1,22 +1,22 @@
 """A chat over a websocket with Starlette: the session comes in the query, for browsers can set no headers there.
 
-    byline gateway & OPENAI_BASE_URL=http://127.0.0.1:4010/api/v1 OPENAI_API_KEY=testing python examples/starlette_websocket.py
+Needs `pip install websockets`, for uvicorn and for the client.
+
+    byline gateway python examples/starlette_websocket.py
 
 Then talk to it:
 
     python -m websockets 'ws://localhost:8000/chat?session_id=session_abc&user=user_12345'
 
-The spans go to Langfuse or an OTLP endpoint if the environment names one, and are printed otherwise.
+The first command prints what the span of each model call tells, or sends the spans to Langfuse or to an
+OTLP endpoint if the environment names one.
 """
 
 import os
-import sys
 
 import uvicorn
 from openai import AsyncOpenAI
-from opentelemetry import trace
 from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
-from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
@@ -26,8 +26,6 @@ from byline.asgi import AttributionMiddleware
 
 byline.instrument()
 OpenAIInstrumentor().instrument()
-if not any(name.startswith(("LANGFUSE_", "OTEL_EXPORTER_OTLP_")) for name in os.environ):
-    trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(sys.stdout)))
 
 client = AsyncOpenAI()
 

@@ -1,8 +1,10 @@
-"""Each example runs as it is, against the testing gateway, and its LLM spans are signed."""
+"""Each example runs by the commands that stand at its head, and its LLM spans are signed."""
 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -15,26 +17,36 @@ import httpx2
 import pytest
 from websockets.sync.client import connect
 
-from byline.testing import Gateway, ReceivedSpan, Receiver
+from byline.testing import ReceivedSpan, Receiver, assert_signed
 
-EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+ROOT = Path(__file__).parent.parent.parent
+
+
+def commands(name: str) -> tuple[list[str], list[str]]:
+    """Return the two commands at the head of an example: the one that starts it, the one that talks to it."""
+    head = (ROOT / "examples" / name).read_text(encoding="utf-8").split('"""')[1]
+    indented = re.findall(r"^    (\S(?:.*\\\n)*.*)", head, re.MULTILINE)
+    start, talk = (shlex.split(command.replace("\\\n", "")) for command in indented)
+    return start, talk
 
 
 @contextmanager
-def example(name: str, gateway: Gateway, receiver: Receiver) -> Iterator[str]:
-    """Run an example until the block ends; gives its address."""
+def example(name: str, receiver: Receiver) -> Iterator[str]:
+    """Run an example by its own command until the block ends; gives its address."""
+    start, _ = commands(name)
+    assert start[0] == "byline"
+    command = [sys.executable, "-m", "byline.cli", *start[1:]]
+    command[command.index("python")] = sys.executable
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     env = {
         **{key: value for key, value in os.environ.items() if key != "PYTEST_VERSION"},
-        "OPENAI_BASE_URL": gateway.base_url,
-        "OPENAI_API_KEY": "testing",
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
         "PORT": str(port),
     }
-    process = subprocess.Popen([sys.executable, str(EXAMPLES / name)], env=env, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 60
         while True:
@@ -42,8 +54,8 @@ def example(name: str, gateway: Gateway, receiver: Receiver) -> Iterator[str]:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
-                pytest.fail(process.communicate()[1].decode())
+                process.terminate()
+                pytest.fail(process.communicate(timeout=20)[1].decode())
             time.sleep(0.05)
         yield f"127.0.0.1:{port}"
     finally:
@@ -51,46 +63,46 @@ def example(name: str, gateway: Gateway, receiver: Receiver) -> Iterator[str]:
         process.communicate(timeout=20)
 
 
+def curl(command: list[str], address: str) -> httpx2.Response:
+    """Do what a curl command does."""
+    assert command[:2] == ["curl", "localhost:8000/chat"]
+    options = list(zip(command[2::2], command[3::2], strict=True))
+    headers = [value.split(": ", 1) for option, value in options if option == "-H"]
+    (body,) = (value for option, value in options if option == "-d")
+    return httpx2.post(f"http://{address}/chat", content=body, headers=[(n, v) for n, v in headers], timeout=30)
+
+
 def generations(receiver: Receiver, count: int) -> list[ReceivedSpan]:
     """Wait for the LLM spans."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+    arrived = 0
+    while True:
         found = [span for span in receiver.spans if span.attributes.get("gen_ai.operation.name") == "chat"]
         if len(found) >= count:
             return found
-        time.sleep(0.02)
-    pytest.fail(f"only {[span.name for span in receiver.spans]} arrived")
+        arrived = len(receiver.wait_for(arrived + 1, timeout=30))
 
 
-@pytest.mark.parametrize(
-    ("name", "body", "headers"),
-    [
-        ("fastapi_app.py", {"user": "ada", "question": "Who?"}, {"x-session-id": "s-1"}),
-        ("flask_app.py", {"user": "ada", "question": "Who?", "conversation": {"id": "s-1"}}, {}),
-    ],
-)
-def test_http_example_signs_its_llm_spans(name: str, body: dict[str, object], headers: dict[str, str]) -> None:
+@pytest.mark.parametrize("name", ["fastapi_app.py", "flask_app.py"])
+def test_http_example_signs_its_llm_spans(name: str) -> None:
     """Whole answers with FastAPI, streamed ones with Flask."""
-    with Gateway() as gateway, Receiver() as receiver, example(name, gateway, receiver) as address:
-        answer = httpx2.post(f"http://{address}/chat", json=body, headers=headers, timeout=30)
+    with Receiver() as receiver, example(name, receiver) as address:
+        answer = curl(commands(name)[1], address)
         assert answer.status_code == 200
         assert "This is the answer" in answer.text
         (span,) = generations(receiver, 1)
-    assert span.attributes["session.id"] == "s-1"
-    assert span.attributes["user.id"] == "ada"
+    assert_signed(span, session_id="session_abc", user_id="user_12345")
 
 
 def test_websocket_example_signs_each_message() -> None:
     """The session of the handshake holds for the connection, the turn for one message."""
-    with (
-        Gateway() as gateway,
-        Receiver() as receiver,
-        example("starlette_websocket.py", gateway, receiver) as address,
-    ):
-        with connect(f"ws://{address}/chat?session_id=s-1&user=ada") as websocket:
+    name = "starlette_websocket.py"
+    talk = commands(name)[1]
+    assert talk[:3] == ["python", "-m", "websockets"]
+    with Receiver() as receiver, example(name, receiver) as address:
+        with connect(talk[3].replace("localhost:8000", address)) as websocket:
             for question in ("Who?", "When?"):
                 websocket.send(question)
                 assert "This is the answer" in str(websocket.recv(30))
-        spans = generations(receiver, 2)
-    assert {(span.attributes["session.id"], span.attributes["user.id"]) for span in spans} == {("s-1", "ada")}
-    assert sorted(span.attributes["langfuse.trace.metadata.turn"] for span in spans) == [1, 2]
+        spans = sorted(generations(receiver, 2), key=lambda span: span.start)
+    for turn, span in enumerate(spans, 1):
+        assert_signed(span, session_id="session_abc", user_id="user_12345", metadata={"turn": turn})

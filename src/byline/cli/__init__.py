@@ -25,10 +25,14 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="show the settings in force and test each destination for real")
     check.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
-    gateway = commands.add_parser("gateway", help="serve the testing gateway until Ctrl-C, for the examples")
-    gateway.add_argument(
-        "--port", type=int, default=4010, help="the port to serve on, 0 for a free one (default: %(default)s)"
+    gateway = commands.add_parser(
+        "gateway",
+        help="serve the testing gateway, until Ctrl-C or around a command",
+        description="Serves a gateway that answers like OpenRouter, OpenAI, Anthropic and Gemini. A command finds it "
+        "in OPENAI_BASE_URL and OPENAI_API_KEY: byline gateway python app.py",
     )
+    gateway.add_argument("--port", type=int, help="the port to serve on (default: a free one for a command, else 4010)")
+    gateway.add_argument("run", nargs=argparse.REMAINDER, metavar="command", help="what to run against it")
     return top
 
 
@@ -50,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.command == "gateway":
             from byline.cli import gateway
 
-            return gateway.run(given.port)
+            return gateway.run(given.port, given.run)
         from byline.cli import extras
 
         extras.require("demo", *extras.DEMO)

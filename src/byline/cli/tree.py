@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from byline.cli import caller
+from byline.cli import caller, words
 from byline.spans import attributes as names
 from byline.testing import ReceivedSpan
-
-_INPUT: Final = names.FACTS["input_tokens"]
-_OUTPUT: Final = names.FACTS["output_tokens"]
 
 
 def show(spans: Sequence[ReceivedSpan], *, framework: str, sent_to: Sequence[str] = ()) -> None:
@@ -36,7 +33,7 @@ def show(spans: Sequence[ReceivedSpan], *, framework: str, sent_to: Sequence[str
     for trace in _traces(spans):
         console.print(_tree(trace))
         console.print()
-    generations = [span for span in spans if _is_generation(span)]
+    generations = [span for span in spans if words.is_generation(span)]
     sessions = {span.attributes.get(names.SESSION_ID) for span in generations} - {None}
     cost = sum(span.attributes.get(names.COST, 0.0) for span in generations)
     console.print(
@@ -60,7 +57,7 @@ def _traces(spans: Sequence[ReceivedSpan]) -> Iterator[list[ReceivedSpan]]:
 def _tree(spans: list[ReceivedSpan]) -> Tree:
     # The framework's own inner spans are left out, and what hangs on them moves up.
     parents = {span.span_id: span.parent_id for span in spans}
-    shown = [span for span in spans if span.kind == "SERVER" or _is_generation(span)]
+    shown = [span for span in spans if span.kind == "SERVER" or words.is_generation(span)]
     ids = {span.span_id for span in shown}
     children: dict[str | None, list[ReceivedSpan]] = {}
     for span in shown:
@@ -88,16 +85,16 @@ def _add(tree: Tree, children: dict[str | None, list[ReceivedSpan]], parent: str
         node = tree
         step_name = span.attributes.get(names.STEP_NAME)
         # The drain makes a span of the step; on the way there it is an attribute of each generation.
-        if step_name and _is_generation(span):
+        if step_name and words.is_generation(span):
             step = step or tree.add(Text(step_name, style="magenta").append("  step", style="dim"))
             node = step
-        branch = node.add(_generation(span) if _is_generation(span) else _app_span(span))
+        branch = node.add(_generation(span) if words.is_generation(span) else _app_span(span))
         _add(branch, children, span.span_id)
 
 
 def _app_span(span: ReceivedSpan) -> Text:
     attributes = span.attributes
-    line = Text(span.name, style="bold").append(f"  app span · {_time(span)}", style="not bold dim")
+    line = Text(span.name, style="bold").append(f"  app span · {words.milliseconds(span)}", style="not bold dim")
     calls = attributes.get(names.LLM_CALLS)
     if calls:
         tokens = attributes.get(names.LLM_INPUT_TOKENS, 0) + attributes.get(names.LLM_OUTPUT_TOKENS, 0)
@@ -110,37 +107,15 @@ def _app_span(span: ReceivedSpan) -> Text:
 
 
 def _generation(span: ReceivedSpan) -> Text:
-    attributes = span.attributes
-    streamed = " · streamed" if attributes.get(names.PARAMETERS + "stream") else ""
+    streamed = " · streamed" if span.attributes.get(names.PARAMETERS + "stream") else ""
     line = Text(span.name, style="bold green")
-    line.append(f"  generation · {_time(span)}{streamed}", style="not bold dim default")
-    model = attributes.get(names.FACTS["response_model"]) or attributes.get(names.REQUEST_MODEL, "unknown model")
-    gateway = attributes.get(names.FACTS["gateway"])
-    facts = [f"{model} via {gateway}" if gateway else model]
-    if _INPUT in attributes:
-        facts.append(f"{attributes[_INPUT]} in + {attributes.get(_OUTPUT, 0)} out tokens")
-    if names.COST in attributes:
-        facts.append(f"${attributes[names.COST]:.6f}")
-    who = [
-        f"{label} {attributes[name]}"
-        for label, name in (("session", names.SESSION_ID), ("user", names.USER_ID))
-        if name in attributes
-    ]
-    for part in (facts, who):
+    line.append(f"  generation · {words.milliseconds(span)}{streamed}", style="not bold dim default")
+    for part in (words.facts(span), words.who(span)):
         if part:
             line.append("\n" + " · ".join(part), style="not bold default")
     return _with_error(line, span)
 
 
 def _with_error(line: Text, span: ReceivedSpan) -> Text:
-    if span.status == "ERROR":
-        line.append(f"\nerror {span.attributes.get(names.ERROR_TYPE, span.status_message)}", style="not bold red")
-    return line
-
-
-def _is_generation(span: ReceivedSpan) -> bool:
-    return names.OPERATION_NAME in span.attributes
-
-
-def _time(span: ReceivedSpan) -> str:
-    return f"{(span.end - span.start) / 1e6:.0f} ms"
+    failed = words.error(span)
+    return line if failed is None else line.append(f"\n{failed}", style="not bold red")

@@ -1,0 +1,82 @@
+"""``byline gateway`` serves by itself, and around a command that calls it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from byline.cli import main
+from byline.testing import Gateway
+
+COMMAND = [sys.executable, "-W", "error", "-m", "byline.cli", "gateway"]
+CALL = """
+import byline
+from openai import OpenAI
+from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
+
+byline.instrument()
+OpenAIInstrumentor().instrument()
+with byline.bound(session_id="s-1", user_id="ada"):
+    OpenAI().chat.completions.create(model="openai/gpt-4o", messages=[{"role": "user", "content": "Who?"}])
+byline.flush()
+raise SystemExit(3)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serves_until_it_is_told_to_end(number: signal.Signals) -> None:
+    """What it prints is what a shell can take."""
+    with subprocess.Popen([*COMMAND, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        export, *pairs = run.stdout.readline().split()
+        environment = dict(pair.split("=", 1) for pair in pairs)
+        body = {"model": "m", "messages": []}
+        reply = httpx2.post(f"{environment['OPENAI_BASE_URL']}/chat/completions", json=body)
+        run.send_signal(number)
+        _, errors = run.communicate(timeout=20)
+    assert (export, reply.status_code, run.returncode, errors) == ("export", 200, 0, "")
+
+
+def test_a_command_finds_it_and_its_model_calls_are_told() -> None:
+    """The command's exit code is the whole's."""
+    done = subprocess.run([*COMMAND, sys.executable, "-c", CALL], capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    assert "openai/gpt-4o via openrouter" in done.stdout
+    assert "session s-1 · user ada" in done.stdout
+    assert "$0.0" in done.stdout
+
+
+def test_a_command_that_is_ended_ends_it() -> None:
+    """A request to terminate is passed on."""
+    code = "import time; print('up', flush=True); time.sleep(60)"
+    with subprocess.Popen([*COMMAND, sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "up\n"
+        run.terminate()
+        assert run.wait(20) == 128 + signal.SIGTERM
+
+
+def test_destinations_of_the_environment_are_left_alone() -> None:
+    """Spans go where the user wants them."""
+    code = "import os; print(os.environ.get('OTEL_EXPORTER_OTLP_ENDPOINT'), os.environ['OPENAI_API_KEY'])"
+    env = {**os.environ, "LANGFUSE_PUBLIC_KEY": "pk", "LANGFUSE_SECRET_KEY": "sk"}
+    done = subprocess.run(
+        [*COMMAND, sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True, env=env
+    )
+    assert done.stdout == "None testing\n"
+
+
+def test_a_taken_port_and_an_unknown_command_are_errors_with_advice(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with Gateway() as gateway:
+        assert main(["gateway", "--port", str(gateway.port)]) == 1
+    assert "byline.E050" in capsys.readouterr().err
+    assert main(["gateway", str(tmp_path / "nothing")]) == 1
+    assert "byline.E054" in capsys.readouterr().err
