@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -11,7 +10,7 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from byline import guard, record
-from byline.inbound.body import DEFAULT_LIMIT, UNREAD, Body, is_json, parse_length
+from byline.inbound.body import DEFAULT_LIMIT, Body, is_json, parse_length
 from byline.inbound.reader import Identity, InboundReader
 from byline.inbound.trust import GROUPS, Trust
 from byline.record import Record
@@ -121,16 +120,18 @@ class AttributionMiddleware:
         if watch:
             server.adopt(owner, span)
             send = _watch(owner, send)
-        if scope["type"] == "http" and scope.get("method") in _WITH_BODY:
+        if scope["type"] == "http" and scope.get("method") in _WITH_BODY and self._reader.body_limit:
             receive = _tee(owner, scope, receive, self._reader.body_limit)
         scope[_MARK] = owner
         token = record.enter(owner)
         try:
             await self.app(scope, receive, send)
         finally:
-            # Driven by something that changes contexts in mid-call, the value dies with them.
-            with contextlib.suppress(ValueError):
+            try:
                 record.leave(token)
+            except ValueError:
+                # Driven by something that changes contexts in mid-call, the value dies with them.
+                pass
             if watch:
                 server.enrich(owner)
 
@@ -155,25 +156,20 @@ def _watch(owner: Record, send: Send) -> Send:
 
 
 def _tee(owner: Record, scope: Scope, receive: Receive, limit: int) -> Receive:
-    """Keep references to the chunks of a JSON body as the app reads them."""
-    undecided = True
-    owner.body = UNREAD
+    """Keep references to the chunks of a body as the app reads them."""
+    body = owner.body = Body(limit, None, _describe, scope)
 
     async def teed() -> Message:
-        nonlocal undecided
         message = await receive()
-        if undecided:
-            undecided = False
-            owner.body = _body_of(scope, limit)
-        body = owner.body
-        if body is not None and message["type"] == "http.request":
+        if message["type"] == "http.request":
             body.feed(message.get("body", b""), not message.get("more_body", False))
         return message
 
     return teed
 
 
-def _body_of(scope: Mapping[str, Any], limit: int) -> Body | None:
+def _describe(scope: MutableMapping[str, Any]) -> tuple[bool, int | None]:
+    """Say whether the body is one JSON text, and how long it is announced to be."""
     expected: int | None = None
     readable = False
     for name, value in scope.get("headers") or ():
@@ -182,5 +178,5 @@ def _body_of(scope: Mapping[str, Any], limit: int) -> Body | None:
         elif len(name) == 14 and name.lower() == b"content-length":
             expected = parse_length(value.decode("latin-1"))
         elif len(name) == 16 and name.lower() == b"content-encoding" and value.lower() != b"identity":
-            return None
-    return Body(limit, expected) if readable and limit else None
+            return False, None
+    return readable, expected

@@ -159,7 +159,7 @@ class Record:
         reader, raw, body = self.reader, self.raw, self.body
         if reader is None or raw is None:
             return EMPTY
-        complete = body is not None and (body.complete or body.overflow)
+        complete = body is not None and body.is_complete()
         if self._claimed is not None and (self._settled or (complete is self._body_seen and not reader.late)):
             return self._claimed
         try:

@@ -206,11 +206,11 @@ BAD: dict[str, tuple[Sent, dict[str, Any], list[str]]] = {
 
 #: What only one door can show, for the servers differ there.
 ASGI_ONLY: dict[str, tuple[Sent, dict[str, Any], list[str]]] = {
-    "content length too small": (sent([b'{"user": ', b'"u"}'], content_length="4"), {}, UNREADABLE),
+    "content length too small": (sent([b'{"user": ', b'"u"}'], content_length="4"), {"user_id": "u"}, []),
     "content length too large": (sent(b'{"user": "u"}', content_length="400"), {"user_id": "u"}, []),
 }
 WSGI_ONLY: dict[str, tuple[Sent, dict[str, Any], list[str]]] = {
-    "content length too small": (sent(b'{"user": \n"u"}', content_length="4"), {}, UNREADABLE),
+    "content length too small": (sent(b'{"user": \n"u"}', content_length="4"), {"user_id": "u"}, []),
     "content length too large": (sent(b'{"user": "u"}', content_length="400"), {"user_id": "u"}, []),
 }
 # A WSGI server shows a client that has gone away as the end of the input.
@@ -362,6 +362,9 @@ def test_a_wsgi_app_sees_what_it_would_have_seen(case: str, name: str) -> None:
     sent, known, rejected = {**BAD, **WSGI_ONLY}[case]
     if name == "flask" and case in UNREAD_BY_FLASK:
         known, rejected = {}, []
+    if name == "flask" and case == "content length too small":
+        # Flask believes the length, and byline reads what the app has read.
+        known, rejected = {}, UNREADABLE
     check(compare(wsgi_view, WSGI_APPS[name], sent, wsgi.AttributionMiddleware), known, GONE.get(case, rejected))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +11,9 @@ import msgspec
 from byline.attribution import BROKEN, Broken
 
 DEFAULT_LIMIT: Final = 16 * 1024 * 1024
+_SMALL: Final = 64 * 1024
+
+Describe = Callable[[MutableMapping[str, Any]], tuple[bool, int | None]]
 
 _decode: Final = msgspec.json.Decoder().decode
 _absent: Final = msgspec.UNSET
@@ -19,39 +22,74 @@ _absent: Final = msgspec.UNSET
 class Body:
     """References to the chunks that the app has read so far, up to a limit.
 
-    Nothing is copied and nothing is parsed before `read`. ``complete`` says that the app has seen
-    the last chunk or as many bytes as Content-Length announced; over the limit all chunks are let
-    go at once.
+    Nothing is copied and nothing is parsed before `read`. Whether this is JSON at all, and how long
+    it will be, is asked only when somebody wants to read it or when it grows: most bodies are small,
+    and most requests call no model.
+
+    Args:
+        limit: Bytes beyond which all chunks are let go.
+        expected: What Content-Length announces, where that is known.
+        describe: Function of ``raw`` that returns whether this is one JSON text, and its
+            Content-Length; ``None`` where it is JSON for certain.
+        raw: The scope of the request.
     """
 
-    __slots__ = ("_members", "chunks", "complete", "expected", "limit", "overflow", "size")
+    __slots__ = ("_describe", "_members", "_raw", "chunks", "ended", "expected", "ignored", "limit", "overflow", "size")
 
-    def __init__(self, limit: int, expected: int | None) -> None:
+    def __init__(
+        self,
+        limit: int,
+        expected: int | None = None,
+        describe: Describe | None = None,
+        raw: MutableMapping[str, Any] | None = None,
+    ) -> None:
         self.chunks: list[bytes] = []
         self.size = 0
         self.limit = limit
         self.expected = expected
-        self.complete = False
-        self._members: dict[str, Any] | None = {}
+        self.ended = False
+        self.ignored = False
         self.overflow = expected is not None and expected > limit
+        self._describe = describe
+        self._raw = raw
+        self._members: dict[str, Any] | None = {}
 
     def feed(self, chunk: bytes, last: bool) -> None:
         """Take note of a chunk that the app has just been given."""
-        if self.complete or self.overflow:
+        if self.ended or self.overflow or self.ignored:
             return
         if chunk:
             if type(chunk) is not bytes:
                 # A buffer that the server may fill anew.
                 chunk = bytes(chunk)
-            self.size += len(chunk)
-            if self.size > self.limit:
-                self.overflow = True
-                self.chunks = []
-                return
             self.chunks.append(chunk)
-        # Some apps stop reading at Content-Length and never see a chunk that says it is the last.
-        if last or (self.expected is not None and self.size >= self.expected):
-            self.complete = True
+            self.size += len(chunk)
+            if self.size > _SMALL:
+                self._look()
+        if last:
+            self.ended = True
+
+    def is_complete(self) -> bool:
+        """Whether the app has seen all of it; nothing more will be learnt from it then.
+
+        Some apps stop reading at Content-Length and never see a chunk that says it is the last.
+        """
+        if self._describe is not None or self.size > self.limit:
+            self._look()
+        return self.ended or self.ignored or self.overflow or (self.expected is not None and self.size >= self.expected)
+
+    def _look(self) -> None:
+        """Find out what this is, and let go of what will not be read."""
+        describe = self._describe
+        if describe is not None:
+            self._describe = None
+            readable, self.expected = describe(self._raw or {})
+            self._raw = None
+            self.ignored = not readable
+        if not self.ignored and (self.size > self.limit or (self.expected or 0) > self.limit):
+            self.overflow = True
+        if self.ignored or self.overflow:
+            self.chunks = []
 
     def read(self, reader: BodyReader) -> dict[str, Any] | None:
         """Return the wanted members, ``None`` when this is not JSON; let the chunks go.
@@ -61,12 +99,10 @@ class Body:
         if self.chunks:
             data = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
             self.chunks = []
+            # What comes after the announced end is not the body's.
+            self.ended = True
             self._members = reader.read(data)
         return self._members
-
-
-#: Stands for a body of which the app has not asked for anything yet.
-UNREAD: Final = Body(0, None)
 
 
 class BodyReader:

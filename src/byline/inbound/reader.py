@@ -112,12 +112,10 @@ class InboundReader:
         return layer
 
     def _members(self, body: Body | None, rejected: list[str]) -> dict[str, Any]:
-        if body is None:
+        if body is None or not body.is_complete():
             return {}
         if body.overflow:
             rejected.append("body: too long")
-            return {}
-        if not body.complete:
             return {}
         members = body.read(self._body)
         if members is None:

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.sdk.trace import Span as SdkSpan
-from opentelemetry.trace import ProxyTracerProvider, Span, SpanKind
+from opentelemetry.trace import INVALID_SPAN, ProxyTracerProvider, Span, SpanKind
 
 from byline import guard, record
 from byline.record import Record
@@ -39,6 +39,8 @@ def of_request(span: Span) -> Span | None:
     decision. Within another request, as when an app calls another app in its own process, the
     current span is that request's.
     """
+    if span is INVALID_SPAN:
+        return None
     if span.is_recording():
         if getattr(span, "kind", None) is not SpanKind.SERVER:
             return None
