@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from typing import Any
 
 import pytest
 
 from byline.cli import main
+from byline.export import OTLP
+from byline.settings import SETTINGS
 from byline.testing import Receiver
 
 KEYS = ("pk-lf-0123456789", "sk-lf-0123456789abcdef")
@@ -14,8 +19,9 @@ KEYS = ("pk-lf-0123456789", "sk-lf-0123456789abcdef")
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LANGFUSE_PUBLIC_KEY", "LANGFUSE_SECRET_KEY", "LANGFUSE_BASE_URL", "OTEL_EXPORTER_OTLP_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
+    for setting in SETTINGS:
+        for name in setting.variables:
+            monkeypatch.delenv(name, raising=False)
 
 
 def test_nothing_configured_fails_and_says_what_to_set(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,3 +79,103 @@ def test_one_key_alone_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", KEYS[0])
     assert main(["check"]) == 1
     assert "LANGFUSE_SECRET_KEY is missing" in capsys.readouterr().out
+
+
+def test_otlp_that_refuses_fails_with_advice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The backend's no is the result, and the other destination is tested all the same."""
+    with Receiver(keys=KEYS) as langfuse, Receiver() as otlp:
+        otlp.fail(400, times=None)
+        monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", KEYS[0])
+        monkeypatch.setenv("LANGFUSE_SECRET_KEY", KEYS[1])
+        monkeypatch.setenv("LANGFUSE_BASE_URL", langfuse.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)
+        assert main(["check"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    failed = [number for number, line in enumerate(lines) if line.startswith("FAILED  OTLP")]
+    assert failed
+    assert lines[failed[0] + 1].strip().startswith("→")
+    assert any(line.startswith("ok      Langfuse credentials  project receiver") for line in lines)
+
+
+def test_secrets_in_headers_and_addresses_are_masked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Header names stay readable, for they are what one looks for."""
+    with Receiver() as otlp:
+        otlp.fail(403, times=None)
+        endpoint = otlp.url.replace("//", "//ada:hunter2secret@") + "?api_key=query-secret-value"
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", endpoint)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Basic%20c2VjcmV0LXRva2Vu,x-team=blue")
+        for arguments in (["check"], ["check", "--json"]):
+            assert main(arguments) == 1
+            said = capsys.readouterr()
+            for secret in ("hunter2secret", "query-secret-value", "c2VjcmV0LXRva2Vu"):
+                assert secret not in said.out + said.err
+            assert "authorization=" in said.out
+            assert "x-team=" in said.out
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "identifier"),
+    [("BYLINE_DEBUG", "perhaps", "byline.E001"), ("BYLINE_GATEWAYS", "nobody", "byline.E031")],
+)
+def test_settings_that_cannot_be_used_fail(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
+    identifier: str,
+) -> None:
+    """Although the destinations work."""
+    with Receiver() as otlp:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)
+        monkeypatch.setenv(variable, value)
+        assert main(["check", "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert [check["detail"][:11] for check in said["checks"] if not check["ok"]] == [identifier]
+    assert variable in [row["variable"] for row in said["settings"]]
+
+
+def test_turned_off_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """No span would arrive, whatever the destinations say."""
+    with Receiver() as otlp:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)
+        monkeypatch.setenv("BYLINE_DISABLED", "1")
+        assert main(["check"]) == 1
+    assert "unset BYLINE_DISABLED" in capsys.readouterr().out
+
+
+def test_a_destination_that_breaks_is_a_result(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not a traceback."""
+
+    def check(self: OTLP) -> Any:
+        raise RuntimeError("with a prompt in it")
+
+    monkeypatch.setattr(OTLP, "check", check)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    assert main(["check"]) == 1
+    said = capsys.readouterr().out
+    assert "RuntimeError" in said
+    assert "prompt" not in said
+
+
+def test_works_without_any_extra() -> None:
+    """In a process that finds neither rich nor anything else of the demo."""
+    code = """
+import sys
+for name in ("rich", "fastapi", "flask", "uvicorn", "openai"):
+    sys.modules[name] = None
+from byline.cli import main
+assert main(["check"]) == 1
+assert main(["demo"]) == 1
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "the environment names none" in done.stdout
+    assert "byline.E051" in done.stderr
+    assert "pip install 'byline[demo]'" in done.stderr
+    assert "rich" in done.stderr

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
-from byline.testing import Receiver
+from byline.settings import SettingError
+from byline.testing import Receiver, assert_signed
 
 
 def demo(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -17,10 +19,26 @@ def demo(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Compl
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 
-@pytest.mark.parametrize("arguments", [(), ("--wsgi",)], ids=["fastapi", "flask"])
-def test_json_is_one_object_of_signed_spans(arguments: tuple[str, ...]) -> None:
-    """Two generations in two requests, each below its app span, with the caller's ids and the gateway's cost."""
-    done = demo("--json", *arguments)
+#: What stands in the environments of real deployments.
+DEPLOYED = {
+    "HTTP_PROXY": "http://127.0.0.1:1",
+    "HTTPS_PROXY": "http://127.0.0.1:1",
+    "OTEL_TRACES_SAMPLER": "always_off",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+    "OPENAI_BASE_URL": "http://127.0.0.1:1",
+    "LANGFUSE_PUBLIC_KEY": "pk-lf-1",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env"), [((), DEPLOYED), (("--wsgi",), {})], ids=["fastapi-where-much-is-set", "flask"]
+)
+def test_json_is_one_object_of_signed_spans(arguments: tuple[str, ...], env: dict[str, str]) -> None:
+    """Two generations in two requests, each below its app span, with the caller's ids and the gateway's cost.
+
+    Proxies, samplers and destinations of the environment do not get in the way.
+    """
+    done = demo("--json", *arguments, env={**os.environ, **env})
     assert done.returncode == 0, done.stderr
     spans: list[dict[str, Any]] = json.loads(done.stdout)["spans"]
     assert all({"name", "trace_id", "span_id", "parent_id", "kind", "attributes"} == span.keys() for span in spans)
@@ -43,23 +61,25 @@ def test_json_is_one_object_of_signed_spans(arguments: tuple[str, ...]) -> None:
         assert server["byline.llm.input_tokens"] == attributes["gen_ai.usage.input_tokens"]
 
 
-def test_tree_shows_the_steps_with_session_user_model_and_cost() -> None:
-    """What a reader of the terminal looks for."""
-    done = demo()
-    assert done.returncode == 0, done.stderr
+def test_tree_is_printed_and_the_same_spans_go_to_real_backends() -> None:
+    """What a reader of the terminal looks for; and nothing but the demo's spans, no trace of a test before it."""
+    keys = ("pk-lf-1", "sk-lf-1")
+    with Receiver(keys=keys) as langfuse, Receiver() as otlp:
+        env = {**os.environ, "LANGFUSE_BASE_URL": langfuse.url}
+        env |= {"LANGFUSE_PUBLIC_KEY": keys[0], "LANGFUSE_SECRET_KEY": keys[1]}
+        done = demo("--langfuse", "--otlp", otlp.url, env=env)
+        assert done.returncode == 0, done.stderr
     for text in ("Document Processing Pipeline", "Summarization Step", "Generate Summary", "session_abc", "user_12345"):
         assert text in done.stdout
-    assert "openai/gpt-4o" in done.stdout
+    assert "openai/gpt-4o via openrouter" in done.stdout
     assert "$0.0" in done.stdout
-
-
-def test_otlp_sends_to_a_backend_as_well() -> None:
-    """The same spans arrive at the endpoint that is named."""
-    with Receiver() as receiver:
-        done = demo("--json", "--otlp", receiver.url)
-        assert done.returncode == 0, done.stderr
-        shown = {span["span_id"] for span in json.loads(done.stdout)["spans"]}
-        assert {span.span_id for span in receiver.spans} == shown
+    for backend in (langfuse, otlp):
+        generations = [span for span in backend.spans if span.attributes.get("gen_ai.operation.name") == "chat"]
+        assert [span.name for span in generations] == ["Generate Summary"] * 2
+        for span in generations:
+            assert_signed(span, session_id="session_abc", user_id="user_12345")
+        assert f"Sent to {backend.url}" in done.stdout
+    assert sorted(span.kind for span in otlp.spans if span.parent_id is None) == ["SERVER", "SERVER"]
 
 
 def test_langfuse_without_keys_is_an_error_that_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,5 +87,43 @@ def test_langfuse_without_keys_is_an_error_that_names_the_variable(monkeypatch: 
     monkeypatch.delenv("LANGFUSE_PUBLIC_KEY", raising=False)
     done = demo("--langfuse")
     assert done.returncode == 1
+    assert done.stdout == ""
     assert "byline.E041" in done.stderr
     assert "LANGFUSE_PUBLIC_KEY" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [(("--otlp", "{url}"), "check the endpoint"), (("--langfuse",), "check both keys and the region")],
+)
+def test_a_backend_that_refuses_is_said_before_anything_runs(options: tuple[str, ...], advice: str) -> None:
+    """A demo whose spans do not arrive is no success."""
+    with Receiver(keys=("pk-lf-1", "sk-lf-1")) as backend:
+        env = {**os.environ, "LANGFUSE_BASE_URL": backend.url}
+        env |= {"LANGFUSE_PUBLIC_KEY": "pk-lf-other", "LANGFUSE_SECRET_KEY": "sk-lf-other-secret"}
+        done = demo(*(option.format(url=backend.url) for option in options), env=env)
+        assert backend.spans == []
+    assert (done.returncode, done.stdout) == (1, "")
+    assert advice in done.stderr
+    assert "sk-lf-other-secret" not in done.stderr
+
+
+def test_turned_off_is_said_instead_of_an_empty_tree() -> None:
+    """With the variable that does it."""
+    done = demo(env={**os.environ, "OTEL_SDK_DISABLED": "true"})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "byline.E052" in done.stderr
+    assert "OTEL_SDK_DISABLED" in done.stderr
+
+
+def test_a_conversation_that_fails_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the caller said last, and no traceback."""
+    from byline.cli import demo as command
+
+    with Receiver() as nobody:
+        pass
+    with pytest.raises(SettingError) as raised:
+        command._converse(nobody.url)
+    assert raised.value.id == "byline.E053"
+    assert "APIConnectionError" in raised.value.problem
+    assert "\n" not in str(raised.value)

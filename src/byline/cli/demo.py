@@ -49,7 +49,8 @@ def run(*, wsgi: bool, as_json: bool, langfuse: bool, otlp: str | None) -> int:
     if as_json:
         print(json.dumps({"spans": [_as_json(span) for span in spans]}))
     else:
-        tree.show(spans, framework="Flask" if wsgi else "FastAPI", sent_to=[other.endpoint for other in others])
+        sent_to = [report.hide(other.endpoint) for other in others]
+        tree.show(spans, framework="Flask" if wsgi else "FastAPI", sent_to=sent_to)
     return 0 if spans else 1
 
 

@@ -34,14 +34,17 @@ def show(spans: Sequence[ReceivedSpan], *, framework: str, sent_to: Sequence[str
         console.print(_tree(trace))
         console.print()
     generations = [span for span in spans if words.is_generation(span)]
-    sessions = {span.attributes.get(names.SESSION_ID) for span in generations} - {None}
+    sessions = {str(span.attributes[names.SESSION_ID]) for span in generations if names.SESSION_ID in span.attributes}
+    session = ", ".join(sorted(sessions)) or "unknown"
     cost = sum(span.attributes.get(names.COST, 0.0) for span in generations)
     console.print(
-        f"{len(generations)} generations, ${cost:.6f}, session {', '.join(sorted(map(str, sessions))) or 'unknown'}. "
-        "Session, user and trace are the caller's; tokens and cost are the gateway's."
+        Text(
+            f"{len(generations)} generations, ${cost:.6f}, session {session}. "
+            "Session, user and trace are the caller's; tokens and cost are the gateway's."
+        )
     )
     for endpoint in sent_to:
-        console.print(Text(f"Sent to {endpoint} as well."))
+        console.print(Text(f"Sent to {endpoint} as well: look for session {session} there."))
     console.print(Text("Next: byline demo --json for every attribute, byline check for your own backend.", style="dim"))
 
 
