@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -101,6 +102,7 @@ class AttributionMiddleware:
     async def _trace(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._traced is None:
             self._traced = OpenTelemetryMiddleware(self._enter, exclude_spans=["receive", "send"])
+        token = server.leave_ended_span()
         try:
             await self._traced(scope, receive, send)
         except Exception:
@@ -109,6 +111,9 @@ class AttributionMiddleware:
                 raise
             guard.warn_once("otel.asgi", "byline.E091: the server span could not be made; requests go on without it")
             await self._sign(scope, receive, send, None, watch=False)
+        finally:
+            if token is not None:
+                otel_context.detach(token)
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         # None where OpenTelemetry leaves this request out, e.g. by OTEL_PYTHON_EXCLUDED_URLS.
@@ -127,7 +132,7 @@ class AttributionMiddleware:
         try:
             await self.app(scope, receive, send)
         finally:
-            try:
+            try:  # noqa: SIM105 - suppress() takes longer than all the rest of this block
                 record.leave(token)
             except ValueError:
                 # Driven by something that changes contexts in mid-call, the value dies with them.

@@ -33,7 +33,7 @@ import byline
 from byline import asgi, record, wsgi
 from byline.spans import attributes as names
 from byline.spans import server
-from tests.support import Sent, claim, environ_of, run_asgi, run_wsgi, tracer
+from tests.support import Sent, claim, environ_of, run_asgi, run_wsgi, scope_of, tracer
 
 Finished = Callable[[], Sequence[ReadableSpan]]
 A = asgi.AttributionMiddleware
@@ -318,11 +318,12 @@ def test_a_request_started_within_a_span_that_has_ended_still_has_a_span(finishe
         startup = copy_context()
     startup.run(send, A(raw))
     startup.run(run_wsgi, W(plain), SENT)
-    made = [span for span in finished() if names.LLM_CALLS in (span.attributes or {})]
+    made, _ = split(finished())
     assert [span.instrumentation_scope.name for span in made if span.instrumentation_scope] == [
         "opentelemetry.instrumentation.asgi",
         "opentelemetry.instrumentation.wsgi",
     ]
+    assert [span.parent for span in made] == [None, None]
 
 
 @pytest.mark.usefixtures("no_provider")
@@ -623,3 +624,31 @@ def test_the_environ_shows_no_trace_of_the_app_span() -> None:
     run_wsgi(W(app), SENT, before)
     assert set(seen[0]) - set(environ_of(SENT)) == {"byline.record"}
     assert set(before) == set(environ_of(SENT))
+
+
+@pytest.mark.usefixtures("stamp_all")
+@pytest.mark.parametrize("make", [lambda: fastapi(A), lambda: starlette(A, StarletteOtel), lambda: A(raw)])
+def test_a_request_that_starts_in_the_context_of_another_one(make: Callable[[], Any], finished: Finished) -> None:
+    """As a server starts the next one of a connection: nothing of the first is on its spans."""
+    app = make()
+    following: list[asyncio.Task[Any]] = []
+    second = claim({}, headers=[("x-session-id", "2"), ("traceparent", PARENT)])
+
+    async def run() -> None:
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"{}"}
+
+        async def send(message: Any) -> None:
+            # The first request's context is in force here, its record and its span with it.
+            if message["type"] == "http.response.body" and not following:
+                following.append(asyncio.create_task(run_asgi(app, second)))
+
+        await app(scope_of(claim({}, headers=[("x-session-id", "1"), ("x-request-id", "first")])), receive, send)
+        await following[0]
+
+    asyncio.run(run())
+    servers, llm = split(finished())
+    assert [(span.attributes or {})[names.SESSION_ID] for span in servers] == ["1", "2"]
+    assert [(span.attributes or {})[names.SESSION_ID] for span in llm] == ["1", "2"]
+    assert names.REQUEST_ID not in (servers[1].attributes or {})
+    check_joined(servers[1])

@@ -85,7 +85,10 @@ class BylineSpanProcessor(SpanProcessor):
             if recognition.is_llm_span(span):
                 targets.register(span)
             return
-        if span.kind is SpanKind.SERVER and owner.app_span is None:
+        if span.kind is SpanKind.SERVER:
+            if owner.app_span is not None:
+                # Another request, which the server or the app has started in the context of this one.
+                return
             # Made further inside, it ends before the door can tell it all.
             owner.app_span = span
             owner.app_span_ends_first = True

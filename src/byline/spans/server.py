@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import MutableMapping
+from contextvars import Token
 from typing import Any, Final, Literal
 
+from opentelemetry import context as otel_context
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.trace import INVALID_SPAN, ProxyTracerProvider, Span, SpanKind
@@ -48,6 +51,19 @@ def of_request(span: Span) -> Span | None:
         return None if around is not None and around.root().app_span is span else span
     context = span.get_span_context()
     return span if context.is_valid and not context.is_remote and not context.trace_flags.sampled else None
+
+
+def leave_ended_span() -> Token[Context] | None:
+    """Leave a current span that has ended, so that the next one is a server span and joins its caller.
+
+    Servers start a request in the context of whatever ran before: of their own start, or of the
+    request that was pipelined before this one.
+    """
+    span = trace.get_current_span()
+    context = span.get_span_context()
+    if not context.is_valid or context.is_remote or span.is_recording() or not context.trace_flags.sampled:
+        return None
+    return otel_context.attach(trace.set_span_in_context(INVALID_SPAN))
 
 
 def adopt(owner: Record, span: Span | None) -> None:

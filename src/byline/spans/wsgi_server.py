@@ -16,6 +16,7 @@ from opentelemetry import trace
 from byline import guard
 from byline.record import Record
 from byline.settings import SettingError
+from byline.spans.server import adopt, leave_ended_span
 
 try:
     from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware
@@ -41,12 +42,14 @@ class WsgiSpans:
     def start(self, owner: Record, environ: dict[str, Any]) -> WsgiSpan | None:
         """Start a span and make it current in this context; ``None`` where that fails."""
         try:
+            # This context is the request's own: nothing has to be restored.
+            leave_ended_span()
             steps = self._middleware(environ, _ignore)
             next(steps)
         except Exception:
             guard.report("app span")
             return None
-        owner.app_span = trace.get_current_span()
+        adopt(owner, trace.get_current_span())
         return WsgiSpan(steps, environ.pop(_HELD))
 
 
