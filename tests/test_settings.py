@@ -1,0 +1,173 @@
+"""The table of settings, the guard around every hook, and the counters."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from byline import counters, guard
+from byline.settings import BY_NAME, SETTINGS, Found, SettingError, find, mask, parse_switch
+
+
+def test_a_setting_has_its_default_where_nothing_is_set() -> None:
+    assert find("langfuse_base_url", {}) == Found("https://cloud.langfuse.com", None)
+    assert find("capture_content", {}) == Found(False, None)
+    assert find("disabled", {}) == Found(False, None)
+
+
+def test_a_setting_says_which_variable_it_came_from() -> None:
+    assert find("langfuse_base_url", {"LANGFUSE_HOST": " https://lf.local "}) == Found(
+        "https://lf.local", "LANGFUSE_HOST"
+    )
+
+
+def test_the_first_variable_of_a_setting_wins() -> None:
+    environ = {"LANGFUSE_OTEL_HOST": "c", "LANGFUSE_HOST": "b", "LANGFUSE_BASE_URL": "a"}
+    for expected, variable in (("a", "LANGFUSE_BASE_URL"), ("b", "LANGFUSE_HOST"), ("c", "LANGFUSE_OTEL_HOST")):
+        assert find("langfuse_base_url", environ) == Found(expected, variable)
+        del environ[variable]
+
+
+def test_a_blank_variable_counts_as_unset() -> None:
+    assert find("langfuse_base_url", {"LANGFUSE_BASE_URL": "  ", "LANGFUSE_HOST": "b"}).variable == "LANGFUSE_HOST"
+
+
+def test_the_environment_is_the_processes_own_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BYLINE_GATEWAYS", "litellm")
+    assert find("gateways") == Found("litellm", "BYLINE_GATEWAYS")
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_every_default_can_be_read(name: str) -> None:
+    find(name, {})
+
+
+def test_names_and_variables_are_not_used_twice() -> None:
+    assert len(BY_NAME) == len(SETTINGS)
+    variables = [variable for setting in SETTINGS for variable in setting.variables]
+    assert len(set(variables)) == len(variables)
+    assert all(setting.meaning for setting in SETTINGS)
+
+
+def test_secrets_are_marked() -> None:
+    """So that nothing prints them whole."""
+    for setting in SETTINGS:
+        assert setting.secret == any(word in setting.name for word in ("secret", "headers"))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1", True), ("TRUE", True), (" yes ", True), ("on", True), ("0", False), ("False", False), ("no", False),
+     ("off", False), ("", False)],
+)  # fmt: skip
+def test_switches(text: str, value: bool) -> None:
+    assert parse_switch(text) is value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("SPAN_ONLY", True), ("span_and_event", True), ("EVENT_ONLY", False), ("NO_CONTENT", False), ("true", True)],
+)
+def test_content_capture_speaks_opentelemetrys_words(text: str, value: bool) -> None:
+    assert find("capture_content", {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": text}).value is value
+
+
+@pytest.mark.parametrize("name", ["disabled", "debug", "capture_content"])
+def test_a_value_that_cannot_be_read_says_what_to_do(name: str) -> None:
+    variable = BY_NAME[name].variables[0]
+    with pytest.raises(SettingError) as caught:
+        find(name, {variable: "perhaps"})
+    assert caught.value.id == "byline.E001"
+    assert caught.value.problem == f"{variable} must be true or false"
+    assert str(caught.value) == f"byline.E001: {variable} must be true or false. To mend it, {caught.value.advice}."
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("secret", "shown"),
+    [("", ""), ("short", "…"), ("twelve chars", "…"), ("sk-lf-0123456789abcdef", "sk-lf-…ef")],
+)
+def test_a_secret_is_never_shown_whole(secret: str, shown: str) -> None:
+    assert mask(secret) == shown
+    assert not secret or secret not in mask(secret)
+
+
+def fail(where: str) -> None:
+    try:
+        raise LookupError("sk-secret")
+    except LookupError:
+        guard.report(where)
+
+
+def test_an_error_in_a_hook_fails_tests() -> None:
+    with pytest.raises(LookupError):
+        fail("place")
+    assert counters.snapshot() == {}
+
+
+def test_an_error_in_a_hook_is_counted_and_logged_once_without_its_message(
+    production: pytest.LogCaptureFixture,
+) -> None:
+    for _ in range(3):
+        fail("place")
+    fail("another")
+    assert counters.snapshot() == {"errors.another": 1, "errors.place": 3}
+    first, second = (entry.getMessage() for entry in production.records)
+    assert first.startswith("byline.E090: place failed with LookupError at ")
+    assert "test_settings.py:" in first
+    assert first.endswith("; the app goes on without it")
+    assert "another" in second
+    assert "sk-secret" not in production.text
+    assert {entry.levelno for entry in production.records} == {logging.WARNING}
+
+
+def test_reporting_outside_of_an_error_does_nothing(production: pytest.LogCaptureFixture) -> None:
+    guard.report("place")
+    assert (counters.snapshot(), production.text) == ({}, "")
+
+
+def test_counters_of_many_threads_add_up() -> None:
+    def work() -> None:
+        for _ in range(1000):
+            counters.count("calls", 2)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert counters.snapshot() == {"calls": 16_000}
+    counters.clear()
+    assert counters.snapshot() == {}
+
+
+def test_importing_byline_starts_nothing() -> None:
+    """No thread, no log, no tracer provider, no connection, whatever the environment says."""
+    program = (
+        "import sys, threading, logging; import byline; from byline.asgi import AttributionMiddleware;"
+        "from byline.wsgi import AttributionMiddleware; from opentelemetry import trace;"
+        "assert threading.active_count() == 1;"
+        "assert isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider);"
+        "assert not logging.getLogger('byline').handlers;"
+        "assert not {'fastapi', 'flask', 'openai', 'requests_mock'} & set(sys.modules)"
+    )
+    environ = {
+        **os.environ,
+        "LANGFUSE_PUBLIC_KEY": "pk-lf-x",
+        "LANGFUSE_SECRET_KEY": "sk-lf-x",
+        "LANGFUSE_BASE_URL": "http://127.0.0.1:9",
+    }
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
