@@ -27,7 +27,7 @@ CLIENTS: Final[dict[str, tuple[str, Callable[[Any], None]]]] = {
 def check_clients(clients: Literal["auto"] | Collection[str]) -> frozenset[str]:
     """Return the names of the clients to hook. Raises `SettingError` ``byline.E065``."""
     wanted = frozenset(CLIENTS) if clients == "auto" else frozenset(clients)
-    if isinstance(clients, str) and clients != "auto" or not wanted <= CLIENTS.keys():
+    if (isinstance(clients, str) and clients != "auto") or not wanted <= CLIENTS.keys():
         raise SettingError(
             "byline.E065", f"clients={clients!r}", f'pass "auto", or some of {", ".join(sorted(CLIENTS))}'
         )

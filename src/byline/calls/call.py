@@ -50,7 +50,7 @@ rules: Rules | None = None
 
 def set_rules(new: Rules | None) -> None:
     """Put rules in force, or none."""
-    global rules  # noqa: PLW0603
+    global rules
     rules = new
 
 
@@ -64,7 +64,7 @@ def begin(
     in_force = rules
     if in_force is None:
         return None
-    wire = recognise(host, path)
+    wire = recognise(path)
     if wire is None:
         return None
     try:
@@ -103,7 +103,7 @@ class Call:
         self.headers: dict[str, str] = {}
         self.body: bytes | None = None
         self.length = len(body or b"")
-        wire.read_request(body or b"", self.facts, path=path, host=host, content=in_force.capture_content)
+        wire.read_request(body or b"", self.facts, path=path, host=host)
         self.facts.key_hash = key_of(headers)
         self._own = False
         self.span = self._find_span()
@@ -246,7 +246,7 @@ class Call:
     def _read_whole(self, body: bytes, status: int) -> None:
         if status >= 400:
             read_error(status, body, self.facts)
-        decoded = self._wire.read_reply(body, self.facts, content=self._rules.capture_content) if body else None
+        decoded = self._wire.read_reply(body, self.facts) if body else None
         self._read_gateway(decoded)
 
     def _read_stream(self) -> None:
@@ -254,9 +254,9 @@ class Call:
         head, tail = b"".join(self._head), b"".join(self._tail)
         if whole:
             head, tail = b"", head + tail
-        self._read_gateway(
-            self._wire.read_stream(head, tail, self.facts, content=self._rules.capture_content) if tail else None
-        )
+        # The reasons of a stream that is read again would stand there twice.
+        self.facts.finish_reasons = ()
+        self._read_gateway(self._wire.read_stream(head, tail, self.facts) if tail else None)
 
     def _read_gateway(self, decoded: Mapping[str, Any] | None) -> None:
         gateway = self._read_from

@@ -1,5 +1,85 @@
-"""Prices."""
+"""Estimates the price of a call where no gateway states it, with the library ``genai-prices``."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Final
+
+from byline.facts import Facts
+
+try:
+    import genai_prices
+except ImportError:  # the extra byline[prices] is not installed
+    genai_prices = None  # type: ignore[assignment, unused-ignore]
+
+#: Facts → what the library calls them.
+_USAGE: Final = {
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+    "cache_read_tokens": "cache_read_tokens",
+    "cache_write_tokens": "cache_write_tokens",
+    "input_audio_tokens": "input_audio_tokens",
+    "output_audio_tokens": "output_audio_tokens",
+}
+#: GenAI provider names → the library's.
+_PROVIDERS: Final = {
+    "openai": "openai",
+    "anthropic": "anthropic",
+    "gcp.gemini": "google",
+    "gcp.vertex_ai": "google",
+    "azure.ai.openai": "azure",
+    "mistral_ai": "mistral",
+    "groq": "groq",
+    "deepseek": "deepseek",
+    "x_ai": "x-ai",
+    "cohere": "cohere",
+    "perplexity": "perplexity",
+}
+#: Models whose price is unknown, so that each is looked for once.
+_unknown: Final[set[tuple[str, str | None]]] = set()
+_MAX_UNKNOWN: Final = 1000
 
 
-def estimate(facts):  # type: ignore[no-untyped-def]
+def estimate(facts: Facts) -> None:
+    """Fill in cost, its parts and ``cost_source="estimate"`` where no cost is stated.
+
+    A stated cost always wins. What a gateway answered from its cache costs nothing and says what it
+    saved. An unknown model, an error, or a call without tokens has no estimate.
+    """
+    if genai_prices is None or facts.error_type is not None or facts.input_tokens is None:
+        return
+    if facts.cost is not None and not (facts.cache_hit and facts.cache_savings is None):
+        return
+    price = _price(facts)
+    if price is None:
+        return
+    total = float(price.total_price)
+    if facts.cache_hit:
+        facts.cost, facts.cache_savings = 0.0, total
+    else:
+        facts.cost = total
+        facts.cost_details = {"input": float(price.input_price), "output": float(price.output_price)}
+    if facts.cost_source is None:
+        facts.cost_source = "estimate"
+
+
+def _price(facts: Facts) -> Any:
+    provider = _PROVIDERS.get(facts.provider or "")
+    for model in (facts.response_model, facts.request_model):
+        if model is None:
+            continue
+        # Gateways write provider/model.
+        name = model.rpartition("/")[2]
+        if (name, provider) in _unknown:
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                usage = genai_prices.Usage(
+                    **{theirs: getattr(facts, ours) for ours, theirs in _USAGE.items() if getattr(facts, ours)}
+                )
+                return genai_prices.calc_price(usage, name, provider_id=None if "/" in model else provider)
+        except Exception:
+            if len(_unknown) < _MAX_UNKNOWN:
+                _unknown.add((name, provider))
     return None

@@ -19,7 +19,7 @@ def patch(module: Any) -> None:
 
 def _request(original: Callable[..., Any]) -> Callable[..., Any]:
     async def request(self: Any, method: str, url: Any, **options: Any) -> Any:
-        call = _begin(self, method, url, options) if calls.rules is not None and method == "POST" else None
+        call = _begin(self, url, options) if calls.rules is not None and method == "POST" else None
         if call is None:
             return await original(self, method, url, **options)
         try:
@@ -34,7 +34,7 @@ def _request(original: Callable[..., Any]) -> Callable[..., Any]:
     return request
 
 
-def _begin(session: Any, method: str, url: Any, options: dict[str, Any]) -> Call | None:
+def _begin(session: Any, url: Any, options: dict[str, Any]) -> Call | None:
     try:
         from yarl import URL
 
@@ -46,7 +46,7 @@ def _begin(session: Any, method: str, url: Any, options: dict[str, Any]) -> Call
             target.port,
             target.raw_path,
             lambda: _headers(session, options),
-            lambda: _body(session, options),
+            lambda: _body(options),
         )
     except Exception:
         guard.report("aiohttp")
@@ -63,7 +63,7 @@ def _headers(session: Any, options: dict[str, Any]) -> dict[str, str]:
     return {str(name).lower(): str(value) for name, value in given}
 
 
-def _body(session: Any, options: dict[str, Any]) -> bytes | None:
+def _body(options: dict[str, Any]) -> bytes | None:
     data = options.get("data")
     if isinstance(data, bytes | str):
         return data.encode() if isinstance(data, str) else data

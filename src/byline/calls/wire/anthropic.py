@@ -1,0 +1,56 @@
+"""Anthropic's Messages API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from byline.calls.wire.wire import Wire, provider_of, real, texts, tokens, whole
+from byline.facts import Facts
+from byline.gateways import values
+
+
+class Messages(Wire):
+    """``/messages``. Its ``input_tokens`` leave out what the cache read and wrote; ours hold them."""
+
+    name: ClassVar[str] = "anthropic.messages"
+    end_mark: ClassVar[bytes] = b"message_stop"
+    bulky: ClassVar[frozenset[str]] = frozenset({"content"})
+    parameters = {  # noqa: RUF012 - a class variable, as the base class says
+        "max_tokens": ("max_tokens", whole),
+        "temperature": ("temperature", real),
+        "top_p": ("top_p", real),
+        "top_k": ("top_k", whole),
+        "stop_sequences": ("stop_sequences", texts),
+        "service_tier": ("service_tier", values.text),
+    }
+
+    def provider(self, host: str) -> str:
+        """Others speak this shape under their own names."""
+        return provider_of(host) or "anthropic"
+
+    def unwrap(self, event: dict[str, Any]) -> dict[str, Any]:
+        """The first event wraps the message; the last but one has the rest of the usage at its top."""
+        inner = event.get("message")
+        return inner if isinstance(inner, dict) else event
+
+    def take(self, members: Mapping[str, Any], facts: Facts) -> None:
+        """Take what a message or an event says."""
+        if members.get("type") in ("content_block_start", "content_block_delta", "content_block_stop", "ping"):
+            return
+        super().take(members, facts)
+        reason = members.get("stop_reason") or values.mapping(members.get("delta")).get("stop_reason")
+        if values.text(reason):
+            facts.finish_reasons = (str(reason),)
+
+    def take_usage(self, usage: Mapping[str, Any], facts: Facts) -> None:
+        """Add up the input; a later event repeats or completes an earlier one."""
+        read = tokens(usage.get("cache_read_input_tokens"))
+        write = tokens(usage.get("cache_creation_input_tokens"))
+        fresh = tokens(usage.get("input_tokens"))
+        if fresh is not None:
+            facts.cache_read_tokens = read if read is not None else facts.cache_read_tokens
+            facts.cache_write_tokens = write if write is not None else facts.cache_write_tokens
+            facts.input_tokens = fresh + (facts.cache_read_tokens or 0) + (facts.cache_write_tokens or 0)
+        output = tokens(usage.get("output_tokens"))
+        facts.output_tokens = output if output is not None else facts.output_tokens

@@ -1,0 +1,84 @@
+"""Gemini's generateContent and its stream, in the Gemini API and in Vertex AI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from byline.calls.wire.sse import decode
+from byline.calls.wire.wire import Wire, add_reason, provider_of, real, take_error, texts, tokens, whole
+from byline.facts import Facts
+from byline.gateways import values
+
+
+class Generate(Wire):
+    """``:generateContent`` and ``:streamGenerateContent``; the path names the model."""
+
+    name: ClassVar[str] = "gemini.generate"
+    operation: ClassVar[str] = "generate_content"
+    end_mark: ClassVar[bytes] = b'"finishReason"'
+    bulky: ClassVar[frozenset[str]] = frozenset({"candidates"})
+    parameters = {  # noqa: RUF012 - a class variable, as the base class says
+        "generationConfig.maxOutputTokens": ("max_tokens", whole),
+        "generationConfig.temperature": ("temperature", real),
+        "generationConfig.topP": ("top_p", real),
+        "generationConfig.topK": ("top_k", whole),
+        "generationConfig.frequencyPenalty": ("frequency_penalty", real),
+        "generationConfig.presencePenalty": ("presence_penalty", real),
+        "generationConfig.seed": ("seed", whole),
+        "generationConfig.stopSequences": ("stop_sequences", texts),
+        "generationConfig.responseMimeType": ("response_format", values.text),
+        "generationConfig.candidateCount": (
+            "choice.count",
+            lambda value: value if type(value) is int and value != 1 else None,
+        ),
+    }
+
+    def provider(self, host: str) -> str:
+        """The Gemini API where the host says nothing else."""
+        return provider_of(host) or "gcp.gemini"
+
+    def model_of(self, path: str) -> str | None:
+        """``…/models/gemini-2.5-flash:generateContent`` names it."""
+        return values.text(path.rpartition("/")[2].partition(":")[0])
+
+    def is_streamed(self, members: Mapping[str, Any], path: str) -> bool:  # noqa: ARG002 - the path says it
+        """The path says it."""
+        return path.endswith(":streamGenerateContent")
+
+    def take(self, members: Mapping[str, Any], facts: Facts) -> None:
+        """Take id, model and usage under Gemini's names."""
+        facts.response_id = values.text(members.get("responseId")) or facts.response_id
+        facts.response_model = values.text(members.get("modelVersion")) or facts.response_model
+        usage = values.mapping(members.get("usageMetadata"))
+        prompt, said, thought = (
+            tokens(usage.get(name)) for name in ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount")
+        )
+        if prompt is not None:
+            facts.input_tokens = prompt + (tokens(usage.get("toolUsePromptTokenCount")) or 0)
+        if said is not None or thought is not None:
+            facts.output_tokens = (said or 0) + (thought or 0)
+        facts.reasoning_tokens = thought if thought is not None else facts.reasoning_tokens
+        cached = tokens(usage.get("cachedContentTokenCount"))
+        facts.cache_read_tokens = cached if cached is not None else facts.cache_read_tokens
+        take_error(members, facts)
+
+    def finish(self, body: bytes, facts: Facts) -> None:
+        """Take one finish reason a candidate."""
+        self.finish_event(values.mapping(decode(body)), facts)
+
+    def finish_event(self, event: Mapping[str, Any], facts: Facts) -> None:
+        """Take the finish reason of a chunk."""
+        candidates = event.get("candidates")
+        for candidate in candidates if isinstance(candidates, list) else ():
+            if isinstance(candidate, Mapping) and candidate.get("finishReason"):
+                add_reason(candidate["finishReason"], facts)
+
+
+class Embed(Generate):
+    """``:embedContent`` and ``:batchEmbedContents``."""
+
+    name: ClassVar[str] = "gemini.embed"
+    operation: ClassVar[str] = "embeddings"
+    end_mark: ClassVar[bytes] = b""
+    bulky: ClassVar[frozenset[str]] = frozenset({"embedding", "embeddings"})

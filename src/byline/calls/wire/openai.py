@@ -1,0 +1,128 @@
+"""OpenAI's shapes, which most other providers speak too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from byline.calls.wire.wire import Usage, Wire, add_reason, real, texts, whole
+from byline.facts import Facts
+from byline.gateways import values
+
+_PARAMETERS: Final = {
+    "max_tokens": ("max_tokens", whole),
+    "max_completion_tokens": ("max_tokens", whole),
+    "max_output_tokens": ("max_tokens", whole),
+    "temperature": ("temperature", real),
+    "top_p": ("top_p", real),
+    "top_k": ("top_k", whole),
+    "frequency_penalty": ("frequency_penalty", real),
+    "presence_penalty": ("presence_penalty", real),
+    "seed": ("seed", whole),
+    "stop": ("stop_sequences", texts),
+    "n": ("choice.count", lambda value: value if type(value) is int and value != 1 else None),
+    "response_format.type": ("response_format", values.text),
+    "text.format.type": ("response_format", values.text),
+    "reasoning_effort": ("reasoning.level", values.text),
+    "reasoning.effort": ("reasoning.level", values.text),
+    "previous_response_id": ("previous_response.id", values.text),
+    "encoding_format": ("encoding_formats", texts),
+    "dimensions": ("embedding.dimensions", whole),
+    "service_tier": ("service_tier", values.text),
+}
+
+#: Both spellings: of chat completions, and of the Responses API.
+_USAGE: Final[Usage] = {
+    "input_tokens": (("prompt_tokens",), ("input_tokens",)),
+    "output_tokens": (("completion_tokens",), ("output_tokens",)),
+    "cache_read_tokens": (("prompt_tokens_details", "cached_tokens"), ("input_tokens_details", "cached_tokens")),
+    "cache_write_tokens": (("prompt_tokens_details", "cache_write_tokens"),),
+    "reasoning_tokens": (
+        ("completion_tokens_details", "reasoning_tokens"),
+        ("output_tokens_details", "reasoning_tokens"),
+    ),
+    "input_audio_tokens": (("prompt_tokens_details", "audio_tokens"),),
+    "output_audio_tokens": (("completion_tokens_details", "audio_tokens"),),
+}
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: msgspec.Raw | None = None
+
+
+class _Choices(msgspec.Struct):
+    choices: list[_Choice] = []
+
+
+_decode_choices: Final = msgspec.json.Decoder(_Choices).decode
+_decode_any: Final = msgspec.json.Decoder().decode
+
+
+class Chat(Wire):
+    """``/chat/completions``."""
+
+    name: ClassVar[str] = "openai.chat"
+    end_mark: ClassVar[bytes] = b"[DONE]"
+    bulky: ClassVar[frozenset[str]] = frozenset({"choices"})
+    parameters = _PARAMETERS
+    usage = _USAGE
+
+    def finish(self, body: bytes, facts: Facts) -> None:
+        """Take one finish reason a choice, without decoding what was said."""
+        try:
+            choices = _decode_choices(body).choices
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return
+        for choice in choices:
+            if choice.finish_reason is not None:
+                add_reason(_decode_any(choice.finish_reason), facts)
+
+    def finish_event(self, event: Mapping[str, Any], facts: Facts) -> None:
+        """Take the finish reason of a chunk."""
+        choices = event.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, Mapping) and choice.get("finish_reason"):
+                add_reason(choice["finish_reason"], facts)
+
+
+class Completions(Chat):
+    """``/completions``."""
+
+    name: ClassVar[str] = "openai.completions"
+    operation: ClassVar[str] = "text_completion"
+
+
+class Embeddings(Wire):
+    """``/embeddings``."""
+
+    name: ClassVar[str] = "openai.embeddings"
+    operation: ClassVar[str] = "embeddings"
+    bulky: ClassVar[frozenset[str]] = frozenset({"data"})
+    parameters = _PARAMETERS
+    usage = _USAGE
+
+
+class Responses(Wire):
+    """``/responses``."""
+
+    name: ClassVar[str] = "openai.responses"
+    #: The SDK ends its stream at this event, before the body is at its end.
+    end_mark: ClassVar[bytes] = b"response.completed"
+    bulky: ClassVar[frozenset[str]] = frozenset({"output", "instructions", "tools", "input"})
+    parameters = _PARAMETERS
+    usage = _USAGE
+
+    def unwrap(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Most events wrap the reply as it stands by then."""
+        inner = event.get("response")
+        return inner if isinstance(inner, dict) else event if event.get("type") == "error" else {}
+
+    def take(self, members: Mapping[str, Any], facts: Facts) -> None:
+        """The status is what comes nearest to a finish reason."""
+        super().take(members, facts)
+        status = members.get("status")
+        if status in ("completed", "incomplete", "failed", "cancelled"):
+            detail = values.mapping(members.get("incomplete_details")).get("reason")
+            facts.finish_reasons = (values.text(detail) or str(status),)

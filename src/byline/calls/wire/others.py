@@ -1,0 +1,112 @@
+"""The own shapes of Ollama and Cohere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from byline.calls.wire.wire import Usage, Wire, provider_of, real, texts, tokens, whole
+from byline.facts import Facts
+from byline.gateways import values
+
+
+class OllamaChat(Wire):
+    """``/api/chat``: streams lines of JSON unless told not to."""
+
+    name: ClassVar[str] = "ollama.chat"
+    end_mark: ClassVar[bytes] = b'"done":true'
+    bulky: ClassVar[frozenset[str]] = frozenset({"message", "response", "context", "embeddings"})
+    parameters = {  # noqa: RUF012 - a class variable, as the base class says
+        "options.num_predict": ("max_tokens", whole),
+        "options.temperature": ("temperature", real),
+        "options.top_p": ("top_p", real),
+        "options.top_k": ("top_k", whole),
+        "options.seed": ("seed", whole),
+        "options.stop": ("stop_sequences", texts),
+    }
+
+    def provider(self, host: str) -> str:
+        """Ollama has no name in the conventions; this is what its instrumentations use."""
+        return provider_of(host) or "ollama"
+
+    def is_streamed(self, members: Mapping[str, Any], path: str) -> bool:  # noqa: ARG002 - the members say it
+        """Streaming is the default."""
+        return members.get("stream") is not False
+
+    def take(self, members: Mapping[str, Any], facts: Facts) -> None:
+        """Ollama states its counts at the top of the last object."""
+        super().take(members, facts)
+        read, written = tokens(members.get("prompt_eval_count")), tokens(members.get("eval_count"))
+        facts.input_tokens = read if read is not None else facts.input_tokens
+        facts.output_tokens = written if written is not None else facts.output_tokens
+        reason = values.text(members.get("done_reason"))
+        if reason:
+            facts.finish_reasons = (reason,)
+
+
+class OllamaGenerate(OllamaChat):
+    """``/api/generate``."""
+
+    name: ClassVar[str] = "ollama.generate"
+    operation: ClassVar[str] = "text_completion"
+
+
+class OllamaEmbed(OllamaChat):
+    """``/api/embed``."""
+
+    name: ClassVar[str] = "ollama.embed"
+    operation: ClassVar[str] = "embeddings"
+    end_mark: ClassVar[bytes] = b""
+
+    def is_streamed(self, members: Mapping[str, Any], path: str) -> bool:  # noqa: ARG002 - it never is
+        """It never streams."""
+        return False
+
+
+class CohereChat(Wire):
+    """Cohere's ``/v2/chat``."""
+
+    name: ClassVar[str] = "cohere.chat"
+    end_mark: ClassVar[bytes] = b"message-end"
+    bulky: ClassVar[frozenset[str]] = frozenset({"message"})
+    parameters = {  # noqa: RUF012 - a class variable, as the base class says
+        "max_tokens": ("max_tokens", whole),
+        "temperature": ("temperature", real),
+        "p": ("top_p", real),
+        "k": ("top_k", whole),
+        "seed": ("seed", whole),
+        "frequency_penalty": ("frequency_penalty", real),
+        "presence_penalty": ("presence_penalty", real),
+        "stop_sequences": ("stop_sequences", texts),
+        "response_format.type": ("response_format", values.text),
+    }
+    usage: ClassVar[Usage] = {
+        "input_tokens": (("tokens", "input_tokens"), ("billed_units", "input_tokens")),
+        "output_tokens": (("tokens", "output_tokens"), ("billed_units", "output_tokens")),
+        "cache_read_tokens": (("cached_tokens",),),
+    }
+
+    def provider(self, host: str) -> str:
+        """Cohere wherever this shape is spoken."""
+        return provider_of(host) or "cohere"
+
+    def unwrap(self, event: dict[str, Any]) -> dict[str, Any]:
+        """The last event's delta has what a whole reply has."""
+        delta = event.get("delta")
+        return {**event, **delta} if isinstance(delta, dict) else event
+
+    def take(self, members: Mapping[str, Any], facts: Facts) -> None:
+        """Take the finish reason besides."""
+        super().take({key: value for key, value in members.items() if key != "type"}, facts)
+        reason = values.text(members.get("finish_reason"))
+        if reason:
+            facts.finish_reasons = (reason,)
+
+
+class CohereEmbed(CohereChat):
+    """Cohere's ``/v2/embed``."""
+
+    name: ClassVar[str] = "cohere.embed"
+    operation: ClassVar[str] = "embeddings"
+    end_mark: ClassVar[bytes] = b""
+    bulky: ClassVar[frozenset[str]] = frozenset({"embeddings", "texts", "images"})

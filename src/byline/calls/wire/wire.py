@@ -1,0 +1,200 @@
+"""What every API shape has in common: how its bodies are read into facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from byline.calls.wire.sse import decode, events
+from byline.facts import Facts
+from byline.gateways import values
+
+_MAX_TOKENS: Final = 1_000_000_000
+_decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+#: Facts of a usage object, each with the paths at which some provider states it.
+Usage = Mapping[str, tuple[tuple[str, ...], ...]]
+
+
+class Wire:
+    """One API shape. Stateless: everything it finds goes into the facts that it is given.
+
+    Attributes:
+        name: The shape's name, e.g. ``openai.chat``.
+        operation: The GenAI operation that it is.
+        end_mark: Bytes that show a stream's last event; empty where there are none.
+        bulky: Members of a reply that are content, which nobody but `finish` looks into.
+        parameters: Request member → GenAI name of the parameter, and how its value is read.
+    """
+
+    name: ClassVar[str]
+    operation: ClassVar[str] = "chat"
+    end_mark: ClassVar[bytes] = b""
+    bulky: ClassVar[frozenset[str]] = frozenset()
+    parameters: ClassVar[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {}
+    usage: ClassVar[Usage] = {}
+
+    def read_request(self, body: bytes, facts: Facts, *, path: str, host: str) -> None:
+        """Read the model and the parameters that were asked for."""
+        facts.operation = self.operation
+        facts.provider = self.provider(host)
+        members = self._members(body, frozenset({"messages", "input", "contents", "prompt", "tools"}))
+        facts.request_model = values.text(members.get("model")) or self.model_of(path)
+        facts.streamed = self.is_streamed(members, path)
+        for member, (name, read) in self.parameters.items():
+            value = read(_at(members, tuple(member.split("."))))
+            if value is not None:
+                facts.parameters[name] = value
+
+    def read_reply(self, body: bytes, facts: Facts) -> dict[str, Any] | None:
+        """Read a whole reply; return it without its content, ``None`` when it is no JSON object."""
+        members = self._members(body, self.bulky)
+        if not members and decode(body) is None:
+            return None
+        self.take(members, facts)
+        self.finish(body, facts)
+        return members
+
+    def read_stream(self, head: bytes, tail: bytes, facts: Facts) -> dict[str, Any] | None:
+        """Read the beginning and the end of a stream; return the object that states the usage.
+
+        Where the stream was short ``head`` is empty and ``tail`` is the whole.
+        """
+        stated: dict[str, Any] | None = None
+        for part in (head, tail):
+            for event in events(part):
+                found = self.unwrap(event)
+                self.take(found, facts)
+                self.finish_event(event, facts)
+                if isinstance(found.get("usage") or found.get("usageMetadata"), dict) or "prompt_eval_count" in found:
+                    stated = {key: value for key, value in found.items() if key not in self.bulky}
+        return stated
+
+    def provider(self, host: str) -> str:
+        """Return the provider's name in the GenAI conventions."""
+        return provider_of(host) or "openai"
+
+    def model_of(self, path: str) -> str | None:  # noqa: ARG002 - for shapes that name it there
+        """Return the model that the path names."""
+        return None
+
+    def is_streamed(self, members: Mapping[str, Any], path: str) -> bool:  # noqa: ARG002 - likewise
+        """Whether a stream is asked for."""
+        return members.get("stream") is True
+
+    def unwrap(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Return the part of an event that looks like a whole reply."""
+        return event
+
+    def take(self, members: Mapping[str, Any], facts: Facts) -> None:
+        """Take id, model, usage and error."""
+        facts.response_id = values.text(members.get("id")) or facts.response_id
+        facts.response_model = values.text(members.get("model")) or facts.response_model
+        self.take_usage(values.mapping(members.get("usage")), facts)
+        take_error(members, facts)
+
+    def take_usage(self, usage: Mapping[str, Any], facts: Facts) -> None:
+        """Take the tokens; what is no sensible number is left out."""
+        for fact, paths in self.usage.items():
+            for path in paths:
+                found = tokens(_at(usage, path))
+                if found is not None:
+                    setattr(facts, fact, found)
+                    break
+
+    def finish(self, body: bytes, facts: Facts) -> None:
+        """Take the finish reasons of a whole reply."""
+
+    def finish_event(self, event: Mapping[str, Any], facts: Facts) -> None:
+        """Take the finish reason of one event."""
+
+    def _members(self, body: bytes, without: frozenset[str]) -> dict[str, Any]:
+        try:
+            raw = _decode_members(body)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return {}
+        return {name: decode(bytes(value)) for name, value in raw.items() if name not in without}
+
+
+def _at(members: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    found: Any = members
+    for part in path:
+        if not isinstance(found, Mapping):
+            return None
+        found = found.get(part)
+    return found
+
+
+def tokens(value: object) -> int | None:
+    """Return a number of tokens, ``None`` for what cannot be one."""
+    return value if type(value) is int and 0 <= value <= _MAX_TOKENS else None
+
+
+def whole(value: object) -> int | None:
+    """Return a whole number as a parameter."""
+    return value if type(value) is int and abs(value) < 2**63 else None
+
+
+def real(value: object) -> float | None:
+    """Return a number as a parameter."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < 1e12 else None
+
+
+def texts(value: object) -> tuple[str, ...] | None:
+    """Return one text or several, at most sixteen."""
+    several = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    kept = tuple(item for item in several[:16] if isinstance(item, str) and 0 < len(item) <= 200)
+    return kept or None
+
+
+def add_reason(reason: object, facts: Facts) -> None:
+    """Add a finish reason."""
+    found = values.text(reason)
+    if found is not None:
+        facts.finish_reasons = (*facts.finish_reasons, found)[:16]
+
+
+def take_error(members: Mapping[str, Any], facts: Facts) -> None:
+    """Take the error that a body states, in any provider's shape."""
+    error = members.get("error")
+    if error is None and members.get("type") != "error":
+        error = members.get("detail") or (members.get("message") if "choices" not in members else None)
+        if not isinstance(error, str) or "id" in members:
+            return
+    if isinstance(error, Mapping):
+        kind = error.get("type") or error.get("status") or error.get("code")
+        message = error.get("message")
+    else:
+        kind, message = None, error
+    facts.error_type = values.text(str(kind)) if isinstance(kind, str | int) else facts.error_type
+    facts.error_type = facts.error_type or "error"
+    if isinstance(message, str) and message:
+        facts.error_message = message[:500]
+
+
+_PROVIDERS: Final = (
+    ("openai.azure.com", "azure.ai.openai"),
+    ("openai.com", "openai"),
+    ("anthropic.com", "anthropic"),
+    ("aiplatform.googleapis.com", "gcp.vertex_ai"),
+    ("googleapis.com", "gcp.gemini"),
+    ("mistral.ai", "mistral_ai"),
+    ("groq.com", "groq"),
+    ("deepseek.com", "deepseek"),
+    ("x.ai", "x_ai"),
+    ("cohere.com", "cohere"),
+    ("cohere.ai", "cohere"),
+    ("perplexity.ai", "perplexity"),
+)
+
+
+def provider_of(host: str) -> str | None:
+    """Return the provider at a host, by its GenAI name."""
+    for ending, name in _PROVIDERS:
+        if host == ending or host.endswith("." + ending):
+            return name
+    return None
