@@ -9,7 +9,8 @@ from typing import Any, Final, Literal, cast
 
 from opentelemetry import trace
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined, unused-ignore]
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
 from byline import calls, counters, export, guard, settings
 from byline.export.destination import Destination
@@ -24,6 +25,8 @@ _lock: Final = threading.Lock()
 _processors: Final[weakref.WeakKeyDictionary[Any, BylineSpanProcessor]] = weakref.WeakKeyDictionary()
 _active: list[BylineSpanProcessor] = []
 _destinations: list[Destination] = []
+#: The processors that feed, or once fed, a destination of byline's own.
+_feeding: Final[weakref.WeakSet[SpanProcessor]] = weakref.WeakSet()
 
 
 def instrument(
@@ -74,6 +77,8 @@ def instrument(
             raise SettingError("byline.E023", f"capture_content={capture_content!r}", "pass True, False or None")
         if llm_spans not in ("auto", True, False):
             raise SettingError("byline.E024", f"llm_spans={llm_spans!r}", 'pass "auto", True or False')
+        known.Known(found)
+        wanted = calls.check_clients(clients)
         from_environment = export.from_environment() if destinations is None else []
         provider = _provider(tracer_provider)
         targets = list(destinations) if destinations is not None else _without_doubles(from_environment, provider)
@@ -83,9 +88,11 @@ def instrument(
         processor.switch_on(stamp)
         _active.append(processor)
         for destination in targets:
-            provider.add_span_processor(destination.processor())
+            feeding = destination.processor()
+            provider.add_span_processor(feeding)
+            _feeding.add(feeding)
             _destinations.append(destination)
-        if clients:
+        if wanted:
             calls.install(
                 tracer_provider=provider,
                 gateways=found,
@@ -161,8 +168,13 @@ def _provider(given: TracerProvider | None) -> TracerProvider:
 def _without_doubles(found: list[Destination], provider: TracerProvider) -> list[Destination]:
     """Leave OTLP of the environment to whoever exports there already, e.g. ``opentelemetry-instrument``."""
     processors = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
-    others = [processor for processor in processors if not isinstance(processor, BylineSpanProcessor)]
-    return [destination for destination in found if not (others and isinstance(destination, export.OTLP))]
+    exported = any(_exports(processor) and processor not in _feeding for processor in processors)
+    return [destination for destination in found if not (exported and isinstance(destination, export.OTLP))]
+
+
+def _exports(processor: SpanProcessor) -> bool:
+    # Those of the SDK that hand spans to an exporter, and whatever is built on them.
+    return isinstance(processor, SimpleSpanProcessor | BatchSpanProcessor) or hasattr(processor, "span_exporter")
 
 
 class BylineInstrumentor(BaseInstrumentor):  # type: ignore[misc, unused-ignore]

@@ -1,0 +1,328 @@
+"""``instrument()``: once, at start; whatever is wrong is said before anything is changed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import byline
+from byline import export
+from byline.export import Destination
+from byline.instrument import BylineInstrumentor
+from byline.settings import SETTINGS
+from byline.testing import Receiver
+
+LLM = {"gen_ai.operation.name": "chat"}
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for setting in SETTINGS:
+        for name in setting.variables:
+            monkeypatch.delenv(name, raising=False)
+    byline.uninstrument()
+    yield
+    byline.uninstrument()
+
+
+@pytest.fixture
+def own() -> TracerProvider:
+    return TracerProvider(shutdown_on_exit=False)
+
+
+def spans_of(provider: TracerProvider, name: str = "chat") -> dict[str, Any]:
+    """Make an LLM span within a bound job and return its attributes."""
+    exporter = InMemorySpanExporter()
+    processor = SimpleSpanProcessor(exporter)
+    provider.add_span_processor(processor)
+    with byline.bound(session_id="s"):
+        provider.get_tracer("app").start_span(name, attributes=LLM if name == "chat" else {}).end()
+    processor.shutdown()
+    (span,) = exporter.get_finished_spans()
+    return dict(span.attributes or {})
+
+
+def processors_of(provider: TracerProvider) -> int:
+    return len(provider._active_span_processor._span_processors)
+
+
+SIGNED = {**LLM, "session.id": "s", "gen_ai.conversation.id": "s"}
+
+
+def test_llm_spans_are_signed_from_then_on(own: TracerProvider) -> None:
+    assert spans_of(own) == LLM
+    byline.instrument(tracer_provider=own, destinations=[], clients=())
+    assert spans_of(own) == SIGNED
+    assert spans_of(own, "db") == {}
+
+
+def test_further_calls_change_nothing(own: TracerProvider) -> None:
+    byline.instrument(tracer_provider=own, destinations=[], clients=())
+    count = processors_of(own)
+    byline.instrument(tracer_provider=own, destinations=[], clients=(), stamp="all")
+    assert processors_of(own) == count == 1
+    assert spans_of(own, "db") == {}
+
+
+def test_uninstrument_stops_it_and_instrument_starts_it_again(own: TracerProvider) -> None:
+    for _ in range(3):
+        byline.instrument(tracer_provider=own, destinations=[], clients=())
+        assert spans_of(own) == SIGNED
+        byline.uninstrument()
+        assert spans_of(own) == LLM
+    byline.uninstrument()
+
+
+def test_the_processor_is_added_once_however_often_it_is_called(own: TracerProvider) -> None:
+    for _ in range(3):
+        byline.instrument(tracer_provider=own, destinations=[], clients=())
+        byline.uninstrument()
+    assert processors_of(own) == 1
+
+
+def test_another_stamp_after_uninstrument(own: TracerProvider) -> None:
+    byline.instrument(tracer_provider=own, destinations=[], clients=())
+    byline.uninstrument()
+    byline.instrument(tracer_provider=own, destinations=[], clients=(), stamp="all")
+    assert spans_of(own, "db") == {"session.id": "s", "gen_ai.conversation.id": "s"}
+
+
+@pytest.mark.parametrize("variable", ["BYLINE_DISABLED", "OTEL_SDK_DISABLED"])
+def test_the_environment_can_turn_it_off(variable: str, monkeypatch: pytest.MonkeyPatch, own: TracerProvider) -> None:
+    monkeypatch.setenv(variable, "true")
+    byline.instrument(tracer_provider=own, destinations=[], clients=())
+    assert processors_of(own) == 0
+    monkeypatch.setenv(variable, "false")
+    byline.instrument(tracer_provider=own, destinations=[], clients=())
+    assert spans_of(own) == SIGNED
+
+
+WRONG: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
+    "stamp": ({"stamp": "some"}, {}, "byline.E021"),
+    "provider": ({"tracer_provider": object()}, {}, "byline.E022"),
+    "content": ({"capture_content": "yes"}, {}, "byline.E023"),
+    "llm_spans": ({"llm_spans": "maybe"}, {}, "byline.E024"),
+    "gateway": ({"gateways": ["openrouter"]}, {}, "byline.E030"),
+    "gateway of the environment": ({}, {"BYLINE_GATEWAYS": "nobody"}, "byline.E031"),
+    "client": ({"clients": {"urllib9"}}, {}, "byline.E065"),
+    "client as text": ({"clients": "httpx"}, {}, "byline.E065"),
+    "one Langfuse key": ({"destinations": None}, {"LANGFUSE_PUBLIC_KEY": "pk-lf-x"}, "byline.E041"),
+    "the other Langfuse key": ({"destinations": None}, {"LANGFUSE_SECRET_KEY": "sk-lf-x"}, "byline.E041"),
+    "endpoint": ({"destinations": None}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "not a url"}, "byline.E040"),
+    "switch": ({}, {"BYLINE_DISABLED": "perhaps"}, "byline.E001"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_setting_is_said_and_nothing_is_changed(
+    case: str, own: TracerProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it can be mended and called again."""
+    settings, environ, identifier = WRONG[case]
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(byline.SettingError) as caught:
+        byline.instrument(**{"tracer_provider": own, "destinations": [], **settings})
+    assert caught.value.id == identifier
+    assert caught.value.advice
+    assert processors_of(own) == 0
+    for name in environ:
+        monkeypatch.delenv(name)
+    byline.instrument(tracer_provider=own, destinations=[], clients=())
+    assert spans_of(own) == SIGNED
+
+
+class Kept(SpanExporter):
+    """Keeps what is exported, by whom it was."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def export(self, spans: Any) -> SpanExportResult:
+        self.spans.extend(spans)
+        return SpanExportResult.SUCCESS
+
+
+class Memory(Destination):
+    """A destination in memory."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__("https://memory.local", **settings)
+        self.kept = Kept()
+
+    def exporter(self) -> SpanExporter:
+        return self.kept
+
+
+def test_destinations_get_the_signed_spans(own: TracerProvider) -> None:
+    llm, everything = Memory(spans="llm"), Memory()
+    byline.instrument(tracer_provider=own, destinations=[llm, everything], clients=())
+    for name in ("chat", "db"):
+        spans_of(own, name)
+    assert byline.flush()
+    assert [span.name for span in llm.kept.spans] == ["chat"]
+    assert [span.name for span in everything.kept.spans] == ["chat", "db"]
+    assert dict(llm.kept.spans[0].attributes or {}) == SIGNED
+
+
+def test_uninstrument_sends_what_waits_and_nothing_after(own: TracerProvider) -> None:
+    memory = Memory()
+    byline.instrument(tracer_provider=own, destinations=[memory], clients=())
+    spans_of(own)
+    byline.uninstrument()
+    assert len(memory.kept.spans) == 1
+    spans_of(own)
+    assert len(memory.kept.spans) == 1
+
+
+def test_a_destination_that_fails_stops_neither_flush_nor_the_others(
+    own: TracerProvider, production: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Memory):
+        def flush(self, timeout: float = 10.0) -> bool:
+            raise ConnectionError("sk-secret")
+
+        def shutdown(self) -> None:
+            raise ConnectionError("sk-secret")
+
+    broken, memory = Broken(), Memory()
+    byline.instrument(tracer_provider=own, destinations=[broken, memory], clients=())
+    spans_of(own)
+    assert not byline.flush()
+    assert len(memory.kept.spans) == 1
+    byline.uninstrument()
+    assert "sk-secret" not in production.text
+    assert byline.stats()["errors.destination"] == 2
+    Memory.shutdown(broken)
+
+
+def test_flush_without_destinations_is_done_at_once() -> None:
+    assert byline.flush()
+
+
+def test_destinations_of_the_environment(own: TracerProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Langfuse where its keys are set, OTLP where its endpoint is set."""
+    with Receiver() as langfuse, Receiver() as otlp:
+        monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-x")
+        monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-x")
+        monkeypatch.setenv("LANGFUSE_BASE_URL", langfuse.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)
+        byline.instrument(tracer_provider=own, clients=())
+        with byline.bound(session_id="s"):
+            own.get_tracer("app").start_span("chat", attributes=LLM).end()
+        assert byline.flush()
+        byline.uninstrument()
+        assert [span.name for span in langfuse.spans] == ["chat"]
+        assert [span.name for span in otlp.spans] == ["chat"]
+
+
+@pytest.fixture
+def otlp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+
+
+@pytest.mark.usefixtures("otlp")
+def test_otlp_of_the_environment_is_left_to_whoever_exports_there_already(own: TracerProvider) -> None:
+    """As ``opentelemetry-instrument`` does, or the app itself; twice would be counted twice."""
+    own.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
+    byline.instrument(tracer_provider=own, clients=())
+    assert processors_of(own) == 2
+
+
+@pytest.mark.usefixtures("otlp")
+def test_processors_that_export_nothing_do_not_stand_in_the_way(own: TracerProvider) -> None:
+    """Such as one that copies baggage."""
+    own.add_span_processor(SpanProcessor())
+    byline.instrument(tracer_provider=own, clients=())
+    assert processors_of(own) == 3
+
+
+@pytest.mark.usefixtures("otlp")
+def test_an_earlier_destination_of_bylines_own_does_not_stand_in_the_way(own: TracerProvider) -> None:
+    """The SDK cannot take its processor away again."""
+    for count in (2, 3):
+        byline.instrument(tracer_provider=own, clients=())
+        assert processors_of(own) == count
+        byline.uninstrument()
+
+
+def test_the_entry_point_instruments_for_opentelemetrys_launcher(own: TracerProvider) -> None:
+    (entry,) = entry_points(group="opentelemetry_instrumentor", name="byline")
+    instrumentor: Any = entry.load()()
+    assert isinstance(instrumentor, BylineInstrumentor)
+    instrumentor.instrument(tracer_provider=own, destinations=[], clients=(), skip_dep_check=True, unknown=1)
+    assert spans_of(own) == SIGNED
+    instrumentor.uninstrument()
+    assert spans_of(own) == LLM
+
+
+def run(program: str, **environ: str) -> str:
+    """Run a program in a process of its own, where no provider is set yet."""
+    base = {name: value for name, value in os.environ.items() if name != "PYTEST_VERSION"}
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        env={**base, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return ended.stdout
+
+
+def test_a_provider_is_made_where_nobody_has_set_one() -> None:
+    """With the resource that OpenTelemetry's environment names."""
+    program = """
+import byline
+from opentelemetry import trace
+byline.instrument(destinations=[], clients=())
+provider = trace.get_tracer_provider()
+with byline.bound(session_id="s"):
+    span = trace.get_tracer("app").start_span("chat", attributes={"gen_ai.operation.name": "chat"})
+print(provider.resource.attributes["service.name"], span.attributes["session.id"])
+"""
+    assert run(program, OTEL_SERVICE_NAME="shop") == "shop s\n"
+
+
+def test_a_provider_that_was_set_is_used() -> None:
+    program = """
+import byline
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+mine = TracerProvider()
+trace.set_tracer_provider(mine)
+byline.instrument(destinations=[], clients=())
+assert trace.get_tracer_provider() is mine
+with byline.bound(session_id="s"):
+    span = trace.get_tracer("app").start_span("chat", attributes={"gen_ai.operation.name": "chat"})
+print(span.attributes["session.id"])
+"""
+    assert run(program) == "s\n"
+
+
+def test_spans_that_wait_are_sent_when_the_process_ends() -> None:
+    """A script that never flushes loses nothing."""
+    with Receiver() as receiver:
+        program = f"""
+import byline
+from opentelemetry import trace
+byline.instrument(destinations=[byline.destinations.OTLP({receiver.url!r})], clients=())
+with byline.bound(session_id="s"):
+    trace.get_tracer("app").start_span("chat", attributes={{"gen_ai.operation.name": "chat"}}).end()
+"""
+        run(program)
+        assert [span.name for span in receiver.spans] == ["chat"]
+
+
+def test_the_public_destinations_are_the_ones_of_export() -> None:
+    assert byline.destinations.OTLP is export.OTLP
