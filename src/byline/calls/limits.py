@@ -76,7 +76,7 @@ def parse_reset(text: str, now: float) -> float | None:
         10.0
     """
     text = text.strip()
-    number = values.number(text) if len(text) < 32 else None
+    number = _number(text)
     if number is not None:
         # 1e12 and above are milliseconds since the epoch, 1e9 and above seconds.
         seconds = number / 1000 - now if number >= _EPOCH_MS else number - now if number >= _EPOCH else number
@@ -91,6 +91,14 @@ def parse_reset(text: str, now: float) -> float | None:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
     return _sane(moment.timestamp() - now)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text) if len(text) < 32 else -1.0
+    except ValueError:
+        return None
+    return number if 0 <= number < 1e14 else None
 
 
 def _sane(seconds: float) -> float | None:

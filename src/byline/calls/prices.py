@@ -7,10 +7,11 @@ from typing import Any, Final
 
 from byline.facts import Facts
 
+_library: Any
 try:
-    import genai_prices
+    import genai_prices as _library
 except ImportError:  # the extra byline[prices] is not installed
-    genai_prices = None  # type: ignore[assignment, unused-ignore]
+    _library = None
 
 #: Facts → what the library calls them.
 _USAGE: Final = {
@@ -46,7 +47,7 @@ def estimate(facts: Facts) -> None:
     A stated cost always wins. What a gateway answered from its cache costs nothing and says what it
     saved. An unknown model, an error, or a call without tokens has no estimate.
     """
-    if genai_prices is None or facts.error_type is not None or facts.input_tokens is None:
+    if _library is None or facts.error_type is not None or facts.input_tokens is None:
         return
     if facts.cost is not None and not (facts.cache_hit and facts.cache_savings is None):
         return
@@ -75,10 +76,10 @@ def _price(facts: Facts) -> Any:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                usage = genai_prices.Usage(
+                usage = _library.Usage(
                     **{theirs: getattr(facts, ours) for ours, theirs in _USAGE.items() if getattr(facts, ours)}
                 )
-                return genai_prices.calc_price(usage, name, provider_id=None if "/" in model else provider)
+                return _library.calc_price(usage, name, provider_id=None if "/" in model else provider)
         except Exception:
             if len(_unknown) < _MAX_UNKNOWN:
                 _unknown.add((name, provider))

@@ -49,7 +49,7 @@ _USAGE: Final[Usage] = {
 
 
 class _Choice(msgspec.Struct):
-    finish_reason: msgspec.Raw | None = None
+    finish_reason: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Choices(msgspec.Struct):
@@ -76,7 +76,7 @@ class Chat(Wire):
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             return
         for choice in choices:
-            if choice.finish_reason is not None:
+            if choice.finish_reason is not msgspec.UNSET:
                 add_reason(_decode_any(choice.finish_reason), facts)
 
     def finish_event(self, event: Mapping[str, Any], facts: Facts) -> None:
