@@ -94,7 +94,7 @@ class Destination:
     def shutdown(self) -> None:
         """Send what waits and stop."""
         if self._processor is not None:
-            self._processor.shutdown()
+            self._processor.shutdown()  # type: ignore[no-untyped-call, unused-ignore]
             self._processor = None
 
     def check(self) -> list[CheckResult]:
