@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,10 @@ import pytest
 
 import byline
 from byline import asgi, record, wsgi
+from byline.inbound.body import Body
+from byline.inbound.reader import InboundReader
 from byline.record import Record, Totals
-from tests.support import Sent, claim, run_asgi, run_wsgi
+from tests.support import Sent, accepted, claim, environ_of, run_asgi, run_wsgi, scope_of
 
 
 def test_outside_a_request_nothing_is_known() -> None:
@@ -70,7 +73,6 @@ def test_equal_questions_get_the_same_object() -> None:
 
 def test_nothing_is_parsed_before_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that calls no model pays for two references."""
-    from byline.inbound.reader import InboundReader
 
     def read(*_: Any) -> Any:
         raise AssertionError("nobody asked")
@@ -191,8 +193,6 @@ def test_the_same_environ_and_scope_may_be_used_again() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         records.append(record.get())
 
-    from tests.support import environ_of, scope_of
-
     environ, scope = environ_of(Sent()), scope_of(Sent())
     for _ in range(2):
         run_wsgi(wsgi.AttributionMiddleware(plain), Sent(), environ)
@@ -204,8 +204,6 @@ def test_the_same_environ_and_scope_may_be_used_again() -> None:
 
 @pytest.mark.usefixtures("production")
 def test_a_reader_that_fails_costs_the_claims_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from byline.inbound.reader import InboundReader
-
     def read(*_: Any) -> Any:
         raise RuntimeError
 
@@ -220,3 +218,62 @@ def test_a_reader_that_fails_costs_the_claims_alone(monkeypatch: pytest.MonkeyPa
 
     assert run_wsgi(wsgi.AttributionMiddleware(app), claim({"session_id": "s"})).body == b"fine"
     assert heard == [byline.Attribution(user_id="u")]
+
+
+def test_the_first_question_may_come_from_many_threads_at_once() -> None:
+    """All get the whole answer, the body's claims included."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    answers = []
+    try:
+        for _ in range(100):
+            owner = Record(InboundReader(), scope_of(claim({"user": "u"}, headers=[("x-session-id", "s")])))
+            owner.body = Body(10_000, describe=lambda _: (True, None), raw={})
+            owner.body.feed(b'{"user": "u", "trace": {"trace_id": "w", "k": [1, 2, 3]}}', last=True)
+            start = threading.Barrier(4)
+
+            def ask(owner: Record = owner, start: threading.Barrier = start) -> None:
+                start.wait(10)
+                answers.append(owner.attribution())
+
+            threads = [threading.Thread(target=ask) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(10)
+            answers.append(owner.attribution())
+    finally:
+        sys.setswitchinterval(interval)
+    whole = byline.Attribution(session_id="s", user_id="u", trace_id="w", metadata={"k": "[1,2,3]"})
+    assert answers == [whole] * 500
+
+
+def test_identity_may_ask_what_is_known() -> None:
+    """It gets what was known before, and no endless question."""
+
+    def identity(scope: Any) -> dict[str, Any]:
+        asked.append(byline.current())
+        return {"user_id": "ada"}
+
+    asked: list[byline.Attribution] = []
+    heard = accepted("asgi", Sent(headers=[("x-session-id", "s")]), identity=identity)
+    assert heard.attribution == byline.Attribution(session_id="s", user_id="ada")
+    assert asked == [byline.Attribution()]
+
+
+def test_what_is_no_claim_is_let_go_while_it_is_read() -> None:
+    """An upload of a gigabyte is not held until its end."""
+    held = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        owner = record.get()
+        assert owner is not None
+        for _ in range(20):
+            await receive()
+            assert owner.body is not None
+            held.append(sum(map(len, owner.body.chunks)))
+
+    sent = Sent([b"x" * 100_000] * 20, content_type="multipart/form-data; boundary=x")
+    assert asyncio.run(run_asgi(asgi.AttributionMiddleware(app), sent)).error is None
+    assert len(held) == 20
+    assert max(held) <= 100_000

@@ -58,6 +58,7 @@ class Record:
 
     __slots__ = (
         "__weakref__",
+        "_asked_by",
         "_below",
         "_body_seen",
         "_bound",
@@ -96,6 +97,7 @@ class Record:
         self._below: Attribution | None = None
         self._claimed: Attribution | None = None
         self._settled = False
+        self._asked_by: int | None = None
         self._body_seen = False
         self._totals: Totals | None = None
         self._claims_rejected: list[str] | None = None
@@ -162,11 +164,18 @@ class Record:
         complete = body is not None and body.is_complete()
         if self._claimed is not None and (self._settled or (complete is self._body_seen and not reader.late)):
             return self._claimed
+        thread = threading.get_ident()
+        if self._asked_by == thread:
+            # identity or trust asks what is known: no more than that.
+            return self._claimed or EMPTY
+        self._asked_by = thread
         try:
             claimed, self._claims_rejected, known = reader.read(request_of(raw), raw, body)
         except Exception:
             claimed, known = EMPTY, True
             guard.report("inbound")
+        finally:
+            self._asked_by = None
         # Equal claims stay the same object, by which everything that is made from them is cached.
         self._claimed = self._claimed if claimed == self._claimed else claimed
         self._body_seen = complete

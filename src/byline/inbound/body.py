@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, Final
 
@@ -17,6 +18,9 @@ Describe = Callable[[MutableMapping[str, Any]], tuple[bool, int | None]]
 
 _decode: Final = msgspec.json.Decoder().decode
 _absent: Final = msgspec.UNSET
+
+#: A request may ask from several threads at once; decoding holds the interpreter's own lock anyway.
+_lock: Final = threading.Lock()
 
 
 class Body:
@@ -80,12 +84,13 @@ class Body:
 
     def _look(self) -> None:
         """Find out what this is, and let go of what will not be read."""
-        describe = self._describe
-        if describe is not None:
-            self._describe = None
-            readable, self.expected = describe(self._raw or {})
-            self._raw = None
-            self.ignored = not readable
+        if self._describe is not None:
+            with _lock:
+                describe = self._describe
+                if describe is not None:
+                    readable, self.expected = describe(self._raw or {})
+                    self.ignored = not readable
+                    self._describe = self._raw = None
         if not self.ignored and (self.size > self.limit or (self.expected or 0) > self.limit):
             self.overflow = True
         if self.ignored or self.overflow:
@@ -97,11 +102,13 @@ class Body:
         JSON of any other kind than an object has no members, nor has no body at all.
         """
         if self.chunks:
-            data = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-            self.chunks = []
-            # What comes after the announced end is not the body's.
-            self.ended = True
-            self._members = reader.read(data)
+            with _lock:
+                chunks = self.chunks
+                if chunks:
+                    # What comes after the announced end is not the body's.
+                    self.ended = True
+                    self._members = reader.read(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+                    self.chunks = []
         return self._members
 
 
