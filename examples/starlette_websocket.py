@@ -1,6 +1,5 @@
 """A chat over a websocket with Starlette: the session comes in the query, for browsers can set no headers there.
 
-Needs `pip install websockets`, for uvicorn and for the client.
 
     byline gateway python examples/starlette_websocket.py
 
