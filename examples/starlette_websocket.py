@@ -1,6 +1,5 @@
 """A chat over a websocket with Starlette: the session comes in the query, for browsers can set no headers there.
 
-
     byline gateway python examples/starlette_websocket.py
 
 Then talk to it:
