@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import django
 import falcon
-import httpx
+import httpx2
 import litestar
 import pytest
 import quart
@@ -58,14 +58,14 @@ def django_settings() -> None:
     django.setup()
 
 
-def send_wsgi(app: Any, method: str, url: str, **request: Any) -> httpx.Response:
-    with httpx.Client(transport=httpx.WSGITransport(app), base_url="http://app") as client:
+def send_wsgi(app: Any, method: str, url: str, **request: Any) -> httpx2.Response:
+    with httpx2.Client(transport=httpx2.WSGITransport(app), base_url="http://app") as client:
         return client.request(method, url, **request)
 
 
-def send_asgi(app: Any, method: str, url: str, **request: Any) -> httpx.Response:
-    async def send() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
+def send_asgi(app: Any, method: str, url: str, **request: Any) -> httpx2.Response:
+    async def send() -> httpx2.Response:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://app") as client:
             return await client.request(method, url, **request)
 
     return anyio.run(send)

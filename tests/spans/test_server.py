@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import copy_context
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI, WebSocket
 from flask import Flask
@@ -468,8 +468,8 @@ def inner_call(inner: Any) -> Starlette:
 
     async def outer(request: Request) -> Response:
         await request.json()
-        transport = httpx.ASGITransport(inner)
-        async with httpx.AsyncClient(transport=transport, base_url="http://inner") as client:
+        transport = httpx2.ASGITransport(inner)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://inner") as client:
             headers = {"x-session-id": "inner", "trace": "trace_name=inner"}
             answer = await client.post("/chat", json={"user": "inner"}, headers=headers)
         count()
