@@ -8,6 +8,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -261,7 +262,9 @@ class Call:
     def _read_gateway(self, decoded: Mapping[str, Any] | None) -> None:
         gateway = self._read_from
         if gateway is not None:
-            self.facts.gateway = gateway.name
+            if not gateway.is_provider:
+                self.facts.gateway = gateway.name
+            self.facts.key_alias = gateway.alias_of(self.facts.key_hash)
             reply = Reply(
                 status=self.facts.status_code or 0,
                 headers=self._reply_headers,
@@ -283,7 +286,11 @@ class Call:
 
     def _put(self) -> None:
         """Put the facts onto the LLM span, or keep them for one that comes late."""
-        attributes = of_facts(self.facts)
+        shown = self.facts
+        if self._read_from is not None and self._read_from.broadcasts:
+            shown = copy(shown)
+            self._read_from.settle(shown)
+        attributes = of_facts(shown)
         span = self.span
         if span is not None and span.is_recording():
             span.set_attributes(attributes)

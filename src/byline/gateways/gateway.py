@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping, MutableMapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
 from byline.attribution import Attribution
 from byline.facts import Facts
+from byline.settings import SettingError
+
+_logger: Final = logging.getLogger("byline")
+_LONGEST_LIST: Final = 4096
+_USAGE: Final = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "input_audio_tokens",
+    "output_audio_tokens",
+)
 
 
 class Field(NamedTuple):
-    """One name under which an attribution field travels.
+    """One name under which an attribution field travels, on the way in and on the way out.
 
     Attributes:
         field: The attribution field, e.g. ``session_id``.
@@ -21,12 +36,14 @@ class Field(NamedTuple):
         name: The name there; headers in lower case.
         kind: How the value is written: ``text``, ``tags`` (comma list or JSON array), ``metadata``
             (JSON object), ``trace`` (the trace object), ``controls`` (LiteLLM's metadata object).
+        sent: Whether it is written onto calls, besides being read from requests.
     """
 
     field: str
     where: Literal["header", "body", "query"]
     name: str
     kind: Literal["text", "tags", "metadata", "trace", "controls"] = "text"
+    sent: bool = False
 
 
 class Outgoing(msgspec.Struct, kw_only=True):
@@ -76,29 +93,51 @@ class Gateway:
             written only to that origin and below that path.
         broadcasts: Say ``True`` when the gateway itself sends its traces to the same destination:
             its generation then carries usage and cost, and byline's span does not repeat them.
+        key_aliases: Names of API keys by their hash (SHA-256 of the key, in hex) or a beginning of it.
+
+    Raises:
+        SettingError: ``byline.E032`` where ``base_url`` is no http(s) URL.
 
     Example:
         >>> Gateway("http://llm.internal:4000").recognises("llm.internal", 4000, "/v1/chat/completions")
         True
     """
 
+    #: The name, as it stands in ``byline.gateway.name`` and in ``BYLINE_GATEWAYS``.
     name: ClassVar[str] = ""
+    #: Hosts of its own; one that starts with a dot stands for every host that ends so.
     hosts: ClassVar[tuple[str, ...]] = ()
+    #: Its names for each claim.
     fields: ClassVar[tuple[Field, ...]] = ()
+    #: Whether it joins the caller's trace by W3C trace context.
+    joins: ClassVar[bool] = False
+    #: The longest value that it takes in a header.
+    longest: ClassVar[int] = 200
+    #: A plain provider is read like a gateway, and is none.
+    is_provider: ClassVar[bool] = False
+    #: What is known of it, and how surely: ``docs/gateways.md`` is made of these lines.
+    notes: ClassVar[tuple[tuple[str, str, str], ...]] = ()
 
-    def __init__(self, base_url: str | None = None, *, broadcasts: bool = False) -> None:
+    def __init__(
+        self, base_url: str | None = None, *, broadcasts: bool = False, key_aliases: Mapping[str, str] | None = None
+    ) -> None:
         self.base_url = base_url
         self.broadcasts = broadcasts
+        self.key_aliases = dict(key_aliases or {})
         self._origin: tuple[str, int | None, str] | None = None
         if base_url is not None:
             parts = urlsplit(base_url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise SettingError(
+                    "byline.E032", f"{base_url!r} is no http(s) URL", "write it as http://host:port/path"
+                )
             port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
             self._origin = ((parts.hostname or "").lower(), port, parts.path.rstrip("/"))
 
     def recognises(self, host: str, port: int | None, path: str) -> bool:
         """Whether a call to this place goes to this gateway, so that ids may be written on it."""
         if self._origin is None:
-            return host in self.hosts
+            return host in self.hosts or any(end.startswith(".") and host.endswith(end) for end in self.hosts)
         name, own_port, prefix = self._origin
         return host == name and port == own_port and (not prefix or path == prefix or path.startswith(prefix + "/"))
 
@@ -107,7 +146,54 @@ class Gateway:
         return False
 
     def write(self, call: Outgoing) -> None:
-        """Write the ids onto the call in this gateway's own dialect."""
+        """Write the ids onto the call in this gateway's own dialect; by default as `fields` says."""
+        if self.joins:
+            self.join(call)
+        for field in self.fields:
+            if field.sent and field.where == "header":
+                self.put(call, field.name, getattr(call.attribution, field.field))
+
+    def join(self, call: Outgoing) -> None:
+        """Write the LLM span's ``traceparent``, where that is recorded and the app has set none."""
+        # An unsampled one would tell the gateway to export nothing at all.
+        if call.sampled and call.trace_id and call.span_id:
+            call.headers.setdefault("traceparent", f"00-{call.trace_id}-{call.span_id}-01")
+
+    def put(self, call: Outgoing, name: str, value: object) -> None:
+        """Write a header, unless the app has set it or the value does not fit into one."""
+        if not value or name in call.headers:
+            return
+        if isinstance(value, tuple):
+            text = ",".join(str(item) for item in value if "," not in str(item))
+        elif isinstance(value, Mapping):
+            # JSON escapes what a header cannot carry.
+            text = json.dumps(value, separators=(",", ":"))
+        else:
+            text = str(value)
+        if not text.isascii() or not text.isprintable():
+            self.leave_out(name, "not ASCII")
+        elif len(text) > (self.longest if isinstance(value, str) else _LONGEST_LIST):
+            self.leave_out(name, "too long")
+        elif text:
+            call.headers[name] = text
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """Say in the debug log which field does not go out, and why; never its value."""
+        _logger.debug("%s: %s is left out: %s", self.name, name, reason)
+
+    def settle(self, facts: Facts) -> None:
+        """Leave usage and cost to the gateway's own generation, where it broadcasts one."""
+        if self.broadcasts:
+            facts.cost = facts.cost_source = None
+            facts.cost_details = {}
+            for field in _USAGE:
+                setattr(facts, field, None)
+
+    def alias_of(self, key_hash: str | None) -> str | None:
+        """Return the name of an API key."""
+        if key_hash is None:
+            return None
+        return next((name for start, name in self.key_aliases.items() if start and key_hash.startswith(start)), None)
 
     def read(self, reply: Reply, facts: Facts) -> None:
         """Read into ``facts`` what the reply says in this gateway's own dialect."""

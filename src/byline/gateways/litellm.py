@@ -36,6 +36,13 @@ class LiteLLM(Gateway):
     """
 
     name: ClassVar[str] = "litellm"
+    joins: ClassVar[bool] = True
+    notes = (
+        ("sends", "`traceparent`, `x-litellm-session-id`, `x-litellm-end-user-id`, `x-litellm-tags`", "run for real"),
+        ("sends", "`langfuse_trace_name`, `langfuse_trace_user_id`, `langfuse_generation_name`", "source"),
+        ("reads", "`x-litellm-*`: call, model, cost, key, cache, overhead, retries, fallbacks", "run for real"),
+        ("joins", "its span is a child of the LLM span", "run for real"),
+    )
     fields: ClassVar[tuple[Field, ...]] = (
         Field("session_id", "header", "x-litellm-session-id"),
         Field("session_id", "header", "x-litellm-trace-id"),
@@ -56,20 +63,16 @@ class LiteLLM(Gateway):
     def write(self, call: Outgoing) -> None:
         """Write ids, tags and names as headers; the body stays as it is."""
         known = call.attribution
-        headers = call.headers
-        if call.sampled and call.trace_id and call.span_id:
-            headers.setdefault("traceparent", f"00-{call.trace_id}-{call.span_id}-01")
-        if known.session_id and _SESSION.match(known.session_id):
-            headers.setdefault("x-litellm-session-id", known.session_id)
-        for name, value in (
-            ("x-litellm-end-user-id", known.user_id),
-            ("langfuse_trace_user_id", known.user_id),
-            ("langfuse_trace_name", known.trace_name),
-            ("langfuse_generation_name", known.generation_name),
-            ("x-litellm-tags", ",".join(tag for tag in known.tags if "," not in tag)),
-        ):
-            if value and value.isascii():
-                headers.setdefault(name, value)
+        self.join(call)
+        if known.session_id and not _SESSION.match(known.session_id):
+            self.leave_out("x-litellm-session-id", "not eight or more letters, digits, dashes and underscores")
+        else:
+            self.put(call, "x-litellm-session-id", known.session_id)
+        self.put(call, "x-litellm-end-user-id", known.user_id)
+        self.put(call, "langfuse_trace_user_id", known.user_id)
+        self.put(call, "langfuse_trace_name", known.trace_name)
+        self.put(call, "langfuse_generation_name", known.generation_name)
+        self.put(call, "x-litellm-tags", known.tags)
 
     def read(self, reply: Reply, facts: Facts) -> None:
         """Read what LiteLLM's headers say, and the usage of its last chunk."""

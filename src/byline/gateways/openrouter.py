@@ -11,7 +11,6 @@ from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
 from byline.gateways.splice import members_of, splice
 
 _MAX_USER = 128
-_MAX_SESSION = 256
 
 #: Endpoints whose bodies take ``user``, ``session_id`` and ``trace``.
 _WITH_TRACE = ("/chat/completions", "/responses", "/messages", "/completions")
@@ -27,7 +26,14 @@ class OpenRouter(Gateway):
 
     name: ClassVar[str] = "openrouter"
     hosts: ClassVar[tuple[str, ...]] = ("openrouter.ai",)
+    longest: ClassVar[int] = 256
     fields: ClassVar[tuple[Field, ...]] = ()
+    notes = (
+        ("sends", "`x-session-id`; in the body `user` and `trace` with trace id and parent span id", "documentation"),
+        ("reads", "`X-Generation-Id`, `provider`, `usage.cost`, `usage.cost_details`", "documentation"),
+        ("reads", "`X-OpenRouter-Cache-Status`, `-Cache-Source-Id`, `openrouter_metadata.attempt`", "documentation"),
+        ("joins", "its generation is a child of the LLM span", "documentation"),
+    )
 
     def answered(self, headers: Mapping[str, str]) -> bool:
         """OpenRouter names each generation in a header."""
@@ -36,8 +42,7 @@ class OpenRouter(Gateway):
     def write(self, call: Outgoing) -> None:
         """Write the session header, and user and trace into the body."""
         known = call.attribution
-        if known.session_id and len(known.session_id) <= _MAX_SESSION:
-            call.headers.setdefault("x-session-id", known.session_id)
+        self.put(call, "x-session-id", known.session_id)
         if call.body is None or not call.path.endswith(_WITH_TRACE):
             return
         if call.headers.get("x-openrouter-cache", "").lower() == "true":

@@ -52,6 +52,10 @@ CONTROL_KEYS: Final = {
     "version": "version",
     "tags": "tags",
     "trace_metadata": "metadata",
+    # Portkey's spellings.
+    "_user": "user_id",
+    "_environment": "environment",
+    "_organisation": "organization_id",
 }
 
 #: Switches of LiteLLM's ``metadata`` object that say nothing about the request.

@@ -1,0 +1,72 @@
+"""Bifrost: https://docs.getbifrost.ai/providers/request-options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+
+from byline.facts import Facts
+from byline.gateways import values
+from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+
+
+class Bifrost(Gateway):
+    """Bifrost at ``base_url``. Ids go out as dimensions of its spans.
+
+    Its ``x-bf-session-id`` is read and never sent: it pins a conversation to one key, which is the
+    app's to decide.
+    """
+
+    name: ClassVar[str] = "bifrost"
+    joins: ClassVar[bool] = True
+    fields: ClassVar[tuple[Field, ...]] = (
+        Field("session_id", "header", "x-bf-session-id"),
+        Field("session_id", "header", "x-bf-dim-session_id", sent=True),
+        Field("user_id", "header", "x-bf-dim-user_id", sent=True),
+        Field("trace_name", "header", "x-bf-dim-trace_name", sent=True),
+        Field("environment", "header", "x-bf-dim-environment", sent=True),
+    )
+    notes = (
+        (
+            "sends",
+            "`traceparent`, `x-bf-dim-*` for session, user, trace name, environment and metadata",
+            "documentation",
+        ),
+        (
+            "reads",
+            "`x-bifrost-request-id`, `-provider`, `-resolved-model`; `extra_fields` of the body",
+            "documentation",
+        ),
+        ("joins", "as a child of the LLM span", "documentation"),
+    )
+
+    def answered(self, headers: Mapping[str, str]) -> bool:
+        """Every reply names its request."""
+        return "x-bifrost-request-id" in headers
+
+    def write(self, call: Outgoing) -> None:
+        """Write trace context and dimensions."""
+        super().write(call)
+        for key, value in call.attribution.metadata.items():
+            if _NAME.match(key):
+                self.put(call, f"x-bf-dim-{key.lower()}", str(value))
+            else:
+                self.leave_out("x-bf-dim", "no header name")
+
+    def read(self, reply: Reply, facts: Facts) -> None:
+        """Read request, provider and model, and what the body adds."""
+        headers = reply.headers
+        extra: Mapping[str, Any] = values.mapping((reply.body or {}).get("extra_fields"))
+        facts.request_id = values.text(headers.get("x-bifrost-request-id")) or facts.request_id
+        facts.gateway_provider = values.text(headers.get("x-bifrost-provider") or extra.get("provider"))
+        facts.model_id = values.text(headers.get("x-bifrost-resolved-model") or extra.get("resolved_model_used"))
+        facts.model_group = values.text(
+            headers.get("x-bifrost-original-model") or extra.get("original_model_requested")
+        )
+        cache = values.mapping(extra.get("cache_debug"))
+        if isinstance(cache.get("cache_hit"), bool):
+            facts.cache_hit = cache["cache_hit"]
+            facts.cache_key = values.text(cache.get("cache_id"))
