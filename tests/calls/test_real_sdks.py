@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -14,31 +14,16 @@ import pytest
 import requests
 from google import genai
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, StatusCode
 
 import byline
 from byline import calls, record
-from byline.gateways import OpenRouter
 from byline.testing import Gateway
+from tests.calls.conftest import Finished
 
-Finished = Callable[[], Sequence[ReadableSpan]]
 CHAT: Any = {"model": "openai/gpt-4o", "messages": [{"role": "user", "content": "Who wrote this?"}]}
 EXPECTED = "This is the answer"
-
-
-@pytest.fixture
-def gateway(provider: TracerProvider) -> Iterator[Gateway]:
-    with Gateway() as running:
-        calls.install(
-            tracer_provider=provider,
-            gateways=[OpenRouter(running.base_url)],
-            clients="auto",
-            llm_spans="auto",
-            capture_content=False,
-        )
-        yield running
-        calls.uninstall()
 
 
 def openai_chat(gateway: Gateway) -> str:

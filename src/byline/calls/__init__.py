@@ -7,12 +7,12 @@ from typing import Any, Final, Literal
 
 from opentelemetry.trace import TracerProvider
 
-from byline.calls import call
+from byline.calls import rules
 from byline.calls.clients import aiohttp, httpx, patches, requests
 from byline.calls.own import LLMSpans
 from byline.gateways.gateway import Gateway
 from byline.settings import SettingError
-from byline.spans import late
+from byline.spans import carriers, late
 from byline.spans.recognition import OWN_SCOPE
 
 #: The name of a client → the module that is hooked, and how.
@@ -45,7 +45,7 @@ def install(
     """Hook the HTTP clients, now or when they are imported."""
     wanted = check_clients(clients)
     tracer = tracer_provider.get_tracer(OWN_SCOPE)
-    call.set_rules(call.Rules(tracer, gateways, llm_spans, capture_content))
+    rules.put_in_force(rules.Rules(tracer, gateways, llm_spans, capture_content))
     for name in sorted(wanted):
         module, patch = CLIENTS[name]
         patches.when_imported(module, patch)
@@ -53,6 +53,7 @@ def install(
 
 def uninstall() -> None:
     """Take the hooks off."""
-    call.set_rules(None)
+    rules.put_in_force(None)
     patches.take_off()
     late.clear()
+    carriers.clear()

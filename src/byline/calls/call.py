@@ -4,55 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
-import zlib
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from typing import Any, Final
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import Span
-from opentelemetry.trace import Tracer
 
 from byline import counters, guard, record
 from byline.attribution import EMPTY
-from byline.calls import own
+from byline.calls import own, placing, rules
+from byline.calls.content import Captured
 from byline.calls.limits import read_limits
-from byline.calls.own import LLMSpans
 from byline.calls.prices import estimate
+from byline.calls.rules import Rules
+from byline.calls.seen import Seen
 from byline.calls.wire import Wire, read_error, recognise
 from byline.facts import Facts
 from byline.gateways.gateway import Gateway, Outgoing, Reply
 from byline.gateways.keys import key_of
-from byline.gateways.known import Known
-from byline.spans import late, recognition, targets
-from byline.spans.attributes import of_facts
-from byline.spans.processor import refresh
-
-_HEAD: Final = 16 * 1024
-_TAIL_CHUNKS: Final = 64
-_MAX_WHOLE: Final = 8 * 1024 * 1024
-
-
-class Rules:
-    """What `byline.instrument` said of calls."""
-
-    def __init__(self, tracer: Tracer, gateways: Sequence[Gateway], llm_spans: LLMSpans, capture_content: bool) -> None:
-        self.tracer = tracer
-        self.known = Known(gateways)
-        self.llm_spans: LLMSpans = llm_spans
-        self.capture_content = capture_content
-
-
-#: The rules in force, ``None`` while byline is not instrumented.
-rules: Rules | None = None
-
-
-def set_rules(new: Rules | None) -> None:
-    """Put rules in force, or none."""
-    global rules
-    rules = new
+from byline.spans import recognition, targets
 
 
 def begin(
@@ -62,7 +34,7 @@ def begin(
 
     Headers (names in lower case) and body are asked for only once the place says that it is one.
     """
-    in_force = rules
+    in_force = rules.in_force
     if in_force is None:
         return None
     wire = recognise(path)
@@ -83,6 +55,7 @@ class Call:
         body: The body to be sent in the place of the app's, ``None`` where it stays.
         length: How long the app's own body is.
         span: The LLM span of this call.
+        seen: What is kept of the reply's body, from the moment of its headers on.
     """
 
     def __init__(
@@ -105,28 +78,33 @@ class Call:
         self.body: bytes | None = None
         self.length = len(body or b"")
         wire.read_request(body or b"", self.facts, path=path, host=host)
+        self._content = Captured(wire.name, self.facts) if in_force.capture_content else None
+        if self._content is not None:
+            self._content.request(body)
         self.facts.key_hash = key_of(headers)
         self._own = False
+        self._invocation = placing.invocation()
         self.span = self._find_span()
         self.record = record.get() or (None if self.span is None else targets.owner_of(self.span))
         if self._gateway is not None:
             self._write(self._gateway, path, headers, body)
         self._reply_headers: Mapping[str, str] = {}
         self._read_from: Gateway | None = self._gateway
-        self._stream: bool = False
-        self._head: list[bytes] = []
-        self._head_size = 0
-        self._tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
-        self._whole_size = 0
-        self._decompress: Any = None
-        self._unreadable = False
+        self.seen = Seen(streamed=False)
+        self._stream = False
+        self._settled = False
         self._started = time.perf_counter()
 
     def _find_span(self) -> Span | None:
         found = targets.find()
-        if found is not None and recognition.is_leaf(found.name, found.attributes or {}):
+        if (
+            found is not None
+            and recognition.is_leaf(found.name, found.attributes or {})
+            and not targets.is_engaged(found)
+        ):
+            targets.engage(found, self)
             return found
-        if own.is_wanted(self._rules.llm_spans, self._wire.name):
+        if self._invocation is None and own.is_wanted(self._rules.llm_spans, self._wire.name):
             made = own.start(self._rules.tracer, self.facts)
             self._own = made is not None
             return made
@@ -167,56 +145,36 @@ class Call:
             if self._read_from is None:
                 self._read_from = self._rules.known.answered(headers)
             kind = headers.get("content-type", "")
-            self._stream = "event-stream" in kind or "ndjson" in kind or (self.facts.streamed and status < 400)
+            self._stream = status < 400 and ("event" in kind or "ndjson" in kind or self.facts.streamed)
             self.facts.streamed = self._stream
-            encoding = headers.get("content-encoding", "identity").lower()
-            if encoding in ("gzip", "deflate"):
-                self._decompress = zlib.decompressobj(zlib.MAX_WBITS | (16 if encoding == "gzip" else 0))
-            elif encoding != "identity":
-                self._unreadable = True
+            self.seen = Seen(
+                streamed=self._stream,
+                encoding=headers.get("content-encoding", "identity").lower(),
+                whole=self._content is not None,
+                mark=self._wire.end_mark,
+            )
             read_limits(headers, self.facts, time.time())
         except Exception:
             guard.report("reply headers")
 
-    def is_decoded(self) -> None:
-        """Say that the client hands out chunks whose Content-Encoding is undone."""
-        self._decompress = None
-        self._unreadable = False
+    def see(self, chunk: bytes) -> bool:
+        """See a chunk of the body just before the app does.
 
-    def see(self, chunk: bytes) -> None:
-        """See a chunk of the body just before the app does."""
+        Returns:
+            Whether it is enough from now on to put each chunk into ``seen.tail``.
+        """
         try:
-            self._see(chunk)
+            simple = self.seen.see(chunk)
+            if self.seen.marked and not self._settled:
+                # Some SDKs end their span at the terminal event, before the body is at its end.
+                self._settled = True
+                self.facts.duration = time.perf_counter() - self._started
+                self._read_stream()
+                self._put()
+            return simple
         except Exception:
             guard.report("stream")
-
-    def _see(self, chunk: bytes) -> None:
-        if self.facts.time_to_first_chunk is None:
-            self.facts.time_to_first_chunk = time.perf_counter() - self._started
-        if self._unreadable or not chunk:
-            return
-        if self._decompress is not None:
-            try:
-                chunk = self._decompress.decompress(chunk)
-            except zlib.error:
-                self._unreadable = True
-                return
-        if not self._stream:
-            self._whole_size += len(chunk)
-            if self._whole_size <= _MAX_WHOLE:
-                self._head.append(chunk)
-            else:
-                self._head.clear()
-            return
-        if self._head_size < _HEAD:
-            self._head_size += len(chunk)
-            self._head.append(chunk)
-        else:
-            self._tail.append(chunk)
-        mark = self._wire.end_mark
-        # Some SDKs end their span at the terminal event, before the body is at its end.
-        if mark and mark in chunk:
-            self._settle_stream()
+            return False
 
     def end(self, body: bytes | None = None) -> None:
         """End the call; ``body`` where the client has read the whole of it already."""
@@ -226,11 +184,12 @@ class Call:
             self._open = False
         try:
             self.facts.duration = time.perf_counter() - self._started
-            status = self.facts.status_code or 0
-            if self._stream and body is None:
+            if body is not None:
+                self._read_whole(body)
+            elif self._stream:
                 self._read_stream()
-            elif body is not None or self._whole_size <= _MAX_WHOLE:
-                self._read_whole(b"".join(self._head) if body is None else body, status)
+            else:
+                self._read_whole(self.seen.body() or b"")
             self._put()
             self._count()
         except Exception:
@@ -244,20 +203,24 @@ class Call:
             self.facts.error_type = type(error).__name__
         self.end()
 
-    def _read_whole(self, body: bytes, status: int) -> None:
-        if status >= 400:
-            read_error(status, body, self.facts)
-        decoded = self._wire.read_reply(body, self.facts) if body else None
+    def _read_whole(self, body: bytes) -> None:
+        facts = self.facts
+        if facts.status_code is not None and facts.status_code >= 400:
+            read_error(facts.status_code, body, facts)
+        decoded = self._wire.read_reply(body, facts) if body else None
+        if self._content is not None and decoded is not None:
+            self._content.reply(body)
         self._read_gateway(decoded)
 
     def _read_stream(self) -> None:
-        whole = self._head_size < _HEAD or not self._tail
-        head, tail = b"".join(self._head), b"".join(self._tail)
-        if whole:
-            head, tail = b"", head + tail
+        head, tail = self.seen.ends()
+        if self.seen.first is not None:
+            self.facts.time_to_first_chunk = self.seen.first - self._started
         # The reasons of a stream that is read again would stand there twice.
         self.facts.finish_reasons = ()
         self._read_gateway(self._wire.read_stream(head, tail, self.facts) if tail else None)
+        if self._content is not None:
+            self._content.stream(head + tail)
 
     def _read_gateway(self, decoded: Mapping[str, Any] | None) -> None:
         gateway = self._read_from
@@ -277,30 +240,12 @@ class Call:
                 guard.report(f"gateway {gateway.name}")
         estimate(self.facts)
 
-    def _settle_stream(self) -> None:
-        try:
-            self._read_stream()
-            self._put()
-        except Exception:
-            guard.report("stream")
-
     def _put(self) -> None:
-        """Put the facts onto the LLM span, or keep them for one that comes late."""
         shown = self.facts
         if self._read_from is not None and self._read_from.broadcasts:
             shown = copy(shown)
             self._read_from.settle(shown)
-        attributes = of_facts(shown)
-        span = self.span
-        if span is not None and span.is_recording():
-            span.set_attributes(attributes)
-            if self.record is not None:
-                refresh(span, self.record)
-                name = self.record.attribution().generation_name
-                if name is not None and span.name != name:
-                    span.update_name(name)
-        elif self.facts.response_id is not None and not self._own:
-            late.keep(self.facts.response_id, attributes)
+        placing.put(shown, self.span, self.record, self._invocation, own=self._own)
 
     def _count(self) -> None:
         facts = self.facts
@@ -314,10 +259,13 @@ class Call:
             )
 
     def _let_go(self) -> None:
-        self._head.clear()
-        self._tail.clear()
-        if self._own and self.span is not None:
-            try:
+        self.seen.clear()
+        if self.span is None:
+            return
+        try:
+            if self._own:
                 own.end(self.span, self.facts)
-            except Exception:
-                guard.report("call")
+            else:
+                targets.release(self.span)
+        except Exception:
+            guard.report("call")

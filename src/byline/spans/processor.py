@@ -83,7 +83,7 @@ class BylineSpanProcessor(SpanProcessor):
             owner = targets.owner_of_parent(parent_context)
         if owner is None:
             if recognition.is_llm_span(span):
-                targets.register(span)
+                targets.register(span, parent_context)
             return
         if span.kind is SpanKind.SERVER:
             if owner.app_span is not None:
@@ -95,7 +95,7 @@ class BylineSpanProcessor(SpanProcessor):
         targets.adopt(span, owner)
         if recognition.is_llm_span(span):
             self._sign(span, owner)
-            targets.register(span)
+            targets.register(span, parent_context)
         elif self.stamp == "all":
             self._sign(span, owner, rename=False)
 
@@ -108,7 +108,8 @@ class BylineSpanProcessor(SpanProcessor):
             stamp = {key: value for key, value in stamp.items() if key not in present}
         put(span, stamp)
         name = stamp.get(GENERATION_NAME) if rename else None
-        if name is not None and recognition.is_leaf(span.name, present):
+        # One that has no attributes yet gets its name when the facts come.
+        if name is not None and not recognition.KEYS.isdisjoint(present) and recognition.is_leaf(span.name, present):
             span.update_name(str(name))
 
     def on_end(self, span: ReadableSpan) -> None:

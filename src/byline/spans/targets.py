@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Final
 
@@ -16,6 +17,9 @@ from byline.record import Record
 #: nothing outlives the span.
 _OWNER: Final = "_byline_owner"
 _IS_LLM: Final = "_byline_is_llm"
+_PARENT: Final = "_byline_parent"
+_CALL: Final = "_byline_call"
+_MAX_DEPTH: Final = 16
 
 #: Records by span id, for those alone that are asked for when nothing but the ended copy is left.
 _owners: Final[weakref.WeakValueDictionary[int, Record]] = weakref.WeakValueDictionary()
@@ -40,10 +44,40 @@ def owner_of_parent(parent_context: otel_context.Context | None) -> Record | Non
     return _owner(trace.get_current_span(parent_context))
 
 
-def register(span: Span) -> None:
+def register(span: Span, parent_context: otel_context.Context | None = None) -> None:
     """Take note of an LLM span that has started."""
     span.__dict__[_IS_LLM] = True
+    parent = trace.get_current_span(parent_context)
+    if getattr(parent, _IS_LLM, False):
+        span.__dict__[_PARENT] = weakref.ref(parent)
     _last.set(weakref.ref(span))
+
+
+def around(span: Span) -> Iterator[Span]:
+    """Yield the LLM spans around one, from the inside outwards."""
+    for _ in range(_MAX_DEPTH):
+        reference = getattr(span, _PARENT, None)
+        outer = None if reference is None else reference()
+        if outer is None:
+            return
+        yield outer
+        span = outer
+
+
+def engage(span: Span, call: object) -> None:
+    """Note that a call under way has its facts on this span, so that no other one takes it."""
+    span.__dict__[_CALL] = weakref.ref(call)
+
+
+def release(span: Span) -> None:
+    """Let the span be taken by another call, as by the next attempt of an SDK that tries again."""
+    span.__dict__.pop(_CALL, None)
+
+
+def is_engaged(span: Span) -> bool:
+    """Whether a call under way has taken this span."""
+    reference = getattr(span, _CALL, None)
+    return reference is not None and reference() is not None
 
 
 def owner_of(span: ReadableSpan) -> Record | None:

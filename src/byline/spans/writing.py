@@ -7,7 +7,7 @@ else the SDK does the work.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -44,3 +44,13 @@ def put(span: Span, attributes: Mapping[str, AttributeValue]) -> None:
         for key in inner.keys() & attributes.keys():
             del inner[key]
         inner.update(attributes)
+
+
+def remove(span: Span, keys: Iterable[str]) -> None:
+    """Take attributes off a span that still records; the SDK has no way of its own for that."""
+    container: Any = getattr(span, "_attributes", None)
+    for key in keys:
+        try:
+            del container[key]
+        except (KeyError, TypeError):
+            continue

@@ -8,6 +8,7 @@ from typing import Any
 
 from byline import guard
 from byline.calls import call as calls
+from byline.calls import rules
 from byline.calls.call import Call
 from byline.calls.clients import patches
 
@@ -19,7 +20,7 @@ def patch(module: Any) -> None:
 
 def _request(original: Callable[..., Any]) -> Callable[..., Any]:
     async def request(self: Any, method: str, url: Any, **options: Any) -> Any:
-        call = _begin(self, url, options) if calls.rules is not None and method == "POST" else None
+        call = _begin(self, url, options) if rules.in_force is not None and method == "POST" else None
         if call is None:
             return await original(self, method, url, **options)
         try:
@@ -78,7 +79,7 @@ def _body(options: dict[str, Any]) -> bytes | None:
 def _answered(call: Call, response: Any) -> None:
     try:
         call.answered(response.status, {name.lower(): value for name, value in response.headers.items()})
-        call.is_decoded()
+        call.seen.is_decoded()
         _tee(response, call)
     except Exception:
         guard.report("aiohttp")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 from byline import guard
 from byline.calls import call as calls
+from byline.calls import rules
 from byline.calls.call import Call
 from byline.calls.clients import patches
+from byline.calls.clients.tees import make_tees
 
 _EXTENSION: Final = "byline.call"
 
 
 def patch(module: Any) -> None:
     """Hook the clients of one of the two modules."""
-    tee, async_tee = _make_tees(module)
+    tee, async_tee = make_tees(module)
     patches.replace(module.Client, "send", lambda original: _send(original, module, tee))
     patches.replace(module.AsyncClient, "send", lambda original: _send_async(original, module, async_tee))
     for owner in {*module.Client.__mro__, *module.AsyncClient.__mro__}:
@@ -23,7 +25,7 @@ def patch(module: Any) -> None:
 
 
 def _begin(request: Any, module: Any) -> Call | None:
-    if calls.rules is None or request.method != "POST":
+    if rules.in_force is None or request.method != "POST":
         return None
     url = request.url
     path = url.raw_path.partition(b"?")[0].decode("ascii", "replace")
@@ -116,59 +118,3 @@ def _redirect(original: Callable[..., Any]) -> Callable[..., Any]:
         return following
 
     return build
-
-
-def _make_tees(module: Any) -> tuple[Callable[[Any, Call], Any], Callable[[Any, Call], Any]]:
-    """Make the two stream classes; the clients accept only subclasses of their own."""
-
-    class Tee(module.SyncByteStream):  # type: ignore[misc]
-        """A streamed body whose chunks are seen on their way."""
-
-        def __init__(self, inner: Any, call: Call) -> None:
-            self._inner = inner
-            self._call = call
-
-        def __iter__(self) -> Iterator[bytes]:
-            call = self._call
-            try:
-                for chunk in self._inner:
-                    call.see(chunk)
-                    yield chunk
-            except BaseException as error:
-                call.fail(error) if isinstance(error, Exception) else call.end()
-                raise
-            call.end()
-
-        def close(self) -> None:
-            self._call.end()
-            self._inner.close()
-
-        def __del__(self) -> None:
-            self._call.end()
-
-    class AsyncTee(module.AsyncByteStream):  # type: ignore[misc]
-        """A streamed body whose chunks are seen on their way."""
-
-        def __init__(self, inner: Any, call: Call) -> None:
-            self._inner = inner
-            self._call = call
-
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            call = self._call
-            try:
-                async for chunk in self._inner:
-                    call.see(chunk)
-                    yield chunk
-            except BaseException as error:
-                call.fail(error) if isinstance(error, Exception) else call.end()
-                raise
-            call.end()
-
-        async def aclose(self) -> None:
-            self._call.end()
-            await self._inner.aclose()
-
-        def __del__(self) -> None:
-            self._call.end()
-
-    return Tee, AsyncTee

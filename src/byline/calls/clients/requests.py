@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from byline import guard
 from byline.calls import call as calls
+from byline.calls import rules
 from byline.calls.call import Call
 from byline.calls.clients import patches
 
@@ -23,7 +24,7 @@ def patch(module: Any) -> None:
 
 def _send(original: Callable[..., Any]) -> Callable[..., Any]:
     def send(self: Any, request: Any, **options: Any) -> Any:
-        if calls.rules is None or request.method != "POST":
+        if rules.in_force is None or request.method != "POST":
             return original(self, request, **options)
         parts = urlsplit(request.url)
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -88,7 +89,7 @@ def _answered(call: Call, response: Any, *, streamed: bool) -> None:
 
 def _tee(response: Any, call: Call) -> None:
     """See what ``iter_content`` hands out; its chunks are decoded already."""
-    call.is_decoded()
+    call.seen.is_decoded()
     original, close = response.iter_content, response.close
 
     def iter_content(*arguments: Any, **options: Any) -> Any:

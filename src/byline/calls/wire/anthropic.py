@@ -14,7 +14,6 @@ class Messages(Wire):
     """``/messages``. Its ``input_tokens`` leave out what the cache read and wrote; ours hold them."""
 
     name: ClassVar[str] = "anthropic.messages"
-    end_mark: ClassVar[bytes] = b"message_stop"
     bulky: ClassVar[frozenset[str]] = frozenset({"content"})
     parameters = {  # noqa: RUF012 - a class variable, as the base class says
         "max_tokens": ("max_tokens", whole),

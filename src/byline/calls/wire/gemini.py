@@ -16,7 +16,6 @@ class Generate(Wire):
 
     name: ClassVar[str] = "gemini.generate"
     operation: ClassVar[str] = "generate_content"
-    end_mark: ClassVar[bytes] = b'"finishReason"'
     bulky: ClassVar[frozenset[str]] = frozenset({"candidates"})
     parameters = {  # noqa: RUF012 - a class variable, as the base class says
         "generationConfig.maxOutputTokens": ("max_tokens", whole),
@@ -80,5 +79,4 @@ class Embed(Generate):
 
     name: ClassVar[str] = "gemini.embed"
     operation: ClassVar[str] = "embeddings"
-    end_mark: ClassVar[bytes] = b""
     bulky: ClassVar[frozenset[str]] = frozenset({"embedding", "embeddings"})

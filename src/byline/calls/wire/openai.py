@@ -64,7 +64,6 @@ class Chat(Wire):
     """``/chat/completions``."""
 
     name: ClassVar[str] = "openai.chat"
-    end_mark: ClassVar[bytes] = b"[DONE]"
     bulky: ClassVar[frozenset[str]] = frozenset({"choices"})
     parameters = _PARAMETERS
     usage = _USAGE

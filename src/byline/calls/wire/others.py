@@ -14,7 +14,6 @@ class OllamaChat(Wire):
     """``/api/chat``: streams lines of JSON unless told not to."""
 
     name: ClassVar[str] = "ollama.chat"
-    end_mark: ClassVar[bytes] = b'"done":true'
     bulky: ClassVar[frozenset[str]] = frozenset({"message", "response", "context", "embeddings"})
     parameters = {  # noqa: RUF012 - a class variable, as the base class says
         "options.num_predict": ("max_tokens", whole),
@@ -56,7 +55,6 @@ class OllamaEmbed(OllamaChat):
 
     name: ClassVar[str] = "ollama.embed"
     operation: ClassVar[str] = "embeddings"
-    end_mark: ClassVar[bytes] = b""
 
     def is_streamed(self, members: Mapping[str, Any], path: str) -> bool:  # noqa: ARG002 - it never is
         """It never streams."""
@@ -67,7 +65,6 @@ class CohereChat(Wire):
     """Cohere's ``/v2/chat``."""
 
     name: ClassVar[str] = "cohere.chat"
-    end_mark: ClassVar[bytes] = b"message-end"
     bulky: ClassVar[frozenset[str]] = frozenset({"message"})
     parameters = {  # noqa: RUF012 - a class variable, as the base class says
         "max_tokens": ("max_tokens", whole),
@@ -108,5 +105,4 @@ class CohereEmbed(CohereChat):
 
     name: ClassVar[str] = "cohere.embed"
     operation: ClassVar[str] = "embeddings"
-    end_mark: ClassVar[bytes] = b""
     bulky: ClassVar[frozenset[str]] = frozenset({"embeddings", "texts", "images"})

@@ -24,7 +24,8 @@ class Wire:
     Attributes:
         name: The shape's name, e.g. ``openai.chat``.
         operation: The GenAI operation that it is.
-        end_mark: Bytes that show a stream's last event; empty where there are none.
+        end_mark: Bytes that show a stream's last event, where an SDK ends its span at that one and not at
+            the end of the body.
         bulky: Members of a reply that are content, which nobody but `finish` looks into.
         parameters: Request member → GenAI name of the parameter, and how its value is read.
     """

@@ -1,0 +1,64 @@
+"""Puts the facts of a call where they belong: onto its LLM span, or where a late one finds them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry.sdk.trace import Span
+
+from byline.facts import Facts
+from byline.record import Record
+from byline.spans import attributes as names
+from byline.spans import carriers, late
+from byline.spans.attributes import AttributeValue, of_facts
+from byline.spans.processor import refresh
+from byline.spans.writing import attributes_of, remove
+
+_UTILITIES: Final = "opentelemetry.util.genai.invocation"
+_INVOCATION_KEYS: Final = ("CLIENT_INFERENCE_CONTEXT_KEY", "CLIENT_EMBEDDING_CONTEXT_KEY")
+_ERROR: Final = (names.ERROR_TYPE, names.ERROR_MESSAGE)
+
+
+def invocation() -> MutableMapping[str, AttributeValue] | None:
+    """Return the attributes of the GenAI utilities' invocation under way, which become its span's as it ends.
+
+    Source: ``InferenceData`` and ``EmbeddingData`` of ``opentelemetry.util.genai.invocation``.
+    """
+    module = sys.modules.get(_UTILITIES)
+    if module is None:
+        return None
+    for name in _INVOCATION_KEYS:
+        key = getattr(module, name, None)
+        data = None if key is None else otel_context.get_value(key)
+        attributes = getattr(data, "attributes", None)
+        if isinstance(attributes, dict):
+            return attributes
+    return None
+
+
+def put(
+    facts: Facts, span: Span | None, owner: Record | None, running: MutableMapping[str, Any] | None, *, own: bool
+) -> None:
+    """Put facts onto a span that records; onto an invocation under way; else keep them for a late span."""
+    attributes = of_facts(facts)
+    if running is not None:
+        if facts.error_type is None:
+            for key in _ERROR:
+                running.pop(key, None)
+        running.update(attributes)
+    if span is not None and span.is_recording():
+        if facts.error_type is None and names.ERROR_MESSAGE in attributes_of(span):
+            # An attempt that failed before this one has told of an error which is none any more.
+            remove(span, _ERROR)
+        span.set_attributes(attributes)
+        carriers.carry(span, facts.response_id)
+        if owner is not None:
+            refresh(span, owner)
+            name = owner.attribution().generation_name
+            if name is not None and span.name != name:
+                span.update_name(name)
+    elif facts.response_id is not None and not own and running is None:
+        late.keep(facts.response_id, attributes)

@@ -1,0 +1,93 @@
+"""One cost for one call: which of several spans of the same call carries its usage.
+
+Two instrumentations may each make a span of one call, beside or within each other, and each note the
+tokens on it. The span that got the facts carries them; in what is exported the others do not.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Final
+
+from opentelemetry.sdk.trace import ReadableSpan, Span
+
+from byline.spans import recognition, targets
+from byline.spans.attributes import RESPONSE_ID
+from byline.spans.writing import attributes_of
+
+_MAX: Final = 4096
+_MAX_SPANS: Final = 32
+
+#: Tokens and cost in the spellings of all instrumentations.
+_USAGE: Final = (
+    "gen_ai.usage.",
+    "gen_ai.cost.",
+    "llm.token_count.",
+    "llm.usage.",
+    "llm.cost.",
+    "litellm.cost.",
+    "byline.cost.",
+    "byline.cache.savings",
+    "langfuse.observation.usage_details",
+    "langfuse.observation.cost_details",
+)
+
+_lock: Final = threading.Lock()
+#: Response id → the spans that carry its facts. A reply from a cache has the id of the first one.
+_carriers: Final[OrderedDict[str, set[int]]] = OrderedDict()
+#: LLM spans around one that carries facts.
+_around: Final[OrderedDict[int, None]] = OrderedDict()
+
+
+def carry(span: Span, response_id: str | None) -> None:
+    """Note that this span carries the facts of the reply with this id."""
+    own = span.get_span_context().span_id
+    with _lock:
+        if response_id is not None:
+            spans = _carriers.setdefault(response_id, set())
+            if len(spans) < _MAX_SPANS:
+                spans.add(own)
+            _bound(_carriers)
+        for outer in targets.around(span):
+            if recognition.is_leaf(outer.name, attributes_of(outer)):
+                _around[outer.get_span_context().span_id] = None
+        _bound(_around)
+
+
+def claim(response_id: str, span_id: int) -> bool:
+    """Let a span that was made late carry the facts of a reply; whether no other one does already."""
+    with _lock:
+        return _carriers.setdefault(response_id, {span_id}) == {span_id}
+
+
+def is_double(span: ReadableSpan) -> bool:
+    """Whether another span carries usage and cost of the call that this finished one stands for."""
+    if not _carriers and not _around:
+        return False
+    context = span.get_span_context()
+    if context is None:
+        return False
+    if context.span_id in _around:
+        return True
+    response_id = attributes_of(span).get(RESPONSE_ID)
+    carriers = _carriers.get(response_id) if isinstance(response_id, str) else None
+    return carriers is not None and context.span_id not in carriers
+
+
+def without_usage(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes without tokens and cost, however they are spelt."""
+    return {key: value for key, value in attributes.items() if not key.startswith(_USAGE)}
+
+
+def clear() -> None:
+    """Forget all of it."""
+    with _lock:
+        _carriers.clear()
+        _around.clear()
+
+
+def _bound(kept: OrderedDict[Any, Any]) -> None:
+    while len(kept) > _MAX:
+        kept.popitem(last=False)
