@@ -11,6 +11,7 @@ from byline.gateways import values
 from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_DIMENSIONS: Final = ("session_id", "user_id", "trace_name", "environment")
 
 
 class Bifrost(Gateway):
@@ -32,15 +33,19 @@ class Bifrost(Gateway):
     notes = (
         (
             "sends",
-            "`traceparent`, `x-bf-dim-*` for session, user, trace name, environment and metadata",
+            "`traceparent`, `x-bf-dim-*` for `session_id`, `user_id`, `trace_name`, `environment` and metadata",
             "documentation",
         ),
         (
             "reads",
-            "`x-bifrost-request-id`, `-provider`, `-resolved-model`; `extra_fields` of the body",
-            "documentation",
+            (
+                "`x-bifrost-request-id`, `x-bifrost-routing-info-provider`, `-model`, `-is-fallback`, "
+                "`x-bifrost-fallback-index`, and the older `x-bifrost-provider`, `-original-model`, `-resolved-model`"
+            ),
+            "source",
         ),
-        ("joins", "as a child of the LLM span", "documentation"),
+        ("reads", "`extra_fields.cache_debug` of the body", "documentation"),
+        ("joins", "its span is a child of the LLM span", "documentation"),
     )
 
     def answered(self, headers: Mapping[str, str]) -> bool:
@@ -50,22 +55,28 @@ class Bifrost(Gateway):
     def write(self, call: Outgoing) -> None:
         """Write trace context and dimensions."""
         super().write(call)
-        for key, value in call.attribution.metadata.items():
+        for key, value in self.gather(call, {}, reserved=_DIMENSIONS).items():
             if _NAME.match(key):
-                self.put(call, f"x-bf-dim-{key.lower()}", str(value))
+                self.put(call, f"x-bf-dim-{key.lower()}", value)
             else:
-                self.leave_out("x-bf-dim", "no header name")
+                self.leave_out(f"x-bf-dim {key}", "no header name")
 
     def read(self, reply: Reply, facts: Facts) -> None:
         """Read request, provider and model, and what the body adds."""
         headers = reply.headers
         extra: Mapping[str, Any] = values.mapping((reply.body or {}).get("extra_fields"))
         facts.request_id = values.text(headers.get("x-bifrost-request-id")) or facts.request_id
-        facts.gateway_provider = values.text(headers.get("x-bifrost-provider") or extra.get("provider"))
-        facts.model_id = values.text(headers.get("x-bifrost-resolved-model") or extra.get("resolved_model_used"))
+        provider = headers.get("x-bifrost-routing-info-provider") or headers.get("x-bifrost-provider")
+        facts.gateway_provider = values.text(provider or extra.get("provider"))
+        model = headers.get("x-bifrost-routing-info-model") or headers.get("x-bifrost-resolved-model")
+        facts.model_id = values.text(model or extra.get("resolved_model_used"))
         facts.model_group = values.text(
             headers.get("x-bifrost-original-model") or extra.get("original_model_requested")
         )
+        index = values.count(headers.get("x-bifrost-fallback-index"))
+        if index is not None or facts.gateway_provider is not None:
+            # It says only which fallback it was, and nothing where none was taken.
+            facts.fallbacks = index or int(headers.get("x-bifrost-routing-info-is-fallback", "") == "true")
         cache = values.mapping(extra.get("cache_debug"))
         if isinstance(cache.get("cache_hit"), bool):
             facts.cache_hit = cache["cache_hit"]

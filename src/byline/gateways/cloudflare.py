@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from byline.facts import Facts
 from byline.gateways import values
@@ -25,11 +25,18 @@ class Cloudflare(Gateway):
     notes = (
         (
             "sends",
-            "`cf-aig-metadata` (five entries), `cf-aig-otel-trace-id`, `cf-aig-otel-parent-span-id`",
+            (
+                "`cf-aig-metadata` with `session_id`, `user_id`, `trace_name` and metadata, five entries in that "
+                "order; `cf-aig-otel-trace-id`, `cf-aig-otel-parent-span-id`"
+            ),
             "documentation",
         ),
-        ("reads", "`cf-aig-cache-status`, `-log-id`, `-step`, `-model`, `-provider`", "documentation"),
-        ("joins", "as a child of the LLM span", "documentation"),
+        (
+            "reads",
+            "`cf-aig-log-id`, `cf-aig-step`, `cf-aig-model`, `cf-aig-provider`, `cf-aig-cache-status`",
+            "documentation",
+        ),
+        ("joins", "its span is a child of the LLM span", "documentation"),
     )
 
     def answered(self, headers: Mapping[str, str]) -> bool:
@@ -39,13 +46,8 @@ class Cloudflare(Gateway):
     def write(self, call: Outgoing) -> None:
         """Write metadata and the ids of the LLM span."""
         known = call.attribution
-        wanted: dict[str, Any] = {
-            "session_id": known.session_id,
-            "user_id": known.user_id,
-            "trace_name": known.trace_name,
-            **known.metadata,
-        }
-        present = {key: value for key, value in wanted.items() if value is not None}
+        ids = {"session_id": known.session_id, "user_id": known.user_id, "trace_name": known.trace_name}
+        present = self.gather(call, ids, reserved=("cf.user_id",))
         for key in list(present)[_MAX_ENTRIES:]:
             self.leave_out(f"cf-aig-metadata {key}", "more than five entries")
         self.put(call, "cf-aig-metadata", dict(list(present.items())[:_MAX_ENTRIES]))

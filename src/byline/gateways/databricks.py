@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from byline.gateways import values
 from byline.gateways.gateway import Field, Gateway, Outgoing
 
 
@@ -16,7 +17,14 @@ class Databricks(Gateway):
         Field("metadata", "header", "databricks-ai-gateway-request-tags", "controls"),
     )
     notes = (
-        ("sends", "`Databricks-Ai-Gateway-Request-Tags`", "documentation"),
+        (
+            "sends",
+            (
+                "`Databricks-Ai-Gateway-Request-Tags`: `session_id`, `user_id`, `trace_name`, `environment` and "
+                "metadata as texts"
+            ),
+            "documentation",
+        ),
         ("reads", "nothing of its own", "documentation"),
         ("joins", "by request tags", "documentation"),
     )
@@ -24,15 +32,14 @@ class Databricks(Gateway):
     def write(self, call: Outgoing) -> None:
         """Write the tags, all of them texts."""
         known = call.attribution
-        tags = {
+        ids = {
             "session_id": known.session_id,
             "user_id": known.user_id,
             "trace_name": known.trace_name,
             "environment": known.environment,
-            **known.metadata,
         }
-        present = {key: str(value) for key, value in tags.items() if value is not None}
-        self.put(call, "databricks-ai-gateway-request-tags", present)
+        tags = {key: values.as_text(value) for key, value in self.gather(call, ids).items()}
+        self.put(call, "databricks-ai-gateway-request-tags", tags)
 
 
 class MLflow(Gateway):
@@ -43,5 +50,5 @@ class MLflow(Gateway):
     notes = (
         ("sends", "`traceparent`", "documentation"),
         ("reads", "nothing of its own", "documentation"),
-        ("joins", "as a linked span below the LLM span", "documentation"),
+        ("joins", "its span is linked below the LLM span", "documentation"),
     )

@@ -16,5 +16,5 @@ class Envoy(Gateway):
     notes = (
         ("sends", "`traceparent`, `agent-session-id`", "source"),
         ("reads", "nothing of its own", "documentation"),
-        ("joins", "as a child of the LLM span", "source"),
+        ("joins", "its span is a child of the LLM span", "source"),
     )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
-from byline.attribution import Attribution
+from byline.attribution import Attribution, MetadataValue
 from byline.facts import Facts
+from byline.gateways.fitting import fit, gather
+from byline.gateways.splice import members_of, splice, splice_into
 from byline.settings import SettingError
 
 _logger: Final = logging.getLogger("byline")
-_LONGEST_LIST: Final = 4096
+#: Servers refuse calls whose headers are too many; the ids come first, so that they always fit.
+_ROOM: Final = 4096
 _USAGE: Final = (
     "input_tokens",
     "output_tokens",
@@ -37,6 +39,8 @@ class Field(NamedTuple):
         kind: How the value is written: ``text``, ``tags`` (comma list or JSON array), ``metadata``
             (JSON object), ``trace`` (the trace object), ``controls`` (LiteLLM's metadata object).
         sent: Whether it is written onto calls, besides being read from requests.
+        encoded: Whether the value is percent-encoded there.
+        needs: Another top-level member of the body without which this one means something else.
     """
 
     field: str
@@ -44,6 +48,8 @@ class Field(NamedTuple):
     name: str
     kind: Literal["text", "tags", "metadata", "trace", "controls"] = "text"
     sent: bool = False
+    encoded: bool = False
+    needs: str | None = None
 
 
 class Outgoing(msgspec.Struct, kw_only=True):
@@ -57,6 +63,8 @@ class Outgoing(msgspec.Struct, kw_only=True):
         trace_id: The trace of the LLM span, 32 hex digits.
         span_id: The LLM span, 16 hex digits.
         sampled: Whether that span is recorded.
+        members: The body's top-level members, each raw, where the caller has read them already.
+        room: Bytes that are left for headers of ours.
     """
 
     attribution: Attribution
@@ -66,6 +74,26 @@ class Outgoing(msgspec.Struct, kw_only=True):
     trace_id: str | None = None
     span_id: str | None = None
     sampled: bool = False
+    members: Mapping[str, msgspec.Raw] | None = None
+    room: int = _ROOM
+
+    def add(self, members: Mapping[str, Any]) -> None:
+        """Add top-level members to the body, where it is a JSON object that has none of that name."""
+        if self.body is None:
+            return
+        if self.members is None:
+            self.members = members_of(self.body)
+        if self.members is not None:
+            self.body = splice(self.body, members, self.members)
+
+    def add_into(self, name: str, members: Mapping[str, Any]) -> None:
+        """Add members to the object at a top-level member of the body, which is made where it is missing."""
+        if self.body is None:
+            return
+        if self.members is None:
+            self.members = members_of(self.body)
+        if self.members is not None:
+            self.body = splice_into(self.body, name, members, self.members)
 
 
 class Reply(msgspec.Struct, kw_only=True):
@@ -160,22 +188,19 @@ class Gateway:
             call.headers.setdefault("traceparent", f"00-{call.trace_id}-{call.span_id}-01")
 
     def put(self, call: Outgoing, name: str, value: object) -> None:
-        """Write a header, unless the app has set it or the value does not fit into one."""
-        if not value or name in call.headers:
+        """Write a header, unless the app has set it or nothing of the value fits into one."""
+        if value is None or value == "" or name in call.headers:
             return
-        if isinstance(value, tuple):
-            text = ",".join(str(item) for item in value if "," not in str(item))
-        elif isinstance(value, Mapping):
-            # JSON escapes what a header cannot carry.
-            text = json.dumps(value, separators=(",", ":"))
-        else:
-            text = str(value)
-        if not text.isascii() or not text.isprintable():
-            self.leave_out(name, "not ASCII")
-        elif len(text) > (self.longest if isinstance(value, str) else _LONGEST_LIST):
-            self.leave_out(name, "too long")
-        elif text:
+        text = fit(name, value, longest=self.longest, room=call.room, leave_out=self.leave_out)
+        if text:
             call.headers[name] = text
+            call.room -= len(name) + len(text)
+
+    def gather(
+        self, call: Outgoing, ids: Mapping[str, object], *, reserved: Collection[str] = ()
+    ) -> dict[str, MetadataValue]:
+        """Return ids and the call's metadata as one object; metadata never passes for an id."""
+        return gather(ids, call.attribution.metadata, reserved=reserved, leave_out=self.leave_out)
 
     def leave_out(self, name: str, reason: str) -> None:
         """Say in the debug log which field does not go out, and why; never its value."""

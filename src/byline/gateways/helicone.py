@@ -26,15 +26,19 @@ class Helicone(Gateway):
     notes = (
         (
             "sends",
-            "`Helicone-Session-Id`, `-Session-Name`, `-Session-Path`, `-User-Id`, `-Property-*`",
+            (
+                "`Helicone-Session-Id`, `Helicone-Session-Name` (trace name), `Helicone-Session-Path` (step and "
+                "generation name), `Helicone-User-Id`"
+            ),
             "documentation",
         ),
+        ("sends", "`Helicone-Property-*` for environment, tags and metadata", "documentation"),
         (
             "reads",
-            "`Helicone-Id`, `-Cache`, `-Fallback-Index`, `-RateLimit-Limit`, `-RateLimit-Remaining`",
+            "`Helicone-Id`, `Helicone-Cache`, `Helicone-Fallback-Index`, `Helicone-RateLimit-Limit`, `-Remaining`",
             "documentation",
         ),
-        ("joins", "by session and path; no trace context", "documentation"),
+        ("joins", "by session and path; it takes no trace context", "documentation"),
     )
 
     def answered(self, headers: Mapping[str, str]) -> bool:
@@ -48,13 +52,13 @@ class Helicone(Gateway):
         steps = [step.replace("/", " ") for step in (known.span_name, known.generation_name) if step]
         if known.session_id and steps:
             self.put(call, "helicone-session-path", "/" + "/".join(steps))
-        for key, value in known.metadata.items():
-            if _NAME.match(key):
-                self.put(call, f"helicone-property-{key.lower()}", str(value))
-            else:
-                self.leave_out("helicone-property", "no header name")
-        self.put(call, "helicone-property-tags", known.tags)
         self.put(call, "helicone-property-environment", known.environment)
+        self.put(call, "helicone-property-tags", known.tags)
+        for key, value in self.gather(call, {}, reserved=("environment", "tags")).items():
+            if _NAME.match(key):
+                self.put(call, f"helicone-property-{key.lower()}", value)
+            else:
+                self.leave_out(f"helicone-property {key}", "no header name")
 
     def read(self, reply: Reply, facts: Facts) -> None:
         """Read request id, cache, fallback and limits."""

@@ -24,6 +24,7 @@ class Known:
         others = [made() for made in gateways.ALL if made not in named]
         self._all = (*configured, *others)
         self._by_host = {host: gateway for gateway in reversed(self._all) for host in gateway.hosts}
+        self._ends = tuple(host for host in self._by_host if host.startswith("."))
 
     def find(self, host: str, port: int | None, path: str) -> Gateway | None:
         """Return the gateway at a place, ``None`` where none is known there."""
@@ -31,6 +32,8 @@ class Known:
             if gateway.recognises(host, port, path):
                 return gateway
         found = self._by_host.get(host)
+        if found is None and host.endswith(self._ends):
+            found = next(self._by_host[end] for end in self._ends if host.endswith(end))
         return found if found is not None and found.recognises(host, port, path) else None
 
     def answered(self, headers: Mapping[str, str]) -> Gateway | None:

@@ -22,7 +22,7 @@ class Kong(Gateway):
             "`X-Kong-LLM-Model`, `-Request-Id`, `-Proxy-Latency`; `X-Cache-*`; `X-AI-RateLimit-*`",
             "documentation",
         ),
-        ("joins", "as a child of the LLM span, with Kong's OpenTelemetry plugin", "documentation"),
+        ("joins", "its span is a child of the LLM span, with Kong's OpenTelemetry plugin", "documentation"),
     )
 
     def answered(self, headers: Mapping[str, str]) -> bool:

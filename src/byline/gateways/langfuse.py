@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Final
+from urllib.parse import quote
 
 from byline.facts import Facts
 from byline.gateways import values
-from byline.gateways.gateway import Field, Gateway, Reply
+from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
+
+#: What stands in its headers as it is; everything else is percent-encoded, other scripts too.
+_PLAIN: Final = " !#$&'()*+./;<=>?@[]^_`{|}~-"
+_MAX_BYTES: Final = 1024
 
 
 class LangfuseGateway(Gateway):
@@ -19,16 +24,25 @@ class LangfuseGateway(Gateway):
 
     name: ClassVar[str] = "langfuse"
     joins: ClassVar[bool] = True
+    #: Encoded, an id of other scripts is up to twelve times as long.
+    longest: ClassVar[int] = _MAX_BYTES
     fields: ClassVar[tuple[Field, ...]] = (
-        Field("session_id", "header", "langfuse-session-id", sent=True),
-        Field("user_id", "header", "langfuse-user-id", sent=True),
-        Field("trace_name", "header", "langfuse-trace-name", sent=True),
-        Field("tags", "header", "langfuse-tags", "tags", sent=True),
-        Field("metadata", "header", "langfuse-metadata", "metadata", sent=True),
+        Field("session_id", "header", "langfuse-session-id", sent=True, encoded=True),
+        Field("user_id", "header", "langfuse-user-id", sent=True, encoded=True),
+        Field("trace_name", "header", "langfuse-trace-name", sent=True, encoded=True),
+        Field("tags", "header", "langfuse-tags", "tags", sent=True, encoded=True),
+        Field("metadata", "header", "langfuse-metadata", "metadata", sent=True, encoded=True),
     )
     notes = (
-        ("sends", "`traceparent`, `langfuse-session-id`, `-user-id`, `-trace-name`, `-tags`, `-metadata`", "source"),
-        ("reads", "`langfuse-request-id`", "documentation"),
+        (
+            "sends",
+            (
+                "`traceparent`, `langfuse-session-id`, `langfuse-user-id`, `langfuse-trace-name`, `langfuse-tags`, "
+                "`langfuse-metadata` (`key:value`, divided by commas); all percent-encoded"
+            ),
+            "source",
+        ),
+        ("reads", "`langfuse-request-id`, `langfuse-provider`, `langfuse-provider-connection-id`", "source"),
         ("joins", "its generation is a child of the LLM span", "source"),
     )
 
@@ -36,6 +50,32 @@ class LangfuseGateway(Gateway):
         """Every reply names its request."""
         return "langfuse-request-id" in headers
 
+    def put(self, call: Outgoing, name: str, value: object) -> None:
+        """Write a header in its percent-encoding."""
+        if isinstance(value, str):
+            value = quote(value, _PLAIN + ":")
+        elif isinstance(value, tuple):
+            value = tuple(quote(values.as_text(tag), _PLAIN + ":") for tag in value)
+        elif isinstance(value, Mapping):
+            # As a list of entries, each of which may go if there is no room.
+            value = tuple(self._entries(value))
+        super().put(call, name, value)
+
+    def _entries(self, metadata: Mapping[str, object]) -> list[str]:
+        entries = []
+        for key, value in metadata.items():
+            text = values.as_text(value)
+            if not text.strip() or not text.isprintable():
+                self.leave_out(f"langfuse-metadata {key}", "not printable")
+            elif len(text.encode()) > _MAX_BYTES:
+                self.leave_out(f"langfuse-metadata {key}", "too long")
+            else:
+                entries.append(f"{quote(key, _PLAIN)}:{quote(text, _PLAIN + ':')}")
+        return entries
+
     def read(self, reply: Reply, facts: Facts) -> None:
-        """Read the request's id."""
-        facts.request_id = values.text(reply.headers.get("langfuse-request-id")) or facts.request_id
+        """Read the request's id and the provider's connection."""
+        headers = reply.headers
+        facts.request_id = values.text(headers.get("langfuse-request-id")) or facts.request_id
+        facts.gateway_provider = values.text(headers.get("langfuse-provider"))
+        facts.model_id = values.text(headers.get("langfuse-provider-connection-id"))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
 from byline.facts import Facts, Limit
 from byline.gateways import values
 from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
+from byline.gateways.resets import parse_reset
 
 #: LiteLLM takes a session id only in this form.
 _SESSION: Final = re.compile(r"[A-Za-z0-9_-]{8,}\Z")
@@ -80,16 +82,20 @@ class LiteLLM(Gateway):
         facts.request_id = values.text(headers.get("x-litellm-call-id")) or facts.request_id
         facts.model_id = values.text(headers.get("x-litellm-model-id"))
         facts.model_group = values.text(headers.get("x-litellm-model-group"))
-        model = values.text(headers.get("x-litellm-model-name"))
-        if model and "/" in model:
-            facts.gateway_provider = model.partition("/")[0]
+        provider, _, model = (values.text(headers.get("x-litellm-model-name")) or "").partition("/")
+        if model:
+            facts.gateway_provider = provider
+            if facts.response_model == facts.model_group:
+                # The body names the group where the caller asked for one, not the model that answered.
+                facts.response_model = model
         facts.overhead = values.seconds(headers.get("x-litellm-overhead-duration-ms"))
         retries = values.count(headers.get("x-litellm-attempted-retries"))
         if retries is not None:
             facts.attempts = retries + 1
         facts.fallbacks = values.count(headers.get("x-litellm-attempted-fallbacks"))
         facts.key_budget = values.amount(headers.get("x-litellm-key-max-budget"))
-        if not reply.streamed:
+        if not reply.streamed and reply.status < 400:
+            # The headers of a stream are sent before it has a price, and an error has none.
             facts.key_spend = values.amount(headers.get("x-litellm-key-spend"))
         self._read_cost(reply, facts)
         self._read_limits(headers, facts)
@@ -120,9 +126,17 @@ class LiteLLM(Gateway):
             ("requests", "x-litellm-key-rpm-limit", "x-litellm-key-remaining-requests-"),
             ("tokens", "x-litellm-key-tpm-limit", "x-litellm-key-remaining-tokens-"),
         ):
-            if getattr(facts, kind) is not None:
+            provider = getattr(facts, kind)
+            if provider is not None:
+                if provider.reset is None:
+                    # LiteLLM hands on limit and remainder under their own names, the reset under the provider's.
+                    reset = headers.get(f"llm_provider-x-ratelimit-reset-{kind}", "")
+                    provider.reset = parse_reset(reset, time.time())
                 continue
-            left = next((value for name, value in headers.items() if name.startswith(remaining)), None)
-            found = Limit(values.count(headers.get(limit)), values.count(left))
-            if found.limit is not None or found.remaining is not None:
+            left = headers.get(f"x-ratelimit-api_key-remaining-{kind}")
+            if left is None:
+                left = next((value for name, value in headers.items() if name.startswith(remaining)), None)
+            allowed = headers.get(f"x-ratelimit-api_key-limit-{kind}") or headers.get(limit)
+            found = Limit(values.count(allowed), values.count(left))
+            if found != Limit():
                 setattr(facts, kind, found)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from byline.facts import Facts
 from byline.gateways import values
+from byline.gateways.fitting import is_sendable
 from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
-from byline.gateways.splice import members_of, splice
 
-_MAX_USER = 128
+_MAX_USER: Final = 128
+#: What the trace object itself has a meaning for; no metadata goes by these names.
+_TRACE: Final = ("trace_id", "trace_name", "span_name", "generation_name", "parent_span_id", "environment", "release")
 
 #: Endpoints whose bodies take ``user``, ``session_id`` and ``trace``.
-_WITH_TRACE = ("/chat/completions", "/responses", "/messages", "/completions")
+_WITH_TRACE: Final = ("/chat/completions", "/responses", "/messages", "/completions")
 
 
 class OpenRouter(Gateway):
@@ -43,28 +45,28 @@ class OpenRouter(Gateway):
         """Write the session header, and user and trace into the body."""
         known = call.attribution
         self.put(call, "x-session-id", known.session_id)
-        if call.body is None or not call.path.endswith(_WITH_TRACE):
+        if not call.path.endswith(_WITH_TRACE):
             return
         if call.headers.get("x-openrouter-cache", "").lower() == "true":
-            return
-        present = members_of(call.body)
-        if present is None:
+            self.leave_out("trace", "the body is the key of the response cache")
             return
         members: dict[str, Any] = {}
-        if known.user_id and len(known.user_id) <= _MAX_USER:
+        if known.session_id and not is_sendable(known.session_id):
+            # The body can say what the header cannot.
+            members["session_id"] = known.session_id
+        if known.user_id and len(known.user_id) > _MAX_USER:
+            self.leave_out("user", "too long")
+        elif known.user_id:
             members["user"] = known.user_id
         trace = self._trace(call)
         if trace:
             members["trace"] = trace
-        call.body = splice(call.body, members, present)
+        call.add(members)
 
     def _trace(self, call: Outgoing) -> dict[str, Any]:
         known = call.attribution
-        trace: dict[str, Any] = dict(known.metadata)
-        for key in ("trace_name", "span_name", "generation_name", "environment", "release"):
-            value = getattr(known, key)
-            if value:
-                trace[key] = value
+        names = {name: getattr(known, name) for name in _TRACE if name not in ("trace_id", "parent_span_id")}
+        trace: dict[str, Any] = self.gather(call, names, reserved=_TRACE)
         if call.sampled and call.trace_id and call.span_id:
             trace["trace_id"] = call.trace_id
             trace["parent_span_id"] = call.span_id
@@ -74,7 +76,8 @@ class OpenRouter(Gateway):
         """Read generation id, provider, cost and its parts, response cache and routing."""
         headers, body = reply.headers, reply.body or {}
         facts.request_id = values.text(headers.get("x-generation-id")) or facts.request_id
-        facts.gateway_provider = values.text(body.get("provider")) or facts.gateway_provider
+        routing = values.mapping(body.get("openrouter_metadata"))
+        facts.gateway_provider = values.text(body.get("provider")) or self._selected(routing)
         usage = values.mapping(body.get("usage"))
         cost = values.amount(usage.get("cost"))
         if cost is not None:
@@ -93,8 +96,14 @@ class OpenRouter(Gateway):
         if status in ("HIT", "MISS"):
             facts.cache_hit = status == "HIT"
             facts.cache_key = values.text(headers.get("x-openrouter-cache-source-id"))
-        routing = values.mapping(body.get("openrouter_metadata"))
         attempt = values.count(routing.get("attempt"))
         if attempt:
             facts.attempts = attempt
             facts.fallbacks = attempt - 1
+
+    def _selected(self, routing: Mapping[str, Any]) -> str | None:
+        available = values.mapping(routing.get("endpoints")).get("available")
+        for endpoint in available if isinstance(available, list) else ():
+            if values.mapping(endpoint).get("selected") is True:
+                return values.text(endpoint.get("provider"))
+        return None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from byline.facts import Facts
 from byline.gateways import values
 from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
 
 _MAX_VALUE: Final = 128
-_INDEX: Final = re.compile(r"(\d+)\D*\Z")
+_INDEX: Final = re.compile(r"(\d{1,4})\D*\Z")
 
 
 class Portkey(Gateway):
@@ -31,9 +31,13 @@ class Portkey(Gateway):
         Field("metadata", "header", "x-portkey-metadata", "controls"),
     )
     notes = (
+        ("sends", "`traceparent`", "documentation"),
         (
             "sends",
-            "`traceparent`, `x-portkey-metadata` (`_user`, `_environment`, `session_id`, metadata)",
+            (
+                "`x-portkey-metadata`: `_user`, `_environment`, `_organisation`, `session_id` and metadata, all as "
+                "texts; what has more than 128 characters is left out"
+            ),
             "documentation",
         ),
         (
@@ -41,7 +45,7 @@ class Portkey(Gateway):
             "`x-portkey-trace-id`, `-retry-attempt-count`, `-cache-status`, `-last-used-option-index`",
             "documentation",
         ),
-        ("joins", "as a child of the LLM span", "documentation"),
+        ("joins", "its span is a child of the LLM span", "documentation"),
     )
 
     def answered(self, headers: Mapping[str, str]) -> bool:
@@ -52,21 +56,19 @@ class Portkey(Gateway):
         """Write the trace context and the metadata, whose values are short texts."""
         super().write(call)
         known = call.attribution
-        wanted: dict[str, Any] = {
+        ids = {
             "_user": known.user_id,
             "_environment": known.environment,
             "_organisation": known.organization_id,
             "session_id": known.session_id,
-            **known.metadata,
         }
         metadata: dict[str, str] = {}
-        for key, value in wanted.items():
-            if value is None:
-                continue
-            if len(str(value)) > _MAX_VALUE:
+        for key, value in self.gather(call, ids, reserved=("_prompt",)).items():
+            text = values.as_text(value)
+            if len(text) > _MAX_VALUE:
                 self.leave_out(f"x-portkey-metadata {key}", "too long")
             else:
-                metadata[key] = str(value)
+                metadata[key] = text
         self.put(call, "x-portkey-metadata", metadata)
 
     def read(self, reply: Reply, facts: Facts) -> None:
@@ -79,6 +81,7 @@ class Portkey(Gateway):
         status = headers.get("x-portkey-cache-status", "").upper()
         if status in ("HIT", "SEMANTIC HIT", "MISS", "SEMANTIC MISS", "REFRESH"):
             facts.cache_hit = status.endswith("HIT")
+        # Such as config.targets[1].
         index = _INDEX.search(headers.get("x-portkey-last-used-option-index", "")[:200])
         if index is not None:
             facts.fallbacks = int(index[1])

@@ -9,7 +9,6 @@ from typing import ClassVar, Final
 from byline.facts import Facts
 from byline.gateways import values
 from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
-from byline.gateways.splice import splice, splice_into
 
 _OPENAI_PATHS: Final = ("/chat/completions", "/responses")
 
@@ -40,7 +39,7 @@ class OpenAI(Gateway):
     fields: ClassVar[tuple[Field, ...]] = ()
     notes = (
         ("sends", "nothing; with `safety_identifier=True` the SHA-256 of the user's id in the body", "documentation"),
-        ("reads", "`x-request-id`, `x-ratelimit-*`, `openai-processing-ms`", "documentation"),
+        ("reads", "`x-request-id`, `x-ratelimit-*`", "documentation"),
         ("joins", "by request id", "documentation"),
     )
 
@@ -58,8 +57,8 @@ class OpenAI(Gateway):
     def write(self, call: Outgoing) -> None:
         """Write the safety identifier, if that is wanted."""
         user = call.attribution.user_id
-        if self.safety_identifier and user and call.body is not None and call.path.endswith(_OPENAI_PATHS):
-            call.body = splice(call.body, {"safety_identifier": opaque(user)})
+        if self.safety_identifier and user and call.path.endswith(_OPENAI_PATHS):
+            call.add({"safety_identifier": opaque(user)})
 
     def read(self, reply: Reply, facts: Facts) -> None:
         """Read the request's id."""
@@ -99,8 +98,8 @@ class Anthropic(Gateway):
     def write(self, call: Outgoing) -> None:
         """Write the user's opaque id, if that is wanted."""
         user = call.attribution.user_id
-        if self.user_id and user and call.body is not None and call.path.endswith("/messages"):
-            call.body = splice_into(call.body, "metadata", {"user_id": opaque(user)})
+        if self.user_id and user and call.path.endswith("/messages"):
+            call.add_into("metadata", {"user_id": opaque(user)})
 
     def read(self, reply: Reply, facts: Facts) -> None:
         """Read the request's id."""

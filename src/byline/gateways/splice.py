@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+#: How many places are tried where the same text stands several times.
+_MAX_PLACES: Final = 64
 
 
 def members_of(body: bytes) -> dict[str, msgspec.Raw] | None:
-    """Return the top-level members of a JSON object, each raw; ``None`` when it is none."""
+    """Return the top-level members of a JSON object, each raw; ``None`` when it is none.
+
+    Of a name that stands there twice the last one counts, as everywhere.
+    """
     try:
         return _decode_raw(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -27,7 +33,8 @@ def splice(body: bytes, members: Mapping[str, Any], present: Collection[str] | N
     Args:
         body: The JSON text.
         members: What to add.
-        present: The keys that are there, where the caller knows them.
+        present: The names that are there, where the caller knows them; else they are looked for,
+            which takes some five times as long as a copy of the body.
 
     Example:
         >>> splice(b'{"model": "gpt-4o"}', {"user": "ada", "model": "other"})
@@ -46,30 +53,52 @@ def splice(body: bytes, members: Mapping[str, Any], present: Collection[str] | N
     return b"".join((body[:start], _encode(added)[1:-1], comma, memoryview(body)[start:]))
 
 
-def splice_into(body: bytes, name: str, members: Mapping[str, Any]) -> bytes:
+def splice_into(
+    body: bytes, name: str, members: Mapping[str, Any], found: Mapping[str, msgspec.Raw] | None = None
+) -> bytes:
     """Add members to the object that stands at a top-level member, which is made where it is missing.
+
+    Where the member is no object, everything stays as it is.
+
+    Args:
+        body: The JSON text.
+        name: The top-level member.
+        members: What to add to it.
+        found: The body's members, where the caller has read them.
 
     Example:
         >>> splice_into(b'{"trace": {"a": 1}}', "trace", {"b": 2, "a": 3})
         b'{"trace": {"b":2,"a": 1}}'
     """
-    found = members_of(body)
+    if found is None:
+        found = members_of(body)
     if found is None or not members:
         return body
-    raw = found.get(name)
-    if raw is None:
+    if name not in found:
         return splice(body, {name: members}, found)
-    inner = bytes(raw)
+    inner = bytes(found[name])
     wider = splice(inner, members)
-    # The raw member is a view into the body: where it stands there is where it starts.
-    start = _position(body, raw)
-    if wider is inner or start < 0:
+    if wider is inner:
         return body
-    return b"".join((body[:start], wider, memoryview(body)[start + len(inner) :]))
+    for start in _places(body, name, inner):
+        changed = b"".join((body[:start], wider, memoryview(body)[start + len(inner) :]))
+        # The same text may stand further inside too: at its own place it changes this member alone.
+        if _differ(found, members_of(changed)) == {name: wider}:
+            return changed
+    return body
 
 
-def _position(body: bytes, raw: msgspec.Raw) -> int:
-    """Return where a raw member stands in the body it came from; -1 where that is not certain."""
-    inner = bytes(raw)
-    first = body.find(inner)
-    return first if body.find(inner, first + 1) < 0 else -1
+def _places(body: bytes, name: str, inner: bytes) -> Iterator[int]:
+    key = re.compile(re.escape(_encode(name)) + rb"[ \t\r\n]*:[ \t\r\n]*")
+    tried = 0
+    for match in key.finditer(body):
+        if body.startswith(inner, match.end()):
+            yield match.end()
+            tried += 1
+            if tried >= _MAX_PLACES:
+                return
+
+
+def _differ(before: Mapping[str, msgspec.Raw], after: Mapping[str, msgspec.Raw] | None) -> dict[str, bytes]:
+    found = after or {}
+    return {name: bytes(raw) for name, raw in found.items() if name not in before or before[name] != raw}

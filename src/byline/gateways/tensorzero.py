@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from byline.facts import Facts
 from byline.gateways import values
 from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
-from byline.gateways.splice import splice
 
 
 class TensorZero(Gateway):
@@ -16,39 +15,49 @@ class TensorZero(Gateway):
 
     name: ClassVar[str] = "tensorzero"
     joins: ClassVar[bool] = True
-    fields: ClassVar[tuple[Field, ...]] = (Field("metadata", "body", "tensorzero::tags", "metadata"),)
+    fields: ClassVar[tuple[Field, ...]] = (Field("metadata", "body", "tensorzero::tags", "controls"),)
     notes = (
+        ("sends", "`traceparent`", "documentation"),
         (
             "sends",
-            "`traceparent`, `tensorzero::tags` in the body, `tensorzero-otlp-traces-extra-attribute-*`",
+            (
+                "`tensorzero::tags` in the body of chat completions: `session_id`, `user_id`, `trace_name` and "
+                "metadata as texts, beside the tags of the app"
+            ),
             "documentation",
         ),
-        ("reads", "`episode_id`, `usage.tensorzero_cost`", "documentation"),
-        ("joins", "as a child of the LLM span", "documentation"),
+        (
+            "sends",
+            "`tensorzero-otlp-traces-extra-attribute-session.id` and `-user.id`, whose values are JSON",
+            "documentation",
+        ),
+        (
+            "reads",
+            "the inference's `id`, `usage.tensorzero_cost`, `usage.tensorzero_provider_cache_write_input_tokens`",
+            "documentation",
+        ),
+        ("joins", "its span is a child of the LLM span", "documentation"),
     )
 
     def write(self, call: Outgoing) -> None:
         """Write trace context, span attributes (whose values are JSON) and tags (which are texts)."""
         super().write(call)
         known = call.attribution
-        ids: dict[str, Any] = {"session.id": known.session_id, "user.id": known.user_id}
-        for name, value in ids.items():
+        for name, value in (("session.id", known.session_id), ("user.id", known.user_id)):
             if value:
                 self.put(call, f"tensorzero-otlp-traces-extra-attribute-{name}", json.dumps(value))
-        tags = {
-            "session_id": known.session_id,
-            "user_id": known.user_id,
-            "trace_name": known.trace_name,
-            **known.metadata,
-        }
-        present = {key: str(value) for key, value in tags.items() if value is not None}
-        if call.body is not None and present:
-            call.body = splice(call.body, {"tensorzero::tags": present})
+        if call.path.endswith("/chat/completions"):
+            ids = {"session_id": known.session_id, "user_id": known.user_id, "trace_name": known.trace_name}
+            tags = {key: values.as_text(value) for key, value in self.gather(call, ids).items()}
+            call.add_into("tensorzero::tags", tags)
 
     def read(self, reply: Reply, facts: Facts) -> None:
-        """Read the episode, and the cost where one is configured."""
+        """Read the inference, and the cost where one is configured."""
         body = reply.body or {}
-        facts.request_id = values.text(body.get("episode_id")) or facts.request_id
-        cost = values.amount(values.mapping(body.get("usage")).get("tensorzero_cost"))
+        facts.request_id = values.text(body.get("id")) or facts.request_id
+        usage = values.mapping(body.get("usage"))
+        written = values.count(usage.get("tensorzero_provider_cache_write_input_tokens"))
+        facts.cache_write_tokens = facts.cache_write_tokens if written is None else written
+        cost = values.amount(usage.get("tensorzero_cost"))
         if cost is not None:
             facts.cost, facts.cost_source = cost, "gateway"

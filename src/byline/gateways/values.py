@@ -43,6 +43,16 @@ def text(value: object) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= _MAX_TEXT and value.isprintable() else None
 
 
+def as_text(value: object) -> str:
+    """Return a metadata value as the text that JSON would have for it.
+
+    Example:
+        >>> as_text(True), as_text(2), as_text("a")
+        ('true', '2', 'a')
+    """
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def mapping(value: object) -> Mapping[str, Any]:
     """Return an object, an empty one for anything else."""
     return value if isinstance(value, Mapping) else {}

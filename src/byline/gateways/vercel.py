@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Final
 from byline.facts import Facts
 from byline.gateways import values
 from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
-from byline.gateways.splice import members_of, splice, splice_into
 
 _OPTIONS: Final = "providerOptions"
+_WITH_OPTIONS: Final = ("/chat/completions", "/responses")
 
 
 class Vercel(Gateway):
@@ -22,9 +22,20 @@ class Vercel(Gateway):
         Field("tags", "body", "providerOptions.gateway.tags", "tags"),
     )
     notes = (
-        ("sends", "`providerOptions.gateway.user` and `.tags` in the body", "documentation"),
-        ("reads", "`providerMetadata.gateway.generationId`, `.routing`, `.cost`", "documentation"),
-        ("joins", "by user and tags; no session and no trace context is documented", "documentation"),
+        (
+            "sends",
+            "`providerOptions.gateway.user` and `.tags` in the body, unless the app has a `providerOptions.gateway`",
+            "documentation",
+        ),
+        (
+            "reads",
+            (
+                "`generationId` and `usage.cost` of the body; `generationId`, `cost` and `routing` of a "
+                "`providerMetadata.gateway` beside them, not of one within a choice"
+            ),
+            "documentation",
+        ),
+        ("joins", "by user and tags; it takes no session and no trace context", "documentation"),
     )
 
     def write(self, call: Outgoing) -> None:
@@ -35,28 +46,24 @@ class Vercel(Gateway):
             options["user"] = known.user_id
         if known.tags:
             options["tags"] = list(known.tags)
-        if call.body is None or not options:
-            return
-        present = members_of(call.body)
-        if present is None:
-            return
-        if _OPTIONS in present:
-            call.body = splice_into(call.body, _OPTIONS, {"gateway": options})
-        else:
-            call.body = splice(call.body, {_OPTIONS: {"gateway": options}}, present)
+        if options and call.path.endswith(_WITH_OPTIONS):
+            call.add_into(_OPTIONS, {"gateway": options})
 
     def read(self, reply: Reply, facts: Facts) -> None:
         """Read generation, provider and cost."""
         body = reply.body or {}
         metadata = values.mapping(body.get("providerMetadata") or body.get("provider_metadata"))
         gateway = values.mapping(metadata.get("gateway"))
-        facts.request_id = values.text(gateway.get("generationId")) or facts.request_id
+        stated = values.text(body.get("generationId")) or values.text(gateway.get("generationId"))
+        facts.request_id = stated or facts.request_id
         routing = values.mapping(gateway.get("routing"))
         facts.gateway_provider = values.text(routing.get("finalProvider") or routing.get("resolvedProvider"))
         attempts = routing.get("attempts")
         if isinstance(attempts, list) and attempts:
             facts.attempts = len(attempts)
             facts.fallbacks = len(attempts) - 1
-        cost = values.amount(gateway.get("cost"))
-        if cost is not None:
-            facts.cost, facts.cost_source = cost, "gateway"
+        usage = values.mapping(body.get("usage"))
+        for cost in (values.amount(usage.get("cost")), values.amount(gateway.get("cost"))):
+            if cost is not None:
+                facts.cost, facts.cost_source = cost, "gateway"
+                break
