@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any, Final, Literal
 
 from opentelemetry import context as otel_context
+from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled, is_instrumentation_enabled
 from opentelemetry.sdk.trace import Span
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
@@ -52,11 +54,25 @@ def _comes_late(wire: str) -> bool:
     """Whether an instrumentation is at work that makes its LLM span after the exchange."""
     if wire == "openai.responses" and _is_instrumented("opentelemetry.instrumentation.openai", "OpenAIInstrumentor"):
         return True
+    return _litellm_makes_one()
+
+
+def _litellm_makes_one() -> bool:
+    """Whether LiteLLM's SDK makes a span of its own once the exchange is over.
+
+    Its OpenTelemetry callback does so only where no span is current, or where a variable says so;
+    else it writes what it knows onto the current span, which is the app's.
+    """
     litellm = sys.modules.get("litellm")
-    if litellm is None:
-        return False
     callbacks = [*getattr(litellm, "callbacks", ()), *getattr(litellm, "success_callback", ())]
-    return any("otel" in str(callback) or "OpenTelemetry" in type(callback).__name__ for callback in callbacks)
+    found = [each for each in callbacks if "otel" in str(each) or "OpenTelemetry" in type(each).__name__]
+    if not found:
+        return False
+    if os.environ.get("USE_OTEL_LITELLM_REQUEST_SPAN", "").strip().lower() == "true":
+        return True
+    if any(getattr(getattr(each, "config", None), "ignore_context_propagation", False) for each in found):
+        return True
+    return not trace.get_current_span().get_span_context().is_valid
 
 
 def _is_instrumented(module: str, name: str) -> bool:
