@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from opentelemetry.trace import TracerProvider
 
 from byline.calls import rules
-from byline.calls.clients import aiohttp, httpx, patches, requests
+from byline.calls.clients import aiohttp, botocore, httpx, patches, requests, urllib3
 from byline.calls.own import LLMSpans
 from byline.gateways.gateway import Gateway
 from byline.settings import SettingError
@@ -21,6 +21,8 @@ CLIENTS: Final[dict[str, tuple[str, Callable[[Any], None]]]] = {
     "httpx2": ("httpx2", httpx.patch),
     "requests": ("requests", requests.patch),
     "aiohttp": ("aiohttp", aiohttp.patch),
+    "urllib3": ("urllib3", urllib3.patch),
+    "botocore": ("botocore.httpsession", botocore.patch),
 }
 
 

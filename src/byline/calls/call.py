@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import copy
-from typing import Any
+from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import Span
@@ -27,6 +28,10 @@ from byline.gateways.keys import key_of
 from byline.spans import recognition, targets
 
 
+#: Whether a client that is hooked is at work already: some rest on others that are hooked too.
+_under_way: Final[ContextVar[bool]] = ContextVar("byline_call_under_way", default=False)
+
+
 def begin(
     host: str, port: int | None, path: str, headers: Callable[[], dict[str, str]], body: Callable[[], bytes | None]
 ) -> Call | None:
@@ -38,10 +43,17 @@ def begin(
     if in_force is None:
         return None
     wire = recognise(path)
-    if wire is None:
+    if wire is None or _under_way.get():
         return None
     try:
-        return Call(in_force, wire, host, port, path, headers(), body())
+        content = body()
+        facts = Facts(server_address=host, server_port=port)
+        fits = wire.read_request(content or b"", facts, path=path, host=host)
+        gateway = in_force.known.find(host, port, path)
+        if not fits and gateway is None:
+            # Many APIs have an end point that is called "messages".
+            return None
+        return Call(in_force, wire, gateway, facts, path, headers(), content)
     except Exception:
         guard.report("call")
         return None
@@ -62,8 +74,8 @@ class Call:
         self,
         in_force: Rules,
         wire: Wire,
-        host: str,
-        port: int | None,
+        gateway: Gateway | None,
+        facts: Facts,
         path: str,
         headers: Mapping[str, str],
         body: bytes | None,
@@ -72,12 +84,10 @@ class Call:
         self._wire = wire
         self._lock = threading.Lock()
         self._open = True
-        self._gateway = in_force.known.find(host, port, path)
-        self.facts = Facts(server_address=host, server_port=port)
+        self.facts = facts
         self.headers: dict[str, str] = {}
         self.body: bytes | None = None
         self.length = len(body or b"")
-        wire.read_request(body or b"", self.facts, path=path, host=host)
         self._content = Captured(wire.name, self.facts) if in_force.capture_content else None
         if self._content is not None:
             self._content.request(body)
@@ -86,13 +96,13 @@ class Call:
         self._invocation = placing.invocation()
         self.span = self._find_span()
         self.record = record.get() or (None if self.span is None else targets.owner_of(self.span))
-        if self._gateway is not None:
-            self._write(self._gateway, path, headers, body)
+        if gateway is not None:
+            self._write(gateway, path, headers, body)
         self._reply_headers: Mapping[str, str] = {}
-        self._read_from: Gateway | None = self._gateway
+        self._read_from = gateway
         self.seen = Seen(streamed=False)
         self._stream = False
-        self._settled = False
+        self._settled = self._glimpsed = False
         self._started = time.perf_counter()
 
     def _find_span(self) -> Span | None:
@@ -131,11 +141,18 @@ class Call:
         if outgoing.body is not body:
             self.body = outgoing.body
 
-    def current(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def current(self) -> Iterator[None]:
         """Make a span of ours current while the client is at work, so that its HTTP span hangs below."""
-        if not self._own or self.span is None:
-            return nullcontext()
-        return trace.use_span(self.span, record_exception=False, set_status_on_exception=False)
+        token = _under_way.set(True)
+        try:
+            if self._own and self.span is not None:
+                with trace.use_span(self.span, record_exception=False, set_status_on_exception=False):
+                    yield
+            else:
+                yield
+        finally:
+            _under_way.reset(token)
 
     def answered(self, status: int, headers: Mapping[str, str]) -> None:
         """Take note of the reply's status and headers (names in lower case)."""
@@ -165,10 +182,14 @@ class Call:
         """
         try:
             simple = self.seen.see(chunk)
-            if self.seen.marked and not self._settled:
-                # Some SDKs end their span at the terminal event, before the body is at its end.
-                self._settled = True
-                self.facts.duration = time.perf_counter() - self._started
+            # Some SDKs end their span at the terminal event, before the body is at its end; and where the
+            # app closes a stream early, the span may end before the call does.
+            settling = self.seen.marked and not self._settled
+            if settling or (not self._glimpsed and self._stream and b"{" in chunk):
+                self._glimpsed = True
+                if settling:
+                    self._settled = True
+                    self.facts.duration = time.perf_counter() - self._started
                 self._read_stream()
                 self._put()
             return simple

@@ -25,6 +25,8 @@ _HEADERS: Final[dict[str, tuple[tuple[str, str, str], ...]]] = {
     )
     for kind in ("requests", "tokens")
 }
+#: Of OpenAI and most others, Anthropic, Azure, Amazon.
+_REQUEST_IDS: Final = ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid")
 _PLAIN: Final = (
     ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"),
     ("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"),
@@ -44,7 +46,8 @@ def read_limits(headers: Mapping[str, str], facts: Facts, now: float) -> None:
         if limit is not None:
             setattr(facts, kind, limit)
     if facts.request_id is None:
-        facts.request_id = values.text(headers.get("x-request-id") or headers.get("request-id"))
+        stated = (headers.get(name) for name in _REQUEST_IDS)
+        facts.request_id = values.text(next((found for found in stated if found), None))
 
 
 def _first(headers: Mapping[str, str], groups: tuple[tuple[str, str, str], ...], now: float) -> Limit | None:

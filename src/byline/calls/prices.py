@@ -29,6 +29,7 @@ _PROVIDERS: Final = {
     "gcp.gemini": "google",
     "gcp.vertex_ai": "google",
     "azure.ai.openai": "azure",
+    "aws.bedrock": "aws",
     "mistral_ai": "mistral",
     "groq": "groq",
     "deepseek": "deepseek",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -47,16 +46,36 @@ def _begin(session: Any, url: Any, options: dict[str, Any]) -> Call | None:
             target.port,
             target.raw_path,
             lambda: _headers(session, options),
-            lambda: _body(options),
+            lambda: _body(session, options),
         )
     except Exception:
         guard.report("aiohttp")
         return None
-    if call is not None and call.headers and not options.get("allow_redirects", True):
-        # aiohttp hands headers on to whatever host a redirect names, so ids are written only where
-        # it follows none.
-        options["headers"] = {**(options.get("headers") or {}), **call.headers}
+    if call is not None and (call.headers or call.body is not None):
+        _write(session, options, call, target.origin())
     return call
+
+
+def _write(session: Any, options: dict[str, Any], call: Call, origin: Any) -> None:
+    """Write ids on the request to this origin alone; aiohttp hands headers on wherever a redirect leads."""
+    if hasattr(session, "_middlewares"):
+
+        async def write(request: Any, handler: Any) -> Any:
+            # Each hop comes through here.
+            if request.url.origin() == origin:
+                request.headers.update(call.headers)
+                if call.body is not None:
+                    await request.update_body(call.body)
+            elif call.body is not None and getattr(request.body, "_value", None) == call.body:
+                # It hands on the body of the hop before.
+                await request.update_body(_body(session, options))
+            return await handler(request)
+
+        given = options.get("middlewares")
+        options["middlewares"] = (*(session._middlewares if given is None else given), write)
+    elif not options.get("allow_redirects", True):
+        # Before 3.12 there are no middlewares.
+        options["headers"] = {**(options.get("headers") or {}), **call.headers}
 
 
 def _headers(session: Any, options: dict[str, Any]) -> dict[str, str]:
@@ -64,15 +83,18 @@ def _headers(session: Any, options: dict[str, Any]) -> dict[str, str]:
     return {str(name).lower(): str(value) for name, value in given}
 
 
-def _body(options: dict[str, Any]) -> bytes | None:
+def _body(session: Any, options: dict[str, Any]) -> bytes | None:
     data = options.get("data")
     if isinstance(data, bytes | str):
         return data.encode() if isinstance(data, str) else data
     if options.get("json") is not None:
+        # As aiohttp will make it.
+        dump = getattr(session, "_json_serialize_bytes", None) or session._json_serialize
         try:
-            return json.dumps(options["json"]).encode()
+            made = dump(options["json"])
         except (TypeError, ValueError):
             return None
+        return made.encode() if isinstance(made, str) else bytes(made)
     return None
 
 

@@ -34,12 +34,28 @@ def _begin(request: Any, module: Any) -> Call | None:
     if call is None:
         return None
     if call.headers or call.body is not None:
-        request.extensions = {**request.extensions, _EXTENSION: (call, request.stream, url.host, port)}
+        given = (request.headers.copy(), request.stream, getattr(request, "_content", None))
+        request.extensions = {**request.extensions, _EXTENSION: (call, url.host, port, given)}
         request.headers.update(call.headers)
         if call.body is not None:
-            request.stream = module.ByteStream(call.body)
+            _set_body(request, module.ByteStream(call.body), call.body)
             request.headers["content-length"] = str(len(call.body))
     return call
+
+
+def _set_body(request: Any, stream: Any, content: bytes | None) -> None:
+    request.stream = stream
+    # Transports of others send what `Request.content` gives.
+    if hasattr(request, "_content"):
+        request._content = content
+
+
+def _restore(request: Any) -> None:
+    """Give the app its request back as it was, for it may send it again on behalf of somebody else."""
+    written = request.extensions.pop(_EXTENSION, None)
+    if written is not None:
+        request.headers, stream, content = written[3]
+        _set_body(request, stream, content)
 
 
 def _headers(request: Any) -> dict[str, str]:
@@ -63,6 +79,8 @@ def _send(original: Callable[..., Any], module: Any, tee: Callable[[Any, Call], 
         except BaseException as error:
             call.fail(error)
             raise
+        finally:
+            _restore(request)
         _answered(call, response, tee if options.get("stream") else None)
         return response
 
@@ -80,6 +98,8 @@ def _send_async(original: Callable[..., Any], module: Any, tee: Callable[[Any, C
         except BaseException as error:
             call.fail(error)
             raise
+        finally:
+            _restore(request)
         _answered(call, response, tee if options.get("stream") else None)
         return response
 
@@ -105,13 +125,16 @@ def _redirect(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             written = request.extensions.get(_EXTENSION)
             if written is not None:
-                call, stream, host, port = written
+                call, host, port, (_, stream, content) = written
                 url = following.url
                 if (url.host, url.port or (443 if url.scheme == "https" else 80)) != (host, port):
+                    following.extensions = {
+                        name: value for name, value in following.extensions.items() if name != _EXTENSION
+                    }
                     for name in call.headers:
                         following.headers.pop(name, None)
                     if call.body is not None and "content-length" in following.headers:
-                        following.stream = stream
+                        _set_body(following, stream, content)
                         following.headers["content-length"] = str(call.length)
         except Exception:
             guard.report("redirect")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
@@ -90,11 +91,13 @@ def _answered(call: Call, response: Any, *, streamed: bool) -> None:
 def _tee(response: Any, call: Call) -> None:
     """See what ``iter_content`` hands out; its chunks are decoded already."""
     call.seen.is_decoded()
-    original, close = response.iter_content, response.close
+    kind = type(response)
+    # Bound methods would hold the response in a circle, and it would not go when the app lets go of it.
+    itself = weakref.ref(response)
 
     def iter_content(*arguments: Any, **options: Any) -> Any:
         try:
-            for chunk in original(*arguments, **options):
+            for chunk in kind.iter_content(itself(), *arguments, **options):
                 call.see(chunk if isinstance(chunk, bytes) else str(chunk).encode())
                 yield chunk
         except Exception as error:
@@ -105,10 +108,11 @@ def _tee(response: Any, call: Call) -> None:
 
     def closing() -> None:
         call.end()
-        close()
+        kind.close(itself())
 
     response.iter_content = iter_content
     response.close = closing
+    weakref.finalize(response, call.end).atexit = False
 
 
 def _bytes(body: Any) -> bytes | None:

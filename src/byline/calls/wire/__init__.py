@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from byline.calls.wire import anthropic, gemini, openai, others
+from byline.calls.wire import anthropic, bedrock, gemini, openai, others
 from byline.calls.wire.sse import decode
 from byline.calls.wire.wire import Wire, take_error
 from byline.facts import Facts
@@ -26,6 +26,10 @@ WIRES: Final[dict[str, Wire]] = {
     "/api/embed": others.OllamaEmbed(),
     "/v2/chat": others.CohereChat(),
     "/v2/embed": others.CohereEmbed(),
+    "/converse": bedrock.Converse(),
+    "/converse-stream": bedrock.Converse(),
+    "/invoke": bedrock.Invoke(),
+    "/invoke-with-response-stream": bedrock.Invoke(),
 }
 _ENDINGS: Final = tuple(WIRES)
 
@@ -37,7 +41,8 @@ def recognise(path: str) -> Wire | None:
     """
     if not path.endswith(_ENDINGS):
         return None
-    return next(wire for ending, wire in WIRES.items() if path.endswith(ending))
+    wire = next(wire for ending, wire in WIRES.items() if path.endswith(ending))
+    return wire if wire.within in path else None
 
 
 def read_error(status: int, body: bytes, facts: Facts) -> None:

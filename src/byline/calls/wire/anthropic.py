@@ -14,6 +14,7 @@ class Messages(Wire):
     """``/messages``. Its ``input_tokens`` leave out what the cache read and wrote; ours hold them."""
 
     name: ClassVar[str] = "anthropic.messages"
+    needs: ClassVar[frozenset[str]] = frozenset({"model", "messages"})
     bulky: ClassVar[frozenset[str]] = frozenset({"content"})
     parameters = {  # noqa: RUF012 - a class variable, as the base class says
         "max_tokens": ("max_tokens", whole),

@@ -64,6 +64,7 @@ class Chat(Wire):
     """``/chat/completions``."""
 
     name: ClassVar[str] = "openai.chat"
+    needs: ClassVar[frozenset[str]] = frozenset({"messages"})
     bulky: ClassVar[frozenset[str]] = frozenset({"choices"})
     parameters = _PARAMETERS
     usage = _USAGE
@@ -90,6 +91,7 @@ class Completions(Chat):
     """``/completions``."""
 
     name: ClassVar[str] = "openai.completions"
+    needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
     operation: ClassVar[str] = "text_completion"
 
 
@@ -97,6 +99,7 @@ class Embeddings(Wire):
     """``/embeddings``."""
 
     name: ClassVar[str] = "openai.embeddings"
+    needs: ClassVar[frozenset[str]] = frozenset({"input"})
     operation: ClassVar[str] = "embeddings"
     bulky: ClassVar[frozenset[str]] = frozenset({"data"})
     parameters = _PARAMETERS
@@ -107,6 +110,7 @@ class Responses(Wire):
     """``/responses``."""
 
     name: ClassVar[str] = "openai.responses"
+    needs: ClassVar[frozenset[str]] = frozenset({"model"})
     #: The SDK ends its stream at this event, before the body is at its end.
     end_mark: ClassVar[bytes] = b"response.completed"
     bulky: ClassVar[frozenset[str]] = frozenset({"output", "instructions", "tools", "input"})

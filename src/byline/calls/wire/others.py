@@ -14,6 +14,7 @@ class OllamaChat(Wire):
     """``/api/chat``: streams lines of JSON unless told not to."""
 
     name: ClassVar[str] = "ollama.chat"
+    needs: ClassVar[frozenset[str]] = frozenset({"model", "messages"})
     bulky: ClassVar[frozenset[str]] = frozenset({"message", "response", "context", "embeddings"})
     parameters = {  # noqa: RUF012 - a class variable, as the base class says
         "options.num_predict": ("max_tokens", whole),
@@ -47,6 +48,7 @@ class OllamaGenerate(OllamaChat):
     """``/api/generate``."""
 
     name: ClassVar[str] = "ollama.generate"
+    needs: ClassVar[frozenset[str]] = frozenset({"model", "prompt"})
     operation: ClassVar[str] = "text_completion"
 
 
@@ -54,6 +56,7 @@ class OllamaEmbed(OllamaChat):
     """``/api/embed``."""
 
     name: ClassVar[str] = "ollama.embed"
+    needs: ClassVar[frozenset[str]] = frozenset({"model", "input"})
     operation: ClassVar[str] = "embeddings"
 
     def is_streamed(self, members: Mapping[str, Any], path: str) -> bool:  # noqa: ARG002 - it never is
@@ -65,6 +68,7 @@ class CohereChat(Wire):
     """Cohere's ``/v2/chat``."""
 
     name: ClassVar[str] = "cohere.chat"
+    needs: ClassVar[frozenset[str]] = frozenset({"model", "messages"})
     bulky: ClassVar[frozenset[str]] = frozenset({"message"})
     parameters = {  # noqa: RUF012 - a class variable, as the base class says
         "max_tokens": ("max_tokens", whole),
@@ -104,5 +108,6 @@ class CohereEmbed(CohereChat):
     """Cohere's ``/v2/embed``."""
 
     name: ClassVar[str] = "cohere.embed"
+    needs: ClassVar[frozenset[str]] = frozenset({"model"})
     operation: ClassVar[str] = "embeddings"
     bulky: ClassVar[frozenset[str]] = frozenset({"embeddings", "texts", "images"})

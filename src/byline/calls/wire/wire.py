@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -12,6 +12,8 @@ from byline.facts import Facts
 from byline.gateways import values
 
 _MAX_TOKENS: Final = 1_000_000_000
+#: Members of a request that are content.
+_PROMPTS: Final = frozenset({"messages", "input", "contents", "prompt", "tools", "system", "instructions", "texts"})
 _decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 #: Facts of a usage object, each with the paths at which some provider states it.
@@ -26,6 +28,8 @@ class Wire:
         operation: The GenAI operation that it is.
         end_mark: Bytes that show a stream's last event, where an SDK ends its span at that one and not at
             the end of the body.
+        within: What the path has besides its end.
+        needs: Members without which a request is none of this API, but one of another that ends alike.
         bulky: Members of a reply that are content, which nobody but `finish` looks into.
         parameters: Request member → GenAI name of the parameter, and how its value is read.
     """
@@ -33,25 +37,37 @@ class Wire:
     name: ClassVar[str]
     operation: ClassVar[str] = "chat"
     end_mark: ClassVar[bytes] = b""
+    within: ClassVar[str] = ""
+    needs: ClassVar[frozenset[str]] = frozenset()
     bulky: ClassVar[frozenset[str]] = frozenset()
     parameters: ClassVar[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {}
     usage: ClassVar[Usage] = {}
 
-    def read_request(self, body: bytes, facts: Facts, *, path: str, host: str) -> None:
-        """Read the model and the parameters that were asked for."""
+    def read_request(self, body: bytes, facts: Facts, *, path: str, host: str) -> bool:
+        """Read the model and the parameters that were asked for.
+
+        Returns:
+            Whether the body has what a request of this API needs.
+        """
         facts.operation = self.operation
         facts.provider = self.provider(host)
-        members = self._members(body, frozenset({"messages", "input", "contents", "prompt", "tools"}))
+        raw = _raw_members(body)
+        members = {name: decode(bytes(value)) for name, value in raw.items() if name not in _PROMPTS}
         facts.request_model = values.text(members.get("model")) or self.model_of(path)
         facts.streamed = self.is_streamed(members, path)
         for member, (name, read) in self.parameters.items():
             value = read(_at(members, tuple(member.split("."))))
             if value is not None:
                 facts.parameters[name] = value
+        return self.needs <= raw.keys()
+
+    def events(self, stream: bytes) -> Iterator[dict[str, Any]]:
+        """Return the events of a stream."""
+        return events(stream)
 
     def read_reply(self, body: bytes, facts: Facts) -> dict[str, Any] | None:
         """Read a whole reply; return it without its content, ``None`` when it is no JSON object."""
-        members = self._members(body, self.bulky)
+        members = {name: decode(bytes(value)) for name, value in _raw_members(body).items() if name not in self.bulky}
         if not members and decode(body) is None:
             return None
         self.take(members, facts)
@@ -65,7 +81,7 @@ class Wire:
         """
         stated: dict[str, Any] | None = None
         for part in (head, tail):
-            for event in events(part):
+            for event in self.events(part):
                 found = self.unwrap(event)
                 self.take(found, facts)
                 self.finish_event(event, facts)
@@ -111,12 +127,12 @@ class Wire:
     def finish_event(self, event: Mapping[str, Any], facts: Facts) -> None:
         """Take the finish reason of one event."""
 
-    def _members(self, body: bytes, without: frozenset[str]) -> dict[str, Any]:
-        try:
-            raw = _decode_members(body)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            return {}
-        return {name: decode(bytes(value)) for name, value in raw.items() if name not in without}
+
+def _raw_members(body: bytes) -> dict[str, msgspec.Raw]:
+    try:
+        return _decode_members(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return {}
 
 
 def _at(members: Mapping[str, Any], path: tuple[str, ...]) -> Any:

@@ -1,0 +1,123 @@
+"""urllib3: ``PoolManager.urlopen``, below all of its own requests. requests and botocore go past it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from byline import guard
+from byline.calls import call as calls
+from byline.calls import rules
+from byline.calls.call import Call
+from byline.calls.clients import patches
+
+#: The call around a redirect, which the manager follows by calling ``urlopen`` anew.
+_outer: Final[ContextVar[tuple[Call, str, int, Any] | None]] = ContextVar("byline_urllib3_call", default=None)
+
+
+def patch(module: Any) -> None:
+    """Hook the pool manager."""
+    patches.replace(module.PoolManager, "urlopen", _urlopen)
+
+
+def _urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
+    def urlopen(self: Any, method: str, url: str, redirect: bool = True, **options: Any) -> Any:
+        if rules.in_force is None or (method != "POST" and _outer.get() is None):
+            return original(self, method, url, redirect, **options)
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        outer = _outer.get()
+        if outer is not None:
+            # The hop of a redirect is part of the call around it.
+            if (host, port) != outer[1:3]:
+                _take_back(options, outer)
+            return original(self, method, url, redirect, **options)
+        given = options.get("headers") or self.headers
+        body = options.get("body")
+        call = calls.begin(
+            host,
+            port,
+            parts.path,
+            lambda: {str(name).lower(): str(value) for name, value in given.items()},
+            lambda: body.encode() if isinstance(body, str) else body if isinstance(body, bytes) else None,
+        )
+        if call is None:
+            return original(self, method, url, redirect, **options)
+        options["headers"] = {**given, **call.headers}
+        if call.body is not None:
+            options["body"] = call.body
+        token = _outer.set((call, host, port, body))
+        try:
+            with call.current():
+                response = original(self, method, url, redirect, **options)
+        except BaseException as error:
+            call.fail(error)
+            raise
+        finally:
+            _outer.reset(token)
+        answered(call, response, whole=options.get("preload_content", True), decoded=options.get("decode_content"))
+        return response
+
+    return urlopen
+
+
+def _take_back(options: dict[str, Any], outer: tuple[Call, str, int, Any]) -> None:
+    call, _, _, body = outer
+    options["headers"] = {
+        name: value for name, value in dict(options.get("headers") or {}).items() if name.lower() not in call.headers
+    }
+    if call.body is not None and options.get("body") == call.body:
+        options["body"] = body
+
+
+def answered(call: Call, response: Any, *, whole: bool, decoded: bool | None = True) -> None:
+    """Take note of a response of urllib3, and see its body as it is read."""
+    try:
+        call.answered(response.status, {name.lower(): value for name, value in response.headers.items()})
+        if whole:
+            call.end(response.data)
+            return
+        if decoded is not False:
+            call.seen.is_decoded()
+        tee(response, call)
+    except Exception:
+        guard.report("urllib3")
+
+
+def tee(response: Any, call: Call) -> None:
+    """See what the reading methods hand out; ``stream`` and all others rest on these."""
+    read, read1, read_chunked, close = response.read, response.read1, response.read_chunked, response.close
+
+    def seen(method: Callable[..., Any]) -> Callable[..., Any]:
+        def reading(*arguments: Any, **options: Any) -> Any:
+            try:
+                data = method(*arguments, **options)
+            except Exception as error:
+                call.fail(error)
+                raise
+            if data:
+                call.see(data)
+            if not data or not arguments or response.isclosed():
+                call.end()
+            return data
+
+        return reading
+
+    def chunks(*arguments: Any, **options: Any) -> Iterator[Any]:
+        try:
+            for chunk in read_chunked(*arguments, **options):
+                call.see(chunk)
+                yield chunk
+        except Exception as error:
+            call.fail(error)
+            raise
+        finally:
+            call.end()
+
+    def closing() -> Any:
+        call.end()
+        return close()
+
+    response.read, response.read1, response.read_chunked, response.close = seen(read), seen(read1), chunks, closing

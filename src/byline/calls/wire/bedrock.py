@@ -1,0 +1,139 @@
+"""Amazon Bedrock: Converse for all models, and Invoke, whose bodies are the models' own."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Final
+from urllib.parse import unquote
+
+from byline.calls.wire.sse import decode
+from byline.calls.wire.wire import Wire, real, texts, tokens, whole
+from byline.facts import Facts
+from byline.gateways import values
+
+_scan: Final = json.JSONDecoder().raw_decode
+
+
+def frames(stream: bytes) -> Iterator[dict[str, Any]]:
+    """Return the JSON objects of an event stream, also where it is cut off at either end.
+
+    Source: ``application/vnd.amazon.eventstream``, whose frames have JSON payloads between binary
+    headers; Invoke's payloads wrap the model's own event as Base64.
+    """
+    text = stream.decode("utf-8", "replace")
+    at = text.find('{"')
+    while at >= 0:
+        try:
+            found, end = _scan(text, at)
+        except (ValueError, RecursionError):
+            end = at + 2
+            found = None
+        if isinstance(found, dict):
+            yield _unwrap(found)
+        at = text.find('{"', end)
+
+
+def _unwrap(event: dict[str, Any]) -> dict[str, Any]:
+    inner = event.get("bytes")
+    if not isinstance(inner, str):
+        return event
+    try:
+        found = decode(base64.b64decode(inner, validate=True))
+    except (binascii.Error, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+class Converse(Wire):
+    """``/model/{id}/converse`` and its stream. Its input tokens leave out what the cache read and wrote."""
+
+    name: ClassVar[str] = "bedrock.converse"
+    within: ClassVar[str] = "/model/"
+    needs: ClassVar[frozenset[str]] = frozenset({"messages"})
+    bulky: ClassVar[frozenset[str]] = frozenset({"output"})
+    parameters = {  # noqa: RUF012 - a class variable, as the base class says
+        "inferenceConfig.maxTokens": ("max_tokens", whole),
+        "inferenceConfig.temperature": ("temperature", real),
+        "inferenceConfig.topP": ("top_p", real),
+        "inferenceConfig.stopSequences": ("stop_sequences", texts),
+    }
+
+    def provider(self, host: str) -> str:  # noqa: ARG002 - it has many hosts
+        """Bedrock's name in the conventions."""
+        return "aws.bedrock"
+
+    def model_of(self, path: str) -> str | None:
+        """``/model/anthropic.claude-sonnet-4/converse`` names it."""
+        return values.text(unquote(path.partition("/model/")[2].rpartition("/")[0]))
+
+    def is_streamed(self, members: Mapping[str, Any], path: str) -> bool:  # noqa: ARG002 - the path says it
+        """The path says it."""
+        return path.endswith("-stream")
+
+    def events(self, stream: bytes) -> Iterator[dict[str, Any]]:
+        """Return the events of Amazon's binary framing."""
+        return frames(stream)
+
+    def take(self, members: Mapping[str, Any], facts: Facts) -> None:
+        """Take tokens, the reason, and an error."""
+        usage = values.mapping(members.get("usage"))
+        fresh, said = tokens(usage.get("inputTokens")), tokens(usage.get("outputTokens"))
+        read, written = tokens(usage.get("cacheReadInputTokens")), tokens(usage.get("cacheWriteInputTokens"))
+        if fresh is not None:
+            facts.input_tokens = fresh + (read or 0) + (written or 0)
+            facts.cache_read_tokens, facts.cache_write_tokens = read, written
+        facts.output_tokens = said if said is not None else facts.output_tokens
+        reason = values.text(members.get("stopReason"))
+        if reason:
+            facts.finish_reasons = (reason,)
+        if facts.status_code is not None and facts.status_code >= 400:
+            super().take(members, facts)
+
+
+class Invoke(Wire):
+    """``/model/{id}/invoke`` and its stream, for models whose usage is spelt as Anthropic's or OpenAI's."""
+
+    name: ClassVar[str] = "bedrock.invoke"
+    within: ClassVar[str] = "/model/"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    bulky: ClassVar[frozenset[str]] = frozenset({"content", "choices", "output", "generation"})
+    parameters = {  # noqa: RUF012 - a class variable, as the base class says
+        "max_tokens": ("max_tokens", whole),
+        "max_gen_len": ("max_tokens", whole),
+        "temperature": ("temperature", real),
+        "top_p": ("top_p", real),
+        "top_k": ("top_k", whole),
+        "stop_sequences": ("stop_sequences", texts),
+    }
+    provider = Converse.provider
+    model_of = Converse.model_of
+    is_streamed = Converse.is_streamed
+    events = Converse.events
+
+    def take(self, members: Mapping[str, Any], facts: Facts) -> None:
+        """Take what the families of models say, and Bedrock's own count at a stream's end."""
+        inner = members.get("message")
+        for said in (members, inner if isinstance(inner, Mapping) else {}):
+            facts.response_id = values.text(said.get("id")) or facts.response_id
+            facts.response_model = values.text(said.get("model")) or facts.response_model
+            usage = values.mapping(said.get("usage"))
+            fresh = tokens(usage.get("input_tokens", usage.get("prompt_tokens")))
+            read, written = (tokens(usage.get(f"cache_{what}_input_tokens")) for what in ("read", "creation"))
+            if fresh is not None:
+                facts.input_tokens = fresh + (read or 0) + (written or 0)
+                facts.cache_read_tokens, facts.cache_write_tokens = read, written
+            output = tokens(usage.get("output_tokens", usage.get("completion_tokens")))
+            facts.output_tokens = output if output is not None else facts.output_tokens
+        counted = values.mapping(members.get("amazon-bedrock-invocationMetrics"))
+        for name, fact in (("inputTokenCount", "input_tokens"), ("outputTokenCount", "output_tokens")):
+            count = tokens(counted.get(name))
+            if count is not None and getattr(facts, fact) is None:
+                setattr(facts, fact, count)
+        reason = members.get("stop_reason") or values.mapping(members.get("delta")).get("stop_reason")
+        if values.text(reason):
+            facts.finish_reasons = (str(reason),)
+        if facts.status_code is not None and facts.status_code >= 400:
+            super().take(members, facts)
