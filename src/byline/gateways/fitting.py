@@ -37,7 +37,7 @@ def fit(name: str, value: object, *, longest: int, room: int, leave_out: LeaveOu
     # Clients refuse to send blanks around a value.
     text = as_text(value).strip()
     if not is_sendable(text):
-        leave_out(name, "not ASCII")
+        leave_out(name, "not printable ASCII")
     elif isinstance(value, str) and len(text) > longest:
         leave_out(name, "too long")
     elif len(name) + len(text) > room:
@@ -52,7 +52,7 @@ def _fit_tags(name: str, tags: tuple[Any, ...], room: int, leave_out: LeaveOut) 
     for tag in tags:
         text = as_text(tag).strip()
         if not is_sendable(text):
-            leave_out(name, "not ASCII")
+            leave_out(name, "not printable ASCII")
         elif "," in text:
             # It would be read as two.
             leave_out(name, "has a comma")

@@ -140,7 +140,7 @@ class Gateway:
     #: Whether it joins the caller's trace by W3C trace context.
     joins: ClassVar[bool] = False
     #: The longest value that it takes in a header.
-    longest: ClassVar[int] = 200
+    longest: ClassVar[int] = 512
     #: A plain provider is read like a gateway, and is none.
     is_provider: ClassVar[bool] = False
     #: What is known of it, and how surely: ``docs/gateways.md`` is made of these lines.

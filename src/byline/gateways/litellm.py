@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from typing import ClassVar, Final
@@ -11,9 +10,6 @@ from byline.facts import Facts, Limit
 from byline.gateways import values
 from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
 from byline.gateways.resets import parse_reset
-
-#: LiteLLM takes a session id only in this form.
-_SESSION: Final = re.compile(r"[A-Za-z0-9_-]{8,}\Z")
 
 _COSTS: Final = {
     "input": "x-litellm-response-cost-input",
@@ -66,10 +62,8 @@ class LiteLLM(Gateway):
         """Write ids, tags and names as headers; the body stays as it is."""
         known = call.attribution
         self.join(call)
-        if known.session_id and not _SESSION.match(known.session_id):
-            self.leave_out("x-litellm-session-id", "not eight or more letters, digits, dashes and underscores")
-        else:
-            self.put(call, "x-litellm-session-id", known.session_id)
+        # Its rule of eight letters, digits, dashes and underscores is for x-session-id, not for its own header.
+        self.put(call, "x-litellm-session-id", known.session_id)
         self.put(call, "x-litellm-end-user-id", known.user_id)
         self.put(call, "langfuse_trace_user_id", known.user_id)
         self.put(call, "langfuse_trace_name", known.trace_name)
