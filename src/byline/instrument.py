@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections.abc import Collection, Sequence
@@ -21,8 +22,9 @@ from byline.spans import server
 from byline.spans.processor import BylineSpanProcessor, Stamp
 
 _lock: Final = threading.Lock()
-#: The SDK has no way to take a processor away again, so one a provider is kept and switched on and off.
-_processors: Final[weakref.WeakKeyDictionary[Any, BylineSpanProcessor]] = weakref.WeakKeyDictionary()
+#: The SDK has no way to take a processor away again, so one a provider is kept, by this name on the
+#: provider itself, for some cannot be hashed, and switched on and off.
+_PROCESSOR: Final = "_byline_processor"
 _active: list[BylineSpanProcessor] = []
 _destinations: list[Destination] = []
 #: The processors that feed, or once fed, a destination of byline's own.
@@ -82,7 +84,7 @@ def instrument(
         from_environment = export.from_environment() if destinations is None else []
         provider = _provider(tracer_provider)
         targets = list(destinations) if destinations is not None else _without_doubles(from_environment, provider)
-        processor = _processors.setdefault(provider, processor)
+        processor = _kept(provider, processor)
         if processor.is_new:
             provider.add_span_processor(processor)
         processor.switch_on(stamp)
@@ -148,6 +150,15 @@ def stats() -> dict[str, int]:
         True
     """
     return counters.snapshot()
+
+
+def _kept(provider: Any, new: BylineSpanProcessor) -> BylineSpanProcessor:
+    found = getattr(provider, _PROCESSOR, None)
+    if isinstance(found, BylineSpanProcessor):
+        return found
+    with contextlib.suppress(AttributeError, TypeError):
+        setattr(provider, _PROCESSOR, new)
+    return new
 
 
 def _provider(given: TracerProvider | None) -> TracerProvider:

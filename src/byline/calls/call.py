@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
-from typing import Final
+from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import Span
@@ -26,7 +26,6 @@ from byline.facts import Facts
 from byline.gateways.gateway import Gateway, Outgoing, Reply
 from byline.gateways.keys import key_of
 from byline.spans import recognition, targets
-
 
 #: Whether a client that is hooked is at work already: some rest on others that are hooked too.
 _under_way: Final[ContextVar[bool]] = ContextVar("byline_call_under_way", default=False)

@@ -60,5 +60,5 @@ def put(
             name = owner.attribution().generation_name
             if name is not None and span.name != name:
                 span.update_name(name)
-    elif facts.response_id is not None and not own and running is None:
-        late.keep(facts.response_id, attributes)
+    elif not own and running is None:
+        late.keep(attributes, response_id=facts.response_id, span=span)

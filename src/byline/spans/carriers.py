@@ -11,10 +11,9 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
-from opentelemetry.sdk.trace import ReadableSpan, Span
+from opentelemetry.sdk.trace import Span
 
 from byline.spans import recognition, targets
-from byline.spans.attributes import RESPONSE_ID
 from byline.spans.writing import attributes_of
 
 _MAX: Final = 4096
@@ -59,21 +58,17 @@ def carry(span: Span, response_id: str | None) -> None:
 def claim(response_id: str, span_id: int) -> bool:
     """Let a span that was made late carry the facts of a reply; whether no other one does already."""
     with _lock:
-        return _carriers.setdefault(response_id, {span_id}) == {span_id}
+        carriers = _carriers.setdefault(response_id, {span_id})
+        _bound(_carriers)
+        return span_id in carriers
 
 
-def is_double(span: ReadableSpan) -> bool:
+def is_double(span_id: int, response_id: object) -> bool:
     """Whether another span carries usage and cost of the call that this finished one stands for."""
-    if not _carriers and not _around:
-        return False
-    context = span.get_span_context()
-    if context is None:
-        return False
-    if context.span_id in _around:
+    if span_id in _around:
         return True
-    response_id = attributes_of(span).get(RESPONSE_ID)
     carriers = _carriers.get(response_id) if isinstance(response_id, str) else None
-    return carriers is not None and context.span_id not in carriers
+    return carriers is not None and span_id not in carriers
 
 
 def without_usage(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Facts that wait for their span: some instrumentations make theirs after the exchange is over."""
+"""Facts that wait for their span: some instrumentations make or end theirs apart from the exchange."""
 
 from __future__ import annotations
 
@@ -6,36 +6,61 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
+
+from opentelemetry.sdk.trace import Span
 
 from byline.spans.attributes import AttributeValue
+from byline.spans.writing import attributes_of
 
 _MAX: Final = 2048
 _SECONDS: Final = 300.0
 
+Facts = Mapping[str, AttributeValue]
+
 _lock: Final = threading.Lock()
-_waiting: Final[OrderedDict[str, tuple[float, Mapping[str, AttributeValue]]]] = OrderedDict()
+#: By response id (text), by span (its id), or by the parent and scope of a span that is yet to come.
+_waiting: Final[OrderedDict[Any, tuple[float, Facts]]] = OrderedDict()
+
+#: Instrumentations that end their span of a stream at the headers, and make a second one beside it when
+#: the stream is over, which has the tokens and so is the one for the facts.
+_TWO_SPANS: Final = frozenset({"logfire.openai", "logfire.anthropic"})
 
 
-def keep(response_id: str, attributes: Mapping[str, AttributeValue]) -> None:
-    """Keep the facts of a reply until a span with its id is exported; the oldest make room."""
-    now = time.monotonic()
-    with _lock:
-        _waiting[response_id] = (now, attributes)
-        _waiting.move_to_end(response_id)
-        while _waiting:
-            oldest, (since, _) = next(iter(_waiting.items()))
-            if len(_waiting) <= _MAX and now - since <= _SECONDS:
-                break
-            del _waiting[oldest]
+def keep(attributes: Facts, *, response_id: str | None, span: Span | None) -> None:
+    """Keep the facts of a reply until they are taken; the oldest make room.
+
+    Args:
+        attributes: What they are as attributes.
+        response_id: The reply's id, by which a span that is made later is known.
+        span: The span of the call, where that has ended too early.
+    """
+    if span is None:
+        _keep(response_id, attributes)
+    elif _scope_of(span) in _TWO_SPANS:
+        _keep(_place_of(span), attributes)
+    else:
+        _keep(span.get_span_context().span_id, attributes)
 
 
-def take(response_id: str) -> Mapping[str, AttributeValue] | None:
+def take(response_id: str) -> Facts | None:
     """Return the facts that wait for a span with this response id. They stay for other destinations."""
-    if not _waiting:
+    return _find(response_id)
+
+
+def take_of(span_id: int) -> Facts | None:
+    """Return the facts that came after this span had ended. They stay for other destinations."""
+    return _find(span_id)
+
+
+def take_second(span: Span) -> Facts | None:
+    """Return the facts for the second span of a stream, as it starts."""
+    if not _waiting or _scope_of(span) not in _TWO_SPANS:
+        return None
+    if not any(key.startswith("gen_ai.usage.") for key in attributes_of(span)):
         return None
     with _lock:
-        found = _waiting.get(response_id)
+        found = _waiting.pop(_place_of(span), None)
     return None if found is None else found[1]
 
 
@@ -43,3 +68,35 @@ def clear() -> None:
     """Let all waiting facts go."""
     with _lock:
         _waiting.clear()
+
+
+def _keep(key: Any, attributes: Facts) -> None:
+    if key is None:
+        return
+    now = time.monotonic()
+    with _lock:
+        _waiting[key] = (now, attributes)
+        _waiting.move_to_end(key)
+        while _waiting:
+            oldest, (since, _) = next(iter(_waiting.items()))
+            if len(_waiting) <= _MAX and now - since <= _SECONDS:
+                break
+            del _waiting[oldest]
+
+
+def _find(key: Any) -> Facts | None:
+    if not _waiting:
+        return None
+    with _lock:
+        found = _waiting.get(key)
+    return None if found is None else found[1]
+
+
+def _scope_of(span: Span) -> str:
+    scope = span.instrumentation_scope
+    return "" if scope is None else scope.name
+
+
+def _place_of(span: Span) -> tuple[int, int, str]:
+    parent = 0 if span.parent is None else span.parent.span_id
+    return (span.get_span_context().trace_id, parent, _scope_of(span))

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from opentelemetry import context as otel_context
+from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanKind
 
 from byline import guard, record
 from byline.record import Record
 from byline.settings import SettingError
-from byline.spans import recognition, server, targets
-from byline.spans.attributes import GENERATION_NAME, AttributeValue, of_attribution
+from byline.spans import late, recognition, server, targets
+from byline.spans.attributes import ATTRIBUTION, GENERATION_NAME, METADATA, AttributeValue, of_attribution
 from byline.spans.caller import of_caller
 from byline.spans.writing import attributes_of, put
 
@@ -42,6 +43,24 @@ def refresh(span: Span, owner: Record) -> None:
     present = span.attributes or {}
     stamp = stamp_of(owner)
     put(span, {key: value for key, value in stamp.items() if present.get(key, value) == value})
+
+
+_INHERITED: Final = frozenset(name for names in ATTRIBUTION.values() for name in names)
+
+
+def inherit(span: Span, parent_context: otel_context.Context | None) -> None:
+    """Sign a span that starts when its request is over, as one made at garbage collection, like its parent."""
+    parent = trace.get_current_span(parent_context)
+    if not isinstance(parent, Span):
+        return
+    present = attributes_of(span)
+    found = {
+        key: value
+        for key, value in attributes_of(parent).items()
+        if (key in _INHERITED or key.startswith(METADATA)) and key not in present
+    }
+    if found:
+        put(span, found)
 
 
 class BylineSpanProcessor(SpanProcessor):
@@ -83,7 +102,8 @@ class BylineSpanProcessor(SpanProcessor):
             owner = targets.owner_of_parent(parent_context)
         if owner is None:
             if recognition.is_llm_span(span):
-                targets.register(span, parent_context)
+                inherit(span, parent_context)
+                self._take_note(span, parent_context)
             return
         if span.kind is SpanKind.SERVER:
             if owner.app_span is not None:
@@ -95,9 +115,15 @@ class BylineSpanProcessor(SpanProcessor):
         targets.adopt(span, owner)
         if recognition.is_llm_span(span):
             self._sign(span, owner)
-            targets.register(span, parent_context)
+            self._take_note(span, parent_context)
         elif self.stamp == "all":
             self._sign(span, owner, rename=False)
+
+    def _take_note(self, span: Span, parent_context: otel_context.Context | None) -> None:
+        targets.register(span, parent_context)
+        facts = late.take_second(span)
+        if facts is not None:
+            put(span, facts)
 
     def _sign(self, span: Span, owner: Record, *, rename: bool = True) -> None:
         stamp = stamp_of(owner)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -16,8 +15,9 @@ from byline.spans.processor import BylineSpanProcessor
 from byline.testing.otlp import ReceivedSpan
 
 _lock: Final = threading.Lock()
-#: The SDK has no way to take a processor away again, so one a provider is kept and switched on and off.
-_collectors: Final[weakref.WeakKeyDictionary[Any, _Collector]] = weakref.WeakKeyDictionary()
+#: The SDK has no way to take a processor away again, so one a provider is kept, by this name on the
+#: provider itself, for some cannot be hashed, and switched on and off.
+_COLLECTOR: Final = "_byline_collector"
 
 
 class _Collector(SpanProcessor):
@@ -63,9 +63,10 @@ def capture_spans(tracer_provider: TracerProvider | None = None) -> Iterator[lis
         provider = TracerProvider()
         trace.set_tracer_provider(provider)
     with _lock:
-        collector = _collectors.get(provider)
-        if collector is None:
-            collector = _collectors[provider] = _Collector()
+        collector = getattr(provider, _COLLECTOR, None)
+        if not isinstance(collector, _Collector):
+            collector = _Collector()
+            setattr(provider, _COLLECTOR, collector)
             provider.add_span_processor(collector)
     spans: list[ReadableSpan] = []
     collector.lists.append(spans)
