@@ -73,7 +73,15 @@ def test_inner_spans_of_frameworks_are_left_out_and_what_hangs_on_them_moves_up(
 
 def test_generations_of_one_step_stand_below_it(capsys: pytest.CaptureFixture[str]) -> None:
     step = {"byline.step.name": "Summarize"}
-    said = lines(capsys, [make_span("POST /a", 1, kind="SERVER"), chat("c", 2, 1, **step), chat("d", 3, 1, **step)])
+    said = lines(
+        capsys,
+        [
+            make_span("POST /a", 1, kind="SERVER"),
+            make_span("Summarize", 4, 1, scope="byline", attributes=step),
+            chat("c", 2, 4, **step),
+            chat("d", 3, 4, **step),
+        ],
+    )
     assert said.count("    └── Summarize  step") == 1
     assert "        ├── c  generation · 5 ms" in said
     assert "        └── d  generation · 5 ms" in said

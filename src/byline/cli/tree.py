@@ -60,7 +60,7 @@ def _traces(spans: Sequence[ReceivedSpan]) -> Iterator[list[ReceivedSpan]]:
 def _tree(spans: list[ReceivedSpan]) -> Tree:
     # The framework's own inner spans are left out, and what hangs on them moves up.
     parents = {span.span_id: span.parent_id for span in spans}
-    shown = [span for span in spans if span.kind == "SERVER" or words.is_generation(span)]
+    shown = [span for span in spans if span.kind == "SERVER" or words.is_generation(span) or words.is_step(span)]
     ids = {span.span_id for span in shown}
     children: dict[str | None, list[ReceivedSpan]] = {}
     for span in shown:
@@ -83,16 +83,12 @@ def _tree(spans: list[ReceivedSpan]) -> Tree:
 
 
 def _add(tree: Tree, children: dict[str | None, list[ReceivedSpan]], parent: str | None) -> None:
-    step: Tree | None = None
     for span in children.get(parent, ()):
-        node = tree
-        step_name = span.attributes.get(names.STEP_NAME)
-        # The drain makes a span of the step; on the way there it is an attribute of each generation.
-        if step_name and words.is_generation(span):
-            step = step or tree.add(Text(step_name, style="magenta").append("  step", style="dim"))
-            node = step
-        branch = node.add(_generation(span) if words.is_generation(span) else _app_span(span))
-        _add(branch, children, span.span_id)
+        if words.is_step(span):
+            line = Text(span.name, style="magenta").append("  step", style="dim")
+        else:
+            line = _generation(span) if words.is_generation(span) else _app_span(span)
+        _add(tree.add(line), children, span.span_id)
 
 
 def _app_span(span: ReceivedSpan) -> Text:

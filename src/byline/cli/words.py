@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from byline.spans import attributes as names
+from byline.spans.recognition import OWN_SCOPE
 from byline.testing import ReceivedSpan
 
 _INPUT: Final = names.FACTS["input_tokens"]
@@ -16,6 +17,11 @@ _GATEWAY: Final = names.FACTS["gateway"]
 def is_generation(span: ReceivedSpan) -> bool:
     """Whether a span tells of a model call."""
     return names.OPERATION_NAME in span.attributes
+
+
+def is_step(span: ReceivedSpan) -> bool:
+    """Whether a span is the step that a caller named, which the drain has put around its model calls."""
+    return span.scope == OWN_SCOPE and span.attributes.get(names.STEP_NAME) == span.name and not is_generation(span)
 
 
 def milliseconds(span: ReceivedSpan) -> str:

@@ -1,22 +1,44 @@
-"""A destination: where spans go, built on the SDK's batch processor and OTLP exporter."""
+"""A destination: where spans go, and what it wants of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, TypedDict
 from urllib.parse import urlsplit
 
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from byline.export import drain, sampling
+from byline.export.draft import Draft
+from byline.export.drain import Drain, Traces
+from byline.export.feed import Feed
+from byline.export.filters import Filters, Where
+from byline.export.pipeline import Pipeline, Step
 from byline.settings import SettingError
 from byline.spans import recognition
 
 Spans = Literal["llm", "all"] | Callable[[ReadableSpan], bool]
+Unsampled = Literal["record", "skip"]
 
-_LOOPBACK = ("localhost", "::1")
+_LOOPBACK: Final = ("localhost", "::1")
+
+
+class Options(TypedDict, total=False):
+    """What every kind of destination takes besides its own arguments; `Destination` says what each means."""
+
+    traces: Traces
+    unsampled: Unsampled
+    sampling: float | None
+    keep_errors: bool
+    organizations: Collection[str] | None
+    environments: Collection[str] | None
+    keys: Collection[str] | None
+    models: Collection[str] | None
+    where: Where | None
+    allow_http: Sequence[str]
 
 
 class CheckResult(NamedTuple):
@@ -34,12 +56,28 @@ class Destination:
     Args:
         endpoint: Full URL to which OTLP/HTTP exports are posted.
         headers: Headers of each export.
-        spans: ``"llm"`` for LLM spans, ``"all"``, or a function of the finished span.
+        spans: ``"llm"`` for LLM spans, ``"all"``, or a function of the finished span. Whatever is
+            left out, what hangs below it moves up to the next span that is exported.
+        traces: ``"request"`` files the spans of a request under the caller's trace, else under the
+            app's; ``"call"`` leaves the app's parents out, so that each call is a trace of its own
+            unless the caller names one.
+        unsampled: ``"record"``: LLM calls of requests that the app's sampler dropped are sent all the
+            same, by themselves; ``"skip"``: they are not.
+        sampling: Share of the sessions (of the traces, where there is no session) that is sent,
+            0 to 1. Which ones is told by their ids, the same in every process.
+        keep_errors: Whether failed spans are sent whatever the sampling says.
+        organizations: Patterns of organization ids, in which ``*`` stands for anything: only spans
+            that match one are sent. The other filters work alike.
+        environments: Patterns of environments, or of ids of the tenants' environments.
+        keys: Patterns of hashes or aliases of API keys, the caller's or the gateway's.
+        models: Patterns of model names; they count for model calls alone.
+        where: A function of the finished span; what it says no to is not sent.
         allow_http: Hosts to which unencrypted exports may go; loopback always may.
 
     Raises:
         SettingError: ``byline.E040`` for an endpoint that cannot be used, ``byline.E042`` for
-            ``http://`` towards another host, ``byline.E043`` for an unknown ``spans``.
+            ``http://`` towards another host, ``byline.E043`` for an unknown ``spans``,
+            ``byline.E045`` to ``byline.E048`` and ``byline.E056`` for the others.
     """
 
     name = "destination"
@@ -50,34 +88,69 @@ class Destination:
         *,
         headers: Mapping[str, str] | None = None,
         spans: Spans = "all",
+        traces: Traces = "request",
+        unsampled: Unsampled = "skip",
+        sampling: float | None = None,
+        keep_errors: bool = False,
+        organizations: Collection[str] | None = None,
+        environments: Collection[str] | None = None,
+        keys: Collection[str] | None = None,
+        models: Collection[str] | None = None,
+        where: Where | None = None,
         allow_http: Sequence[str] = (),
     ) -> None:
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise SettingError("byline.E040", f"{endpoint!r} is no http(s) URL", "write it as https://host/path")
-        local = parts.hostname in _LOOPBACK or parts.hostname.startswith("127.")
-        if parts.scheme == "http" and not local and parts.hostname not in allow_http:
-            raise SettingError(
-                "byline.E042",
-                f"{parts.hostname} would get spans unencrypted",
-                f"use https://, or pass allow_http=[{parts.hostname!r}]",
-            )
+        check_endpoint(endpoint, allow_http)
         if spans not in ("llm", "all") and not callable(spans):
             raise SettingError("byline.E043", f"spans={spans!r}", 'pass "llm", "all" or a function of the span')
+        if unsampled not in ("record", "skip"):
+            raise SettingError("byline.E048", f"unsampled={unsampled!r}", 'pass "record" or "skip"')
         self.endpoint = endpoint
         self.headers = dict(headers or {})
         self.spans = spans
-        self._processor: BatchSpanProcessor | None = None
+        self.traces = drain.check(traces, spans)
+        self.unsampled = unsampled
+        self.sampling = _check_sampling(sampling)
+        self.keep_errors = keep_errors
+        self._filters = Filters(
+            organizations=organizations, environments=environments, keys=keys, models=models, where=where
+        )
+        self._feed: Feed | None = None
 
     def exporter(self) -> SpanExporter:
         """Make an exporter of the kind that this destination uses."""
         return OTLPSpanExporter(endpoint=self.endpoint, headers=self.headers, compression=Compression.Gzip)
 
+    def steps(self) -> Sequence[Step]:
+        """Return what is done to each span before it is sent, in order."""
+        return ()
+
     def processor(self) -> SpanProcessor:
         """Return the span processor that feeds this destination; always the same one."""
-        if self._processor is None:
-            self._processor = _PickingProcessor(self.exporter(), self.picks)
-        return self._processor
+        if self._feed is None:
+            self._feed = Feed(
+                self.label,
+                self.pipeline(self.exporter()),
+                picks=self.picks,
+                deep=self.spans != "llm",
+                record_unsampled=self.unsampled == "record",
+            )
+        return self._feed
+
+    def pipeline(self, exporter: SpanExporter) -> Pipeline:
+        """Make the way of spans to an exporter."""
+        return Pipeline(
+            self.label,
+            exporter,
+            picks=self.picks,
+            keeps=self._keeps if self._filters.any or self.sampling < 1 else None,
+            drain=lambda exports: Drain(exports, traces=self.traces, whole=self.spans == "all"),
+            steps=self.steps(),
+        )
+
+    @property
+    def label(self) -> str:
+        """The name in counters."""
+        return self.name.lower()
 
     def picks(self, span: ReadableSpan) -> bool:
         """Whether a finished span goes to this destination."""
@@ -87,15 +160,22 @@ class Destination:
             return recognition.is_llm_span(span)
         return bool(self.spans(span))
 
+    def _keeps(self, draft: Draft) -> bool:
+        if self._filters.any and not self._filters.keep(draft):
+            return False
+        if self.keep_errors and draft.is_error:
+            return True
+        return sampling.is_sampled(sampling.key_of(draft), self.sampling)
+
     def flush(self, timeout: float = 10.0) -> bool:
         """Send what waits. Returns whether it was handed over within ``timeout`` seconds."""
-        return self._processor is None or self._processor.force_flush(int(timeout * 1000))
+        return self._feed is None or self._feed.force_flush(int(timeout * 1000))
 
     def shutdown(self) -> None:
         """Send what waits and stop."""
-        if self._processor is not None:
-            self._processor.shutdown()  # type: ignore[no-untyped-call, unused-ignore]
-            self._processor = None
+        if self._feed is not None:
+            self._feed.shutdown()
+            self._feed = None
 
     def check(self) -> list[CheckResult]:
         """Test the destination for real: an export must be accepted."""
@@ -117,11 +197,19 @@ class Destination:
         ]
 
 
-class _PickingProcessor(BatchSpanProcessor):
-    def __init__(self, exporter: SpanExporter, picks: Callable[[ReadableSpan], bool]) -> None:
-        super().__init__(exporter)
-        self._picks = picks
+def check_endpoint(endpoint: str, allow_http: Sequence[str]) -> None:
+    """Raise `SettingError` ``byline.E040`` or ``byline.E042`` where an endpoint cannot be used."""
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SettingError("byline.E040", f"{endpoint!r} is no http(s) URL", "write it as https://host/path")
+    local = parts.hostname in _LOOPBACK or parts.hostname.startswith("127.")
+    if parts.scheme == "http" and not local and parts.hostname not in allow_http:
+        raise SettingError(
+            "byline.E042",
+            f"{parts.hostname} would get spans unencrypted",
+            f"use https://, or pass allow_http=[{parts.hostname!r}]",
+        )
 
-    def on_end(self, span: ReadableSpan) -> None:
-        if self._picks(span):
-            super().on_end(span)
+
+def _check_sampling(share: Any) -> float:
+    return 1.0 if share is None else sampling.check(share)

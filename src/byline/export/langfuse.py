@@ -6,12 +6,14 @@ import base64
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from byline import settings
-from byline.export.destination import CheckResult, Destination, Spans
+from byline.export.destination import CheckResult, Destination, Options, Spans
 from byline.settings import SettingError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _PATH: Final = "/api/public/otel"
 
@@ -25,7 +27,9 @@ class Langfuse(Destination):
         base_url: ``https://cloud.langfuse.com`` (EU, the default), ``https://us.cloud.langfuse.com``
             or your own server, with or without ``/api/public/otel``.
         spans: ``"llm"``, ``"all"`` or a function of the finished span.
-        allow_http: Hosts to which unencrypted exports may go; loopback always may.
+        **options: As every destination takes them, see `Destination`: ``traces``, ``sampling``,
+            ``keep_errors``, filters, ``allow_http``; ``unsampled`` is ``"record"`` here, for a gateway
+            sends every call.
 
     Raises:
         SettingError: ``byline.E041`` where a key is missing.
@@ -44,7 +48,7 @@ class Langfuse(Destination):
         base_url: str | None = None,
         *,
         spans: Spans = "llm",
-        allow_http: Sequence[str] = (),
+        **options: Unpack[Options],
     ) -> None:
         public_key = public_key or settings.find("langfuse_public_key").value
         secret_key = secret_key or settings.find("langfuse_secret_key").value
@@ -55,7 +59,8 @@ class Langfuse(Destination):
         base = base.removesuffix("/v1/traces").removesuffix(_PATH)
         token = base64.b64encode(f"{public_key}:{secret_key}".encode()).decode()
         headers = {"Authorization": f"Basic {token}", "x-langfuse-ingestion-version": "4"}
-        super().__init__(f"{base}{_PATH}/v1/traces", headers=headers, spans=spans, allow_http=allow_http)
+        options.setdefault("unsampled", "record")
+        super().__init__(f"{base}{_PATH}/v1/traces", headers=headers, spans=spans, **options)
         self.base_url = base
 
     def check(self) -> list[CheckResult]:

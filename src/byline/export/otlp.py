@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from byline import settings
-from byline.export.destination import Destination, Spans
+from byline.export.destination import Destination, Options, Spans
 from byline.settings import SettingError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class OTLP(Destination):
@@ -16,7 +20,8 @@ class OTLP(Destination):
         endpoint: Base URL, to which ``/v1/traces`` is appended unless it is there.
         headers: Headers of each export, e.g. credentials.
         spans: ``"all"``, ``"llm"`` or a function of the finished span.
-        allow_http: Hosts to which unencrypted exports may go; loopback always may.
+        **options: As every destination takes them, see `Destination`: ``traces``, ``unsampled``,
+            ``sampling``, ``keep_errors``, filters, ``allow_http``.
 
     Example:
         >>> OTLP("http://127.0.0.1:4318").endpoint
@@ -31,7 +36,7 @@ class OTLP(Destination):
         *,
         headers: Mapping[str, str] | None = None,
         spans: Spans = "all",
-        allow_http: Sequence[str] = (),
+        **options: Unpack[Options],
     ) -> None:
         if endpoint is None:
             endpoint, whole = _endpoint()
@@ -40,7 +45,7 @@ class OTLP(Destination):
             whole = False
         if not whole and not endpoint.rstrip("/").endswith("/v1/traces"):
             endpoint = endpoint.rstrip("/") + "/v1/traces"
-        super().__init__(endpoint, headers=headers, spans=spans, allow_http=allow_http)
+        super().__init__(endpoint, headers=headers, spans=spans, **options)
 
 
 def _endpoint() -> tuple[str, bool]:

@@ -1,0 +1,190 @@
+"""The drain: files a request's spans as a gateway would have sent them, trace → step → generation.
+
+The app's own traces belong to W3C trace context. What the caller names in ``trace.trace_id`` is the
+trace in the drain, so that all requests with one such id become one trace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, Literal
+
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext
+
+from byline.export.draft import Draft, context_of
+from byline.export.ids import span_id_of, trace_id_of
+from byline.export.kin import Family, Kin
+from byline.settings import SettingError
+from byline.spans import attributes as names
+from byline.spans.recognition import OWN_SCOPE
+
+Traces = Literal["request", "call"]
+
+_MAX: Final = 10_000
+#: How long a step waits for the end of its request, in seconds, after anything was heard of it.
+_PATIENCE: Final = 300.0
+_SCOPE: Final = InstrumentationScope(OWN_SCOPE)
+
+
+def check(traces: Traces, spans: object) -> Traces:
+    """Return the setting when it can be used. Raises `SettingError` ``byline.E056`` otherwise."""
+    if traces not in ("request", "call"):
+        raise SettingError("byline.E056", f"traces={traces!r}", 'pass "request" or "call"')
+    if traces == "call" and spans == "all":
+        raise SettingError("byline.E056", 'traces="call" leaves the app\'s spans out', 'pass spans="llm" with it')
+    return traces
+
+
+class _Step:
+    __slots__ = ("draft", "root", "touched")
+
+    def __init__(self, draft: Draft, root: Family | None) -> None:
+        self.draft = draft
+        self.root = root
+        self.touched = time.monotonic()
+
+
+class Drain:
+    """Regroups the spans of one destination.
+
+    Args:
+        exports: Whether a span that is kept track of is, or will be, exported to this destination.
+        traces: ``"request"`` files spans under the caller's trace, else the app's; ``"call"`` gives
+            each call that hangs below no other LLM span a trace of its own where the caller names none.
+        whole: Whether the app's own spans are exported, so that its callers' spans stay parents.
+    """
+
+    def __init__(self, exports: Callable[[Kin], bool], *, traces: Traces = "request", whole: bool = False) -> None:
+        self._exports = exports
+        self._traces = traces
+        self._whole = whole
+        self._waiting: OrderedDict[int, _Step] = OrderedDict()
+        self._done: OrderedDict[int, None] = OrderedDict()
+
+    def regroup(self, draft: Draft) -> None:
+        """File a span under the trace that it belongs to, below a parent that is exported too."""
+        attribution = draft.attribution
+        app_trace = draft.context.trace_id
+        filed = self._trace_of(draft.kin, attribution.trace_id, app_trace, draft.context.span_id)
+        if filed != app_trace:
+            draft.attributes.setdefault(names.APP_TRACE_ID, f"{app_trace:032x}")
+        if attribution.generation_name and draft.is_leaf:
+            draft.name = attribution.generation_name
+        above = self._nearest(draft.kin, filed)
+        base = self._base(draft, filed) if above is None else context_of(filed, above.span_id)
+        if attribution.span_name and _is_of_step(draft, above):
+            base = self._step(draft, filed, base)
+        draft.context = context_of(filed, draft.context.span_id, like=draft.context)
+        draft.parent = base
+
+    def close(self, root: Family, start: int | None, end: int | None) -> list[Draft]:
+        """Return the steps of a request that is over."""
+        found = [step_id for step_id, step in self._waiting.items() if step.root is root]
+        return [self._finish(step_id, start, end) for step_id in found]
+
+    def overdue(self, *, everything: bool = False) -> list[Draft]:
+        """Return the steps whose request has not been heard of for long; all of them at the end."""
+        now = time.monotonic()
+        found = [
+            step_id
+            for number, (step_id, step) in enumerate(self._waiting.items())
+            if everything or now - step.touched > _PATIENCE or number < len(self._waiting) - _MAX
+        ]
+        return [self._finish(step_id, None, None) for step_id in found]
+
+    def _trace_of(self, kin: Kin | None, named: str | None, app_trace: int, span_id: int) -> int:
+        if named:
+            return trace_id_of(named)
+        if self._traces == "call":
+            top = span_id if kin is None else self._outermost(kin).span_id
+            return trace_id_of(f"{app_trace:032x}{top:016x}")
+        return app_trace
+
+    def _outermost(self, kin: Kin) -> Kin:
+        outermost = kin
+        above = kin.above
+        while above is not None:
+            if above.trace_id == kin.trace_id and self._exports(above):
+                outermost = above
+            above = above.above
+        return outermost
+
+    def _nearest(self, kin: Kin | None, filed: int) -> Kin | None:
+        above = None if kin is None else kin.above
+        while above is not None:
+            if self._exports(above):
+                named = None if above.family is None else above.family.attribution.trace_id
+                return above if self._trace_of(above, named, above.trace_id, above.span_id) == filed else None
+            above = above.above
+        return None
+
+    def _base(self, draft: Draft, filed: int) -> SpanContext | None:
+        attribution = draft.attribution
+        if attribution.trace_id:
+            parent = attribution.parent_span_id
+            return context_of(filed, span_id_of(parent)) if parent else None
+        parent_context = draft.parent
+        if not self._whole or parent_context is None:
+            return None
+        # A caller's span is its own business to export; a span of this process that nobody keeps
+        # track of was dropped, unless it started before anybody looked.
+        return parent_context if parent_context.is_remote or draft.kin is None else None
+
+    def _step(self, draft: Draft, filed: int, base: SpanContext | None) -> SpanContext:
+        name = draft.attribution.span_name or ""
+        family = None if draft.kin is None else draft.kin.family
+        root = None if family is None else family.root
+        number = f"{draft.context.trace_id:032x}" if root is None else root.number
+        step_id = int.from_bytes(hashlib.sha256(f"{number}:{name}".encode()).digest()[:8], "big") or 1
+        context = context_of(filed, step_id)
+        if step_id in self._done:
+            return context
+        step = self._waiting.get(step_id)
+        if step is None:
+            made = Draft(
+                name,
+                context,
+                parent=base,
+                attributes={names.STEP_NAME: name},
+                start_time=draft.start_time,
+                end_time=draft.end_time,
+                resource=draft.resource,
+                scope=_SCOPE,
+                kin=draft.kin,
+                attribution=draft.attribution,
+            )
+            if names.APP_TRACE_ID in draft.attributes:
+                made.attributes[names.APP_TRACE_ID] = draft.attributes[names.APP_TRACE_ID]
+            step = self._waiting[step_id] = _Step(made, root)
+        _widen(step.draft, draft.start_time, draft.end_time)
+        step.draft.attribution = draft.attribution
+        step.touched = time.monotonic()
+        self._waiting.move_to_end(step_id)
+        return context
+
+    def _finish(self, step_id: int, start: int | None, end: int | None) -> Draft:
+        step = self._waiting.pop(step_id)
+        self._done[step_id] = None
+        while len(self._done) > _MAX:
+            self._done.popitem(last=False)
+        _widen(step.draft, start, end)
+        return step.draft
+
+
+def _is_of_step(draft: Draft, above: Kin | None) -> bool:
+    """Whether a span hangs right below the step: what carries LLM spans, and nothing above it but the app span."""
+    family = None if draft.kin is None else draft.kin.family
+    app_span_id = 0 if family is None else family.root.app_span_id
+    carries = draft.is_llm or (draft.kin is not None and draft.kin.carries)
+    return carries and draft.context.span_id != app_span_id and (above is None or above.span_id == app_span_id)
+
+
+def _widen(draft: Draft, start: int | None, end: int | None) -> None:
+    if start is not None:
+        draft.start_time = min(start, draft.start_time or start)
+    if end is not None:
+        draft.end_time = max(end, draft.end_time or end)

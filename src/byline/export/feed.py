@@ -1,0 +1,155 @@
+"""Feeds one destination: picks spans as they end, and queues them for its own thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry.sdk.trace import ReadableSpan, Span
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import SpanContext
+
+from byline import counters, guard
+from byline.export import kin
+from byline.export.draft import context_of
+from byline.export.kin import Family, Kin
+from byline.export.pipeline import Pick, Pipeline
+from byline.spans import recognition
+
+_DEFAULT_ROOM: Final = 2048
+
+
+class Ticket:
+    """A span in the queue. To the SDK's batch processor it looks like a span."""
+
+    __slots__ = ("closes", "context", "kin", "picked", "span")
+
+    def __init__(
+        self, span: ReadableSpan, context: SpanContext, own: Kin | None, *, picked: bool, closes: Family | None
+    ) -> None:
+        self.span = span
+        self.context = context
+        self.kin = own
+        self.picked = picked
+        self.closes = closes
+
+
+class Feed(BatchSpanProcessor):
+    """The span processor of one destination.
+
+    It counts what waits, so that what finds no room is refused and counted, span by span, where the
+    SDK would drop the oldest and only say so.
+
+    Args:
+        name: The destination's name in counters.
+        pipeline: What takes the batches.
+        picks: Which finished spans the destination takes.
+        deep: Whether other spans than LLM spans may be picked.
+        record_unsampled: Whether LLM spans are taken that the app's sampler lets record, not export.
+    """
+
+    def __init__(self, name: str, pipeline: Pipeline, *, picks: Pick, deep: bool, record_unsampled: bool) -> None:
+        self._name = name
+        self._pipeline = pipeline
+        self._picks = picks
+        self._deep = deep
+        self._record_unsampled = record_unsampled
+        self._room = _room()
+        self._waiting = 0
+        self._counting = threading.Lock()
+        self._closed = False
+        pipeline.taken = self._taken
+        super().__init__(pipeline, max_queue_size=self._room, max_export_batch_size=min(self._room, _batch(self._room)))
+        _at_fork(self)
+
+    @property
+    def waiting(self) -> int:
+        """How many spans wait for the next batch."""
+        return self._waiting
+
+    def on_start(self, span: Span, parent_context: otel_context.Context | None = None) -> None:
+        """Take note of what the span hangs below."""
+        try:
+            kin.start(span, parent_context, deep=self._deep)
+        except Exception:
+            guard.report("export")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue the span where it is picked."""
+        try:
+            self._end(span)
+        except Exception:
+            guard.report("export")
+
+    def _end(self, span: ReadableSpan) -> None:
+        context = span.get_span_context()
+        if context is None:
+            return
+        own = kin.find(span)
+        if own is not None and own.ended is None:
+            own.end(span)
+        picked = (own is not None and id(self._pipeline) in own.promised) or self._picks(span)
+        if picked and not context.trace_flags.sampled:
+            picked = self._record_unsampled and recognition.is_llm_span(span)
+            context = context_of(context.trace_id, context.span_id, like=context)
+        closes = kin.closed_by(span, own)
+        if not picked and (closes is None or not closes.attribution.span_name):
+            return
+        with self._counting:
+            room = self._waiting < self._room and not self._closed
+            self._waiting += room
+        if room:
+            ticket: Any = Ticket(span, context, own, picked=picked, closes=closes)
+            super().on_end(ticket)
+        elif picked:
+            counters.count(f"{self._name}.spans.dropped.{'closed' if self._closed else 'queue_full'}")
+            if not self._closed:
+                guard.warn_once(
+                    f"full.{self._name}",
+                    "byline.E060: %s takes spans more slowly than they come, and the queue is full; spans are dropped",
+                    self._name,
+                )
+
+    def _taken(self, count: int) -> None:
+        with self._counting:
+            self._waiting -= count
+
+    def shutdown(self) -> None:
+        """Send what waits, and take no more."""
+        self._closed = True
+        super().shutdown()  # type: ignore[no-untyped-call, unused-ignore]
+
+    def after_fork(self) -> None:
+        """Start anew in a child process; what waited is the parent's to send."""
+        self._counting = threading.Lock()
+        self._waiting = 0
+        self._pipeline.after_fork()
+
+
+def _room() -> int:
+    try:
+        return max(1, int(os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE", "")))
+    except ValueError:
+        return _DEFAULT_ROOM
+
+
+def _batch(room: int) -> int:
+    try:
+        return max(1, int(os.environ.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "")))
+    except ValueError:
+        return min(512, room)
+
+
+def _at_fork(feed: Feed) -> None:
+    if hasattr(os, "register_at_fork"):
+        reference = weakref.ref(feed)
+
+        def start_anew() -> None:
+            found = reference()
+            if found is not None:
+                found.after_fork()
+
+        os.register_at_fork(after_in_child=start_anew)

@@ -1,0 +1,90 @@
+"""Filters: whose spans, and of which models, a destination gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from byline import guard
+from byline.export.draft import Draft
+from byline.settings import SettingError
+from byline.spans import attributes as names
+
+Where = Callable[[ReadableSpan], bool]
+
+_MODELS: Final = (names.FACTS["response_model"], names.REQUEST_MODEL, "llm.model_name", "llm.request.model")
+#: Filter → the attributes of which one has to match.
+_ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
+    "organizations": (names.ORGANIZATION_ID,),
+    "environments": (names.ENVIRONMENT, names.ENVIRONMENT_ID),
+    "keys": (names.KEY_HASH, names.KEY_ALIAS, names.FACTS["key_hash"], names.FACTS["key_alias"]),
+    "models": _MODELS,
+}
+
+
+class Filters:
+    """What a destination wants of the spans that it picks.
+
+    Args:
+        organizations: Ids of organizations.
+        environments: Deployment environments, or ids of the tenants' environments.
+        keys: Hashes or aliases of API keys, the callers' or the gateway's.
+        models: Model names; they count for model calls alone.
+        where: A function of the finished span.
+
+    Each is a collection of patterns, in which ``*`` stands for anything; a span has to match one
+    pattern of each filter that is given.
+
+    Raises:
+        SettingError: ``byline.E047``.
+    """
+
+    def __init__(
+        self,
+        *,
+        organizations: Collection[str] | None = None,
+        environments: Collection[str] | None = None,
+        keys: Collection[str] | None = None,
+        models: Collection[str] | None = None,
+        where: Where | None = None,
+    ) -> None:
+        given = {"organizations": organizations, "environments": environments, "keys": keys, "models": models}
+        self._patterns: dict[str, Sequence[str]] = {}
+        for name, patterns in given.items():
+            if patterns is None:
+                continue
+            if isinstance(patterns, str) or not isinstance(patterns, Collection):
+                raise SettingError("byline.E047", f"{name}={patterns!r}", f"pass a list, e.g. {name}=[{patterns!r}]")
+            if not all(isinstance(pattern, str) for pattern in patterns):
+                raise SettingError("byline.E047", f"{name} has something that is no text", "pass a list of texts")
+            self._patterns[name] = tuple(patterns)
+        if where is not None and not callable(where):
+            raise SettingError("byline.E047", f"where={where!r}", "pass a function of the finished span")
+        self._where = where
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is filtered at all."""
+        return bool(self._patterns) or self._where is not None
+
+    def keep(self, draft: Draft) -> bool:
+        """Whether a span passes all filters. One that they cannot judge does not."""
+        for name, patterns in self._patterns.items():
+            if name == "models" and not draft.is_leaf:
+                continue
+            if not any(_matches(draft.attributes.get(key), patterns) for key in _ATTRIBUTES[name]):
+                return False
+        if self._where is None:
+            return True
+        try:
+            return bool(self._where(draft.finish()))
+        except Exception:
+            guard.report("where")
+            return False
+
+
+def _matches(value: Any, patterns: Sequence[str]) -> bool:
+    return value is not None and any(fnmatchcase(str(value), pattern) for pattern in patterns)

@@ -1,0 +1,170 @@
+"""Where each span under way stands: what it hangs below, and which request it belongs to.
+
+A span is exported long before its parent has ended. Whether the parent will be exported too has to be
+known by then, or else the child hangs below an id that nobody ever sees.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, Span
+
+from byline import record
+from byline.attribution import EMPTY, Attribution
+from byline.record import Record
+from byline.spans import recognition, targets
+
+#: Under this name a span of the SDK remembers its kin, or that of what it hangs below. Nothing has to
+#: be cleared away: all of it dies with the span.
+_KIN: Final = "_byline_kin"
+
+_open: Final[weakref.WeakValueDictionary[int, Kin]] = weakref.WeakValueDictionary()
+_closing: Final[weakref.WeakValueDictionary[int, Family]] = weakref.WeakValueDictionary()
+_families: Final[weakref.WeakKeyDictionary[Record, Family]] = weakref.WeakKeyDictionary()
+
+
+class Family:
+    """All spans of one record, i.e. of one request, or of a part of it that was bound anew.
+
+    Attributes:
+        attribution: What was known of it when its latest span ended.
+        past: What was known before that.
+        root: The family of the whole request.
+        app_span_id: The id of the request's app span, 0 where it has none.
+        number: A number of its own within the request's trace, the same for all its spans.
+        public: Whether a span of it says that its trace is public, ``None`` where none says anything.
+    """
+
+    __slots__ = ("__weakref__", "_owner", "app_span_id", "attribution", "number", "past", "public", "root")
+
+    def __init__(self, owner: Record) -> None:
+        self._owner = weakref.ref(owner)
+        self.attribution: Attribution = EMPTY
+        self.past: tuple[Attribution, ...] = ()
+        above = owner.root()
+        self.root: Family = self if above is owner else family_of(above)
+        self.app_span_id = 0
+        self.number = ""
+        self.public: bool | None = None
+        app_span = above.app_span
+        if self.root is self and app_span is not None and app_span.is_recording():
+            context = app_span.get_span_context()
+            self.app_span_id = context.span_id
+            self.number = f"{context.trace_id:032x}{context.span_id:016x}"
+            _closing[context.span_id] = self
+
+    def learn(self) -> None:
+        """Take note of what is known of the request by now."""
+        owner = self._owner()
+        if owner is None:
+            return
+        known = owner.attribution()
+        if known is not self.attribution:
+            if self.attribution and known != self.attribution:
+                self.past = (*self.past[-4:], self.attribution)
+            self.attribution = known
+
+
+class Kin:
+    """One span and what it hangs below.
+
+    Attributes:
+        above: The nearest span around it that is kept track of.
+        span: The span: live until it has ended, then as it ended.
+        promised: The destinations that have exported something that hangs below it.
+        carries: Whether it is an LLM span, or has one somewhere below it.
+    """
+
+    __slots__ = ("__weakref__", "_live", "above", "carries", "ended", "family", "promised", "span_id", "trace_id")
+
+    def __init__(self, span: Span, above: Kin | None) -> None:
+        context = span.get_span_context()
+        self.span_id = context.span_id
+        self.trace_id = context.trace_id
+        self.above = above
+        self._live = weakref.ref(span)
+        self.ended: ReadableSpan | None = None
+        self.promised: set[int] = set()
+        self.carries = False
+        owner = targets.owner_of(span) or record.get()
+        self.family: Family | None = (above.family if above else None) if owner is None else family_of(owner)
+        if self.family is not None and not self.family.root.number:
+            self.family.root.number = f"{self.trace_id:032x}{self.span_id:016x}"
+
+    def carry(self) -> None:
+        """Say that this one is an LLM span, to all that it hangs below."""
+        kin: Kin | None = self
+        while kin is not None and not kin.carries:
+            kin.carries = True
+            kin = kin.above
+
+    @property
+    def span(self) -> ReadableSpan | None:
+        """The span as it is by now, ``None`` where it was let go without ever ending."""
+        return self.ended or self._live()
+
+    def end(self, span: ReadableSpan) -> None:
+        """Take note of how it ended."""
+        self.ended = span
+        if self.family is None:
+            # An app span that somebody else has made starts before there is a record.
+            live = self._live()
+            owner = None if live is None else targets.owner_of(live)
+            self.family = None if owner is None else family_of(owner)
+        if self.family is not None:
+            self.family.learn()
+
+
+def family_of(owner: Record) -> Family:
+    """Return the family of a record."""
+    family = _families.get(owner)
+    if family is None:
+        family = _families[owner] = Family(owner)
+    return family
+
+
+def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool) -> None:
+    """Take note of a span that starts.
+
+    Args:
+        span: The span.
+        parent_context: Its parent's context; by default the current one.
+        deep: Whether every span counts, or LLM spans alone, between which the others are seen through.
+    """
+    found = span.__dict__.get(_KIN)
+    if found is not None and found.span_id == span.get_span_context().span_id:
+        return
+    if found is None:
+        found = getattr(trace.get_current_span(parent_context), _KIN, None)
+    is_llm = recognition.is_llm_span(span)
+    if deep or is_llm:
+        kin = Kin(span, found)
+        if is_llm:
+            kin.carry()
+        span.__dict__[_KIN] = kin
+        _open[kin.span_id] = kin
+    elif found is not None:
+        span.__dict__[_KIN] = found
+
+
+def find(span: ReadableSpan) -> Kin | None:
+    """Return the kin of a span that is just ending."""
+    context = span.get_span_context()
+    return None if context is None else _open.get(context.span_id)
+
+
+def closed_by(span: ReadableSpan, kin: Kin | None) -> Family | None:
+    """Return the request that is over with the end of this span, ``None`` where none is."""
+    context = span.get_span_context()
+    if _closing and context is not None:
+        family = _closing.get(context.span_id)
+        if family is not None:
+            family.learn()
+            return family
+    if kin is not None and kin.above is None and kin.family is not None and not kin.family.root.app_span_id:
+        return kin.family.root
+    return None

@@ -1,0 +1,161 @@
+"""The pipeline of a destination: from ended spans to what leaves the app.
+
+On the app's threads spans are only picked and queued. All rewriting happens on the destination's own
+thread, on copies.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace import SpanContext
+
+from byline import counters, guard
+from byline.attribution import EMPTY
+from byline.export import signing
+from byline.export.draft import Draft, context_of
+from byline.export.drain import Drain
+from byline.export.joining import Joining
+from byline.export.kin import Kin
+
+Pick = Callable[[ReadableSpan], bool]
+Step = Callable[[Draft], None]
+
+
+class Pipeline(SpanExporter):
+    """Rewrites batches for one destination and hands them to its exporter.
+
+    Args:
+        name: The destination's name in counters.
+        exporter: What sends them.
+        picks: Which finished spans the destination takes.
+        keeps: Which of the picked spans it keeps, or ``None`` for all: filters and sampling.
+        drain: Makes the drain of a predicate that tells which spans are exported.
+        steps: What is done to each span, in order; the last word has privacy.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        exporter: SpanExporter,
+        *,
+        picks: Pick,
+        keeps: Callable[[Draft], bool] | None,
+        drain: Callable[[Callable[[Kin], bool]], Drain],
+        steps: Sequence[Step],
+    ) -> None:
+        self._name = name
+        self._exporter = exporter
+        self._picks = picks
+        self._keeps = keeps
+        self._steps = steps
+        self._joining = Joining()
+        self._drain = drain(self._exports)
+        self._lock = threading.Lock()
+        #: Told how many have left the queue.
+        self.taken: Callable[[int], None] = _nobody
+
+    def export(self, spans: Sequence[Any]) -> SpanExportResult:
+        """Rewrite and send a batch of tickets."""
+        self.taken(len(spans))
+        with self._lock:
+            done = self._rewrite(spans)
+        return self._send(done)
+
+    def shutdown(self) -> None:
+        """Send the steps whose requests are still under way, and stop."""
+        with self._lock:
+            done = self._finish(self._drain.overdue(everything=True))
+        self._send(done)
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Nothing waits here."""
+        return self._exporter.force_flush(timeout_millis)
+
+    def _send(self, spans: list[ReadableSpan]) -> SpanExportResult:
+        if not spans:
+            return SpanExportResult.SUCCESS
+        result = self._exporter.export(spans)
+        sent = result is SpanExportResult.SUCCESS
+        counters.count(f"{self._name}.spans.{'handed_over' if sent else 'dropped.unsent'}", len(spans))
+        return result
+
+    def _rewrite(self, tickets: Sequence[Any]) -> list[ReadableSpan]:
+        drafts: list[Draft] = []
+        left_out = 0
+        for ticket in tickets:
+            try:
+                if ticket.picked:
+                    draft = self._draft(ticket.span, ticket.context, ticket.kin)
+                    if self._keeps is None or self._keeps(draft):
+                        self._drain.regroup(draft)
+                        drafts.append(draft)
+                    else:
+                        left_out += 1
+                if ticket.closes is not None:
+                    drafts += self._drain.close(ticket.closes, ticket.span.start_time, ticket.span.end_time)
+            except Exception:
+                counters.count(f"{self._name}.spans.dropped.failed")
+                guard.report("export")
+        if left_out:
+            counters.count(f"{self._name}.spans.left_out", left_out)
+        return self._finish(drafts + self._drain.overdue())
+
+    def _draft(self, span: ReadableSpan, context: SpanContext, own: Kin | None) -> Draft:
+        family = None if own is None else own.family
+        draft = Draft.of(span, context, own, EMPTY if family is None else family.attribution)
+        self._joining.join(draft)
+        if not draft.attribution:
+            draft.attribution = signing.attribution_from(draft.attributes)
+        signing.sign(draft)
+        return draft
+
+    def _finish(self, drafts: list[Draft]) -> list[ReadableSpan]:
+        done: list[ReadableSpan] = []
+        for draft in drafts:
+            try:
+                # Once more, for what later spans of the batch have told of the trace.
+                signing.sign(draft)
+                for step in self._steps:
+                    step(draft)
+            except Exception:
+                # Half rewritten, it may hold what it must not.
+                counters.count(f"{self._name}.spans.dropped.failed")
+                guard.report("export")
+            else:
+                done.append(draft.finish())
+        return done
+
+    def _exports(self, above: Kin) -> bool:
+        if id(self) in above.promised:
+            return True
+        span = above.span
+        if span is None:
+            return False
+        try:
+            found = self._picks(span) and (self._keeps is None or self._keeps(self._glance(span, above)))
+        except Exception:
+            guard.report("export")
+            return False
+        if found:
+            above.promised.add(id(self))
+        return found
+
+    def _glance(self, span: ReadableSpan, own: Kin) -> Draft:
+        family = own.family
+        context = span.get_span_context() or context_of(own.trace_id, own.span_id)
+        return Draft.of(span, context, own, EMPTY if family is None else family.attribution)
+
+    def after_fork(self) -> None:
+        """Forget what the parent process was at; it is the parent's to send."""
+        self._lock = threading.Lock()
+        self._drain.overdue(everything=True)
+
+
+def _nobody(_: int) -> None:
+    pass
