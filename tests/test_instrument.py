@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -326,3 +327,24 @@ with byline.bound(session_id="s"):
 
 def test_the_public_destinations_are_the_ones_of_export() -> None:
     assert byline.destinations.OTLP is export.OTLP
+
+
+def test_a_provider_that_cannot_be_hashed_is_taken() -> None:
+    """As one that is a dataclass; and it keeps one processor, however often byline comes and goes."""
+
+    @dataclasses.dataclass
+    class Wrapping:
+        inner: TracerProvider
+
+        def add_span_processor(self, processor: Any) -> None:
+            added.append(processor)
+
+        def get_tracer(self, *names: Any, **options: Any) -> Any:
+            return self.inner.get_tracer(*names, **options)
+
+    added: list[Any] = []
+    provider: Any = Wrapping(TracerProvider())
+    for _ in range(2):
+        byline.instrument(tracer_provider=provider, destinations=[])
+        byline.uninstrument()
+    assert len(added) == 1
