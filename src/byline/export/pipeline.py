@@ -19,7 +19,7 @@ from byline.attribution import EMPTY
 from byline.export import signing
 from byline.export.draft import Draft, context_of
 from byline.export.drain import Drain
-from byline.export.joining import Joining
+from byline.export.joining import join
 from byline.export.kin import Kin
 
 Pick = Callable[[ReadableSpan], bool]
@@ -53,7 +53,6 @@ class Pipeline(SpanExporter):
         self._picks = picks
         self._keeps = keeps
         self._steps = steps
-        self._joining = Joining()
         self._drain = drain(self._exports)
         self._lock = threading.Lock()
         #: Told how many have left the queue.
@@ -109,7 +108,7 @@ class Pipeline(SpanExporter):
     def _draft(self, span: ReadableSpan, context: SpanContext, own: Kin | None) -> Draft:
         family = None if own is None else own.family
         draft = Draft.of(span, context, own, EMPTY if family is None else family.attribution)
-        self._joining.join(draft)
+        join(draft)
         if not draft.attribution:
             draft.attribution = signing.attribution_from(draft.attributes)
         signing.sign(draft)
