@@ -37,9 +37,40 @@ class LiteLLM(Gateway):
     joins: ClassVar[bool] = True
     notes = (
         ("sends", "`traceparent`, `x-litellm-session-id`, `x-litellm-end-user-id`, `x-litellm-tags`", "run for real"),
-        ("sends", "`langfuse_trace_name`, `langfuse_trace_user_id`, `langfuse_generation_name`", "source"),
-        ("reads", "`x-litellm-*`: call, model, cost, key, cache, overhead, retries, fallbacks", "run for real"),
-        ("joins", "its span is a child of the LLM span", "run for real"),
+        (
+            "sends",
+            (
+                "`langfuse_trace_id`, `langfuse_parent_observation_id`, `langfuse_trace_user_id`, "
+                "`langfuse_trace_name`, `langfuse_generation_name`; a proxy in between may drop names with underscores"
+            ),
+            "run for real",
+        ),
+        (
+            "reads",
+            (
+                "`x-litellm-call-id`, `-model-id`, `-model-group`, `-model-name`, `-response-cost*`, `-cache-key`, "
+                "`-key-spend`, `-key-max-budget`, `-overhead-duration-ms`, `-attempted-retries`, "
+                "`-attempted-fallbacks`; `usage.cost` of a stream's last chunk, which is there where "
+                "`stream_options.include_usage` is asked for"
+            ),
+            "run for real",
+        ),
+        (
+            "reads",
+            (
+                "`x-ratelimit-*`, with the reset from `llm_provider-x-ratelimit-reset-*`; else the key's own limits "
+                "from `x-ratelimit-api_key-*`, `x-litellm-key-rpm-limit`, `-tpm-limit`, `-key-remaining-*`"
+            ),
+            "run for real",
+        ),
+        (
+            "joins",
+            (
+                "its LLM span is a child of the LLM span; with `LITELLM_OTEL_V2` its server span is, and its LLM span "
+                "below that"
+            ),
+            "run for real",
+        ),
     )
     fields: ClassVar[tuple[Field, ...]] = (
         Field("session_id", "header", "x-litellm-session-id"),
@@ -64,6 +95,10 @@ class LiteLLM(Gateway):
         self.join(call)
         # Its rule of eight letters, digits, dashes and underscores is for x-session-id, not for its own header.
         self.put(call, "x-litellm-session-id", known.session_id)
+        if call.sampled:
+            # Else its Langfuse callbacks take the session for the trace, and a chat becomes one trace.
+            self.put(call, "langfuse_trace_id", call.trace_id)
+            self.put(call, "langfuse_parent_observation_id", call.span_id)
         self.put(call, "x-litellm-end-user-id", known.user_id)
         self.put(call, "langfuse_trace_user_id", known.user_id)
         self.put(call, "langfuse_trace_name", known.trace_name)

@@ -25,11 +25,12 @@ def patch(module: Any) -> None:
 
 def _send(original: Callable[..., Any]) -> Callable[..., Any]:
     def send(self: Any, request: Any, **options: Any) -> Any:
-        if rules.in_force is None or request.method != "POST":
+        outer = _outer.get()
+        # A redirect may turn a POST into a GET, whose headers are those of the POST.
+        if rules.in_force is None or (request.method != "POST" and outer is None):
             return original(self, request, **options)
         parts = urlsplit(request.url)
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        outer = _outer.get()
         if outer is not None:
             # The hop of a redirect is part of the call around it.
             if (host, port) != outer[1:3]:
