@@ -1,0 +1,127 @@
+"""The cells of the matrix: an instrumentation, the SDK that it covers, and what is installed for them."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Cell(NamedTuple):
+    """One instrumentation beside one SDK.
+
+    Attributes:
+        name: What it is called on the command line and in ``expected.json``.
+        title: What it is called in ``docs/reach.md``.
+        shown: The distributions whose versions the table states.
+        packages: What is installed besides byline. Pinned, so that a cell gets worse by byline's doing alone.
+        sdk: The module of ``tests.matrix.sdks`` that makes the calls.
+        settles: Seconds that its spans may come after the exchange, in a thread of its own.
+    """
+
+    name: str
+    title: str
+    shown: tuple[str, ...]
+    packages: tuple[str, ...]
+    sdk: str = "openai"
+    settles: float = 0.0
+
+
+_OPENAI: Final = "openai==3.54.0"
+_ANTHROPIC: Final = "anthropic==2.12.0"
+
+CELLS: Final = (
+    Cell("none", "no instrumentation", ("openai",), (_OPENAI,)),
+    Cell("none-requests", "no instrumentation, plain requests", ("requests",), ("requests",), "requests"),
+    Cell(
+        "genai-openai",
+        "OpenTelemetry GenAI, openai",
+        ("opentelemetry-instrumentation-genai-openai", "openai"),
+        (_OPENAI, "opentelemetry-instrumentation-genai-openai==1.3b0"),
+    ),
+    Cell(
+        "openai-v2",
+        "OpenTelemetry openai-v2 (legacy)",
+        ("opentelemetry-instrumentation-openai-v2", "openai"),
+        # It imports httpx without saying so, and not every later version of its own base fits it.
+        (_OPENAI, "opentelemetry-instrumentation-openai-v2==2.4b0", "opentelemetry-util-genai==0.4b0", "httpx==0.28.1"),
+    ),
+    Cell(
+        "openllmetry-openai",
+        "OpenLLMetry, openai",
+        ("opentelemetry-instrumentation-openai", "openai"),
+        (_OPENAI, "opentelemetry-instrumentation-openai==0.62.4"),
+    ),
+    Cell(
+        "openinference-openai",
+        "OpenInference, openai",
+        ("openinference-instrumentation-openai", "openai"),
+        (_OPENAI, "openinference-instrumentation-openai==0.1.66"),
+    ),
+    Cell("openlit", "OpenLIT, openai", ("openlit", "openai"), ("openlit==1.45.0", "openai<3")),
+    Cell("langfuse", "Langfuse's openai", ("langfuse", "openai"), (_OPENAI, "langfuse==5.0.4"), "langfuse"),
+    Cell("logfire", "Logfire, openai", ("logfire", "openai"), (_OPENAI, "logfire==5.2.0")),
+    Cell(
+        "pydantic-ai",
+        "Pydantic AI, openai",
+        ("pydantic-ai-slim", "openai"),
+        (_OPENAI, "pydantic-ai-slim[openai]==2.68.0"),
+        "pydantic_ai",
+    ),
+    Cell(
+        "litellm",
+        "LiteLLM SDK, its otel callback",
+        ("litellm", "openai"),
+        # Without MCP's package its tools and its Responses API cannot be imported.
+        ("litellm[mcp]==1.106.2", "openai<3"),
+        "litellm",
+        3.0,
+    ),
+    Cell(
+        "litellm-request-span",
+        "LiteLLM SDK, its otel callback with USE_OTEL_LITELLM_REQUEST_SPAN",
+        ("litellm", "openai"),
+        ("litellm[mcp]==1.106.2", "openai<3"),
+        "litellm",
+        3.0,
+    ),
+    Cell(
+        "litellm-none",
+        "LiteLLM SDK, no callback",
+        ("litellm", "openai"),
+        ("litellm[mcp]==1.106.2", "openai<3"),
+        "litellm",
+    ),
+    Cell("anthropic", "anthropic, built in", ("anthropic",), (_ANTHROPIC,), "anthropic"),
+    Cell(
+        "genai-anthropic",
+        "OpenTelemetry GenAI, anthropic",
+        ("opentelemetry-instrumentation-genai-anthropic", "anthropic"),
+        (_ANTHROPIC, "opentelemetry-instrumentation-genai-anthropic==1.3b0"),
+        "anthropic",
+    ),
+    Cell(
+        "openllmetry-anthropic",
+        "OpenLLMetry, anthropic",
+        ("opentelemetry-instrumentation-anthropic", "anthropic"),
+        (_ANTHROPIC, "opentelemetry-instrumentation-anthropic==0.62.4"),
+        "anthropic",
+    ),
+    Cell(
+        "google-genai",
+        "google-genai, no instrumentation",
+        ("google-genai",),
+        ("google-genai>=3,<4", "genai-prices"),
+        "gemini",
+    ),
+    Cell(
+        "google-genai-otel",
+        "OpenTelemetry google-genai",
+        ("opentelemetry-instrumentation-google-genai", "google-genai"),
+        ("google-genai>=2,<3", "genai-prices", "opentelemetry-instrumentation-google-genai==1.3b0"),
+        "gemini",
+    ),
+)
+
+
+def find(name: str) -> Cell:
+    """Return a cell by its name."""
+    return next(cell for cell in CELLS if cell.name == name)

@@ -1,0 +1,53 @@
+"""A virtual environment for each cell, made once and kept for as long as what is asked of it stays the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from tests.matrix.cells import CELLS, Cell
+
+ROOT: Final = Path(__file__).parent.parent.parent
+_MADE: Final = ".installed"
+
+
+def directory() -> Path:
+    """Return where the environments are; ``BYLINE_MATRIX_VENVS`` names another place."""
+    return Path(os.environ.get("BYLINE_MATRIX_VENVS") or ROOT / ".ci" / "venvs" / "matrix")
+
+
+def make(cell: Cell) -> Path:
+    """Return the Python of a cell's environment, in which byline is this checkout. Makes it where needed."""
+    # Cells that differ in a setting alone share one.
+    place = directory() / next(other.name for other in CELLS if other.packages == cell.packages)
+    python = place / "bin" / "python"
+    wanted = _describe(cell)
+    made = place / _MADE
+    if made.exists() and made.read_text() == wanted:
+        return python
+    shutil.rmtree(place, ignore_errors=True)
+    uv = os.environ.get("BYLINE_UV") or shutil.which("uv")
+    if uv:
+        _run([uv, "venv", "-q", "--python", sys.executable, str(place)])
+        _run([uv, "pip", "install", "-q", "--python", str(python), "-e", str(ROOT), *cell.packages])
+    else:
+        _run([sys.executable, "-m", "venv", str(place)])
+        _run([str(python), "-m", "pip", "install", "-q", "-e", str(ROOT), *cell.packages])
+    made.write_text(wanted)
+    return python
+
+
+def _describe(cell: Cell) -> str:
+    project = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    return "\n".join((sys.version, project, *cell.packages))
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")

@@ -1,0 +1,38 @@
+"""Runs a cell in its environment and reads what it found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.matrix import environments
+from tests.matrix.cells import Cell
+
+#: Far more than a cell takes; a call that byline made hang is found by it.
+SECONDS = 120
+
+
+def run(cell: Cell) -> dict[str, Any]:
+    """Run all scenarios of a cell. Raises `RuntimeError` with the end of its output where it fails."""
+    python = environments.make(cell)
+    with tempfile.TemporaryDirectory() as directory:
+        target = Path(directory) / "found.json"
+        command = [str(python), "-m", "tests.matrix.scenario", cell.name, str(target)]
+        try:
+            done = subprocess.run(
+                command, cwd=environments.ROOT, capture_output=True, text=True, timeout=SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"{cell.name} hangs:\n{_end(error.stderr)}") from error
+        if done.returncode or not target.exists():
+            raise RuntimeError(f"{cell.name} failed:\n{_end(done.stdout)}{_end(done.stderr)}")
+        found: dict[str, Any] = json.loads(target.read_text())
+        return found
+
+
+def _end(output: str | bytes | None) -> str:
+    text = output.decode(errors="replace") if isinstance(output, bytes) else output or ""
+    return text[-4000:]

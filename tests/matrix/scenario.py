@@ -1,0 +1,98 @@
+"""``python -m tests.matrix.scenario CELL FILE``: runs every scenario of one cell and writes what was exported.
+
+Runs in the cell's own environment, where neither pytest nor the other cells' packages are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import json
+import os
+import secrets
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import byline
+from byline.gateways import OpenRouter
+from byline.testing import Gateway, Receiver
+from tests.matrix import cells, setups
+from tests.matrix.app import Answer, ask, make_app
+from tests.matrix.scenarios import SCENARIOS, Scenario
+
+
+async def run(scenario: Scenario, app: Any, gateway: Gateway, calls: Any) -> dict[str, Any]:
+    """Run one scenario; returns who asked in which trace, what they got, and what the gateway was asked."""
+    method, before = scenario.method, len(gateway.requests)
+    name = scenario.name.replace(" ", "-")
+    asked = [(f"session-{name}-{number}", secrets.token_hex(16)) for number in range(scenario.requests)]
+    if scenario.status is not None:
+        gateway.fail(scenario.status, times=scenario.requests)
+    elif method in getattr(calls, "answers", ()):
+        gateway.answer(calls.answers[method])
+    if scenario.leaves:
+        gateway.hold(after=3)
+    answers: list[Answer] = await asyncio.wait_for(
+        asyncio.gather(*(ask(app, method, session, trace, leaves=scenario.leaves) for session, trace in asked)), 30
+    )
+    if scenario.leaves:
+        gateway.release()
+    gc.collect()
+    return {
+        "requests": [
+            {"session": session, "trace": trace, "ids": answer.ids, "error": answer.error}
+            for (session, trace), answer in zip(asked, answers, strict=True)
+        ],
+        "calls": len(gateway.requests) - before,
+        "unsaid": getattr(calls, "unsaid", {}).get(method, []),
+    }
+
+
+async def run_all(cell: cells.Cell, gateway: Gateway) -> dict[str, Any]:
+    """Run every scenario for which the SDK has an API."""
+    calls = importlib.import_module(f"tests.matrix.sdks.{cell.sdk}").Calls(gateway.url)
+    app = make_app(calls)
+    done: dict[str, Any] = {}
+    for scenario in SCENARIOS:
+        if hasattr(calls, scenario.method):
+            print(scenario.name, file=sys.stderr, flush=True)
+            # One after the other without a pause: what is late belongs to its scenario by its trace.
+            done[scenario.name] = await run(scenario, app, gateway, calls)
+    return done
+
+
+def main() -> None:
+    """Run a cell."""
+    cell, target = cells.find(sys.argv[1]), Path(sys.argv[2])
+    for name in [name for name in os.environ if name.startswith(("OTEL_", "LANGFUSE_", "OPENAI_", "BYLINE_"))]:
+        del os.environ[name]
+    with Gateway() as gateway, Receiver() as receiver:
+        setups.before(cell.name)
+        destination = byline.destinations.OTLP(receiver.url, spans="all")
+        byline.instrument(destinations=[destination], gateways=[OpenRouter(gateway.base_url)])
+        setups.after(cell.name)
+        done = asyncio.run(run_all(cell, gateway))
+        gc.collect()
+        if cell.settles:
+            time.sleep(cell.settles)
+        byline.flush()
+        spans = [span._asdict() for span in receiver.spans]
+        found = {
+            "cell": cell.name,
+            "versions": {name: version(name) for name in cell.shown},
+            "scenarios": done,
+            "spans": spans,
+            "stats": byline.stats(),
+        }
+        target.write_text(json.dumps(found, indent=1))
+        byline.uninstrument()
+    # Threads that an SDK left behind are not waited for.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""How each instrumentation is switched on, as its own documentation has it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+
+def _nothing() -> None:
+    """Leave the SDK alone."""
+
+
+def _instrumentor(module: str, name: str) -> Callable[[], None]:
+    def switch_on() -> None:
+        getattr(importlib.import_module(module), name)().instrument()
+
+    return switch_on
+
+
+def _openlit() -> None:
+    os.environ["OPENLIT_DISABLE_BANNER"] = "true"
+    module: Any = importlib.import_module("openlit")
+    module.init(application_name="matrix", disable_metrics=True, disable_events=True)
+
+
+def _langfuse() -> None:
+    module: Any = importlib.import_module("langfuse")
+    exporter: Any = importlib.import_module("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+    module.Langfuse(public_key="pk-lf-matrix", secret_key="sk-lf-matrix", span_exporter=exporter.InMemorySpanExporter())
+
+
+def _logfire() -> None:
+    module: Any = importlib.import_module("logfire")
+    module.configure(send_to_logfire=False, console=False, service_name="matrix")
+    module.instrument_openai()
+
+
+def _pydantic_ai() -> None:
+    module: Any = importlib.import_module("pydantic_ai")
+    module.Agent.instrument_all()
+    module.Embedder.instrument_all()
+
+
+def _litellm_alone() -> None:
+    # Else it fetches its price list from the internet.
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    importlib.import_module("litellm")
+
+
+def _litellm() -> None:
+    _litellm_alone()
+    module: Any = importlib.import_module("litellm")
+    module.callbacks = ["otel"]
+
+
+def _litellm_request_span() -> None:
+    os.environ["USE_OTEL_LITELLM_REQUEST_SPAN"] = "true"
+    _litellm()
+
+
+#: Cell → what is done after `byline.instrument`.
+AFTER: Final[dict[str, Callable[[], None]]] = {
+    "genai-openai": _instrumentor("opentelemetry.instrumentation.genai.openai", "OpenAIInstrumentor"),
+    "openai-v2": _instrumentor("opentelemetry.instrumentation.openai_v2", "OpenAIInstrumentor"),
+    "openllmetry-openai": _instrumentor("opentelemetry.instrumentation.openai", "OpenAIInstrumentor"),
+    "openinference-openai": _instrumentor("openinference.instrumentation.openai", "OpenAIInstrumentor"),
+    "openlit": _openlit,
+    "langfuse": _langfuse,
+    "pydantic-ai": _pydantic_ai,
+    "litellm": _litellm,
+    "litellm-request-span": _litellm_request_span,
+    "litellm-none": _litellm_alone,
+    "genai-anthropic": _instrumentor("opentelemetry.instrumentation.genai.anthropic", "AnthropicInstrumentor"),
+    "openllmetry-anthropic": _instrumentor("opentelemetry.instrumentation.anthropic", "AnthropicInstrumentor"),
+    "google-genai-otel": _instrumentor("opentelemetry.instrumentation.google_genai", "GoogleGenAiSdkInstrumentor"),
+}
+#: Cell → what is done before it, where the instrumentation brings the tracer provider.
+BEFORE: Final[dict[str, Callable[[], None]]] = {"logfire": _logfire}
+
+
+def before(cell: str) -> None:
+    """Switch on what comes before `byline.instrument`."""
+    BEFORE.get(cell, _nothing)()
+
+
+def after(cell: str) -> None:
+    """Switch on what comes after it."""
+    AFTER.get(cell, _nothing)()

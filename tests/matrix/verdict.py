@@ -1,0 +1,154 @@
+"""What a cell's spans say: signed, with facts, whose, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from byline.spans import recognition
+from tests.matrix.app import TRACE_NAME
+from tests.matrix.scenarios import SCENARIOS, Scenario
+
+#: Where instrumentations, and byline, write that tokens were used, and what they cost.
+USAGE: Final = (
+    "gen_ai.usage.input_tokens",
+    "gen_ai.usage.prompt_tokens",
+    "llm.token_count.prompt",
+    "langfuse.observation.usage_details",
+)
+COST: Final = ("gen_ai.usage.cost", "operation.cost", "llm.cost.total", "langfuse.observation.cost_details")
+
+COLUMNS: Final = ("byline", "facts", "once", "own", "duplicates", "app")
+
+
+class Verdict(NamedTuple):
+    """One scenario of one cell. What is as it should be is ``yes``, or ``0`` duplicates.
+
+    Attributes:
+        byline: Whether every LLM span carries session, user and trace name of its own request.
+        facts: Whether each call's model, tokens, cost and status, or its error, are on one span.
+        once: Whether no call's tokens or cost are told by two spans.
+        own: Whether the span is byline's own.
+        duplicates: How many model-call spans there are beside one a call; negative where some lack.
+        app: Whether the app span has the totals of its request, and none of a call's facts.
+    """
+
+    byline: str
+    facts: str
+    once: str
+    own: str
+    duplicates: int
+    app: str
+
+
+def judge(found: Mapping[str, Any]) -> dict[str, Verdict]:
+    """Return a verdict a scenario."""
+    spans: list[dict[str, Any]] = found["spans"]
+    return {
+        scenario.name: _judge(scenario, found["scenarios"][scenario.name], spans)
+        for scenario in SCENARIOS
+        if scenario.name in found["scenarios"]
+    }
+
+
+def _judge(scenario: Scenario, done: Mapping[str, Any], spans: list[dict[str, Any]]) -> Verdict:
+    requests: list[dict[str, Any]] = done["requests"]
+    sessions = {request["trace"]: request["session"] for request in requests}
+    mine = [span for span in spans if _belongs(span, requests)]
+    signed = [span for span in mine if is_llm(span)]
+    leaves = [span for span in signed if recognition.is_leaf(span["name"], span["attributes"])]
+    calls: int = done["calls"]
+    told = [span for span in leaves if _tells(span, scenario, done["unsaid"])]
+    ids = [reply for request in requests for reply in request["ids"]]
+    right = sum(_is_signed(span, sessions) for span in signed)
+    named = sum(_is_signed(span, sessions, conversation=False) for span in signed)
+    doubles = [
+        word
+        for word, keys in (("tokens", USAGE), ("cost", COST))
+        if sum(not keys_of(span).isdisjoint(keys) for span in mine if span["kind"] != "SERVER") > calls
+    ]
+    return Verdict(
+        byline=_byline(right, named, len(signed)),
+        facts=_share(sum(_has_id(span, ids) for span in told), calls),
+        once="yes" if not doubles else f"{' and '.join(doubles)} twice",
+        own=_share(sum(span["scope"] == recognition.OWN_SCOPE for span in leaves), max(calls, 1)),
+        duplicates=len(leaves) - calls,
+        app=_app([span for span in mine if span["kind"] == "SERVER"], requests, calls),
+    )
+
+
+def is_llm(span: Mapping[str, Any]) -> bool:
+    """Whether a received span is an LLM span."""
+    if span["kind"] == "SERVER":
+        # litellm writes what it knows on the app span.
+        return False
+    return recognition.is_llm_scope(span["scope"]) or not recognition.KEYS.isdisjoint(span["attributes"])
+
+
+def keys_of(span: Mapping[str, Any]) -> set[str]:
+    """Return the names of a span's attributes."""
+    return set(span["attributes"])
+
+
+def _belongs(span: Mapping[str, Any], requests: Iterable[Mapping[str, Any]]) -> bool:
+    # A span that is made without its parent has a trace of its own, but may know reply or session.
+    attributes = span["attributes"]
+    return any(
+        span["trace_id"] == request["trace"]
+        or attributes.get("session.id") == request["session"]
+        or attributes.get("gen_ai.response.id") in request["ids"]
+        for request in requests
+    )
+
+
+def _byline(right: int, named: int, whole: int) -> str:
+    if not whole:
+        return "no span"
+    # Some instrumentations make up a conversation id of their own.
+    return "all but gen_ai.conversation.id" if named == whole != right else _share(right, whole)
+
+
+def _is_signed(span: Mapping[str, Any], sessions: Mapping[str, str], *, conversation: bool = True) -> bool:
+    attributes, session = span["attributes"], sessions.get(span["trace_id"])
+    return (
+        session is not None
+        and attributes.get("session.id") == session
+        and (not conversation or attributes.get("gen_ai.conversation.id") == session)
+        and attributes.get("user.id") == f"user-of-{session}"
+        and attributes.get("langfuse.trace.name") == TRACE_NAME
+    )
+
+
+def _tells(span: Mapping[str, Any], scenario: Scenario, unsaid: list[str]) -> bool:
+    attributes = span["attributes"]
+    if scenario.status is not None:
+        return (
+            bool(attributes.get("error.type"))
+            and attributes.get("http.response.status_code") == scenario.status
+            and span["status"] == "ERROR"
+        )
+    wanted = ["gen_ai.response.model", "http.response.status_code", "byline.duration"]
+    if scenario.whole:
+        wanted += ["gen_ai.usage.input_tokens", "gen_ai.usage.cost"]
+        wanted += [] if "embeddings" in scenario.method else ["gen_ai.usage.output_tokens"]
+    return all(attributes.get(name) is not None for name in wanted if name not in unsaid)
+
+
+def _has_id(span: Mapping[str, Any], ids: list[str]) -> bool:
+    """Whether a span has the id of a reply that the app got, where it got one."""
+    return not ids or span["attributes"].get("gen_ai.response.id") in ids
+
+
+def _app(spans: list[dict[str, Any]], requests: list[Any], calls: int) -> str:
+    if len(spans) != len(requests):
+        return f"{len(spans)} of {len(requests)} spans"
+    if any(not keys_of(span).isdisjoint((*USAGE, *COST, "gen_ai.response.id")) for span in spans):
+        return "has facts"
+    counted = sum(span["attributes"].get("byline.llm.calls", 0) for span in spans)
+    return "yes" if counted == calls else f"{counted} of {calls} calls"
+
+
+def _share(part: int, whole: int) -> str:
+    if part == whole:
+        return "yes"
+    return f"{part} of {whole}" if part else "no"
