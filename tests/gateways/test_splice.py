@@ -49,7 +49,7 @@ def texts(draw: Any, depth: int = 0) -> str:
         items = draw(st.lists(texts(depth=depth + 1), max_size=3))
         blank = draw(BLANKS)
         return f"[{blank}" + f"{blank},{blank}".join(items) + f"{blank}]"
-    return draw(objects(depth=depth + 1))
+    return str(draw(objects(depth=depth + 1)))
 
 
 @st.composite
