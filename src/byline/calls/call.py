@@ -228,6 +228,9 @@ class Call:
         if facts.status_code is not None and facts.status_code >= 400:
             read_error(facts.status_code, body, facts)
         decoded = self._wire.read_reply(body, facts) if body else None
+        if body and decoded is None:
+            counters.count("replies.unreadable")
+            guard.logger.debug("a reply to %s is no JSON: its facts are left out", self._wire.name)
         if self._content is not None and decoded is not None:
             self._content.reply(body)
         self._read_gateway(decoded)

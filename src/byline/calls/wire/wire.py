@@ -150,7 +150,9 @@ def tokens(value: object) -> int | None:
 
 
 def whole(value: object) -> int | None:
-    """Return a whole number as a parameter."""
+    """Return a whole number as a parameter; some SDKs write 5 as 5.0."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
     return value if type(value) is int and abs(value) < 2**63 else None
 
 
