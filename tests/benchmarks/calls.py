@@ -1,0 +1,131 @@
+"""What hooks cost a request: beside OpenTelemetry's httpx instrumentation, and per chunk of a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.sdk.trace import TracerProvider
+
+from byline import calls
+from byline.calls import rules
+from tests.benchmarks.measure import Row, costs
+
+_CHUNK = b'data: {"id":"c-1","model":"m","choices":[{"index":0,"delta":{"content":"word"}}]}\n\n'
+_CHUNKS = 400_000
+
+
+class _Transport(httpx.HTTPTransport):
+    """Answers without a network, below what either instrumentation patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pool = _Pool()
+
+
+class _Pool:
+    def handle_request(self, request: Any) -> Any:
+        import httpcore
+
+        return httpcore.Response(200, headers=[(b"content-length", b"2")], content=_Two())
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
+
+
+class _Two:
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"{}"
+
+    def close(self) -> None:
+        return None
+
+
+class _Stream(httpx.SyncByteStream):
+    def __iter__(self) -> Iterator[bytes]:
+        for _ in range(_CHUNKS):
+            yield _CHUNK
+
+
+def _install(provider: TracerProvider) -> None:
+    calls.install(tracer_provider=provider, gateways=[], clients={"httpx"}, llm_spans=True, capture_content=False)
+
+
+def rows() -> list[Row]:
+    """Return what a request that is no LLM call costs, and a chunk of one that is."""
+    return [_request(), _chunk()]
+
+
+def _request() -> Row:
+    provider = TracerProvider(shutdown_on_exit=False)
+    client = httpx.Client(transport=_Transport())
+    theirs = HTTPXClientInstrumentor()
+    url = "http://orders.internal/v1/orders"
+
+    def post(loops: int) -> None:
+        for _ in range(loops):
+            client.post(url, content=b"{}")
+
+    def hooked(loops: int) -> None:
+        _install(provider)
+        try:
+            post(loops)
+        finally:
+            calls.uninstall()
+
+    def instrumented(loops: int) -> None:
+        theirs.instrument(tracer_provider=provider)
+        try:
+            post(loops)
+        finally:
+            theirs.uninstrument()
+
+    taken = costs({"plain": post, "ours": hooked, "theirs": instrumented}, loops=4000, rounds=15)
+    client.close()
+    return Row(
+        "outgoing request that is no LLM call",
+        "OTel httpx instrumentation",
+        taken["theirs"] - taken["plain"],
+        taken["ours"] - taken["plain"],
+        0.05,
+    )
+
+
+def _chunk() -> Row:
+    provider = TracerProvider(shutdown_on_exit=False)
+    transport = httpx.MockTransport(
+        lambda _: httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=_Stream())
+    )
+    client = httpx.Client(transport=transport)
+    url = "http://llm.internal/v1/chat/completions"
+
+    def read(loops: int) -> None:
+        for _ in range(loops):
+            with client.stream("POST", url, json={"model": "m", "messages": [], "stream": True}) as response:
+                for _chunk in response.iter_raw():
+                    pass
+
+    _install(provider)
+    in_force = rules.in_force
+
+    def unseen(loops: int) -> None:
+        rules.put_in_force(None)
+        read(loops)
+        rules.put_in_force(in_force)
+
+    variants: dict[str, Callable[[int], None]] = {"plain": unseen, "ours": read}
+    try:
+        taken = costs(variants, loops=1, rounds=15)
+    finally:
+        calls.uninstall()
+        client.close()
+    # A ratio to 1 µs, of which the design allows two hundredths a chunk.
+    return Row("chunk of a stream", "1 µs", 1.0, (taken["ours"] - taken["plain"]) / _CHUNKS, 0.02)
