@@ -61,6 +61,16 @@ def _parse_capture(text: str) -> bool:
     return parse_switch(text)
 
 
+def _parse_share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ValueError("must be a share from 0 to 1")
+    return share
+
+
 SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("langfuse_public_key", ("LANGFUSE_PUBLIC_KEY",), "", "Langfuse public key, pk-lf-…"),
     Setting("langfuse_secret_key", ("LANGFUSE_SECRET_KEY",), "", "Langfuse secret key, sk-lf-…", secret=True),
@@ -92,6 +102,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         _parse_capture,
     ),
     Setting("gateways", ("BYLINE_GATEWAYS",), "", "Gateways by name or name=base URL, divided by commas"),
+    Setting("privacy", ("BYLINE_PRIVACY",), "false", "Leave prompts and completions out of what is sent", parse_switch),
+    Setting("sampling", ("BYLINE_SAMPLING",), "1", "Share of the sessions that is sent, 0 to 1", _parse_share),
     Setting("disabled", ("BYLINE_DISABLED", "OTEL_SDK_DISABLED"), "false", "Turn byline off", parse_switch),
     Setting("debug", ("BYLINE_DEBUG",), "false", "Say on standard error what is sent where", parse_switch),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, TypedDict
+from typing import Final, Literal, NamedTuple, TypedDict
 from urllib.parse import urlsplit
 
 from opentelemetry.exporter.otlp.proto.http import Compression
@@ -11,12 +11,17 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from byline.export import drain, sampling
+from byline import settings
+from byline.export import drain
 from byline.export.draft import Draft
 from byline.export.drain import Drain, Traces
 from byline.export.feed import Feed
 from byline.export.filters import Filters, Where
 from byline.export.pipeline import Pipeline, Step
+from byline.export.privacy import Mask, Privacy
+from byline.export.privacy import check as check_privacy
+from byline.export.sampling import check as check_sampling
+from byline.export.sampling import is_sampled, key_of
 from byline.settings import SettingError
 from byline.spans import recognition
 
@@ -33,6 +38,8 @@ class Options(TypedDict, total=False):
     unsampled: Unsampled
     sampling: float | None
     keep_errors: bool
+    privacy: bool | None
+    mask: Mask | None
     organizations: Collection[str] | None
     environments: Collection[str] | None
     keys: Collection[str] | None
@@ -64,8 +71,15 @@ class Destination:
         unsampled: ``"record"``: LLM calls of requests that the app's sampler dropped are sent all the
             same, by themselves; ``"skip"``: they are not.
         sampling: Share of the sessions (of the traces, where there is no session) that is sent,
-            0 to 1. Which ones is told by their ids, the same in every process.
+            0 to 1, by default ``BYLINE_SAMPLING`` or all. Which ones is told by their ids, the same in
+            every process.
         keep_errors: Whether failed spans are sent whatever the sampling says.
+        privacy: Whether content is left out, by default as ``BYLINE_PRIVACY`` says: prompts,
+            completions, system instructions, tool definitions, arguments and results, and the texts
+            of errors, which repeat them. Tokens, cost, timing, model and custom metadata stay.
+            Credentials and binary parts never leave.
+        mask: A function ``(name, value)`` of each text that is content, metadata or an error's; what
+            it returns is sent in its place, nothing where that is ``None``.
         organizations: Patterns of organization ids, in which ``*`` stands for anything: only spans
             that match one are sent. The other filters work alike.
         environments: Patterns of environments, or of ids of the tenants' environments.
@@ -92,6 +106,8 @@ class Destination:
         unsampled: Unsampled = "skip",
         sampling: float | None = None,
         keep_errors: bool = False,
+        privacy: bool | None = None,
+        mask: Mask | None = None,
         organizations: Collection[str] | None = None,
         environments: Collection[str] | None = None,
         keys: Collection[str] | None = None,
@@ -109,7 +125,10 @@ class Destination:
         self.spans = spans
         self.traces = drain.check(traces, spans)
         self.unsampled = unsampled
-        self.sampling = _check_sampling(sampling)
+        self.sampling = settings.find("sampling").value if sampling is None else check_sampling(sampling)
+        self.privacy = settings.find("privacy").value if privacy is None else privacy
+        check_privacy(self.privacy, mask)
+        self.mask = mask
         self.keep_errors = keep_errors
         self._filters = Filters(
             organizations=organizations, environments=environments, keys=keys, models=models, where=where
@@ -121,7 +140,7 @@ class Destination:
         return OTLPSpanExporter(endpoint=self.endpoint, headers=self.headers, compression=Compression.Gzip)
 
     def steps(self) -> Sequence[Step]:
-        """Return what is done to each span before it is sent, in order."""
+        """Return what is done to each span before content is taken off it, in order."""
         return ()
 
     def processor(self) -> SpanProcessor:
@@ -144,7 +163,7 @@ class Destination:
             picks=self.picks,
             keeps=self._keeps if self._filters.any or self.sampling < 1 else None,
             drain=lambda exports: Drain(exports, traces=self.traces, whole=self.spans == "all"),
-            steps=self.steps(),
+            steps=(*self.steps(), Privacy(private=self.privacy, mask=self.mask).hide),
         )
 
     @property
@@ -165,7 +184,7 @@ class Destination:
             return False
         if self.keep_errors and draft.is_error:
             return True
-        return sampling.is_sampled(sampling.key_of(draft), self.sampling)
+        return is_sampled(key_of(draft), self.sampling)
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Send what waits. Returns whether it was handed over within ``timeout`` seconds."""
@@ -209,7 +228,3 @@ def check_endpoint(endpoint: str, allow_http: Sequence[str]) -> None:
             f"{parts.hostname} would get spans unencrypted",
             f"use https://, or pass allow_http=[{parts.hostname!r}]",
         )
-
-
-def _check_sampling(share: Any) -> float:
-    return 1.0 if share is None else sampling.check(share)

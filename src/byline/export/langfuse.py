@@ -6,10 +6,13 @@ import base64
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from byline import settings
 from byline.export.destination import CheckResult, Destination, Options, Spans
+from byline.export.observations import observe
+from byline.export.pipeline import Step
 from byline.settings import SettingError
 
 if TYPE_CHECKING:
@@ -28,8 +31,8 @@ class Langfuse(Destination):
             or your own server, with or without ``/api/public/otel``.
         spans: ``"llm"``, ``"all"`` or a function of the finished span.
         **options: As every destination takes them, see `Destination`: ``traces``, ``sampling``,
-            ``keep_errors``, filters, ``allow_http``; ``unsampled`` is ``"record"`` here, for a gateway
-            sends every call.
+            ``keep_errors``, ``privacy``, ``mask``, filters, ``allow_http``. ``unsampled`` is
+            ``"record"`` here, for a gateway sends every call.
 
     Raises:
         SettingError: ``byline.E041`` where a key is missing.
@@ -62,6 +65,10 @@ class Langfuse(Destination):
         options.setdefault("unsampled", "record")
         super().__init__(f"{base}{_PATH}/v1/traces", headers=headers, spans=spans, **options)
         self.base_url = base
+
+    def steps(self) -> Sequence[Step]:
+        """Say of each span what it is to Langfuse."""
+        return (observe,)
 
     def check(self) -> list[CheckResult]:
         """Test the credentials, then an export."""

@@ -21,7 +21,7 @@ class OTLP(Destination):
         headers: Headers of each export, e.g. credentials.
         spans: ``"all"``, ``"llm"`` or a function of the finished span.
         **options: As every destination takes them, see `Destination`: ``traces``, ``unsampled``,
-            ``sampling``, ``keep_errors``, filters, ``allow_http``.
+            ``sampling``, ``keep_errors``, ``privacy``, ``mask``, filters, ``allow_http``.
 
     Example:
         >>> OTLP("http://127.0.0.1:4318").endpoint

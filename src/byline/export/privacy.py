@@ -1,0 +1,150 @@
+"""Privacy: content stays here where a destination may not have it; credentials and binary parts always do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+from opentelemetry.sdk.trace import Event
+from opentelemetry.trace import Link, Status, StatusCode
+
+from byline import counters, guard
+from byline.export.content import is_content, is_text
+from byline.export.draft import Draft
+from byline.settings import SettingError
+from byline.spans.attributes import ERROR_TYPE, METADATA
+
+Mask = Callable[[str, Any], Any]
+
+#: Names of headers and fields that hold credentials, as the last part of an attribute name.
+_SECRET_NAME: Final = re.compile(
+    r"(?:^|[._\-])(?:authorization|proxy[_-]authorization|cookie|set[_-]cookie|x?[_-]?api[_-]?key|x-goog-api-key"
+    r"|access[_-]?token|refresh[_-]?token|client[_-]?secret|secret[_-]?key|password|passwd|bearer[_-]?token)$",
+    re.IGNORECASE,
+)
+#: Keys of the providers and gateways by their look, and whatever stands behind Bearer or Basic.
+_SECRET: Final = re.compile(
+    r"\b(?:sk|pk|rk)-[A-Za-z0-9_\-]{12,}|\bAIza[A-Za-z0-9_\-]{30,}|\bgsk_[A-Za-z0-9]{20,}|\bxai-[A-Za-z0-9]{20,}"
+    r"|\bhf_[A-Za-z0-9]{20,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bAKIA[A-Z0-9]{16}\b"
+    r"|(?i:\b(?:bearer|basic)\s+)(?=[^\s\"']*[0-9=])[A-Za-z0-9+/=_.~\-]{16,}"
+    r"|(?i:[\"']?(?:api[_-]?key|authorization|x-api-key)[\"']?\s*[:=]\s*[\"'])[^\"'\s]{8,}"
+)
+_CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)[^/@\s\"']+:[^/@\s\"']+(?=@)")
+_SECRET_IN_QUERY: Final = re.compile(
+    r"([?&](?:key|api[_-]?key|token|access_token|secret|sig|signature|password)=)[^&\s\"']+", re.IGNORECASE
+)
+_DATA_URL: Final = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w=.+-]+)*;base64,[A-Za-z0-9+/=_\-]{16,}")
+#: So long a run of base64 is no text.
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_\-]{512,}={0,2}")
+_URLS: Final = frozenset({"url.full", "http.url", "http.target", "url.query"})
+
+_LEFT_OUT: Final = "[left out]"
+
+
+def check(privacy: Any, mask: Any) -> None:
+    """Raise `SettingError` ``byline.E046`` where these settings cannot be used."""
+    if not isinstance(privacy, bool):
+        raise SettingError("byline.E046", f"privacy={privacy!r}", "pass True or False")
+    if mask is not None and not callable(mask):
+        raise SettingError("byline.E046", f"mask={mask!r}", "pass a function of the attribute's name and value")
+
+
+class Privacy:
+    """What a destination may see.
+
+    Args:
+        private: Whether content is left out: prompts, completions, system instructions, tool
+            definitions, arguments and results, and the texts of errors, which repeat them. Tokens,
+            cost, timing, model and custom metadata stay.
+        mask: A function ``(name, value)`` of each text that is content, metadata or an error's, which
+            returns what is sent in its place. Where it fails, nothing is sent of it.
+    """
+
+    def __init__(self, *, private: bool, mask: Mask | None = None) -> None:
+        self._private = private
+        self._mask = mask
+
+    def hide(self, draft: Draft) -> None:
+        """Take off a span what its destination may not see."""
+        draft.attributes = self._clean(draft.attributes)
+        draft.name = _scrub(draft.name)
+        if draft.events:
+            draft.events = [
+                Event(event.name, self._clean(event.attributes or {}), event.timestamp) for event in draft.events
+            ]
+        if draft.links:
+            draft.links = [Link(link.context, self._clean(link.attributes or {})) for link in draft.links]
+        if draft.status.description:
+            draft.status = Status(StatusCode.ERROR, self._error(draft))
+
+    def _error(self, draft: Draft) -> str | None:
+        if self._private:
+            kind = draft.attributes.get(ERROR_TYPE)
+            return None if kind is None else str(kind)
+        return None if draft.status.description is None else self._text("error.message", draft.status.description)
+
+    def _clean(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        cleaned: dict[str, Any] = {}
+        for key, value in attributes.items():
+            if isinstance(value, bool | int | float):
+                cleaned[key] = value
+                continue
+            if _SECRET_NAME.search(key) or isinstance(value, bytes | bytearray):
+                continue
+            if self._private and is_content(key) and is_text(value):
+                continue
+            kept = self._value(key, value)
+            if kept is not None:
+                cleaned[key] = kept
+        return cleaned
+
+    def _value(self, key: str, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._text(key, value)
+        if isinstance(value, bytes | bytearray):
+            return None
+        if isinstance(value, Mapping):
+            return self._clean({str(name): item for name, item in value.items()})
+        if isinstance(value, list | tuple):
+            found = [self._value(key, item) for item in value]
+            return [item for item in found if item is not None]
+        return value
+
+    def _text(self, key: str, text: str) -> str | None:
+        text = _scrub(text)
+        if self._private and key in _URLS:
+            # What was searched for stands in the query.
+            text = "" if key == "url.query" else _without_query(text)
+        if self._mask is None or not (is_content(key) or key.startswith(METADATA) or ".metadata." in key):
+            return text
+        try:
+            masked = self._mask(key, text)
+        except Exception:
+            counters.count("mask.failed")
+            guard.report("mask")
+            return _LEFT_OUT
+        return masked if masked is None or isinstance(masked, str) else str(masked)
+
+
+def _without_query(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return ""
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
+
+
+def _scrub(text: str) -> str:
+    """Take credentials and binary parts out of a text."""
+    if len(text) < 8:
+        return text
+    if ";base64," in text:
+        text = _DATA_URL.sub(lambda found: f"data:{found[1] or ''};base64,[{len(found[0])} characters left out]", text)
+    if len(text) >= 512:
+        text = _BASE64.sub(lambda found: f"[{len(found[0])} characters left out]", text)
+    if "://" in text:
+        text = _CREDENTIALS_IN_URL.sub("…", text)
+        text = _SECRET_IN_QUERY.sub(r"\1…", text)
+    return _SECRET.sub("…", text)

@@ -1,0 +1,225 @@
+"""Privacy: no content in any instrumentation's spelling leaves; credentials and binary parts never do."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.trace import Link, SpanContext
+
+from byline.export import OTLP, Langfuse
+from byline.settings import SettingError
+from byline.testing import Receiver
+from tests.export.replay import INSTRUMENTATIONS, MARKER, recorded, replay
+from tests.export.support import CHAT, running
+
+SECRET = "sk-proj-0123456789abcdefghij"
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as found:
+        yield found
+
+
+def wire(receiver: Receiver) -> bytes:
+    """Everything that has left."""
+    assert receiver.requests
+    return b"".join(gzip.decompress(request.body) for request in receiver.requests)
+
+
+@pytest.mark.parametrize("kind", ["Langfuse", "OTLP"])
+@pytest.mark.parametrize("instrumentation", INSTRUMENTATIONS)
+def test_no_content_of_an_instrumentation_leaves(receiver: Receiver, instrumentation: str, kind: str) -> None:
+    private: Any = (
+        Langfuse("pk-lf-1", "sk-lf-1", receiver.url, privacy=True, spans="all")
+        if kind == "Langfuse"
+        else OTLP(receiver.url, privacy=True)
+    )
+    with running(private) as app, app.request(session_id="s", metadata={"plan": "gold"}):
+        for item in recorded(instrumentation):
+            replay(app.provider, item)
+    assert MARKER.encode() not in wire(receiver)
+    for item in recorded(instrumentation):
+        kept = [span for span in receiver.spans if span.scope == item["scope"] and span.name == item["name"]]
+        assert kept, "tokens, model and timing are sent all the same"
+        assert kept[0].attributes["langfuse.trace.metadata.plan"] == "gold"
+
+
+@pytest.mark.parametrize("instrumentation", [name for name in INSTRUMENTATIONS if name not in ("genai_openai",)])
+def test_without_privacy_the_content_is_there(receiver: Receiver, instrumentation: str) -> None:
+    """Or else the test above would show nothing."""
+    with running(OTLP(receiver.url)) as app, app.request():
+        for item in recorded(instrumentation):
+            replay(app.provider, item)
+    assert MARKER.encode() in wire(receiver)
+
+
+PLACES = (
+    "gen_ai.input.messages gen_ai.output.messages gen_ai.system_instructions gen_ai.tool.definitions "
+    "gen_ai.tool.call.arguments gen_ai.tool.call.result gen_ai.prompt gen_ai.completion gen_ai.prompt.0.content "
+    "gen_ai.completion.0.content gen_ai.completion.0.tool_calls.0.arguments gen_ai.prompt.variable.name "
+    "traceloop.entity.input traceloop.entity.output llm.prompts llm.prompts.0.content llm.completions.0.content "
+    "input.value output.value llm.input_messages.0.message.content llm.output_messages.0.message.content "
+    "llm.input_messages.0.message.contents.0.message_content.image.image.url llm.prompt_template.template "
+    "llm.prompt_template.variables llm.tools.0.tool.json_schema llm.invocation_parameters tool.parameters "
+    "retrieval.documents.0.document.content embedding.embeddings.0.embedding.text reranker.query "
+    "langfuse.observation.input langfuse.observation.output langfuse.trace.input langfuse.trace.output "
+    "langfuse.observation.status_message pydantic_ai.all_messages all_messages_events final_result "
+    "model_request_parameters tool_arguments tool_response request_data response_data logfire.msg "
+    "llm.openai.messages llm.openai.choices llm.anthropic.messages llm.None.input hidden_params "
+    "ai.prompt ai.prompt.messages ai.response.text ai.response.toolCalls ai.toolCall.args ai.toolCall.result "
+    "gcp.vertex.agent.llm_request gcp.vertex.agent.tool_response mlflow.spanInputs mlflow.spanOutputs "
+    "lk.user_transcript lk.response.text gen_ai.content.prompt gen_ai.content.completion gen_ai.tool.args "
+    "exception.message exception.stacktrace byline.error.message error.message db.statement db.query.text "
+    "http.request.body system_prompt my.question vendor.userPrompt some_answer_text haystack.component.input "
+    "crewai.task.output smolagents.inputs dspy.outputs gen_ai.agent.description"
+).split()
+
+
+def test_no_place_of_content_is_forgotten(receiver: Receiver) -> None:
+    """On a span, its events, its links, its status, and in every kind of value."""
+    with running(OTLP(receiver.url, privacy=True)) as app, app.request():
+        for wrap in (lambda text: text, lambda text: [text, text]):
+            values: dict[str, Any] = {key: wrap(f"{MARKER}{key}") for key in PLACES}
+            link = Link(SpanContext(1, 2, is_remote=True), {"prompt": f"{MARKER}link"})
+            with app.tracer.start_as_current_span("chat", attributes={**CHAT, **values}, links=[link]) as span:
+                span.add_event("gen_ai.content.prompt", values)
+                span.add_event("gen_ai.user.message", {"content": f"{MARKER}event", "body": f"{MARKER}body"})
+                span.set_status(trace.Status(trace.StatusCode.ERROR, f"{MARKER}status"))
+                span.set_attribute("url.full", f"https://search.example/find?q={MARKER}url")
+        with pytest.raises(ValueError, match=MARKER), app.span("chat", CHAT):
+            raise ValueError(f"{MARKER}raised")
+    assert MARKER.encode() not in wire(receiver)
+
+
+KEPT: dict[str, Any] = {
+    "gen_ai.request.model": "gpt-4o",
+    "gen_ai.request.temperature": 0.5,
+    "gen_ai.response.model": "gpt-4o-2026",
+    "gen_ai.response.id": "chatcmpl-1",
+    "gen_ai.response.finish_reasons": ["stop"],
+    "gen_ai.response.time_to_first_chunk": 0.1,
+    "gen_ai.usage.input_tokens": 11,
+    "gen_ai.usage.output_tokens": 7,
+    "gen_ai.usage.cost": 0.001,
+    "gen_ai.output.type": "text",
+    "gen_ai.tool.name": "search",
+    "gen_ai.prompt.name": "summary",
+    "llm.token_count.prompt": 11,
+    "input.mime_type": "application/json",
+    "openinference.span.kind": "LLM",
+    "error.type": "rate_limit_error",
+    "byline.gateway.name": "openrouter",
+    "byline.gateway.request.id": "gen-1",
+    "byline.cost.source": "gateway",
+    "byline.caller.user_agent": "curl/8",
+    "langfuse.trace.metadata.my_prompt_choice": "b",
+    "langfuse.trace.name": "Prompt evaluation",
+    "langfuse.trace.tags": ["prompt"],
+    "db.system": "postgresql",
+    "http.route": "/chat",
+    "server.address": "api.openai.com",
+    "my.count": 3,
+    "my.flag": True,
+}
+
+
+def test_everything_else_stays(receiver: Receiver) -> None:
+    """Tokens, cost, timing, model and custom metadata, as OpenRouter promises of its privacy mode."""
+    with running(OTLP(receiver.url, privacy=True)) as app, app.request():
+        app.chat("chat", **KEPT)
+    attributes = receiver.spans[0].attributes
+    assert {key: attributes.get(key) for key in KEPT} == KEPT
+
+
+def test_another_destination_still_gets_the_content(receiver: Receiver) -> None:
+    with Receiver() as private, running(OTLP(receiver.url), OTLP(private.url, privacy=True)) as app, app.request():
+        app.chat(**{"gen_ai.input.messages": f"{MARKER}hi"})
+        for destination in app.destinations:
+            destination.flush()
+        assert MARKER.encode() in wire(receiver)
+        assert MARKER.encode() not in wire(private)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"gen_ai.headers": f"{{'authorization': 'Bearer {SECRET}'}}"},
+        {"http.request.header.authorization": f"Bearer {SECRET}"},
+        {"http.request.header.x-api-key": [SECRET]},
+        {"litellm.api_key": SECRET},
+        {"byline.error.message": f"Incorrect API key provided: {SECRET}."},
+        {"url.full": f"https://ada:{SECRET}@api.example/v1?key={SECRET}&x=1"},
+        {"gen_ai.input.messages": f'[{{"content": "my key is {SECRET}"}}]'},
+        {"llm.invocation_parameters": f'{{"api_key": "{SECRET}", "temperature": 1}}'},
+    ],
+    ids=lambda attributes: next(iter(attributes)),
+)
+@pytest.mark.parametrize("privacy", [True, False])
+def test_credentials_never_leave(receiver: Receiver, attributes: dict[str, Any], privacy: bool) -> None:
+    with running(OTLP(receiver.url, privacy=privacy)) as app, app.request():
+        app.chat(**attributes)
+    assert SECRET.encode() not in wire(receiver)
+
+
+IMAGE = "iVBORw0KGgoAAAANSUhEUgAA" * 40
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[{{"type": "image_url", "image_url": {{"url": "data:image/png;base64,{IMAGE}"}}}}]',
+        f'[{{"parts": [{{"type": "blob", "mime_type": "image/png", "content": "{IMAGE}"}}]}}]',
+        f'[{{"type": "input_audio", "input_audio": {{"data": "{IMAGE}", "format": "wav"}}}}]',
+        f'[{{"inline_data": {{"mime_type": "image/png", "data": "{IMAGE}"}}}}]',
+    ],
+    ids=["data URL", "blob part", "audio", "inline data"],
+)
+def test_binary_parts_are_always_left_out(receiver: Receiver, text: str) -> None:
+    """The rest of the message stays."""
+    with running(OTLP(receiver.url)) as app, app.request():
+        app.chat(**{"gen_ai.input.messages": f'[{{"content": "What is this?"}}, {text}]', "raw": IMAGE.encode()})
+    attributes = receiver.spans[0].attributes
+    assert IMAGE.encode() not in wire(receiver)
+    assert "What is this?" in attributes["gen_ai.input.messages"]
+    assert "characters left out" in attributes["gen_ai.input.messages"]
+    assert "raw" not in attributes
+
+
+def test_a_mask_sees_content_and_metadata_and_nothing_else(receiver: Receiver) -> None:
+    seen: list[str] = []
+
+    def mask(key: str, value: str) -> str | None:
+        seen.append(key)
+        return None if "instructions" in key else value.replace("ada@example.com", "[email]")
+
+    fields: Any = {"session_id": "ada@example.com", "metadata": {"contact": "ada@example.com"}}
+    with running(OTLP(receiver.url, spans="llm", mask=mask)) as app, app.request(**fields):
+        app.chat(**{"gen_ai.input.messages": "write to ada@example.com", "gen_ai.system_instructions": "be nice"})
+    attributes = receiver.spans[0].attributes
+    assert attributes["gen_ai.input.messages"] == "write to [email]"
+    assert attributes["langfuse.trace.metadata.contact"] == "[email]"
+    assert attributes["session.id"] == "ada@example.com"
+    assert "gen_ai.system_instructions" not in attributes
+    assert set(seen) == {"gen_ai.input.messages", "gen_ai.system_instructions", "langfuse.trace.metadata.contact"}
+
+
+def test_a_mask_that_fails_lets_nothing_through(receiver: Receiver, production: pytest.LogCaptureFixture) -> None:
+    def mask(key: str, value: str) -> str:
+        raise RuntimeError(value)
+
+    with running(OTLP(receiver.url, spans="llm", mask=mask)) as app, app.request():
+        app.chat(**{"gen_ai.input.messages": f"{MARKER}hi"})
+    assert receiver.spans[0].attributes["gen_ai.input.messages"] == "[left out]"
+    assert MARKER not in production.text
+    assert "RuntimeError" in production.text
+
+
+@pytest.mark.parametrize("wrong", [{"privacy": "yes"}, {"mask": "all"}])
+def test_settings_that_cannot_be_used(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match=r"byline\.E046"):
+        OTLP("https://collector.example", **wrong)
