@@ -14,8 +14,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import Span
 
 from byline import counters, guard, record
-from byline.attribution import EMPTY
-from byline.calls import own, placing, rules
+from byline.calls import dialect, own, placing, rules
 from byline.calls.content import Captured
 from byline.calls.limits import read_limits
 from byline.calls.prices import estimate
@@ -23,7 +22,7 @@ from byline.calls.rules import Rules
 from byline.calls.seen import Seen
 from byline.calls.wire import Wire, read_error, recognise
 from byline.facts import Facts
-from byline.gateways.gateway import Gateway, Outgoing, Reply
+from byline.gateways.gateway import Gateway
 from byline.gateways.keys import key_of
 from byline.spans import recognition, targets
 
@@ -84,8 +83,6 @@ class Call:
         self._lock = threading.Lock()
         self._open = True
         self.facts = facts
-        self.headers: dict[str, str] = {}
-        self.body: bytes | None = None
         self.length = len(body or b"")
         self._content = Captured(wire.name, self.facts) if in_force.capture_content else None
         if self._content is not None:
@@ -95,8 +92,7 @@ class Call:
         self._invocation = placing.invocation()
         self.span = self._find_span()
         self.record = record.get() or (None if self.span is None else targets.owner_of(self.span))
-        if gateway is not None:
-            self._write(gateway, path, headers, body)
+        self.headers, self.body = dialect.write(gateway, path, headers, body, owner=self.record, span=self.span)
         self._reply_headers: Mapping[str, str] = {}
         self._read_from = gateway
         self.seen = Seen(streamed=False)
@@ -118,27 +114,6 @@ class Call:
             self._own = made is not None
             return made
         return None
-
-    def _write(self, gateway: Gateway, path: str, headers: Mapping[str, str], body: bytes | None) -> None:
-        mine = dict(headers)
-        context = None if self.span is None else self.span.get_span_context()
-        outgoing = Outgoing(
-            attribution=EMPTY if self.record is None else self.record.attribution(),
-            headers=mine,
-            body=body,
-            path=path,
-            trace_id=None if context is None else f"{context.trace_id:032x}",
-            span_id=None if context is None else f"{context.span_id:016x}",
-            sampled=context is not None and context.trace_flags.sampled,
-        )
-        try:
-            gateway.write(outgoing)
-        except Exception:
-            guard.report(f"gateway {gateway.name}")
-            return
-        self.headers = {name: value for name, value in mine.items() if headers.get(name) != value}
-        if outgoing.body is not body:
-            self.body = outgoing.body
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -246,21 +221,7 @@ class Call:
             self._content.stream(head + tail)
 
     def _read_gateway(self, decoded: Mapping[str, Any] | None) -> None:
-        gateway = self._read_from
-        if gateway is not None:
-            if not gateway.is_provider:
-                self.facts.gateway = gateway.name
-            self.facts.key_alias = gateway.alias_of(self.facts.key_hash)
-            reply = Reply(
-                status=self.facts.status_code or 0,
-                headers=self._reply_headers,
-                body=decoded,
-                streamed=self._stream,
-            )
-            try:
-                gateway.read(reply, self.facts)
-            except Exception:
-                guard.report(f"gateway {gateway.name}")
+        dialect.read(self._read_from, self.facts, self._reply_headers, decoded, streamed=self._stream)
         estimate(self.facts)
 
     def _put(self) -> None:
