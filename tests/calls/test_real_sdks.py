@@ -310,3 +310,17 @@ def test_uninstall_leaves_the_clients_as_they_were() -> None:
     calls.uninstall()
     after = (httpx2.Client.send, httpx2.AsyncClient.send, requests.Session.send, aiohttp.ClientSession._request)
     assert after == before
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_geminis_embeddings_are_a_call(gateway: Gateway, finished: Finished) -> None:
+    """They state no tokens."""
+    client = genai.Client(api_key="k", http_options={"base_url": gateway.url})
+    with byline.bound(session_id="s-1"):
+        answer = client.models.embed_content(model="gemini-embedding-001", contents=["a", "b"])
+    client.close()
+    assert len(answer.embeddings or ()) == 2
+    (span,) = finished()
+    assert span.name == "embeddings gemini-embedding-001"
+    assert (span.attributes or {})["session.id"] == "s-1"
+    assert "gen_ai.usage.input_tokens" not in (span.attributes or {})

@@ -53,6 +53,8 @@ APIS: Final = (
     Api("/messages", "msg", messages.message, messages.message_stream, *_CLAUDE),
     Api(":generateContent", "gem", gemini.generate, None, *_GEMINI),
     Api(":streamGenerateContent", "gem", gemini.generate, gemini.generate_stream, *_GEMINI),
+    Api(":embedContent", "gem", gemini.embed, None, *_GEMINI),
+    Api(":batchEmbedContents", "gem", gemini.embed, None, *_GEMINI),
 )
 
 

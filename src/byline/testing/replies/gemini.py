@@ -43,6 +43,13 @@ def generate_stream(ask: Ask) -> Iterator[bytes]:
         yield b"]"
 
 
+def embed(ask: Ask) -> dict[str, Any]:
+    """Return one embedding of three dimensions, or one a request of a batch; Gemini counts no tokens here."""
+    several = ask.body.get("requests")
+    vector = {"values": [0.1, 0.2, 0.3]}
+    return {"embeddings": [vector for _ in several]} if isinstance(several, list) else {"embedding": vector}
+
+
 def error(status: int, message: str) -> dict[str, Any]:
     """Return an error."""
     return {"error": {"code": status, "message": message, "status": _ERRORS.get(status, "INTERNAL")}}
