@@ -37,11 +37,17 @@ class Totals:
         self.cost: float | None = None
 
     def add(
-        self, *, input_tokens: int = 0, output_tokens: int = 0, cost: float | None = None, error: bool = False
+        self,
+        *,
+        calls: int = 1,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        cost: float | None = None,
+        error: bool = False,
     ) -> None:
-        """Count one call; a request may make several at once."""
+        """Count one call, or what came of one that has been counted (``calls=0``); several may be made at once."""
         with self._lock:
-            self.calls += 1
+            self.calls += calls
             self.errors += error
             self.input_tokens += input_tokens
             self.output_tokens += output_tokens

@@ -93,6 +93,9 @@ class Call:
         self.span = self._find_span()
         self.record = record.get() or (None if self.span is None else targets.owner_of(self.span))
         self.headers, self.body = dialect.write(gateway, path, headers, body, owner=self.record, span=self.span)
+        if self.record is not None:
+            # Now, for a stream that is dropped ends when the request may be long over.
+            self.record.totals.add()
         self._reply_headers: Mapping[str, str] = {}
         self._read_from = gateway
         self.seen = Seen(streamed=False)
@@ -236,6 +239,7 @@ class Call:
         counters.count("calls")
         if self.record is not None:
             self.record.totals.add(
+                calls=0,
                 input_tokens=facts.input_tokens or 0,
                 output_tokens=facts.output_tokens or 0,
                 cost=facts.cost,

@@ -14,7 +14,7 @@ from byline.record import Record
 from byline.spans import attributes as names
 from byline.spans import carriers, late
 from byline.spans.attributes import AttributeValue, of_facts
-from byline.spans.processor import refresh
+from byline.spans.processor import refresh, stamp_of
 from byline.spans.writing import attributes_of, remove
 
 _UTILITIES: Final = "opentelemetry.util.genai.invocation"
@@ -60,5 +60,7 @@ def put(
             name = owner.attribution().generation_name
             if name is not None and span.name != name:
                 span.update_name(name)
-    elif not own and running is None:
-        late.keep(attributes, response_id=facts.response_id, span=span)
+    elif not own and (running is None or span is not None):
+        # A span that is made in a thread of its own has lost its request.
+        stamp = {} if owner is None else stamp_of(owner)
+        late.keep({**stamp, **attributes}, response_id=facts.response_id, span=span)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from byline.export.draft import Draft
 from byline.spans import carriers, late
-from byline.spans.attributes import RESPONSE_ID
+from byline.spans.attributes import LLM_CALLS, RESPONSE_ID
 
 
 def join(draft: Draft) -> None:
     """Add what waits for this span and is not there yet, and take usage off a second span of one call."""
+    if LLM_CALLS in draft.attributes:
+        # The app span has the sums of its calls; a library may have written one of them on it besides.
+        draft.attributes = carriers.without_call(draft.attributes)
     if not draft.is_llm:
         return
     span_id = draft.context.span_id

@@ -33,6 +33,18 @@ _USAGE: Final = (
     "langfuse.observation.cost_details",
 )
 
+_CALL: Final = (
+    "gen_ai.request.",
+    "gen_ai.response.",
+    "gen_ai.input.messages",
+    "gen_ai.output.messages",
+    "gen_ai.system_instructions",
+    "gen_ai.tool.definitions",
+    "gen_ai.prompt",
+    "gen_ai.completion",
+    "llm.",
+)
+
 _lock: Final = threading.Lock()
 #: Response id → the spans that carry its facts. A reply from a cache has the id of the first one.
 _carriers: Final[OrderedDict[str, set[int]]] = OrderedDict()
@@ -74,6 +86,15 @@ def is_double(span_id: int, response_id: object) -> bool:
 def without_usage(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return attributes without tokens and cost, however they are spelt."""
     return {key: value for key, value in attributes.items() if not key.startswith(_USAGE)}
+
+
+def without_call(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of an app span without what a library wrote on it of a call."""
+    return {
+        key: value
+        for key, value in without_usage(attributes).items()
+        if key not in recognition.KEYS and not key.startswith(_CALL)
+    }
 
 
 def clear() -> None:

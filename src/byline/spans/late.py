@@ -23,7 +23,7 @@ _lock: Final = threading.Lock()
 _waiting: Final[OrderedDict[Any, tuple[float, Facts]]] = OrderedDict()
 
 #: Instrumentations that end their span of a stream at the headers, and make a second one beside it when
-#: the stream is over, which has the tokens and so is the one for the facts.
+#: the stream is over, as a log, which has the tokens and so is the one for the facts.
 _TWO_SPANS: Final = frozenset({"logfire.openai", "logfire.anthropic"})
 
 
@@ -57,7 +57,7 @@ def take_second(span: Span) -> Facts | None:
     """Return the facts for the second span of a stream, as it starts."""
     if not _waiting or _scope_of(span) not in _TWO_SPANS:
         return None
-    if not any(key.startswith("gen_ai.usage.") for key in attributes_of(span)):
+    if attributes_of(span).get("logfire.span_type") != "log":
         return None
     with _lock:
         found = _waiting.pop(_place_of(span), None)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind
 
 from byline.spans.writing import attributes_of
 
@@ -121,6 +122,9 @@ def is_llm_span(span: ReadableSpan) -> bool:
     scope = span.instrumentation_scope
     if scope is not None and is_llm_scope(scope.name):
         return True
+    if span.kind is SpanKind.SERVER:
+        # Some libraries write on the app's own span what they know of a call.
+        return False
     return not KEYS.isdisjoint(attributes_of(span))
 
 
