@@ -182,7 +182,8 @@ IMAGE = "iVBORw0KGgoAAAANSUhEUgAA" * 40
 def test_binary_parts_are_always_left_out(receiver: Receiver, text: str) -> None:
     """The rest of the message stays."""
     with running(OTLP(receiver.url)) as app, app.request():
-        app.chat(**{"gen_ai.input.messages": f'[{{"content": "What is this?"}}, {text}]', "raw": IMAGE.encode()})
+        given: dict[str, Any] = {"gen_ai.input.messages": f'[{{"content": "What is this?"}}, {text}]'}
+        app.chat(**given, raw=IMAGE.encode())
     attributes = receiver.spans[0].attributes
     assert IMAGE.encode() not in wire(receiver)
     assert "What is this?" in attributes["gen_ai.input.messages"]

@@ -72,6 +72,8 @@ class Feed(BatchSpanProcessor):
 
     def on_start(self, span: Span, parent_context: otel_context.Context | None = None) -> None:
         """Take note of what the span hangs below."""
+        if self._closed:
+            return
         try:
             kin.start(span, parent_context, deep=self._deep)
         except Exception:
@@ -89,9 +91,11 @@ class Feed(BatchSpanProcessor):
         if context is None:
             return
         own = kin.find(span)
+        picked = (own is not None and id(self._pipeline) in own.promised) or self._picks(span)
+        if own is None and picked:
+            own = kin.make_late(span)
         if own is not None and own.ended is None:
             own.end(span)
-        picked = (own is not None and id(self._pipeline) in own.promised) or self._picks(span)
         if picked and not context.trace_flags.sampled:
             picked = self._record_unsampled and recognition.is_llm_span(span)
             context = context_of(context.trace_id, context.span_id, like=context)

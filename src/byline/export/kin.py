@@ -7,11 +7,12 @@ known by then, or else the child hangs below an id that nobody ever sees.
 from __future__ import annotations
 
 import weakref
-from typing import Final
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, Span
+from opentelemetry.trace import SpanContext
 
 from byline import record
 from byline.attribution import EMPTY, Attribution
@@ -36,10 +37,10 @@ class Family:
         root: The family of the whole request.
         app_span_id: The id of the request's app span, 0 where it has none.
         number: A number of its own within the request's trace, the same for all its spans.
-        public: Whether a span of it says that its trace is public, ``None`` where none says anything.
+        said: What its spans say of their trace beyond that, by attribute.
     """
 
-    __slots__ = ("__weakref__", "_owner", "app_span_id", "attribution", "number", "past", "public", "root")
+    __slots__ = ("__weakref__", "_owner", "app_span_id", "attribution", "number", "past", "root", "said")
 
     def __init__(self, owner: Record) -> None:
         self._owner = weakref.ref(owner)
@@ -49,7 +50,7 @@ class Family:
         self.root: Family = self if above is owner else family_of(above)
         self.app_span_id = 0
         self.number = ""
-        self.public: bool | None = None
+        self.said: dict[str, Any] = {}
         app_span = above.app_span
         if self.root is self and app_span is not None and app_span.is_recording():
             context = app_span.get_span_context()
@@ -81,8 +82,7 @@ class Kin:
 
     __slots__ = ("__weakref__", "_live", "above", "carries", "ended", "family", "promised", "span_id", "trace_id")
 
-    def __init__(self, span: Span, above: Kin | None) -> None:
-        context = span.get_span_context()
+    def __init__(self, span: ReadableSpan, context: SpanContext, above: Kin | None) -> None:
         self.span_id = context.span_id
         self.trace_id = context.trace_id
         self.above = above
@@ -142,7 +142,7 @@ def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool
         found = getattr(trace.get_current_span(parent_context), _KIN, None)
     is_llm = recognition.is_llm_span(span)
     if deep or is_llm:
-        kin = Kin(span, found)
+        kin = Kin(span, span.get_span_context(), found)
         if is_llm:
             kin.carry()
         span.__dict__[_KIN] = kin
@@ -155,6 +155,17 @@ def find(span: ReadableSpan) -> Kin | None:
     """Return the kin of a span that is just ending."""
     context = span.get_span_context()
     return None if context is None else _open.get(context.span_id)
+
+
+def make_late(span: ReadableSpan) -> Kin | None:
+    """Return kin for a span that has turned into an LLM span since it started, as it ends."""
+    context = span.get_span_context()
+    if context is None:
+        return None
+    above = None if span.parent is None else _open.get(span.parent.span_id)
+    own = Kin(span, context, above)
+    own.carries = True
+    return own
 
 
 def closed_by(span: ReadableSpan, kin: Kin | None) -> Family | None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from byline.export.content import is_content
 from byline.export.draft import Draft
-from byline.export.usage import cost_of, usage_of
+from byline.export.usage import cost_of, stated_numbers, usage_of
 from byline.spans import attributes as names
 from byline.spans import carriers
 
@@ -125,17 +125,16 @@ def _tell_call(draft: Draft) -> None:
     parameters = parameters or _invocation_parameters(attributes)
     if parameters:
         attributes.setdefault(_PARAMETERS, _json(parameters))
-    if not isinstance(attributes.get(_USAGE), str):
-        # Also where nothing is known: else whatever stands under gen_ai.usage.* is taken for tokens.
-        attributes[_USAGE] = _json(usage_of(attributes))
-    if not isinstance(attributes.get(_COST), str):
-        cost = cost_of(attributes)
-        attributes.pop(_COST, None)
-        if cost:
-            attributes[_COST] = _json(cost)
-            attributes[names.COST] = cost["total"]
-        else:
-            attributes.pop(names.COST, None)
+    # Also where nothing is known: else whatever stands under gen_ai.usage.* is taken for tokens.
+    attributes[_USAGE] = _json(stated_numbers(attributes.pop(_USAGE, None)) or usage_of(attributes))
+    stated = stated_numbers(attributes.pop(_COST, None))
+    cost = cost_of(attributes) or stated
+    if cost:
+        attributes[_COST] = _json(cost)
+    if "total" in cost:
+        attributes[names.COST] = cost["total"]
+    else:
+        attributes.pop(names.COST, None)
     started = _first_chunk(draft)
     if started is not None:
         attributes.setdefault(_STARTED, started)

@@ -17,7 +17,17 @@ from byline.spans.attributes import of_attribution
 _OWN: Final = frozenset({names.GENERATION_NAME, names.STEP_NAME})
 #: A session on a span that is no LLM span does not make it one.
 _OF_LLM_SPANS: Final = frozenset({names.CONVERSATION_ID})
-_PUBLIC: Final = ("langfuse.trace.public", "langfuse.public")
+_OF_TRACE: Final = (
+    names.SESSION_ID,
+    names.USER_ID,
+    names.TRACE_NAME,
+    names.TAGS,
+    names.RELEASE,
+    names.VERSION,
+    names.ENVIRONMENT,
+    "langfuse.trace.public",
+    "langfuse.public",
+)
 
 #: Attribute → attribution field, for spans of which nothing else is known.
 _FIELDS: Final = {attributes[0]: field for field, attributes in names.ATTRIBUTION.items()}
@@ -57,12 +67,13 @@ def sign(draft: Draft) -> None:
         if present is None or (name in stale and present in stale[name]):
             attributes[name] = value
     if family is not None:
-        _make_public(draft, family.root)
+        _spread(attributes, family.root.said)
 
 
-def _make_public(draft: Draft, root: Any) -> None:
-    for name in _PUBLIC:
-        if name in draft.attributes:
-            root.public = draft.attributes[name] in (True, "true")
-    if root.public is not None:
-        draft.attributes[_PUBLIC[0]] = root.public
+def _spread(attributes: dict[str, Any], said: dict[str, Any]) -> None:
+    """Let what one span says of the trace be said by all of the request."""
+    for name in _OF_TRACE:
+        if name in attributes:
+            said.setdefault(name, attributes[name])
+        elif name in said:
+            attributes[name] = said[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any, Final
@@ -97,6 +98,19 @@ def cost_of(attributes: Mapping[str, Any]) -> dict[str, float]:
         if key.startswith(names.COST_DETAILS) and (cost := _number(attributes[key])) is not None
     }
     return {**parts, "total": total or 0.0}
+
+
+def stated_numbers(text: Any) -> dict[str, float]:
+    """Return the numbers of a JSON object, which an instrumentation has written in Langfuse's own way."""
+    try:
+        stated = json.loads(text)
+    except (TypeError, ValueError):
+        return {}
+    if not isinstance(stated, dict):
+        return {}
+    found = {key: value for key, value in stated.items() if _number(value) is not None}
+    # Zeros all over say that nothing is known.
+    return found if any(found.values()) else {}
 
 
 def _count(attributes: Mapping[str, Any], spellings: tuple[str, ...]) -> int | None:
