@@ -15,10 +15,10 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcess
 
 from byline import calls, counters, export, guard, settings
 from byline.export.destination import Destination
-from byline.gateways import known
+from byline.gateways import keys, known
 from byline.gateways.gateway import Gateway
 from byline.settings import SettingError
-from byline.spans import server
+from byline.spans import server, unsampled
 from byline.spans.processor import BylineSpanProcessor, Stamp
 
 _lock: Final = threading.Lock()
@@ -80,6 +80,7 @@ def instrument(
         if llm_spans not in ("auto", True, False):
             raise SettingError("byline.E024", f"llm_spans={llm_spans!r}", 'pass "auto", True or False')
         known.Known(found)
+        aliases = keys.parse_aliases(settings.find("key_aliases").value)
         wanted = calls.check_clients(clients)
         from_environment = export.from_environment() if destinations is None else []
         provider = _provider(tracer_provider)
@@ -88,12 +89,18 @@ def instrument(
         if processor.is_new:
             provider.add_span_processor(processor)
         processor.switch_on(stamp)
+        keys.set_aliases(aliases)
         _active.append(processor)
         for destination in targets:
             feeding = destination.processor()
             provider.add_span_processor(feeding)
             _feeding.add(feeding)
             _destinations.append(destination)
+        recording = [each.processor() for each in targets if each.unsampled == "record"]
+        if recording:
+            # One for the signing of spans which no other provider sees.
+            signing = BylineSpanProcessor(stamp)
+            unsampled.record(provider, [signing, *recording])
         if wanted:
             calls.install(
                 tracer_provider=provider,
@@ -111,6 +118,7 @@ def uninstrument() -> None:
     """
     with _lock:
         calls.uninstall()
+        unsampled.record(None, ())
         for processor in _active:
             processor.switch_off()
         _active.clear()

@@ -22,7 +22,7 @@ class _Transport(httpx.HTTPTransport):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pool = _Pool()
+        self._pool = _Pool()  # type: ignore[assignment]
 
 
 class _Pool:

@@ -22,6 +22,7 @@ from starlette.testclient import TestClient
 import byline
 from byline import counters, record
 from byline.asgi import AttributionMiddleware
+from byline.gateways import keys
 from byline.record import Record
 from byline.spans import attributes as names
 from byline.spans import targets
@@ -466,3 +467,18 @@ def test_a_job_that_never_ends_does_not_fill_the_memory() -> None:
         gc.collect()
         assert [reference() for reference in ended] == [None] * 100
         assert len(targets._owners) == before
+
+
+def test_the_callers_key_has_its_name(finished: Finished) -> None:
+    """Where the operator has given it one."""
+    keys.set_aliases({keys.hash_key("caller-key"): "mobile app"})
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        call_model()
+
+    try:
+        headers = [("authorization", "Bearer caller-key")]
+        asyncio.run(run_asgi(AttributionMiddleware(app, app_span=False), claim({}, headers=headers)))
+    finally:
+        keys.set_aliases({})
+    assert attributes_of(finished()[0])["byline.caller.key.alias"] == "mobile app"

@@ -24,7 +24,7 @@ from byline.calls.wire import Wire, read_error, recognise
 from byline.facts import Facts
 from byline.gateways.gateway import Gateway
 from byline.gateways.keys import key_of
-from byline.spans import recognition, targets
+from byline.spans import recognition, targets, unsampled
 
 #: Whether a client that is hooked is at work already: some rest on others that are hooked too.
 _under_way: Final[ContextVar[bool]] = ContextVar("byline_call_under_way", default=False)
@@ -112,7 +112,8 @@ class Call:
         ):
             targets.engage(found, self)
             return found
-        if self._invocation is None and own.is_wanted(self._rules.llm_spans, self._wire.name):
+        traced = self._invocation is not None and not unsampled.is_dropped()
+        if not traced and own.is_wanted(self._rules.llm_spans, self._wire.name):
             made = own.start(self._rules.tracer, self.facts)
             self._own = made is not None
             return made
@@ -123,7 +124,7 @@ class Call:
         """Make a span of ours current while the client is at work, so that its HTTP span hangs below."""
         token = _under_way.set(True)
         try:
-            if self._own and self.span is not None:
+            if self._own and self.span is not None and not unsampled.is_one(self.span):
                 with trace.use_span(self.span, record_exception=False, set_status_on_exception=False):
                     yield
             else:

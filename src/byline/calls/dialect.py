@@ -11,6 +11,7 @@ from byline import guard
 from byline.attribution import EMPTY
 from byline.facts import Facts
 from byline.gateways.gateway import Gateway, Outgoing, Reply
+from byline.gateways.keys import alias_of
 from byline.record import Record
 
 
@@ -73,6 +74,7 @@ def read(
 ) -> None:
     """Let the gateway read its reply into the facts."""
     if gateway is None:
+        facts.key_alias = alias_of(facts.key_hash)
         return
     if not gateway.is_provider:
         facts.gateway = gateway.name

@@ -14,6 +14,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 
 from byline.facts import Facts
 from byline.spans import attributes as names
+from byline.spans import unsampled
 from byline.spans.attributes import AttributeValue
 
 LLMSpans = Literal["auto"] | bool
@@ -28,11 +29,11 @@ def is_wanted(llm_spans: LLMSpans, wire: str) -> bool:
         return False
     if any(otel_context.get_value(key) for key in _SUPPRESSED):
         return False
-    return llm_spans is True or not _comes_late(wire)
+    return llm_spans is True or unsampled.is_dropped() or not _comes_late(wire)
 
 
 def start(tracer: Tracer, facts: Facts) -> Span | None:
-    """Start a span for a call; ``None`` where it is not recorded."""
+    """Start a span for a call; ``None`` where it is recorded nowhere."""
     attributes: dict[str, AttributeValue] = {}
     for field in ("operation", "provider", "request_model", "server_address", "server_port"):
         value = getattr(facts, field)
@@ -40,7 +41,7 @@ def start(tracer: Tracer, facts: Facts) -> Span | None:
             attributes[names.FACTS[field]] = value
     name = " ".join(part for part in (facts.operation, facts.request_model) if part) or "chat"
     span: Any = tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
-    return span if span.is_recording() else None
+    return span if span.is_recording() else unsampled.start(name, SpanKind.CLIENT, attributes)
 
 
 def end(span: Span, facts: Facts) -> None:

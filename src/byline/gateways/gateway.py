@@ -12,6 +12,7 @@ import msgspec
 from byline.attribution import Attribution, MetadataValue
 from byline.facts import Facts
 from byline.gateways.fitting import fit, gather
+from byline.gateways.keys import alias_of
 from byline.gateways.splice import members_of, splice, splice_into
 from byline.settings import SettingError
 
@@ -216,9 +217,7 @@ class Gateway:
 
     def alias_of(self, key_hash: str | None) -> str | None:
         """Return the name of an API key."""
-        if key_hash is None:
-            return None
-        return next((name for start, name in self.key_aliases.items() if start and key_hash.startswith(start)), None)
+        return alias_of(key_hash, self.key_aliases)
 
     def read(self, reply: Reply, facts: Facts) -> None:
         """Read into ``facts`` what the reply says in this gateway's own dialect."""

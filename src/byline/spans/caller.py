@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
 
 from byline.attribution import is_printable
+from byline.gateways.keys import alias_of, hash_key
 from byline.record import Record
 from byline.spans import attributes as names
 from byline.spans.attributes import AttributeValue
 
 _MAX: Final = 200
-
-
-def hash_key(token: str) -> str:
-    """Return the hash of an API key as LiteLLM makes it: SHA-256 of the token, in hex."""
-    return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()
 
 
 def of_caller(owner: Record) -> dict[str, AttributeValue]:
@@ -36,6 +31,9 @@ def of_caller(owner: Record) -> dict[str, AttributeValue]:
             attributes.setdefault(names.KEY_HASH, hash_key(value))
         elif folded == "authorization" and value[:7].lower() == "bearer " and len(value) > 7:
             attributes.setdefault(names.KEY_HASH, hash_key(value[7:].strip()))
+    alias = alias_of(str(attributes.get(names.KEY_HASH, "")) or None)
+    if alias is not None:
+        attributes[names.KEY_ALIAS] = alias
     address = request.address()
     if address:
         attributes[names.CALLER_ADDRESS] = address

@@ -1,0 +1,55 @@
+"""API keys: their hash, and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from byline.gateways import keys
+from byline.gateways.keys import alias_of, hash_key, key_of, parse_aliases
+from byline.settings import SettingError
+
+
+@pytest.fixture(autouse=True)
+def no_aliases() -> Iterator[None]:
+    yield
+    keys.set_aliases({})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer sk-1"},
+        {"authorization": "bearer  sk-1 "},
+        {"x-api-key": "sk-1"},
+        {"api-key": "sk-1"},
+        {"x-goog-api-key": "sk-1"},
+        {"authorization": "Bearer ", "x-litellm-api-key": "sk-1"},
+    ],
+)
+def test_the_key_is_found_wherever_an_sdk_puts_it(headers: dict[str, str]) -> None:
+    assert key_of(headers) == hash_key("sk-1")
+
+
+def test_other_credentials_are_no_key() -> None:
+    assert key_of({"authorization": "Basic dTpw"}) is None
+    assert key_of({}) is None
+
+
+def test_names_by_the_beginning_of_the_hash() -> None:
+    """A gateway's own names come first."""
+    keys.set_aliases(parse_aliases(f"{hash_key('sk-1')[:8].upper()}=blue , {hash_key('sk-2')}=green,"))
+    assert alias_of(hash_key("sk-1")) == "blue"
+    assert alias_of(hash_key("sk-2")) == "green"
+    assert alias_of(hash_key("sk-1"), {hash_key("sk-1"): "own"}) == "own"
+    assert alias_of(hash_key("sk-3")) is None
+    assert alias_of(None) is None
+
+
+@pytest.mark.parametrize("entry", ["sk-secret=blue", "0f2c10bf", "0f2c10bf=", "abc=x"])
+def test_what_is_no_hash_is_refused_and_not_said_again(entry: str) -> None:
+    """It may be the key itself."""
+    with pytest.raises(SettingError, match=r"byline\.E033: entry 2 of") as caught:
+        parse_aliases(f"aaaaaaaa=ok,{entry}")
+    assert entry.partition("=")[0] not in str(caught.value)
