@@ -354,3 +354,33 @@ def test_a_subclass_of_the_app_writes_what_its_fields_say(server: testing.Gatewa
     with watching(House(base)), byline.bound(**KNOWN):
         ask(base)
     assert changes(*server.requests).keys() == {"traceparent", "x-house-session", "x-house-tags"}
+
+
+@pytest.mark.parametrize(
+    ("named", "filed"),
+    [
+        ("workflow_12345", "7af15d27557f4b0547b66811c67d365d"),
+        ("7AF15D27-557F-4B05-47B6-6811C67D365D",) * 2,
+        (None, None),
+    ],
+)
+def test_gateway_that_broadcasts_joins_the_trace_that_the_caller_names(
+    named: str | None, filed: str | None, server: testing.Gateway, watching: Watching, finished: Finished
+) -> None:
+    """There byline's destinations file the call, so that the gateway's generation hangs below it there too."""
+    gateways = [
+        made(f"{server.url}/{made.name}", broadcasts=True) for made in (OpenRouter, LiteLLM, Cloudflare, Portkey)
+    ]
+    with watching(*gateways), byline.bound(session_id="session-0001", trace_id=named):
+        for gateway in gateways:
+            ask(gateway.base_url or "")
+    openrouter, litellm, cloudflare, portkey = server.requests
+    spans = [filled(["{trace}", "{span}"], span) for span in finished()]
+    expected = [(filed.lower().replace("-", "") if filed else trace, span) for trace, span in spans]
+    trace = openrouter.json()["trace"]
+    assert (trace["trace_id"], trace["parent_span_id"]) == expected[0]
+    assert tuple(litellm.headers["traceparent"].split("-")[1:3]) == expected[1]
+    assert litellm.headers["langfuse_trace_id"] == expected[1][0]
+    names = ("cf-aig-otel-trace-id", "cf-aig-otel-parent-span-id")
+    assert tuple(cloudflare.headers[name] for name in names) == expected[2]
+    assert tuple(portkey.headers["traceparent"].split("-")[1:3]) == expected[3]

@@ -51,8 +51,9 @@ class Cloudflare(Gateway):
         for key in list(present)[_MAX_ENTRIES:]:
             self.leave_out(f"cf-aig-metadata {key}", "more than five entries")
         self.put(call, "cf-aig-metadata", dict(list(present.items())[:_MAX_ENTRIES]))
-        if call.sampled:
-            self.put(call, "cf-aig-otel-trace-id", call.trace_id)
+        trace_id = self.trace_of(call)
+        if trace_id:
+            self.put(call, "cf-aig-otel-trace-id", trace_id)
             self.put(call, "cf-aig-otel-parent-span-id", call.span_id)
 
     def read(self, reply: Reply, facts: Facts) -> None:

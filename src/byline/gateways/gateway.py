@@ -12,6 +12,7 @@ import msgspec
 from byline.attribution import Attribution, MetadataValue
 from byline.facts import Facts
 from byline.gateways.fitting import fit, gather
+from byline.gateways.ids import trace_id_of
 from byline.gateways.keys import alias_of
 from byline.gateways.splice import members_of, splice, splice_into
 from byline.settings import SettingError
@@ -185,8 +186,20 @@ class Gateway:
     def join(self, call: Outgoing) -> None:
         """Write the LLM span's ``traceparent``, where that is recorded and the app has set none."""
         # An unsampled one would tell the gateway to export nothing at all.
-        if call.sampled and call.trace_id and call.span_id:
-            call.headers.setdefault("traceparent", f"00-{call.trace_id}-{call.span_id}-01")
+        trace_id = self.trace_of(call)
+        if trace_id and call.span_id:
+            call.headers.setdefault("traceparent", f"00-{trace_id}-{call.span_id}-01")
+
+    def trace_of(self, call: Outgoing) -> str | None:
+        """Return the trace that the gateway's own spans belong to; ``None`` where ours is not recorded.
+
+        It is the app's. Where the gateway sends its spans to the same destination it is the one under
+        which they meet there: the caller's own, if that names one.
+        """
+        if not call.sampled or call.span_id is None:
+            return None
+        named = call.attribution.trace_id if self.broadcasts else None
+        return f"{trace_id_of(named):032x}" if named else call.trace_id
 
     def put(self, call: Outgoing, name: str, value: object) -> None:
         """Write a header, unless the app has set it or nothing of the value fits into one."""

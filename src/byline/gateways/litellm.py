@@ -95,9 +95,10 @@ class LiteLLM(Gateway):
         self.join(call)
         # Its rule of eight letters, digits, dashes and underscores is for x-session-id, not for its own header.
         self.put(call, "x-litellm-session-id", known.session_id)
-        if call.sampled:
+        trace_id = self.trace_of(call)
+        if trace_id:
             # Else its Langfuse callbacks take the session for the trace, and a chat becomes one trace.
-            self.put(call, "langfuse_trace_id", call.trace_id)
+            self.put(call, "langfuse_trace_id", trace_id)
             self.put(call, "langfuse_parent_observation_id", call.span_id)
         self.put(call, "x-litellm-end-user-id", known.user_id)
         self.put(call, "langfuse_trace_user_id", known.user_id)

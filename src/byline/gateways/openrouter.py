@@ -67,8 +67,9 @@ class OpenRouter(Gateway):
         known = call.attribution
         names = {name: getattr(known, name) for name in _TRACE if name not in ("trace_id", "parent_span_id")}
         trace: dict[str, Any] = self.gather(call, names, reserved=_TRACE)
-        if call.sampled and call.trace_id and call.span_id:
-            trace["trace_id"] = call.trace_id
+        trace_id = self.trace_of(call)
+        if trace_id:
+            trace["trace_id"] = trace_id
             trace["parent_span_id"] = call.span_id
         return trace
 
