@@ -76,6 +76,7 @@ class Record:
         "_totals",
         "app_span",
         "app_span_ends_first",
+        "app_span_signed",
         "app_span_told",
         "body",
         "parent",
@@ -97,6 +98,7 @@ class Record:
         self.app_span: Span | None = None
         self.app_span_ends_first = False
         self.app_span_told: Mapping[str, Any] = {}
+        self.app_span_signed: Attribution | None = None
         self.stamp: Any = None
         self._bound: Mapping[str, Any] | None = None
         self._merged: Attribution | None = None

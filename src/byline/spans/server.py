@@ -175,7 +175,11 @@ def enrich(owner: Record) -> None:
     if span is None or not span.is_recording():
         return
     try:
-        attributes: dict[str, AttributeValue] = of_attribution(owner.attribution())
+        attribution = owner.attribution()
+        if attribution is owner.app_span_signed and not owner.has_calls:
+            # Nothing has been learnt since the last time.
+            return
+        attributes: dict[str, AttributeValue] = of_attribution(attribution)
         rejected = owner.rejected
         if rejected:
             attributes[names.REJECTED] = tuple(rejected)
@@ -192,6 +196,7 @@ def enrich(owner: Record) -> None:
                 }
             put(span, attributes)
             owner.app_span_told = {**told, **attributes}
+        owner.app_span_signed = attribution
     except Exception:
         guard.report("app span")
 
