@@ -14,7 +14,7 @@ class Cell(NamedTuple):
         shown: The distributions whose versions the table states.
         packages: What is installed besides byline. Pinned, so that a cell gets worse by byline's doing alone.
         sdk: The module of ``tests.matrix.sdks`` that makes the calls.
-        settles: Seconds that its spans may come after the exchange, in a thread of its own.
+        settles: Seconds that its spans may come after the last exchange, from threads of its own.
     """
 
     name: str
@@ -27,6 +27,16 @@ class Cell(NamedTuple):
 
 _OPENAI: Final = "openai==3.54.0"
 _ANTHROPIC: Final = "anthropic==2.12.0"
+#: It imports httpx without saying so, and later versions of its own base do not fit it.
+_OPENAI_V2: Final = (
+    "opentelemetry-instrumentation-openai-v2==2.4b0",
+    "opentelemetry-util-genai==0.4b0",
+    "httpx==0.28.1",
+)
+_GENAI_ANTHROPIC: Final = "opentelemetry-instrumentation-genai-anthropic==1.3b0"
+_OPENLLMETRY_ANTHROPIC: Final = "opentelemetry-instrumentation-anthropic==0.62.4"
+#: Without MCP's package its tools and its Responses API cannot be imported.
+_LITELLM: Final = ("litellm[mcp]==1.106.2", "openai<3")
 
 CELLS: Final = (
     Cell("none", "no instrumentation", ("openai",), (_OPENAI,)),
@@ -41,8 +51,13 @@ CELLS: Final = (
         "openai-v2",
         "OpenTelemetry openai-v2 (legacy)",
         ("opentelemetry-instrumentation-openai-v2", "openai"),
-        # It imports httpx without saying so, and not every later version of its own base fits it.
-        (_OPENAI, "opentelemetry-instrumentation-openai-v2==2.4b0", "opentelemetry-util-genai==0.4b0", "httpx==0.28.1"),
+        (_OPENAI, *_OPENAI_V2),
+    ),
+    Cell(
+        "openai-v2-latest",
+        "OpenTelemetry openai-v2 (legacy), OTEL_SEMCONV_STABILITY_OPT_IN=gen_ai_latest_experimental",
+        ("opentelemetry-instrumentation-openai-v2", "openai"),
+        (_OPENAI, *_OPENAI_V2),
     ),
     Cell(
         "openllmetry-openai",
@@ -70,16 +85,15 @@ CELLS: Final = (
         "litellm",
         "LiteLLM SDK, its otel callback",
         ("litellm", "openai"),
-        # Without MCP's package its tools and its Responses API cannot be imported.
-        ("litellm[mcp]==1.106.2", "openai<3"),
+        _LITELLM,
         "litellm",
         3.0,
     ),
     Cell(
         "litellm-request-span",
-        "LiteLLM SDK, its otel callback with USE_OTEL_LITELLM_REQUEST_SPAN",
+        "LiteLLM SDK, its otel callback, USE_OTEL_LITELLM_REQUEST_SPAN=true",
         ("litellm", "openai"),
-        ("litellm[mcp]==1.106.2", "openai<3"),
+        _LITELLM,
         "litellm",
         3.0,
     ),
@@ -87,7 +101,7 @@ CELLS: Final = (
         "litellm-none",
         "LiteLLM SDK, no callback",
         ("litellm", "openai"),
-        ("litellm[mcp]==1.106.2", "openai<3"),
+        _LITELLM,
         "litellm",
     ),
     Cell("anthropic", "anthropic, built in", ("anthropic",), (_ANTHROPIC,), "anthropic"),
@@ -95,14 +109,28 @@ CELLS: Final = (
         "genai-anthropic",
         "OpenTelemetry GenAI, anthropic",
         ("opentelemetry-instrumentation-genai-anthropic", "anthropic"),
-        (_ANTHROPIC, "opentelemetry-instrumentation-genai-anthropic==1.3b0"),
+        (_ANTHROPIC, _GENAI_ANTHROPIC),
+        "anthropic",
+    ),
+    Cell(
+        "genai-anthropic-alone",
+        "OpenTelemetry GenAI, anthropic, ANTHROPIC_OPEN_TELEMETRY=false",
+        ("opentelemetry-instrumentation-genai-anthropic", "anthropic"),
+        (_ANTHROPIC, _GENAI_ANTHROPIC),
         "anthropic",
     ),
     Cell(
         "openllmetry-anthropic",
         "OpenLLMetry, anthropic",
         ("opentelemetry-instrumentation-anthropic", "anthropic"),
-        (_ANTHROPIC, "opentelemetry-instrumentation-anthropic==0.62.4"),
+        (_ANTHROPIC, _OPENLLMETRY_ANTHROPIC),
+        "anthropic",
+    ),
+    Cell(
+        "openllmetry-anthropic-alone",
+        "OpenLLMetry, anthropic, ANTHROPIC_OPEN_TELEMETRY=false",
+        ("opentelemetry-instrumentation-anthropic", "anthropic"),
+        (_ANTHROPIC, _OPENLLMETRY_ANTHROPIC),
         "anthropic",
     ),
     Cell(

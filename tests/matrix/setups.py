@@ -55,29 +55,45 @@ def _litellm() -> None:
     module.callbacks = ["otel"]
 
 
-def _litellm_request_span() -> None:
-    os.environ["USE_OTEL_LITELLM_REQUEST_SPAN"] = "true"
-    _litellm()
+def _set(name: str, value: str) -> Callable[[], None]:
+    def switch_on() -> None:
+        os.environ[name] = value
 
+    return switch_on
+
+
+_genai_anthropic = _instrumentor("opentelemetry.instrumentation.genai.anthropic", "AnthropicInstrumentor")
+_openllmetry_anthropic = _instrumentor("opentelemetry.instrumentation.anthropic", "AnthropicInstrumentor")
+_openai_v2 = _instrumentor("opentelemetry.instrumentation.openai_v2", "OpenAIInstrumentor")
+_without_anthropics_own = _set("ANTHROPIC_OPEN_TELEMETRY", "false")
 
 #: Cell → what is done after `byline.instrument`.
 AFTER: Final[dict[str, Callable[[], None]]] = {
     "genai-openai": _instrumentor("opentelemetry.instrumentation.genai.openai", "OpenAIInstrumentor"),
-    "openai-v2": _instrumentor("opentelemetry.instrumentation.openai_v2", "OpenAIInstrumentor"),
+    "openai-v2": _openai_v2,
+    "openai-v2-latest": _openai_v2,
     "openllmetry-openai": _instrumentor("opentelemetry.instrumentation.openai", "OpenAIInstrumentor"),
     "openinference-openai": _instrumentor("openinference.instrumentation.openai", "OpenAIInstrumentor"),
     "openlit": _openlit,
     "langfuse": _langfuse,
     "pydantic-ai": _pydantic_ai,
     "litellm": _litellm,
-    "litellm-request-span": _litellm_request_span,
+    "litellm-request-span": _litellm,
     "litellm-none": _litellm_alone,
-    "genai-anthropic": _instrumentor("opentelemetry.instrumentation.genai.anthropic", "AnthropicInstrumentor"),
-    "openllmetry-anthropic": _instrumentor("opentelemetry.instrumentation.anthropic", "AnthropicInstrumentor"),
+    "genai-anthropic": _genai_anthropic,
+    "genai-anthropic-alone": _genai_anthropic,
+    "openllmetry-anthropic": _openllmetry_anthropic,
+    "openllmetry-anthropic-alone": _openllmetry_anthropic,
     "google-genai-otel": _instrumentor("opentelemetry.instrumentation.google_genai", "GoogleGenAiSdkInstrumentor"),
 }
-#: Cell → what is done before it, where the instrumentation brings the tracer provider.
-BEFORE: Final[dict[str, Callable[[], None]]] = {"logfire": _logfire}
+#: Cell → what is done before it: settings, and those that bring the tracer provider.
+BEFORE: Final[dict[str, Callable[[], None]]] = {
+    "logfire": _logfire,
+    "openai-v2-latest": _set("OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental"),
+    "litellm-request-span": _set("USE_OTEL_LITELLM_REQUEST_SPAN", "true"),
+    "genai-anthropic-alone": _without_anthropics_own,
+    "openllmetry-anthropic-alone": _without_anthropics_own,
+}
 
 
 def before(cell: str) -> None:

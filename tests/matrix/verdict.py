@@ -18,8 +18,6 @@ USAGE: Final = (
 )
 COST: Final = ("gen_ai.usage.cost", "operation.cost", "llm.cost.total", "langfuse.observation.cost_details")
 
-COLUMNS: Final = ("byline", "facts", "once", "own", "duplicates", "app")
-
 
 class Verdict(NamedTuple):
     """One scenario of one cell. What is as it should be is ``yes``, or ``0`` duplicates.
@@ -31,6 +29,8 @@ class Verdict(NamedTuple):
         own: Whether the span is byline's own.
         duplicates: How many model-call spans there are beside one a call; negative where some lack.
         app: Whether the app span has the totals of its request, and none of a call's facts.
+        others: Whether byline and facts are there for an exporter of the app's own too, to which
+            nothing can be added once a span has ended.
     """
 
     byline: str
@@ -39,28 +39,27 @@ class Verdict(NamedTuple):
     own: str
     duplicates: int
     app: str
+    others: str
 
 
 def judge(found: Mapping[str, Any]) -> dict[str, Verdict]:
     """Return a verdict a scenario."""
-    spans: list[dict[str, Any]] = found["spans"]
     return {
-        scenario.name: _judge(scenario, found["scenarios"][scenario.name], spans)
+        scenario.name: _judge(scenario, found["scenarios"][scenario.name], found["spans"], found["others"])
         for scenario in SCENARIOS
         if scenario.name in found["scenarios"]
     }
 
 
-def _judge(scenario: Scenario, done: Mapping[str, Any], spans: list[dict[str, Any]]) -> Verdict:
+def _judge(
+    scenario: Scenario, done: Mapping[str, Any], exported: list[dict[str, Any]], others: list[dict[str, Any]]
+) -> Verdict:
     requests: list[dict[str, Any]] = done["requests"]
-    sessions = {request["trace"]: request["session"] for request in requests}
-    mine = [span for span in spans if _belongs(span, requests)]
-    signed = [span for span in mine if is_llm(span)]
-    leaves = [span for span in signed if recognition.is_leaf(span["name"], span["attributes"])]
-    calls: int = done["calls"]
-    told = [span for span in leaves if _tells(span, scenario, done["unsaid"])]
+    # A span that was made without its parent is in a trace of its own; its reply's id tells whose it is.
+    sessions = {key: request["session"] for request in requests for key in (request["trace"], *request["ids"])}
     ids = [reply for request in requests for reply in request["ids"]]
-    right = sum(_is_signed(span, sessions) for span in signed)
+    calls: int = done["calls"]
+    mine, signed, leaves, told = _sort(scenario, done, exported)
     named = sum(_is_signed(span, sessions, conversation=False) for span in signed)
     doubles = [
         word
@@ -68,13 +67,35 @@ def _judge(scenario: Scenario, done: Mapping[str, Any], spans: list[dict[str, An
         if sum(not keys_of(span).isdisjoint(keys) for span in mine if span["kind"] != "SERVER") > calls
     ]
     return Verdict(
-        byline=_byline(right, named, len(signed)),
+        byline=_byline(sum(_is_signed(span, sessions) for span in signed), named, len(signed)),
         facts=_share(sum(_has_id(span, ids) for span in told), calls),
         once="yes" if not doubles else f"{' and '.join(doubles)} twice",
         own=_share(sum(span["scope"] == recognition.OWN_SCOPE for span in leaves), max(calls, 1)),
         duplicates=len(leaves) - calls,
         app=_app([span for span in mine if span["kind"] == "SERVER"], requests, calls),
+        others=_others(scenario, done, others, sessions),
     )
+
+
+def _sort(
+    scenario: Scenario, done: Mapping[str, Any], spans: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the scenario's spans, those of an LLM, those of a model call, and those that have its facts."""
+    mine = [span for span in spans if _belongs(span, done["requests"])]
+    of_llm = [span for span in mine if is_llm(span)]
+    leaves = [span for span in of_llm if recognition.is_leaf(span["name"], span["attributes"])]
+    return mine, of_llm, leaves, [span for span in leaves if _tells(span, scenario, done["unsaid"])]
+
+
+def _others(
+    scenario: Scenario, done: Mapping[str, Any], spans: list[dict[str, Any]], sessions: Mapping[str, str]
+) -> str:
+    _, of_llm, _, told = _sort(scenario, done, spans)
+    if not of_llm:
+        return "no span"
+    if not all(_is_signed(span, sessions, conversation=False) for span in of_llm):
+        return "no"
+    return "yes" if len(told) >= done["calls"] else "byline alone"
 
 
 def is_llm(span: Mapping[str, Any]) -> bool:
@@ -109,7 +130,8 @@ def _byline(right: int, named: int, whole: int) -> str:
 
 
 def _is_signed(span: Mapping[str, Any], sessions: Mapping[str, str], *, conversation: bool = True) -> bool:
-    attributes, session = span["attributes"], sessions.get(span["trace_id"])
+    attributes = span["attributes"]
+    session = sessions.get(span["trace_id"]) or sessions.get(attributes.get("gen_ai.response.id", ""))
     return (
         session is not None
         and attributes.get("session.id") == session
@@ -142,8 +164,10 @@ def _has_id(span: Mapping[str, Any], ids: list[str]) -> bool:
 def _app(spans: list[dict[str, Any]], requests: list[Any], calls: int) -> str:
     if len(spans) != len(requests):
         return f"{len(spans)} of {len(requests)} spans"
-    if any(not keys_of(span).isdisjoint((*USAGE, *COST, "gen_ai.response.id")) for span in spans):
-        return "has facts"
+    if any(not keys_of(span).isdisjoint((*USAGE, *COST)) for span in spans):
+        return "has tokens or cost of a call"
+    if any("gen_ai.request.model" in span["attributes"] for span in spans):
+        return "has names of a call"
     counted = sum(span["attributes"].get("byline.llm.calls", 0) for span in spans)
     return "yes" if counted == calls else f"{counted} of {calls} calls"
 

@@ -16,12 +16,10 @@ TOOL: Final[dict[str, Any]] = {
 class Calls:
     """Every API of google-genai that the matrix uses."""
 
-    #: What the testing gateway has no answer to by itself.
-    answers: ClassVar[dict[str, Any]] = {
-        "embeddings": {"embeddings": [{"values": [0.1, 0.2, 0.3]}], "usageMetadata": {"promptTokenCount": 1}}
-    }
     #: What Gemini's reply does not hold.
-    unsaid: ClassVar[dict[str, list[str]]] = {"embeddings": ["gen_ai.response.model"]}
+    unsaid: ClassVar[dict[str, list[str]]] = {
+        "embeddings": ["gen_ai.response.model", "gen_ai.usage.input_tokens", "gen_ai.usage.cost"]
+    }
 
     def __init__(self, url: str) -> None:
         self.client: Any = genai.Client(api_key="sk-matrix", http_options={"base_url": url})

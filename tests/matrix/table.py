@@ -1,0 +1,71 @@
+"""The table of all verdicts: as recorded, as found, and where the two differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from tests.matrix import verdict
+
+EXPECTED: Final = Path(__file__).parent / "expected.json"
+
+#: Column → what is as good as it gets. Whose span it is, is neither good nor bad.
+GOOD: Final[dict[str, Any]] = {
+    "byline": "yes",
+    "facts": "yes",
+    "once": "yes",
+    "duplicates": 0,
+    "app": "yes",
+    "others": "yes",
+}
+
+
+def row_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is recorded of a cell: the versions and a verdict a scenario."""
+    return {
+        "versions": found["versions"],
+        "scenarios": {name: judged._asdict() for name, judged in verdict.judge(found).items()},
+    }
+
+
+def recorded() -> dict[str, dict[str, Any]]:
+    """Return the rows of all cells as they were recorded."""
+    rows: dict[str, dict[str, Any]] = json.loads(EXPECTED.read_text())
+    return rows
+
+
+def record(rows: Mapping[str, Any]) -> None:
+    """Record rows."""
+    EXPECTED.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def differences(expected: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
+    """Return what has got worse, better or otherwise different, a line each."""
+    lines: list[str] = []
+    for scenario in expected["scenarios"].keys() | row["scenarios"].keys():
+        before, now = expected["scenarios"].get(scenario), row["scenarios"].get(scenario)
+        if before is None or now is None:
+            lines.append(f"{scenario}: {'new' if before is None else 'gone'}")
+            continue
+        for column, value in now.items():
+            if value != before[column]:
+                lines.append(f"{scenario}: {column} is {value!r}, not {before[column]!r}{_direction(column, value)}")
+    return sorted(lines)
+
+
+def _direction(column: str, value: Any) -> str:
+    if column not in GOOD:
+        return ""
+    return " (better: python -m tests.matrix records it)" if value == GOOD[column] else " (WORSE)"
+
+
+def flaws(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return scenario and column of everything in a row that is not as good as it gets."""
+    return [
+        (scenario, column)
+        for scenario, judged in row["scenarios"].items()
+        for column, good in GOOD.items()
+        if judged[column] != good
+    ]

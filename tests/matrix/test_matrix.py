@@ -1,0 +1,39 @@
+"""Each instrumentation beside byline, in an environment of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.matrix import reach, running, table
+from tests.matrix.cells import CELLS, Cell
+from tests.matrix.reasons import REASONS, reason_for
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("cell", CELLS, ids=[cell.name for cell in CELLS])
+def test_cell_reaches_as_far_as_recorded(cell: Cell) -> None:
+    """No scenario is worse than recorded, and what is better is recorded, so that it stays so."""
+    row = table.row_of(running.run(cell))
+    different = table.differences(table.recorded()[cell.name], row)
+    assert not different, "\n".join(different)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=[cell.name for cell in CELLS])
+def test_every_no_has_a_reason(cell: Cell) -> None:
+    """What is recorded as less than a yes says why it cannot be one."""
+    without = [flaw for flaw in table.flaws(table.recorded()[cell.name]) if reason_for(cell.name, *flaw) is None]
+    assert not without
+
+
+def test_every_reason_is_needed() -> None:
+    """A reason goes when its no has become a yes."""
+    rows = table.recorded()
+    used = {
+        reason_for(cell.name, scenario, column) for cell in CELLS for scenario, column in table.flaws(rows[cell.name])
+    }
+    assert [reason for reason in REASONS if reason not in used] == []
+
+
+def test_documentation_says_what_is_recorded() -> None:
+    """``python -m tests.matrix`` writes both."""
+    assert reach.PAGE.read_text(encoding="utf-8") == reach.write(table.recorded())
