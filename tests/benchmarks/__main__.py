@@ -17,11 +17,11 @@ def main() -> int:
     over = False
     for group in (doors, reading, stamping, splicing, calls):
         for row in group.rows():
-            kept = row.ratio <= row.bound
-            over = over or not kept
+            over = over or row.over
+            bound = "-" if row.bound is None else f"{row.bound:.3f}"
             print(
                 f"{row.name:<42}{row.reference:<40}{row.theirs:>12.2f}{row.ours:>12.2f}"
-                f"{row.ratio:>9.4f}{row.bound:>8.3f}{'' if kept else '  over'}",
+                f"{row.ratio:>9.4f}{bound:>8}{'  over' if row.over else ''}",
                 flush=True,
             )
     return int(over and given.check)

@@ -130,8 +130,11 @@ def rows() -> list[Row]:
             theirs = taken["otel"] - taken["bare"]
             what = "GET without LLM call" if method == "GET" else "1 KB JSON POST"
             reference = f"opentelemetry-instrumentation-{kind.lower()}"
-            found.append(Row(f"{kind} {what}", reference, theirs, taken["byline"] - taken["bare"], bound))
+            # The bounds are those against OpenTelemetry's ASGI middleware.
+            asked = kind == "ASGI"
+            ours = taken["byline"] - taken["bare"]
+            found.append(Row(f"{kind} {what}", reference, theirs, ours, bound if asked else None))
             if method == "POST":
                 name = f"{kind} {what}, recording app span"
-                found.append(Row(name, reference, theirs, taken["both"] - taken["otel"], 0.08))
+                found.append(Row(name, reference, theirs, taken["both"] - taken["otel"], 0.08 if asked else None))
     return found

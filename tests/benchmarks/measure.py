@@ -17,14 +17,19 @@ class Row(NamedTuple):
         reference: What it is measured against.
         theirs: What the reference adds, in microseconds.
         ours: What byline adds, in microseconds.
-        bound: The highest ratio that the design allows.
+        bound: The highest ratio that the design allows, ``None`` where it says nothing.
     """
 
     name: str
     reference: str
     theirs: float
     ours: float
-    bound: float
+    bound: float | None
+
+    @property
+    def over(self) -> bool:
+        """Whether the ratio is over its bound."""
+        return self.bound is not None and self.ratio > self.bound
 
     @property
     def ratio(self) -> float:
