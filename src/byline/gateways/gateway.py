@@ -38,8 +38,10 @@ class Field(NamedTuple):
         field: The attribution field, e.g. ``session_id``.
         where: ``header``, ``body`` (a dotted path) or ``query``.
         name: The name there; headers in lower case.
-        kind: How the value is written: ``text``, ``tags`` (comma list or JSON array), ``metadata``
-            (JSON object), ``trace`` (the trace object), ``controls`` (LiteLLM's metadata object).
+        kind: How the value is written: ``text``, ``id`` (a text, or an object that has one as
+            ``id``), ``tags`` (comma list or JSON array), ``metadata`` (JSON object), ``trace`` (the
+            trace object), ``controls`` (LiteLLM's metadata object), ``entry`` (one entry of the
+            metadata, under its own name).
         sent: Whether it is written onto calls, besides being read from requests.
         encoded: Whether the value is percent-encoded there.
         needs: Another top-level member of the body without which this one means something else.
@@ -48,7 +50,7 @@ class Field(NamedTuple):
     field: str
     where: Literal["header", "body", "query"]
     name: str
-    kind: Literal["text", "tags", "metadata", "trace", "controls"] = "text"
+    kind: Literal["text", "id", "tags", "metadata", "trace", "controls", "entry"] = "text"
     sent: bool = False
     encoded: bool = False
     needs: str | None = None

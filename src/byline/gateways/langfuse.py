@@ -26,6 +26,7 @@ class LangfuseGateway(Gateway):
     joins: ClassVar[bool] = True
     #: Encoded, an id of other scripts is up to twelve times as long.
     longest: ClassVar[int] = _MAX_BYTES
+    #: Underscores and dashes are the same in names of headers, so that LiteLLM's are among these.
     fields: ClassVar[tuple[Field, ...]] = (
         Field("session_id", "header", "langfuse-session-id", sent=True, encoded=True),
         Field("user_id", "header", "langfuse-user-id", sent=True, encoded=True),

@@ -75,13 +75,20 @@ class LiteLLM(Gateway):
     fields: ClassVar[tuple[Field, ...]] = (
         Field("session_id", "header", "x-litellm-session-id"),
         Field("session_id", "header", "x-litellm-trace-id"),
-        Field("session_id", "header", "langfuse_session_id"),
         Field("user_id", "header", "x-litellm-end-user-id"),
         Field("user_id", "header", "x-litellm-customer-id"),
         Field("user_id", "header", "langfuse_trace_user_id"),
-        Field("trace_name", "header", "langfuse_trace_name"),
         Field("generation_name", "header", "langfuse_generation_name"),
+        Field("trace_id", "header", "langfuse_trace_id"),
+        Field("parent_span_id", "header", "langfuse_parent_observation_id"),
+        Field("release", "header", "langfuse_trace_release"),
+        Field("version", "header", "langfuse_trace_version"),
         Field("tags", "header", "x-litellm-tags", "tags"),
+        Field("metadata", "header", "x-litellm-spend-logs-metadata", "metadata"),
+        Field("metadata", "header", "langfuse_trace_metadata", "metadata"),
+        Field("session_id", "body", "litellm_session_id"),
+        # Others call many things tags; beside a model they are LiteLLM's.
+        Field("tags", "body", "tags", "tags", needs="model"),
         Field("metadata", "body", "litellm_metadata", "controls"),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +17,7 @@ _SMALL: Final = 64 * 1024
 Describe = Callable[[MutableMapping[str, Any]], tuple[bool, int | None]]
 
 _decode: Final = msgspec.json.Decoder().decode
+_decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _absent: Final = msgspec.UNSET
 
 #: A request may ask from several threads at once; decoding holds the interpreter's own lock anyway.
@@ -118,10 +119,23 @@ class BodyReader:
     Each is kept raw until it is asked for, so that one broken member spoils no other. Texts that
     msgspec refuses but Python's ``json`` accepts (NaN, a byte order mark, UTF-16, lone surrogates)
     are read by the latter, for the app reads them too.
+
+    Args:
+        names: The members that are wanted.
+        within: Members of which only what stands at some paths is wanted, with these paths.
+        present: Members of which only is wanted whether they are there: the longest may be among them.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self.names = tuple(dict.fromkeys(names))
+    def __init__(
+        self,
+        names: Iterable[str],
+        *,
+        within: Mapping[str, Collection[tuple[str, ...]]] | None = None,
+        present: Collection[str] = (),
+    ) -> None:
+        self.names = tuple(dict.fromkeys((*names, *present)))
+        self._within = dict(within or {})
+        self._present = frozenset(present) - frozenset(names)
         fields = [
             (f"f{index}", msgspec.Raw | msgspec.UnsetType, msgspec.field(default=_absent, name=name))
             for index, name in enumerate(self.names)
@@ -140,11 +154,14 @@ class BodyReader:
             return self._read_slowly(data)
         members: dict[str, Any] = {}
         for name, raw in zip(self.names, msgspec.structs.astuple(wanted), strict=True):
-            if raw is not _absent:
-                try:
-                    members[name] = _decode(raw)
-                except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-                    members[name] = decode_slowly(bytes(raw))
+            if raw is _absent:
+                continue
+            if name in self._present:
+                members[name] = True
+            elif name in self._within:
+                members[name] = _pick(raw, self._within[name])
+            else:
+                members[name] = _decode_one(raw)
         return members
 
     def _read_slowly(self, data: bytes) -> dict[str, Any] | None:
@@ -153,7 +170,27 @@ class BodyReader:
             return None
         if not isinstance(value, dict):
             return {}
-        return {name: value[name] for name in self.names if name in value}
+        return {name: True if name in self._present else value[name] for name in self.names if name in value}
+
+
+def _pick(raw: msgspec.Raw, paths: Collection[tuple[str, ...]]) -> Any:
+    """Decode what stands at some paths, and nothing around it."""
+    try:
+        inner = _decode_raw(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+    found: dict[str, Any] = {}
+    for name, rest in {path[0]: [other[1:] for other in paths if other[0] == path[0]] for path in paths}.items():
+        if name in inner:
+            found[name] = _decode_one(inner[name]) if () in rest else _pick(inner[name], rest)
+    return found
+
+
+def _decode_one(raw: msgspec.Raw) -> Any:
+    try:
+        return _decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return decode_slowly(bytes(raw))
 
 
 def decode_slowly(text: bytes | str) -> Any:

@@ -21,7 +21,29 @@ OWN: Final[tuple[Field, ...]] = (
     Field("trace_id", "query", "trace", "trace"),
 )
 
-FIELDS: Final[tuple[Field, ...]] = (*OWN, *GATEWAY_FIELDS)
+#: Names of agents and of the protocols that they speak. Where a name is used for other things as well,
+#: it counts only beside another that shows whose it is.
+AGENTS: Final[tuple[Field, ...]] = (
+    Field("session_id", "header", "x-claude-code-session-id"),
+    Field("session_id", "header", "x-opencode-session"),
+    # Of the connection to a server of tools, which may serve several conversations.
+    Field("session_id", "header", "mcp-session-id"),
+    # OpenAI's Responses API. The response before this one is another one in each turn, and no session.
+    Field("session_id", "body", "conversation", "id", needs="input"),
+    Field("metadata", "body", "previous_response_id", "entry"),
+    # AG-UI: each run of an agent is a trace of its thread.
+    Field("session_id", "body", "threadId", needs="runId"),
+    Field("trace_id", "body", "runId", needs="threadId"),
+    # A2A, as JSON-RPC and as plain HTTP.
+    Field("session_id", "body", "params.message.contextId", needs="jsonrpc"),
+    Field("session_id", "body", "message.contextId"),
+    # The chat of Vercel's AI SDK.
+    Field("session_id", "body", "id", needs="messages"),
+    # OpenAI's: a hash as a rule, so that any other name of the user tells more.
+    Field("user_id", "body", "safety_identifier"),
+)
+
+FIELDS: Final[tuple[Field, ...]] = (*OWN, *GATEWAY_FIELDS, *AGENTS)
 
 #: Keys of the ``trace`` object; every further key is metadata.
 TRACE_KEYS: Final = {
@@ -44,6 +66,8 @@ CONTROL_KEYS: Final = {
     "existing_trace_id": "trace_id",
     "trace_name": "trace_name",
     "trace_user_id": "user_id",
+    # Anthropic's; it may have a session in it.
+    "user_id": "user_id",
     "generation_name": "generation_name",
     "parent_observation_id": "parent_span_id",
     "trace_environment": "environment",

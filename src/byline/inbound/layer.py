@@ -16,6 +16,9 @@ from byline.inbound.fields import CONTROL_KEYS, IGNORED_CONTROLS, TRACE_KEYS
 _MAX_REASONS: Final = 50
 _decode = msgspec.json.Decoder().decode
 
+#: What stands between user and session in the user ids of Claude Code.
+_SESSION: Final = "_session_"
+
 _IDS: Final = frozenset({"session_id", "user_id", "trace_id", "parent_span_id", "organization_id", "environment_id"})
 
 
@@ -92,6 +95,21 @@ class Layer(dict[str, Any]):
         elif text.strip():
             self.add_object(field, kind, parse_pairs(text) or BROKEN)
 
+    def add_encoded(self, field: str, kind: str, lines: list[str]) -> None:
+        """Add a claim of a percent-encoded header: a text, a list of tags, or ``key:value`` entries."""
+        parts = [part for line in lines for part in line.split(",") if part.strip()]
+        if kind == "text":
+            texts = single(lines)
+            if len(texts) > 1:
+                self.reject(field, "repeated")
+            else:
+                self.add(field, _decode_percent(texts[0]))
+        elif kind == "tags":
+            self.add(field, [_decode_percent(part.strip()) for part in parts])
+        else:
+            pairs = [part.strip().partition(":") for part in parts]
+            self.add(field, {_decode_percent(key): _decode_percent(value) for key, colon, value in pairs if colon})
+
     def add_object(self, field: str, kind: str, value: object) -> None:
         """Add a compound claim: the ``trace`` object, LiteLLM's ``metadata``, or plain metadata."""
         if value is None:
@@ -111,12 +129,34 @@ class Layer(dict[str, Any]):
         further: dict[str, Any] = {}
         for key, item in value.items():
             field = known.get(key)
+            if key == "user_id" and field is not None:
+                continue
             if field is not None:
                 self.add(field, item)
             elif key not in ignored:
                 further[key] = item
         if further:
             self.add("metadata", further)
+        if "user_id" in known and "user_id" in value:
+            # What says it in so many words comes first.
+            self._add_user(value["user_id"])
+
+    def _add_user(self, value: object) -> None:
+        """Add the user of an Anthropic request, which coding agents let name the session too."""
+        if isinstance(value, str) and value.startswith("{"):
+            value = from_json(value)
+        if isinstance(value, Mapping):
+            self.add("session_id", value.get("session_id"))
+            value = value.get("account_uuid") or value.get("device_id") or value.get("user_id")
+        elif isinstance(value, str) and _SESSION in value:
+            value, _, session = value.rpartition(_SESSION)
+            self.add("session_id", session)
+        self.add("user_id", value)
+
+
+def _decode_percent(text: str) -> str:
+    # Bytes that are no text must not turn into another text.
+    return unquote(text, errors="surrogateescape")
 
 
 def single(values: list[str]) -> list[str]:

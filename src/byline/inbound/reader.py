@@ -24,13 +24,23 @@ Identity = Callable[[MutableMapping[str, Any]], "Mapping[str, Any] | Attribution
 #: With an identity function set, nobody may claim these.
 _IDENTIFIED: Final = frozenset({"user_id", "organization_id", "environment_id"})
 
-_HEADERS: Final = {canonical(field.name): (rank, field) for rank, field in enumerate(FIELDS) if field.where == "header"}
+#: Canonical name of a header → its first row.
+_HEADERS: Final[dict[str, tuple[int, Field]]] = {}
+for _rank, _field in enumerate(FIELDS):
+    if _field.where == "header":
+        _HEADERS.setdefault(canonical(_field.name), (_rank, _field))
 #: Top-level member of a body → the rows that start there.
 _BODY: Final[dict[str, list[tuple[int, Field, tuple[str, ...]]]]] = {}
 for _rank, _field in enumerate(FIELDS):
     if _field.where == "body":
         _path = tuple(_field.name.split("."))
         _BODY.setdefault(_path[0], []).append((_rank, _field, _path))
+#: Members of which only what stands at these paths is wanted.
+_WITHIN: Final = {
+    name: tuple(path[1:] for _, _, path in rows) for name, rows in _BODY.items() if all(len(row[2]) > 1 for row in rows)
+}
+#: Members of which only is wanted whether they are there.
+_NEEDED: Final = frozenset(field.needs for field in FIELDS if field.needs) - _BODY.keys()
 #: What the W3C lets a recipient of baggage cut off.
 _MAX_BAGGAGE: Final = 8192
 _QUERY: Final = tuple(field for field in FIELDS if field.where == "query")
@@ -62,7 +72,9 @@ class InboundReader:
         self.trust = check_trust(trust)
         self.body_limit = body_limit
         own = [source.path[0] for source in self.sources if source.kind == "body"]
-        self._body = BodyReader([*own, *_BODY])
+        self._body = BodyReader(
+            [*own, *_BODY], within={name: _WITHIN[name] for name in _WITHIN if name not in own}, present=_NEEDED
+        )
         self._wanted = Wanted(
             [*_HEADERS, "baggage", "cookie", *(source.name for source in self.sources if source.kind == "header")]
         )
@@ -169,7 +181,10 @@ def add_headers(layer: Layer, headers: Mapping[str, list[str]]) -> None:
     if len(found) > 1:
         found.sort(key=_by_rank)
     for _, field, lines in found:
-        layer.add_header(field.field, field.kind, lines)
+        if field.encoded:
+            layer.add_encoded(field.field, field.kind, lines)
+        else:
+            layer.add_header(field.field, field.kind, lines)
 
 
 def add_body(layer: Layer, members: Mapping[str, Any]) -> None:
@@ -179,9 +194,13 @@ def add_body(layer: Layer, members: Mapping[str, Any]) -> None:
         found.sort(key=_by_rank)
     for _, field, path in found:
         value = at_path(members, path)
-        if value is None:
+        if value is None or (field.needs is not None and field.needs not in members):
             continue
-        if field.kind in ("text", "tags"):
+        if field.kind == "entry":
+            layer.add("metadata", {field.name: value})
+        elif field.kind == "id":
+            layer.add(field.field, value.get("id") if isinstance(value, Mapping) else value)
+        elif field.kind in ("text", "tags"):
             layer.add(field.field, value)
         else:
             layer.add_object(field.field, field.kind, value)
