@@ -31,11 +31,17 @@ def hash_key(token: str) -> str:
 _hash_own: Final = functools.lru_cache(maxsize=64)(hash_key)
 
 
+def bearer_of(headers: Mapping[str, str]) -> str | None:
+    """Return the Bearer token that a call carries (header names in lower case), if any."""
+    authorization = headers.get("authorization", "")
+    return (authorization[7:].strip() or None) if authorization[:7].lower() == "bearer " else None
+
+
 def key_of(headers: Mapping[str, str]) -> str | None:
     """Return the hash of the key that a call carries (header names in lower case), if any."""
-    authorization = headers.get("authorization", "")
-    if authorization[:7].lower() == "bearer " and authorization[7:].strip():
-        return _hash_own(authorization[7:].strip())
+    token = bearer_of(headers)
+    if token is not None:
+        return _hash_own(token)
     for name in _HEADERS:
         if headers.get(name):
             return _hash_own(headers[name])

@@ -9,6 +9,8 @@ from byline.facts import Facts
 from byline.gateways import values
 from byline.gateways.fitting import is_sendable
 from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
+from byline.gateways.key_status import KeyStatus
+from byline.gateways.keys import bearer_of
 
 _MAX_USER: Final = 128
 #: What the trace object itself has a meaning for; no metadata goes by these names.
@@ -24,6 +26,17 @@ class OpenRouter(Gateway):
     Sends ``x-session-id``, and in the body ``user`` and ``trace`` with the ids of the LLM span, so
     that OpenRouter's own spans hang below it. The body is left alone where OpenRouter's response
     cache is asked for, whose key is the body.
+
+    Args:
+        base_url: Where it is reached, if not at its own host.
+        broadcasts: As for every gateway.
+        key_aliases: As for every gateway.
+        key_status: Whether to ask OpenRouter now and then, in the background, what the key in use has
+            spent and may spend: its replies do not say. The key is sent to OpenRouter alone.
+
+    Example:
+        >>> OpenRouter(key_status=True).name
+        'openrouter'
     """
 
     name: ClassVar[str] = "openrouter"
@@ -34,8 +47,24 @@ class OpenRouter(Gateway):
         ("sends", "`x-session-id`; in the body `user` and `trace` with trace id and parent span id", "documentation"),
         ("reads", "`X-Generation-Id`, `provider`, `usage.cost`, `usage.cost_details`", "documentation"),
         ("reads", "`X-OpenRouter-Cache-Status`, `-Cache-Source-Id`, `openrouter_metadata.attempt`", "documentation"),
+        (
+            "reads",
+            "spend, budget and its reset of the key, from `GET /api/v1/key`, with `key_status=True`",
+            "documentation",
+        ),
         ("joins", "its generation is a child of the LLM span", "documentation"),
     )
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        broadcasts: bool = False,
+        key_aliases: Mapping[str, str] | None = None,
+        key_status: bool = False,
+    ) -> None:
+        super().__init__(base_url, broadcasts=broadcasts, key_aliases=key_aliases)
+        self.key_status = KeyStatus(self.name, _status_url(base_url)) if key_status else None
 
     def answered(self, headers: Mapping[str, str]) -> bool:
         """OpenRouter names each generation in a header."""
@@ -43,6 +72,10 @@ class OpenRouter(Gateway):
 
     def write(self, call: Outgoing) -> None:
         """Write the session header, and user and trace into the body."""
+        if self.key_status is not None:
+            token = bearer_of(call.headers)
+            if token is not None:
+                self.key_status.refresh(token)
         known = call.attribution
         self.put(call, "x-session-id", known.session_id)
         if not call.path.endswith(_WITH_TRACE):
@@ -93,6 +126,8 @@ class OpenRouter(Gateway):
                 amount = values.amount(details.get(name))
                 if amount is not None:
                     facts.cost_details[part] = amount
+        if self.key_status is not None:
+            facts.key_spend, facts.key_budget, facts.key_budget_reset = self.key_status.of(facts.key_hash)
         status = headers.get("x-openrouter-cache-status", "").upper()
         if status in ("HIT", "MISS"):
             facts.cache_hit = status == "HIT"
@@ -108,3 +143,8 @@ class OpenRouter(Gateway):
             if values.mapping(endpoint).get("selected") is True:
                 return values.text(endpoint.get("provider"))
         return None
+
+
+def _status_url(base_url: str | None) -> str:
+    base = (base_url or "https://openrouter.ai").rstrip("/")
+    return f"{base}/key" if base.endswith("/v1") else f"{base}/api/v1/key"
