@@ -38,3 +38,10 @@ def warn_once(key: str, message: str, *values: object) -> None:
     if key not in _told:
         _told.add(key)
         logger.warning(message, *values)
+
+
+def error_once(key: str, message: str, *values: object) -> None:
+    """Log an error the first time that its key comes by."""
+    if key not in _told:
+        _told.add(key)
+        logger.error(message, *values)

@@ -105,6 +105,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("privacy", ("BYLINE_PRIVACY",), "false", "Leave prompts and completions out of what is sent", parse_switch),
     Setting("sampling", ("BYLINE_SAMPLING",), "1", "Share of the sessions that is sent, 0 to 1", _parse_share),
     Setting("key_aliases", ("BYLINE_KEY_ALIASES",), "", "Names of API keys, hash=name, divided by commas"),
+    Setting("spool", ("BYLINE_SPOOL",), "", "Folder in which spans wait while a destination takes none"),
     Setting("disabled", ("BYLINE_DISABLED", "OTEL_SDK_DISABLED"), "false", "Turn byline off", parse_switch),
     Setting("debug", ("BYLINE_DEBUG",), "false", "Say on standard error what is sent where", parse_switch),
 )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final, Literal, NamedTuple, TypedDict
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Literal, NamedTuple, TypedDict
 
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -13,22 +13,25 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from byline import settings
 from byline.export import drain
+from byline.export.checks import check_endpoint, check_label, spool_folder
 from byline.export.draft import Draft
 from byline.export.drain import Drain, Traces
 from byline.export.feed import Feed
 from byline.export.filters import Filters, Where
+from byline.export.line import Line, say
+from byline.export.outlet import Outlet
 from byline.export.pipeline import Pipeline, Step
 from byline.export.privacy import Mask, Privacy
 from byline.export.privacy import check as check_privacy
 from byline.export.sampling import check as check_sampling
 from byline.export.sampling import is_sampled, key_of
+from byline.export.spool import DEFAULT_BYTES, Spool
+from byline.export.spooling import Spooling
 from byline.settings import SettingError
 from byline.spans import recognition
 
 Spans = Literal["llm", "all"] | Callable[[ReadableSpan], bool]
 Unsampled = Literal["record", "skip"]
-
-_LOOPBACK: Final = ("localhost", "::1")
 
 
 class Options(TypedDict, total=False):
@@ -45,6 +48,9 @@ class Options(TypedDict, total=False):
     keys: Collection[str] | None
     models: Collection[str] | None
     where: Where | None
+    spool: str | Path | None
+    spool_bytes: int
+    label: str | None
     allow_http: Sequence[str]
 
 
@@ -86,6 +92,12 @@ class Destination:
         keys: Patterns of hashes or aliases of API keys, the caller's or the gateway's.
         models: Patterns of model names; they count for model calls alone.
         where: A function of the finished span; what it says no to is not sent.
+        spool: Folder in which batches wait until the destination has taken them, also past the end
+            of this process; by default ``BYLINE_SPOOL``, or none. Each destination has a folder of its
+            own in it, and any number of processes may share it. Content is on disk meanwhile.
+        spool_bytes: How much may wait there, by default 256 MiB; the oldest makes room for the new.
+        label: The destination's name in counters, messages and the spool. With a name of its own it
+            finds its spool again where its URL or keys have changed.
         allow_http: Hosts to which unencrypted exports may go; loopback always may.
 
     Raises:
@@ -113,6 +125,9 @@ class Destination:
         keys: Collection[str] | None = None,
         models: Collection[str] | None = None,
         where: Where | None = None,
+        spool: str | Path | None = None,
+        spool_bytes: int = DEFAULT_BYTES,
+        label: str | None = None,
         allow_http: Sequence[str] = (),
     ) -> None:
         check_endpoint(endpoint, allow_http)
@@ -133,11 +148,38 @@ class Destination:
         self._filters = Filters(
             organizations=organizations, environments=environments, keys=keys, models=models, where=where
         )
+        self._label = check_label(label)
+        self.spool_bytes = spool_bytes
+        self.spool = spool_folder(
+            settings.find("spool").value if spool is None else spool,
+            spool_bytes,
+            label=self.label,
+            identity=self._label or f"{endpoint} {sorted(self.headers.items())}",
+        )
         self._feed: Feed | None = None
 
     def exporter(self) -> SpanExporter:
         """Make an exporter of the kind that this destination uses."""
-        return OTLPSpanExporter(endpoint=self.endpoint, headers=self.headers, compression=Compression.Gzip)
+        return self._exporter(Line(self.label))
+
+    def _exporter(self, line: Line) -> SpanExporter:
+        return OTLPSpanExporter(
+            endpoint=self.endpoint, headers=self.headers, compression=Compression.Gzip, session=line
+        )
+
+    def outlet(self) -> Outlet:
+        """Make what sends this destination's spans: by its exporter, by way of the spool where there is one."""
+        say(f"{self.label}: to {self.endpoint} with {_masked(self.headers)}, spans={self.spans!r}, spool={self.spool}")
+        if type(self).exporter is not Destination.exporter:
+            return Outlet(self.exporter())
+        if self.spool is None:
+            line = Line(self.label)
+            return Outlet(self._exporter(line), line)
+        line = Line(self.label, patience=0)
+        spool = Spool(self.spool, name=self.label, max_bytes=self.spool_bytes)
+        return Spooling(
+            self.label, self._exporter(line), line=line, spool=spool, endpoint=self.endpoint, headers=self.headers
+        )
 
     def steps(self) -> Sequence[Step]:
         """Return what is done to each span before content is taken off it, in order."""
@@ -148,18 +190,18 @@ class Destination:
         if self._feed is None:
             self._feed = Feed(
                 self.label,
-                self.pipeline(self.exporter()),
+                self.pipeline(self.outlet()),
                 picks=self.picks,
                 deep=self.spans != "llm",
                 record_unsampled=self.unsampled == "record",
             )
         return self._feed
 
-    def pipeline(self, exporter: SpanExporter) -> Pipeline:
-        """Make the way of spans to an exporter."""
+    def pipeline(self, outlet: Outlet) -> Pipeline:
+        """Make the way of spans to an outlet."""
         return Pipeline(
             self.label,
-            exporter,
+            outlet,
             picks=self.picks,
             keeps=self._keeps if self._filters.any or self.sampling < 1 else None,
             drain=lambda exports: Drain(exports, traces=self.traces, whole=self.spans == "all"),
@@ -168,8 +210,8 @@ class Destination:
 
     @property
     def label(self) -> str:
-        """The name in counters."""
-        return self.name.lower()
+        """The name in counters and messages."""
+        return self._label or self.name.lower()
 
     def picks(self, span: ReadableSpan) -> bool:
         """Whether a finished span goes to this destination."""
@@ -188,7 +230,7 @@ class Destination:
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Send what waits. Returns whether it was handed over within ``timeout`` seconds."""
-        return self._feed is None or self._feed.force_flush(int(timeout * 1000))
+        return self._feed is None or self._feed.flush(timeout)
 
     def shutdown(self) -> None:
         """Send what waits and stop."""
@@ -216,15 +258,5 @@ class Destination:
         ]
 
 
-def check_endpoint(endpoint: str, allow_http: Sequence[str]) -> None:
-    """Raise `SettingError` ``byline.E040`` or ``byline.E042`` where an endpoint cannot be used."""
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingError("byline.E040", f"{endpoint!r} is no http(s) URL", "write it as https://host/path")
-    local = parts.hostname in _LOOPBACK or parts.hostname.startswith("127.")
-    if parts.scheme == "http" and not local and parts.hostname not in allow_http:
-        raise SettingError(
-            "byline.E042",
-            f"{parts.hostname} would get spans unencrypted",
-            f"use https://, or pass allow_http=[{parts.hostname!r}]",
-        )
+def _masked(headers: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}: {settings.mask(value)}" for name, value in headers.items()) or "no headers"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from byline.export.pipeline import Pick, Pipeline
 from byline.spans import recognition
 
 _DEFAULT_ROOM: Final = 2048
+#: How long the end of a process may be held up, in seconds.
+_FAREWELL: Final = 5.0
 
 
 class Ticket:
@@ -117,13 +120,37 @@ class Feed(BatchSpanProcessor):
                     self._name,
                 )
 
+    def flush(self, timeout: float) -> bool:
+        """Send what waits. Returns whether it was taken within ``timeout`` seconds."""
+        until = time.monotonic() + timeout
+        failures = self._pipeline.failures
+        done: list[bool] = []
+
+        def work() -> None:
+            done.append(bool(self.force_flush()))
+
+        # The SDK itself waits for as long as the exporter takes.
+        thread = threading.Thread(target=work, name=f"byline-flush-{self._name}", daemon=True)
+        try:
+            thread.start()
+            thread.join(timeout)
+        except RuntimeError:
+            # No threads any more: the interpreter is about to end.
+            work()
+        if done != [True] or self._pipeline.failures > failures:
+            return False
+        return self._pipeline.outlet.drain(max(until - time.monotonic(), 0.0))
+
     def _taken(self, count: int) -> None:
         with self._counting:
             self._waiting -= count
 
     def shutdown(self) -> None:
-        """Send what waits, and take no more."""
+        """Send what waits, and take no more. What is not taken within seconds is dropped, or stays in the spool."""
+        if self._closed:
+            return
         self._closed = True
+        self._pipeline.outlet.hurry(_FAREWELL)
         super().shutdown()  # type: ignore[no-untyped-call, unused-ignore]
 
     def after_fork(self) -> None:

@@ -21,17 +21,18 @@ from byline.export.draft import Draft, context_of
 from byline.export.drain import Drain
 from byline.export.joining import join
 from byline.export.kin import Kin
+from byline.export.outlet import Outlet
 
 Pick = Callable[[ReadableSpan], bool]
 Step = Callable[[Draft], None]
 
 
 class Pipeline(SpanExporter):
-    """Rewrites batches for one destination and hands them to its exporter.
+    """Rewrites batches for one destination and hands them to its outlet.
 
     Args:
         name: The destination's name in counters.
-        exporter: What sends them.
+        outlet: What sends them.
         picks: Which finished spans the destination takes.
         keeps: Which of the picked spans it keeps, or ``None`` for all: filters and sampling.
         drain: Makes the drain of a predicate that tells which spans are exported.
@@ -41,7 +42,7 @@ class Pipeline(SpanExporter):
     def __init__(
         self,
         name: str,
-        exporter: SpanExporter,
+        outlet: Outlet,
         *,
         picks: Pick,
         keeps: Callable[[Draft], bool] | None,
@@ -49,12 +50,14 @@ class Pipeline(SpanExporter):
         steps: Sequence[Step],
     ) -> None:
         self._name = name
-        self._exporter = exporter
+        self.outlet = outlet
         self._picks = picks
         self._keeps = keeps
         self._steps = steps
         self._drain = drain(self._exports)
         self._lock = threading.Lock()
+        #: How many batches were not taken.
+        self.failures = 0
         #: Told how many have left the queue.
         self.taken: Callable[[int], None] = _nobody
 
@@ -70,18 +73,26 @@ class Pipeline(SpanExporter):
         with self._lock:
             done = self._finish(self._drain.overdue(everything=True))
         self._send(done)
-        self._exporter.shutdown()
+        self.outlet.shutdown()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Nothing waits here."""
-        return self._exporter.force_flush(timeout_millis)
+        return self.outlet.force_flush(timeout_millis)
 
     def _send(self, spans: list[ReadableSpan]) -> SpanExportResult:
         if not spans:
             return SpanExportResult.SUCCESS
-        result = self._exporter.export(spans)
-        sent = result is SpanExportResult.SUCCESS
-        counters.count(f"{self._name}.spans.{'handed_over' if sent else 'dropped.unsent'}", len(spans))
+        try:
+            result = self.outlet.export(spans)
+        except Exception:
+            result = SpanExportResult.FAILURE
+            guard.report("exporter")
+        if result is SpanExportResult.SUCCESS:
+            if not self.outlet.keeps:
+                counters.count(f"{self._name}.spans.sent", len(spans))
+        else:
+            self.failures += 1
+            counters.count(f"{self._name}.spans.dropped.unsent", len(spans))
         return result
 
     def _rewrite(self, tickets: Sequence[Any]) -> list[ReadableSpan]:
@@ -154,6 +165,7 @@ class Pipeline(SpanExporter):
         """Forget what the parent process was at; it is the parent's to send."""
         self._lock = threading.Lock()
         self._drain.overdue(everything=True)
+        self.outlet.after_fork()
 
 
 def _nobody(_: int) -> None:

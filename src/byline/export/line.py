@@ -1,0 +1,199 @@
+"""The line to a destination: one HTTP session, patient with what passes, plain about what does not."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+import sys
+import threading
+import time
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, NamedTuple
+
+import requests
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from requests.adapters import HTTPAdapter
+
+from byline import counters, guard, settings
+
+_TIMEOUT: Final = 10.0
+_MAX_WAIT: Final = 60.0
+_MAX_BODY: Final = 64 * 1024
+#: What a later try may mend: OTLP's own list, and whatever else a server says of itself.
+_PASSING: Final = frozenset({408, 425, 429})
+#: What the settings have to mend before any span is taken.
+_SETTINGS: Final[dict[int, str]] = {
+    401: "check its keys, and that they are of this server or region",
+    403: "check that its keys may write, and that the account is not suspended",
+    404: "check its URL; Langfuse takes OpenTelemetry from version 3.22 on",
+    405: "check its URL, which is no OTLP endpoint",
+    407: "check the credentials of the proxy",
+}
+
+
+class Undelivered(Exception):  # noqa: N818 - it is an answer, not an error
+    """A batch that was not taken.
+
+    Attributes:
+        passing: Whether a later try may succeed.
+        hopeless: Whether it is the batch itself that is refused, and not all of them.
+        wait: Seconds that the server asks to wait.
+    """
+
+    def __init__(self, reason: str, *, passing: bool, hopeless: bool = False, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.passing = passing
+        self.hopeless = hopeless
+        self.wait = wait
+
+
+class _Answer(NamedTuple):
+    status: int | None
+    reason: str
+    response: requests.Response | None
+
+
+class Line(requests.Session):
+    """The session of one destination's exporter.
+
+    Args:
+        name: The destination's name, for counters and messages.
+        patience: Seconds for which a batch is tried again where trying again may help.
+    """
+
+    def __init__(self, name: str, *, patience: float = _TIMEOUT) -> None:
+        super().__init__()
+        self._name = name
+        self._patience = patience
+        self._deadline = math.inf
+        self._hurried = threading.Event()
+        self._failures = 0
+        verify = os.environ.get(
+            "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", os.environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE")
+        )
+        if verify:
+            self.verify = verify
+
+    def hurry(self, seconds: float) -> None:
+        """Try each batch once from now on, and none after so many seconds."""
+        self._deadline = time.monotonic() + seconds
+        self._hurried.set()
+
+    def after_fork(self) -> None:
+        """Leave the parent's connections to the parent."""
+        self.adapters.clear()
+        self.mount("https://", HTTPAdapter())
+        self.mount("http://", HTTPAdapter())
+        self._hurried = threading.Event()
+        self._deadline = math.inf
+
+    def request(self, method: Any, url: Any, *args: Any, **options: Any) -> requests.Response:
+        """Send a batch until it is taken. Raises `Undelivered` where it is not."""
+        # A redirect would carry credentials and content to wherever it points.
+        options["allow_redirects"] = False
+        until = time.monotonic() + self._patience
+        attempt = 0
+        while True:
+            left = min(until + _TIMEOUT, self._deadline) - time.monotonic()
+            if left <= 0:
+                raise Undelivered("no time is left", passing=True)
+            options["timeout"] = min(options.get("timeout") or _TIMEOUT, left)
+            started = time.monotonic()
+            answer = self._try(method, url, *args, **options)
+            counters.count(f"{self._name}.submissions")
+            took = f"{time.monotonic() - started:.2f} s"
+            say(f"{self._name}: {method} {url}, {len(options.get('data') or b'')} bytes: {_told(answer)} in {took}")
+            if answer.response is not None and answer.status is not None and 200 <= answer.status < 300:
+                self._failures = 0
+                self._note_rejected(answer.response)
+                return answer.response
+            undelivered = self._judge(answer)
+            counters.count(f"{self._name}.submissions.failed")
+            if not undelivered.passing:
+                raise undelivered
+            wait = undelivered.wait if undelivered.wait is not None else backoff(attempt)
+            if self._hurried.is_set() or time.monotonic() + wait >= min(until, self._deadline):
+                raise undelivered
+            self._hurried.wait(wait)
+            attempt += 1
+
+    def _try(self, *args: Any, **options: Any) -> _Answer:
+        try:
+            response = super().request(*args, **options)
+        except requests.RequestException as error:
+            return _Answer(None, type(error).__name__, None)
+        return _Answer(response.status_code, str(response.reason or ""), response)
+
+    def _judge(self, answer: _Answer) -> Undelivered:
+        status = answer.status
+        if status is None or status in _PASSING or status >= 500:
+            self._failures += 1
+            guard.warn_once(
+                f"unreachable.{self._name}",
+                "byline.E059: %s takes no spans at the moment (%s); they are tried again, and counted where that fails",
+                self._name,
+                answer.reason if status is None else f"HTTP {status}",
+            )
+            return Undelivered(_told(answer), passing=True, wait=_retry_after(answer.response))
+        redirect = 300 <= status < 400
+        advice = "name the URL that it redirects to" if redirect else _SETTINGS.get(status)
+        if advice is not None:
+            guard.error_once(
+                f"refused.{self._name}.{status}",
+                "byline.E057: %s refuses all spans (HTTP %d): %s",
+                self._name,
+                status,
+                advice,
+            )
+            return Undelivered(_told(answer), passing=False)
+        guard.error_once(
+            f"refused.{self._name}.{status}",
+            "byline.E058: %s refuses a batch of spans (HTTP %d), and it is dropped: "
+            "check that it takes OTLP over HTTP as protobuf, and how large a request may be",
+            self._name,
+            status,
+        )
+        return Undelivered(_told(answer), passing=False, hopeless=True)
+
+    def _note_rejected(self, response: requests.Response) -> None:
+        # A destination may take a batch and reject some of its spans.
+        if "protobuf" not in response.headers.get("content-type", "") or not 0 < len(response.content) < _MAX_BODY:
+            return
+        with contextlib.suppress(Exception):
+            rejected = ExportTraceServiceResponse.FromString(response.content).partial_success.rejected_spans
+            if rejected:
+                counters.count(f"{self._name}.spans.dropped.rejected", rejected)
+
+
+def backoff(attempt: int) -> float:
+    """Return how many seconds to wait before the next try: longer each time, and never for all at once."""
+    return float(min(2**attempt, _MAX_WAIT) * random.uniform(0.7, 1.3))  # noqa: S311 - no secret
+
+
+def say(text: str) -> None:
+    """Say on standard error what is sent where, if ``BYLINE_DEBUG`` is set."""
+    with contextlib.suppress(Exception):
+        if settings.find("debug").value:
+            sys.stderr.write(f"byline: {text}\n")
+
+
+def _told(answer: _Answer) -> str:
+    if answer.status is None:
+        return answer.reason
+    return f"HTTP {answer.status} {answer.reason}".rstrip()
+
+
+def _retry_after(response: requests.Response | None) -> float | None:
+    value = None if response is None else response.headers.get("retry-after")
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (TypeError, ValueError):
+            return None
+    return min(max(seconds, 0.0), 3600.0) if math.isfinite(seconds) else None

@@ -1,0 +1,55 @@
+"""The last station of a destination's spans: an exporter and the line that it sends by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from byline.export.line import Line
+
+
+class Outlet(SpanExporter):
+    """Hands batches to an exporter.
+
+    Args:
+        exporter: The exporter.
+        line: The session that it sends by, ``None`` where it has one of its own.
+    """
+
+    #: Whether batches are kept until they are sent, and counted here when they are.
+    keeps = False
+
+    def __init__(self, exporter: SpanExporter, line: Line | None = None) -> None:
+        self._exporter = exporter
+        self._outer_line = line
+
+    def start(self) -> None:
+        """Begin to send what waits from before."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send a batch."""
+        return self._exporter.export(spans)
+
+    def drain(self, timeout: float) -> bool:  # noqa: ARG002 - for outlets that keep something
+        """Send what is kept here. Returns whether nothing is left."""
+        return True
+
+    def hurry(self, seconds: float) -> None:
+        """Try each batch once from now on, and none after so many seconds."""
+        if self._outer_line is not None:
+            self._outer_line.hurry(seconds)
+
+    def after_fork(self) -> None:
+        """Start anew in a child process."""
+        if self._outer_line is not None:
+            self._outer_line.after_fork()
+
+    def shutdown(self) -> None:
+        """Stop."""
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Send what is kept here."""
+        return self.drain(timeout_millis / 1000)

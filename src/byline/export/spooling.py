@@ -1,0 +1,188 @@
+"""Sends by way of a spool: a batch is safe on disk first, and is sent from there by a thread of its own."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from byline import counters, guard
+from byline.export.line import Line, Undelivered, backoff
+from byline.export.outlet import Outlet
+from byline.export.spool import Spool, spans_of
+
+_IDLE: Final = 30.0
+#: How long to leave a destination alone that refuses everything, in seconds.
+_REFUSED: Final = 300.0
+
+
+class Spooling(Outlet):
+    """Writes batches to a spool and sends what is there.
+
+    Args:
+        name: The destination's name in counters.
+        exporter: What sends a batch that the disk does not take, by the same line.
+        line: The session to send by, which tries each batch once.
+        spool: Where batches wait.
+        endpoint: Where they are posted.
+        headers: Headers of each post; they never go to disk.
+    """
+
+    keeps = True
+
+    def __init__(
+        self, name: str, exporter: SpanExporter, *, line: Line, spool: Spool, endpoint: str, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(exporter, line)
+        self._name = name
+        self._line: Line = line
+        self._spool = spool
+        self._endpoint = endpoint
+        self._headers = {
+            **headers,
+            "Content-Type": "application/x-protobuf",
+            "Content-Encoding": "gzip",
+        }
+        self._failures = 0
+        self._not_before = 0.0
+        self._closing = False
+        self._prepare()
+        self._spool.clear_stale()
+
+    def _prepare(self) -> None:
+        self._pid = os.getpid()
+        self._wake = threading.Condition()
+        self._asked = self._seen = 0
+        self._rounds = self._failed_rounds = 0
+        #: What an earlier process has left.
+        self._behind = True
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Send what an earlier process has left, and wait for more."""
+        if self._thread is None or self._pid != os.getpid():
+            if self._pid != os.getpid():
+                self.after_fork()
+            self._thread = threading.Thread(target=self._work, name=f"byline-spool-{self._name}", daemon=True)
+            self._thread.start()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Make a batch safe; it is sent from there."""
+        data = encode_spans(spans).SerializePartialToString()
+        try:
+            self._spool.write(data, len(spans))
+        except OSError as error:
+            counters.count(f"{self._name}.spool.failed")
+            guard.warn_once(
+                f"disk.{self._name}",
+                "byline.E064: the spool of %s takes no batch (%s); it is sent at once or dropped",
+                self._name,
+                type(error).__name__,
+            )
+            result = self._exporter.export(spans)
+            if result is SpanExportResult.SUCCESS:
+                counters.count(f"{self._name}.spans.sent", len(spans))
+            return result
+        counters.count(f"{self._name}.spans.spooled", len(spans))
+        self.start()
+        with self._wake:
+            self._asked += 1
+            self._wake.notify_all()
+        return SpanExportResult.SUCCESS
+
+    def drain(self, timeout: float) -> bool:
+        """Try at once to send everything. Returns whether the spool is empty within ``timeout`` seconds."""
+        if self._closing or not self._spool.paths():
+            return not self._spool.paths()
+        self.start()
+        with self._wake:
+            rounds, failed = self._rounds, self._failed_rounds
+            self._not_before = 0.0
+            self._asked += 1
+            self._wake.notify_all()
+            # A round that is under way may have begun before the last batch was there.
+            self._wake.wait_for(lambda: self._rounds >= rounds + 2 or self._failed_rounds > failed, timeout)
+        return not self._spool.paths()
+
+    def shutdown(self) -> None:
+        """Send what can be sent now; the rest waits on disk for the next process."""
+        self._closing = True
+        with self._wake:
+            self._wake.notify_all()
+        thread = self._thread
+        if thread is not None and self._pid == os.getpid():
+            thread.join(_IDLE)
+        self._round()
+        super().shutdown()
+
+    def after_fork(self) -> None:
+        """Start anew in a child process."""
+        super().after_fork()
+        self._prepare()
+        self._not_before = 0.0
+
+    def _work(self) -> None:
+        while self._wait_for_work():
+            try:
+                done = self._round()
+            except Exception:
+                done = False
+                self._not_before = time.monotonic() + _IDLE
+                guard.report("spool")
+            with self._wake:
+                self._rounds += 1
+                self._failed_rounds += not done
+                self._behind = not done
+                self._wake.notify_all()
+
+    def _wait_for_work(self) -> bool:
+        with self._wake:
+            while not self._closing:
+                pause = self._not_before - time.monotonic()
+                if pause > 0:
+                    self._wake.wait(min(pause, _IDLE))
+                elif self._behind or self._asked != self._seen:
+                    break
+                elif not self._wake.wait(_IDLE):
+                    # Another process may have left something behind.
+                    break
+            self._seen = self._asked
+            return not self._closing
+
+    def _round(self) -> bool:
+        """Send all that waits, the oldest first. Returns whether it got to the end."""
+        for path in self._spool.paths():
+            with self._spool.take(path) as data:
+                if data is None:
+                    continue
+                try:
+                    with suppress_instrumentation():
+                        self._line.request("POST", self._endpoint, data=data, headers=self._headers)
+                except Undelivered as undelivered:
+                    if undelivered.hopeless:
+                        counters.count(f"{self._name}.spans.dropped.refused", spans_of(path))
+                        self._spool.delete(path)
+                        continue
+                    self._pause(undelivered)
+                    return False
+                self._failures = 0
+                self._spool.delete(path)
+                counters.count(f"{self._name}.spans.sent", spans_of(path))
+        return True
+
+    def _pause(self, undelivered: Undelivered) -> None:
+        if not undelivered.passing:
+            seconds = _REFUSED
+        elif undelivered.wait is not None:
+            seconds = undelivered.wait
+        else:
+            seconds = backoff(self._failures)
+        self._failures += 1
+        self._not_before = time.monotonic() + seconds

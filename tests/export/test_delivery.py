@@ -1,0 +1,259 @@
+"""Delivery: what passes is tried again, what does not is said once, and every span is accounted for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+import byline
+from byline import counters
+from byline.export import OTLP, Destination, Langfuse
+from byline.testing import Receiver
+from tests.export.support import App, running
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as found:
+        yield found
+
+
+@pytest.fixture
+def dead() -> str:
+    """The address of a receiver that is gone."""
+    with Receiver() as gone:
+        return gone.url
+
+
+def spans_of(name: str) -> dict[str, int]:
+    """What was counted of a destination's spans."""
+    prefix = f"{name}.spans."
+    return {key.removeprefix(prefix): count for key, count in counters.snapshot().items() if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 0])
+def test_what_passes_is_tried_again(receiver: Receiver, status: int, production: pytest.LogCaptureFixture) -> None:
+    destination = OTLP(receiver.url)
+    with running(destination) as app:
+        receiver.fail(status, headers={"retry-after": "0"})
+        app.chat("one")
+        assert destination.flush()
+        assert [span.name for span in receiver.spans] == ["one"]
+    assert spans_of("otlp") == {"sent": 1}
+    assert counters.snapshot()["otlp.submissions"] == 2
+    assert production.text.count("byline.E059") == 1
+
+
+def test_a_server_that_asks_to_wait_is_waited_for(receiver: Receiver) -> None:
+    destination = OTLP(receiver.url)
+    with running(destination) as app:
+        receiver.fail(429, headers={"retry-after": "1"})
+        app.chat("one")
+        started = time.monotonic()
+        assert destination.flush()
+        assert time.monotonic() - started >= 1
+    assert spans_of("otlp") == {"sent": 1}
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [(401, "check its keys"), (403, "may write"), (404, "check its URL"), (307, "the URL that it redirects to")],
+)
+def test_a_final_no_is_said_once_with_what_to_do(
+    receiver: Receiver, status: int, advice: str, production: pytest.LogCaptureFixture
+) -> None:
+    """And is not tried again."""
+    destination = OTLP(receiver.url)
+    with running(destination) as app:
+        receiver.fail(status, times=None, headers={"location": f"{receiver.url}/elsewhere"})
+        for _ in range(3):
+            app.chat()
+            assert not destination.flush()
+    said = [record for record in production.records if record.name == "byline"]
+    assert [record.levelname for record in said] == ["ERROR"]
+    assert "byline.E057" in said[0].getMessage()
+    assert advice in said[0].getMessage()
+    assert counters.snapshot()["otlp.submissions"] == 3
+    assert spans_of("otlp") == {"dropped.unsent": 3}
+
+
+def test_a_batch_that_is_refused_for_itself_is_said_too(
+    receiver: Receiver, production: pytest.LogCaptureFixture
+) -> None:
+    destination = OTLP(receiver.url)
+    with running(destination) as app:
+        receiver.fail(400)
+        app.chat()
+        assert not destination.flush()
+        app.chat()
+        assert destination.flush()
+    assert "byline.E058" in production.text
+    assert spans_of("otlp") == {"dropped.unsent": 1, "sent": 1}
+
+
+def test_spans_that_are_rejected_out_of_a_batch_are_counted(receiver: Receiver) -> None:
+    destination = OTLP(receiver.url)
+    with running(destination) as app:
+        receiver.reject(2)
+        for _ in range(5):
+            app.chat()
+        destination.flush()
+    assert spans_of("otlp") == {"sent": 5, "dropped.rejected": 2}
+
+
+def test_credentials_follow_no_redirect(receiver: Receiver) -> None:
+    """The other side would get keys and content."""
+
+    class Redirecting(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(308)
+            self.send_header("location", f"{receiver.url}/v1/traces")
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Redirecting)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        destination = OTLP(f"http://127.0.0.1:{server.server_port}", headers={"x-api-key": "k"})
+        with running(destination) as app:
+            app.chat()
+            assert not destination.flush()
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert receiver.requests == []
+
+
+def test_ten_thousand_spans_through_a_dead_destination_are_all_accounted_for(dead: str) -> None:
+    """The queue is as long as ever, and what found no room is counted, span by span."""
+    destination = OTLP(dead)
+    with running(destination) as app:
+        feed: Any = destination.processor()
+        longest = 0
+        for _ in range(10_000):
+            app.chat()
+            longest = max(longest, feed.waiting)
+        assert longest <= 2048
+    counted = spans_of("otlp")
+    assert counted["dropped.queue_full"] >= 10_000 - 2048 - 1024
+    assert sum(counted.values()) == 10_000
+    assert set(counted) == {"dropped.queue_full", "dropped.unsent"}
+    assert feed.waiting == 0
+
+
+def test_threads_lose_no_count(dead: str) -> None:
+    """Many threads end spans at once, while the queue is full."""
+    with running(OTLP(dead)) as app:
+
+        def work() -> None:
+            for _ in range(1000):
+                app.chat()
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sum(spans_of("otlp").values()) == 8000
+
+
+def test_one_destinations_trouble_is_not_anothers(receiver: Receiver, dead: str) -> None:
+    """Neither a dead one's nor one's that never answers."""
+    with Receiver() as slow:
+        slow.hold()
+        with running(OTLP(dead, label="dead"), OTLP(slow.url, label="slow"), OTLP(receiver.url)) as app:
+            for _ in range(600):
+                app.chat()
+            assert app.destinations[2].flush()
+            assert len(receiver.spans) == 600
+            slow.release()
+    assert spans_of("otlp") == {"sent": 600}
+    assert spans_of("slow") == {"sent": 600}
+    assert sum(spans_of("dead").values()) == 600
+
+
+def test_a_flush_ends_in_time(receiver: Receiver) -> None:
+    """However long the server takes."""
+    receiver.hold()
+    destination = OTLP(receiver.url)
+    with running(destination) as app:
+        app.chat()
+        assert not destination.flush(0.2)
+        receiver.release()
+        assert destination.flush()
+    assert len(receiver.spans) == 1
+
+
+def test_what_ends_after_the_end_is_counted(receiver: Receiver) -> None:
+    destination = OTLP(receiver.url)
+    with running(destination) as app:
+        feed: Any = destination.processor()
+        with app.span("late"):
+            feed.shutdown()
+    assert spans_of("otlp") == {"dropped.closed": 1}
+
+
+def test_an_exporter_of_the_users_own_that_fails_is_counted(production: pytest.LogCaptureFixture) -> None:
+    class Broken(Destination):
+        name = "broken"
+
+        def exporter(self) -> Any:
+            class Exporter:
+                def export(self, spans: Any) -> Any:
+                    raise RuntimeError("with a prompt in it")
+
+                def shutdown(self) -> None:
+                    pass
+
+            return Exporter()
+
+    destination = Broken("http://127.0.0.1:1/v1/traces")
+    app = App(destination)
+    app.chat()
+    assert not destination.flush()
+    app.close()
+    assert spans_of("broken") == {"dropped.unsent": 1}
+    assert "with a prompt" not in production.text
+
+
+def test_debug_says_what_goes_where_and_no_secret(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BYLINE_DEBUG", "1")
+    destination = Langfuse("pk-lf-0123456789", "sk-lf-0123456789abcdef", receiver.url)
+    with running(destination) as app:
+        receiver.fail(503, headers={"retry-after": "0"})
+        app.chat()
+        assert destination.flush()
+    said = capsys.readouterr().err
+    assert f"{receiver.url}/api/public/otel/v1/traces" in said
+    assert "Authorization: Basic " in said
+    assert "HTTP 503" in said
+    assert "HTTP 200" in said
+    for secret in (destination.headers["Authorization"], "sk-lf-0123456789abcdef"):
+        assert secret not in said
+
+
+def test_stats_have_what_was_counted(receiver: Receiver) -> None:
+    destination = OTLP(receiver.url, label="collector")
+    with running(destination) as app:
+        app.chat()
+        destination.flush()
+        assert byline.stats()["collector.spans.sent"] == 1
+
+
+@pytest.mark.parametrize("label", ["", "Upper", "a b", "../x", 1])
+def test_labels_that_are_no_names(label: Any) -> None:
+    with pytest.raises(byline.SettingError, match=r"byline\.E055"):
+        OTLP("https://collector.example", label=label)
