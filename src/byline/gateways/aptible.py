@@ -22,7 +22,7 @@ class Aptible(Gateway):
     fields: ClassVar[tuple[Field, ...]] = (Field("session_id", "header", "x-session-id", sent=True),)
     notes = (
         ("sends", "`x-session-id`", "documentation"),
-        ("reads", "LiteLLM's headers, where they are there", "seen at run time"),
+        ("reads", "what LiteLLM's replies say, where its replies look like them", "inference"),
         ("joins", "by session", "documentation"),
     )
 

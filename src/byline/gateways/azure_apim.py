@@ -29,6 +29,7 @@ class AzureAPIM(Gateway):
 
     name: ClassVar[str] = "azure_apim"
     hosts: ClassVar[tuple[str, ...]] = (".azure-api.net",)
+    remarks = ("Nothing is sent unless `session_header` or `user_header` name the headers of your policy.",)
     notes = (
         ("sends", "session and user under the header names of your policy", "documentation"),
         ("reads", "remaining tokens and quota under the header names of your policy", "documentation"),

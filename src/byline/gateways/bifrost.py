@@ -48,6 +48,11 @@ class Bifrost(Gateway):
         ("joins", "its span is a child of the LLM span", "documentation"),
     )
 
+    remarks = (
+        "Its `x-bf-session-id` is not sent: it pins a conversation to one key, which is the app's to decide.",
+        "Metadata under names that are no header names is left out.",
+    )
+
     def answered(self, headers: Mapping[str, str]) -> bool:
         """Every reply names its request."""
         return "x-bifrost-request-id" in headers

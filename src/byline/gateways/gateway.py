@@ -149,6 +149,8 @@ class Gateway:
     is_provider: ClassVar[bool] = False
     #: What is known of it, and how surely: ``docs/gateways.md`` is made of these lines.
     notes: ClassVar[tuple[tuple[str, str, str], ...]] = ()
+    #: What else there is to know of it, for the same page.
+    remarks: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, base_url: str | None = None, *, broadcasts: bool = False, key_aliases: Mapping[str, str] | None = None

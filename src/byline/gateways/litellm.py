@@ -72,6 +72,45 @@ class LiteLLM(Gateway):
             "run for real",
         ),
     )
+    remarks = (
+        (
+            "LiteLLM exports nothing at all for an unsampled parent. Where the app's sampler has dropped the "
+            "request no "
+            "`traceparent` goes out, and LiteLLM's span is a root with the same session and user."
+        ),
+        (
+            "The headers of a stream are sent before it has a price: their `0.0` is not read. Cost and tokens are "
+            "in the "
+            "last chunk where the app asks for `stream_options.include_usage`; without it only LiteLLM's own span "
+            "has them."
+        ),
+        (
+            "The headers of a cache hit repeat the cost of the call that filled the cache: byline says cost 0, and "
+            "that "
+            "cost as `byline.cache.savings`."
+        ),
+        "No header says when a budget starts anew: `byline.gateway.key.budget_reset` stays empty.",
+        (
+            "`byline.gateway.key.hash` equals LiteLLM's own hash of a virtual key. For its master key LiteLLM says "
+            "`litellm_proxy_master_key` instead."
+        ),
+        (
+            "The end user's header does not become the user of LiteLLM's Langfuse trace, `langfuse_trace_user_id` "
+            "does. Such "
+            "names with underscores are dropped by some proxies, by nginx unless `underscores_in_headers` is on."
+        ),
+        (
+            "Its form for sessions, eight or more letters, digits, dashes and underscores, is asked of "
+            "`x-session-id` only; "
+            "`x-litellm-session-id` takes any."
+        ),
+        (
+            "With `LITELLM_OTEL_V2`: LiteLLM's own server span stands between ours and its LLM span, as its SDK "
+            "makes one for "
+            "each request; its LLM span takes no generation name; a cache hit makes no LLM span, only `cache.get`; and "
+            "`cache.set`, which runs after the reply, is a trace of its own."
+        ),
+    )
     fields: ClassVar[tuple[Field, ...]] = (
         Field("session_id", "header", "x-litellm-session-id"),
         Field("session_id", "header", "x-litellm-trace-id"),

@@ -55,6 +55,18 @@ class OpenRouter(Gateway):
         ("joins", "its generation is a child of the LLM span", "documentation"),
     )
 
+    remarks = (
+        "Where the app sends a `trace` of its own, byline adds none, and the two traces meet by session only.",
+        "Metadata under names that `trace` has a meaning for is left out, so is a user of more than 128 characters.",
+        "A session that no header can carry, of another script, goes into the body as `session_id`.",
+        (
+            "With `X-OpenRouter-Cache: true` the body is left alone: it is the key of the cache, and ids in it "
+            "would make "
+            "each call a miss."
+        ),
+        "A session is also OpenRouter's key for routing: calls of one session go to one provider as long as it is up.",
+    )
+
     def __init__(
         self,
         base_url: str | None = None,

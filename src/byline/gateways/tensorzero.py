@@ -28,7 +28,7 @@ class TensorZero(Gateway):
         ),
         (
             "sends",
-            "`tensorzero-otlp-traces-extra-attribute-session.id` and `-user.id`, whose values are JSON",
+            "`tensorzero-otlp-traces-extra-attribute-*` for `session.id` and `user.id`, whose values are JSON",
             "documentation",
         ),
         (
