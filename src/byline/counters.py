@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 _lock: Final = threading.Lock()
 _counts: Final[Counter[str]] = Counter()
+_levels: Final[dict[str, Callable[[], int]]] = {}
 
 
 def count(name: str, amount: int = 1) -> None:
     """Add to a counter."""
     with _lock:
         _counts[name] += amount
+
+
+def watch(name: str, read: Callable[[], int]) -> None:
+    """Let a level be read together with the counters, e.g. how long a queue is, until `unwatch`."""
+    _levels[name] = read
+
+
+def unwatch(name: str) -> None:
+    """Read a level no more."""
+    _levels.pop(name, None)
+
+
+def levels() -> dict[str, int]:
+    """Return all levels as they stand."""
+    return {name: read() for name, read in sorted(_levels.items())}
 
 
 def snapshot() -> dict[str, int]:

@@ -96,6 +96,8 @@ def instrument(
             provider.add_span_processor(feeding)
             _feeding.add(feeding)
             _destinations.append(destination)
+        if targets:
+            export.metrics.offer()
         recording = [each.processor() for each in targets if each.unsampled == "record"]
         if recording:
             # One for the signing of spans which no other provider sees.
@@ -150,14 +152,16 @@ def flush(timeout: float = 10.0) -> bool:
 
 
 def stats() -> dict[str, int]:
-    """Return what byline has counted about itself: errors, drops, submissions, by name.
+    """Return what byline has counted about itself, by name: errors, calls, and of each destination its
+    spans (``langfuse.spans.sent``, ``.spooled``, ``.left_out``, ``.dropped.<why>``), its submissions, and
+    what waits (``langfuse.queue``, ``langfuse.spool.spans``).
 
     Example:
         >>> import byline
         >>> isinstance(byline.stats(), dict)
         True
     """
-    return counters.snapshot()
+    return {**counters.snapshot(), **counters.levels()}
 
 
 def _kept(provider: Any, new: BylineSpanProcessor) -> BylineSpanProcessor:

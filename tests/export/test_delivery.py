@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -251,6 +256,56 @@ def test_stats_have_what_was_counted(receiver: Receiver) -> None:
         app.chat()
         destination.flush()
         assert byline.stats()["collector.spans.sent"] == 1
+
+
+def test_metrics_have_it_too(receiver: Receiver, tmp_path: Path) -> None:
+    """In a process of its own, for the global meter provider is set once."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", METRICS, receiver.url, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OTEL_BSP_SCHEDULE_DELAY": "60000"},
+    )
+    assert done.returncode == 0, done.stderr
+    found = dict(json.loads(done.stdout))
+    assert found == {
+        "byline.spans destination=collector outcome=sent": 2,
+        "byline.spans destination=collector outcome=spooled": 2,
+        "byline.submissions destination=collector outcome=accepted": 1,
+        "byline.submissions destination=collector outcome=failed": 0,
+        "byline.calls": 0,
+        "byline.queue destination=collector": 1,
+        "byline.spool destination=collector unit=files": 0,
+        "byline.spool destination=collector unit=spans": 0,
+        "byline.spool destination=collector unit=bytes": 0,
+    }
+
+
+METRICS = """
+import json, sys
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+import byline
+reader = InMemoryMetricReader()
+metrics.set_meter_provider(MeterProvider([reader]))
+byline.instrument(destinations=[byline.destinations.OTLP(sys.argv[1], label="collector", spool=sys.argv[2])])
+tracer = trace.get_tracer("app")
+tracer.start_span("one").end()
+tracer.start_span("two").end()
+assert byline.flush()
+tracer.start_span("three").end()
+told = []
+for resource in reader.get_metrics_data().resource_metrics:
+    for scope in resource.scope_metrics:
+        for metric in scope.metrics:
+            for point in metric.data.data_points:
+                name = " ".join([metric.name, *(f"{k}={v}" for k, v in sorted(point.attributes.items()))])
+                told.append((name, point.value))
+assert byline.stats()["collector.queue"] == 1
+print(json.dumps(told))
+"""
 
 
 @pytest.mark.parametrize("label", ["", "Upper", "a b", "../x", 1])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from byline import settings
+from byline.export import metrics
 from byline.export.destination import CheckResult, Destination
 from byline.export.langfuse import Langfuse
 from byline.export.otlp import OTLP
 
-__all__ = ["OTLP", "CheckResult", "Destination", "Langfuse", "from_environment"]
+__all__ = ["OTLP", "CheckResult", "Destination", "Langfuse", "from_environment", "metrics"]
 
 
 def from_environment() -> list[Destination]:

@@ -21,6 +21,8 @@ from byline.export.pipeline import Pick, Pipeline
 from byline.spans import recognition
 
 _DEFAULT_ROOM: Final = 2048
+#: How long a span may be in memory alone where there is a spool, in milliseconds.
+_SPOOL_DELAY: Final = 500.0
 #: How long the end of a process may be held up, in seconds.
 _FAREWELL: Final = 5.0
 
@@ -65,12 +67,19 @@ class Feed(BatchSpanProcessor):
         self._counting = threading.Lock()
         self._closed = False
         pipeline.taken = self._taken
+        pipeline.outlet.start()
+        self._levels = {"queue": self._read_waiting, **pipeline.outlet.levels()}
+        for level, read in self._levels.items():
+            counters.watch(f"{name}.{level}", read)
         super().__init__(pipeline, max_queue_size=self._room, max_export_batch_size=min(self._room, _batch(self._room)))
         _at_fork(self)
 
     @property
     def waiting(self) -> int:
         """How many spans wait for the next batch."""
+        return self._waiting
+
+    def _read_waiting(self) -> int:
         return self._waiting
 
     def on_start(self, span: Span, parent_context: otel_context.Context | None = None) -> None:
@@ -151,6 +160,8 @@ class Feed(BatchSpanProcessor):
             return
         self._closed = True
         self._pipeline.outlet.hurry(_FAREWELL)
+        for level in self._levels:
+            counters.unwatch(f"{self._name}.{level}")
         super().shutdown()  # type: ignore[no-untyped-call, unused-ignore]
 
     def after_fork(self) -> None:
@@ -172,6 +183,11 @@ def _batch(room: int) -> int:
         return max(1, int(os.environ.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "")))
     except ValueError:
         return min(512, room)
+
+
+def _delay(*, spooled: bool) -> float | None:
+    # What is on disk is safe, so that it goes there soon; None is the SDK's default.
+    return _SPOOL_DELAY if spooled and not os.environ.get("OTEL_BSP_SCHEDULE_DELAY") else None
 
 
 def _at_fork(feed: Feed) -> None:

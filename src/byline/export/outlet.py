@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -35,6 +35,10 @@ class Outlet(SpanExporter):
     def drain(self, timeout: float) -> bool:  # noqa: ARG002 - for outlets that keep something
         """Send what is kept here. Returns whether nothing is left."""
         return True
+
+    def levels(self) -> dict[str, Callable[[], int]]:
+        """Return how to read what waits here, by name."""
+        return {}
 
     def hurry(self, seconds: float) -> None:
         """Try each batch once from now on, and none after so many seconds."""

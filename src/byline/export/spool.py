@@ -142,8 +142,10 @@ class Spool:
 
     def _is_whole(self, path: Path, data: bytes) -> bool:
         try:
-            gzip.decompress(data)
+            whole = bool(gzip.decompress(data))
         except (OSError, EOFError, zlib.error):
+            whole = False
+        if not whole:
             with contextlib.suppress(OSError):
                 path.rename(path.with_suffix(_ASIDE))
             counters.count(f"{self._name}.spans.dropped.corrupt", spans_of(path))
@@ -153,8 +155,7 @@ class Spool:
                 self._name,
                 _ASIDE,
             )
-            return False
-        return True
+        return whole
 
     def _make_room(self, needed: int) -> None:
         paths = self.paths()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -108,8 +108,19 @@ class Spooling(Outlet):
             self._asked += 1
             self._wake.notify_all()
             # A round that is under way may have begun before the last batch was there.
-            self._wake.wait_for(lambda: self._rounds >= rounds + 2 or self._failed_rounds > failed, timeout)
+            self._wake.wait_for(
+                lambda: self._rounds >= rounds + 2 or self._failed_rounds > failed or not self._spool.paths(), timeout
+            )
         return not self._spool.paths()
+
+    def levels(self) -> dict[str, Callable[[], int]]:
+        """Return how to read what waits on disk."""
+        spool = self._spool
+        return {
+            "spool.files": lambda: spool.waiting().files,
+            "spool.spans": lambda: spool.waiting().spans,
+            "spool.bytes": lambda: spool.waiting().size,
+        }
 
     def shutdown(self) -> None:
         """Send what can be sent now; the rest waits on disk for the next process."""
