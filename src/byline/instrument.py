@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import weakref
 from collections.abc import Collection, Sequence
 from typing import Any, Final, Literal, cast
@@ -13,13 +14,15 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
-from byline import calls, counters, export, guard, settings
+from byline import afterwards, calls, counters, export, guard, settings
 from byline.export.destination import Destination
 from byline.gateways import keys, known
 from byline.gateways.gateway import Gateway
 from byline.settings import SettingError
 from byline.spans import server, unsampled
 from byline.spans.processor import BylineSpanProcessor, Stamp
+
+_FAREWELL: Final = 5.0
 
 _lock: Final = threading.Lock()
 #: The SDK has no way to take a processor away again, so one a provider is kept, by this name on the
@@ -98,6 +101,7 @@ def instrument(
             _destinations.append(destination)
         if targets:
             export.metrics.offer()
+            ending.before(pause=_pause, stop=_stop)
         recording = [each.processor() for each in targets if each.unsampled == "record"]
         if recording:
             # One for the signing of spans which no other provider sees.
@@ -124,12 +128,24 @@ def uninstrument() -> None:
         for processor in _active:
             processor.switch_off()
         _active.clear()
-        for destination in _destinations:
-            try:
-                destination.shutdown()
-            except Exception:
-                guard.report("destination")
+        ending.never_mind()
+        _stop()
         _destinations.clear()
+
+
+def _pause() -> None:
+    """Send what waits while a server stops, which must not take long in all."""
+    until = time.monotonic() + _FAREWELL
+    for destination in _destinations:
+        destination.flush(max(until - time.monotonic(), 0.1))
+
+
+def _stop() -> None:
+    for destination in _destinations:
+        try:
+            destination.shutdown()
+        except Exception:
+            guard.report("destination")
 
 
 def flush(timeout: float = 10.0) -> bool:
@@ -142,6 +158,7 @@ def flush(timeout: float = 10.0) -> bool:
         Whether everything was handed over in time.
     """
     done = True
+    afterwards.run()
     for destination in _destinations:
         try:
             done = destination.flush(timeout) and done
@@ -161,6 +178,7 @@ def stats() -> dict[str, int]:
         >>> isinstance(byline.stats(), dict)
         True
     """
+    afterwards.run()
     return {**counters.snapshot(), **counters.levels()}
 
 

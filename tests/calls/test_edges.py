@@ -75,6 +75,7 @@ def test_an_error_answer_of_requests_that_nobody_reads_ends_its_call(gateway: Ga
     assert not finished()
     del answer, caught
     gc.collect()
+    byline.flush()
     (span,) = finished()
     assert span.status.status_code is StatusCode.ERROR
 

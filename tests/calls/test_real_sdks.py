@@ -238,6 +238,7 @@ def test_stream_that_is_dropped_ends_its_span(gateway: Gateway, finished: Finish
     assert not finished()
     stream: Any = response.stream
     stream.__del__()
+    byline.flush()
     assert len(finished()) == 1
     response.close()
     client.close()

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 
 from opentelemetry.trace import TracerProvider
 
+from byline import afterwards
 from byline.calls import rules
 from byline.calls.clients import aiohttp, botocore, httpx, patches, requests, urllib3
 from byline.calls.own import LLMSpans
@@ -55,6 +56,7 @@ def install(
 
 def uninstall() -> None:
     """Take the hooks off."""
+    afterwards.run()
     rules.put_in_force(None)
     patches.take_off()
     late.clear()

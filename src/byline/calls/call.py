@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
@@ -13,7 +13,7 @@ from typing import Any, Final
 from opentelemetry import trace
 from opentelemetry.sdk.trace import Span
 
-from byline import counters, guard, record
+from byline import afterwards, counters, guard, record
 from byline.calls import dialect, own, placing, rules
 from byline.calls.content import Captured
 from byline.calls.limits import read_limits
@@ -43,6 +43,7 @@ def begin(
     wire = recognise(path)
     if wire is None or _under_way.get():
         return None
+    afterwards.run()
     try:
         content = body()
         facts = Facts(server_address=host, server_port=port)
@@ -63,7 +64,7 @@ class Call:
     Attributes:
         headers: Headers to be sent besides the app's own.
         body: The body to be sent in the place of the app's, ``None`` where it stays.
-        length: How long the app's own body is.
+        content: The app's own body.
         span: The LLM span of this call.
         seen: What is kept of the reply's body, from the moment of its headers on.
     """
@@ -83,7 +84,7 @@ class Call:
         self._lock = threading.Lock()
         self._open = True
         self.facts = facts
-        self.length = len(body or b"")
+        self.content = body
         self._content = Captured(wire.name, self.facts) if in_force.capture_content else None
         if self._content is not None:
             self._content.request(body)
@@ -118,6 +119,12 @@ class Call:
             self._own = made is not None
             return made
         return None
+
+    def take_back(self, headers: MutableMapping[str, Any]) -> None:
+        """Take off what was written besides the app's own headers, where it still stands as it was written."""
+        for name, value in self.headers.items():
+            if headers.get(name) == value:
+                del headers[name]
 
     @contextmanager
     def current(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanKind
 
-from byline import guard, record
+from byline import afterwards, guard, record
 from byline.record import Record
 from byline.settings import SettingError
 from byline.spans import late, recognition, server, targets
@@ -142,6 +142,7 @@ class BylineSpanProcessor(SpanProcessor):
         """Let go of an ended LLM span, and tell the app span what it has cost."""
         if not self.enabled:
             return
+        afterwards.run()
         try:
             owner = record.get() or targets.owner_of(span)
             if owner is not None and owner.root().app_span_ends_first and recognition.is_llm_span(span):

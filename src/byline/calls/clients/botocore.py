@@ -23,12 +23,16 @@ def _send(original: Callable[..., Any]) -> Callable[..., Any]:
     def send(self: Any, request: Any) -> Any:
         if rules.in_force is None or request.method != "POST":
             return original(self, request)
-        parts = urlsplit(request.url)
+        try:
+            parts = urlsplit(request.url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            return original(self, request)
         body = request.body
         # Its requests are signed, so that nothing can be written on them.
         call = calls.begin(
             parts.hostname or "",
-            parts.port or (443 if parts.scheme == "https" else 80),
+            port,
             parts.path,
             lambda: {name.lower(): _text(value) for name, value in request.headers.items()},
             lambda: body.encode() if isinstance(body, str) else bytes(body) if isinstance(body, _BYTES) else None,

@@ -34,13 +34,31 @@ def _begin(request: Any, module: Any) -> Call | None:
     if call is None:
         return None
     if call.headers or call.body is not None:
-        given = (request.headers.copy(), request.stream, getattr(request, "_content", None))
-        request.extensions = {**request.extensions, _EXTENSION: (call, url.host, port, given)}
+        written = _Written(call, url.host, port, request.stream)
+        request.extensions = {**request.extensions, _EXTENSION: written}
         request.headers.update(call.headers)
         if call.body is not None:
-            _set_body(request, module.ByteStream(call.body), call.body)
-            request.headers["content-length"] = str(len(call.body))
+            written.stream = module.ByteStream(call.body)
+            _set_body(request, written.stream, call.body)
     return call
+
+
+class _Written:
+    """What was written on a request, so that it can be taken back."""
+
+    def __init__(self, call: Call, host: str, port: int, own: Any) -> None:
+        self.call = call
+        self.host = host
+        self.port = port
+        self.own = own
+        self.stream: Any = None
+
+    def take_back(self, request: Any) -> None:
+        """Leave what the app, its hooks and its authentication have set since."""
+        request.extensions = {name: value for name, value in request.extensions.items() if name != _EXTENSION}
+        self.call.take_back(request.headers)
+        if self.stream is not None and request.stream is self.stream:
+            _set_body(request, self.own, self.call.content)
 
 
 def _set_body(request: Any, stream: Any, content: bytes | None) -> None:
@@ -48,14 +66,22 @@ def _set_body(request: Any, stream: Any, content: bytes | None) -> None:
     # Transports of others send what `Request.content` gives.
     if hasattr(request, "_content"):
         request._content = content
+    if content is not None and "content-length" in request.headers:
+        request.headers["content-length"] = str(len(content))
 
 
-def _restore(request: Any) -> None:
-    """Give the app its request back as it was, for it may send it again on behalf of somebody else."""
-    written = request.extensions.pop(_EXTENSION, None)
-    if written is not None:
-        request.headers, stream, content = written[3]
-        _set_body(request, stream, content)
+def _restore(request: Any, response: Any = None) -> None:
+    """Give the app its requests back as they were, for it may send them again on behalf of somebody else."""
+    try:
+        requests = [request]
+        if response is not None:
+            requests += [response.request, response.next_request, *(hop.request for hop in response.history)]
+        for each in requests:
+            written = None if each is None else each.extensions.get(_EXTENSION)
+            if written is not None:
+                written.take_back(each)
+    except Exception:
+        guard.report("httpx")
 
 
 def _headers(request: Any) -> dict[str, str]:
@@ -73,6 +99,7 @@ def _send(original: Callable[..., Any], module: Any, tee: Callable[[Any, Call], 
         call = _begin(request, module)
         if call is None:
             return original(self, request, **options)
+        response = None
         try:
             with call.current():
                 response = original(self, request, **options)
@@ -80,7 +107,7 @@ def _send(original: Callable[..., Any], module: Any, tee: Callable[[Any, Call], 
             call.fail(error)
             raise
         finally:
-            _restore(request)
+            _restore(request, response)
         _answered(call, response, tee if options.get("stream") else None)
         return response
 
@@ -92,6 +119,7 @@ def _send_async(original: Callable[..., Any], module: Any, tee: Callable[[Any, C
         call = _begin(request, module)
         if call is None:
             return await original(self, request, **options)
+        response = None
         try:
             with call.current():
                 response = await original(self, request, **options)
@@ -99,7 +127,7 @@ def _send_async(original: Callable[..., Any], module: Any, tee: Callable[[Any, C
             call.fail(error)
             raise
         finally:
-            _restore(request)
+            _restore(request, response)
         _answered(call, response, tee if options.get("stream") else None)
         return response
 
@@ -125,17 +153,10 @@ def _redirect(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             written = request.extensions.get(_EXTENSION)
             if written is not None:
-                call, host, port, (_, stream, content) = written
                 url = following.url
-                if (url.host, url.port or (443 if url.scheme == "https" else 80)) != (host, port):
-                    following.extensions = {
-                        name: value for name, value in following.extensions.items() if name != _EXTENSION
-                    }
-                    for name in call.headers:
-                        following.headers.pop(name, None)
-                    if call.body is not None and "content-length" in following.headers:
-                        _set_body(following, stream, content)
-                        following.headers["content-length"] = str(call.length)
+                port = url.port or (443 if url.scheme == "https" else 80)
+                if (url.host, port) != (written.host, written.port):
+                    written.take_back(following)
         except Exception:
             guard.report("redirect")
         return following

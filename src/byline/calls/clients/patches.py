@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, Final
 
 import wrapt
@@ -20,10 +21,20 @@ def replace(owner: type, name: str, make: Callable[[Any], Any]) -> None:
     original = owner.__dict__.get(name)
     if original is None or hasattr(original, _ORIGINAL):
         return
-    wrapper = functools.wraps(original)(make(original))
+    # Not isinstance(): wrappers say that they are what they wrap.
+    wrapper = functools.wraps(original)(make(original if type(original) is FunctionType else _bound(original)))
     setattr(wrapper, _ORIGINAL, original)
     setattr(owner, name, wrapper)
     _put_on.append((owner, name))
+
+
+def _bound(original: Any) -> Callable[..., Any]:
+    """Call what another library has put there as the interpreter would: bound to its instance."""
+
+    def call(self: Any, *arguments: Any, **options: Any) -> Any:
+        return original.__get__(self, type(self))(*arguments, **options)
+
+    return call
 
 
 def take_off() -> None:

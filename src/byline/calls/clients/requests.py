@@ -1,14 +1,14 @@
-"""requests: ``Session.send``."""
+"""requests: ``Session.send``, and the reading of its responses."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from byline import guard
+from byline import afterwards, guard
 from byline.calls import call as calls
 from byline.calls import rules
 from byline.calls.call import Call
@@ -18,9 +18,15 @@ from byline.calls.clients import patches
 _outer: Final[ContextVar[tuple[Call, str, int, Any] | None]] = ContextVar("byline_requests_call", default=None)
 
 
+#: Under this name a response that is read bit by bit remembers its call.
+_CALL: Final = "_byline_call"
+
+
 def patch(module: Any) -> None:
-    """Hook the session of requests."""
+    """Hook the session of requests and its responses."""
     patches.replace(module.Session, "send", _send)
+    patches.replace(module.Response, "iter_content", _iter_content)
+    patches.replace(module.Response, "close", _close)
 
 
 def _send(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,12 +35,15 @@ def _send(original: Callable[..., Any]) -> Callable[..., Any]:
         # A redirect may turn a POST into a GET, whose headers are those of the POST.
         if rules.in_force is None or (request.method != "POST" and outer is None):
             return original(self, request, **options)
-        parts = urlsplit(request.url)
-        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            parts = urlsplit(request.url)
+            host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            return original(self, request, **options)
         if outer is not None:
             # The hop of a redirect is part of the call around it.
             if (host, port) != outer[1:3]:
-                _take_back(request, outer)
+                _take_back(request, outer[0], outer[3])
             return original(self, request, **options)
         call = calls.begin(
             host,
@@ -45,7 +54,9 @@ def _send(original: Callable[..., Any]) -> Callable[..., Any]:
         )
         if call is None:
             return original(self, request, **options)
-        token = _outer.set((call, host, port, request.body))
+        body = request.body
+        token = _outer.set((call, host, port, body))
+        response = None
         try:
             _write(request, call)
             with call.current():
@@ -56,7 +67,8 @@ def _send(original: Callable[..., Any]) -> Callable[..., Any]:
             raise
         finally:
             _outer.reset(token)
-        _answered(call, response, streamed=bool(options.get("stream")))
+            _restore(request, response, call, body)
+        _answered(call, response)
         return response
 
     return send
@@ -69,19 +81,31 @@ def _write(request: Any, call: Call) -> None:
         request.headers["Content-Length"] = str(len(call.body))
 
 
-def _take_back(request: Any, outer: tuple[Call, str, int, Any]) -> None:
-    call, _, _, body = outer
-    for name in call.headers:
-        request.headers.pop(name, None)
-    if call.body is not None and request.body == call.body:
+def _take_back(request: Any, call: Call, body: Any) -> None:
+    call.take_back(request.headers)
+    if call.body is not None and request.body is call.body:
         request.body = body
-        request.headers["Content-Length"] = str(call.length)
+        request.headers["Content-Length"] = str(len(call.content or b""))
 
 
-def _answered(call: Call, response: Any, *, streamed: bool) -> None:
+def _restore(request: Any, response: Any, call: Call, body: Any) -> None:
+    """Give the app its requests back as they were, for it may send them again on behalf of somebody else."""
+    try:
+        requests = [request]
+        if response is not None:
+            requests += [response.request, response.next, *(hop.request for hop in response.history)]
+        for each in requests:
+            if each is not None:
+                _take_back(each, call, body)
+    except Exception:
+        guard.report("requests")
+
+
+def _answered(call: Call, response: Any) -> None:
     try:
         call.answered(response.status_code, {name.lower(): value for name, value in response.headers.items()})
-        if not streamed:
+        # Whether it is to be streamed may stand with the call or with the session, and a hook may have read it.
+        if response._content_consumed:
             call.end(response.content)
             return
         _tee(response, call)
@@ -90,30 +114,41 @@ def _answered(call: Call, response: Any, *, streamed: bool) -> None:
 
 
 def _tee(response: Any, call: Call) -> None:
-    """See what ``iter_content`` hands out; its chunks are decoded already."""
+    # The chunks that it hands out are decoded already.
     call.seen.is_decoded()
-    kind = type(response)
-    # Bound methods would hold the response in a circle, and it would not go when the app lets go of it.
-    itself = weakref.ref(response)
+    setattr(response, _CALL, call)
+    weakref.finalize(response, afterwards.put, call.end).atexit = False
 
-    def iter_content(*arguments: Any, **options: Any) -> Any:
-        try:
-            for chunk in kind.iter_content(itself(), *arguments, **options):
-                call.see(chunk if isinstance(chunk, bytes) else str(chunk).encode())
-                yield chunk
-        except Exception as error:
-            call.fail(error)
-            raise
-        finally:
+
+def _iter_content(original: Callable[..., Any]) -> Callable[..., Any]:
+    def iter_content(self: Any, *arguments: Any, **options: Any) -> Any:
+        chunks = original(self, *arguments, **options)
+        call = self.__dict__.get(_CALL)
+        return chunks if call is None else _watch(chunks, call)
+
+    return iter_content
+
+
+def _close(original: Callable[..., Any]) -> Callable[..., Any]:
+    def close(self: Any) -> None:
+        call = self.__dict__.get(_CALL)
+        if call is not None:
             call.end()
+        original(self)
 
-    def closing() -> None:
+    return close
+
+
+def _watch(chunks: Any, call: Call) -> Iterator[Any]:
+    try:
+        for chunk in chunks:
+            call.see(chunk if isinstance(chunk, bytes) else str(chunk).encode())
+            yield chunk
+    except Exception as error:
+        call.fail(error)
+        raise
+    finally:
         call.end()
-        kind.close(itself())
-
-    response.iter_content = iter_content
-    response.close = closing
-    weakref.finalize(response, call.end).atexit = False
 
 
 def _bytes(body: Any) -> bytes | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any
 
+from byline import afterwards
 from byline.calls.call import Call
 
 
@@ -37,6 +38,10 @@ def make_tees(module: Any) -> tuple[Callable[[Any, Call], Any], Callable[[Any, C
                     yield chunk
                     if simple:
                         break
+                else:
+                    # An iterator over a queue would wait for ever if it were asked once more.
+                    call.end()
+                    return
                 keep = call.seen.tail.append
                 for chunk in chunks:
                     keep(chunk)
@@ -51,7 +56,7 @@ def make_tees(module: Any) -> tuple[Callable[[Any, Call], Any], Callable[[Any, C
             self._inner.close()
 
         def __del__(self) -> None:
-            self._call.end()
+            afterwards.put(self._call.end)
 
     class AsyncTee(module.AsyncByteStream):  # type: ignore[misc]
         """A streamed body."""
@@ -72,6 +77,9 @@ def make_tees(module: Any) -> tuple[Callable[[Any, Call], Any], Callable[[Any, C
                     yield chunk
                     if simple:
                         break
+                else:
+                    call.end()
+                    return
                 keep = call.seen.tail.append
                 async for chunk in chunks:
                     keep(chunk)
@@ -89,6 +97,6 @@ def make_tees(module: Any) -> tuple[Callable[[Any, Call], Any], Callable[[Any, C
             await self._inner.aclose()
 
         def __del__(self) -> None:
-            self._call.end()
+            afterwards.put(self._call.end)
 
     return Tee, AsyncTee

@@ -26,8 +26,12 @@ def _urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
     def urlopen(self: Any, method: str, url: str, redirect: bool = True, **options: Any) -> Any:
         if rules.in_force is None or (method != "POST" and _outer.get() is None):
             return original(self, method, url, redirect, **options)
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            # It has rules of its own for what is a URL.
+            return original(self, method, url, redirect, **options)
         outer = _outer.get()
         if outer is not None:
             # The hop of a redirect is part of the call around it.
@@ -66,9 +70,11 @@ def _urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
 def _take_back(options: dict[str, Any], outer: tuple[Call, str, int, Any]) -> None:
     call, _, _, body = outer
     options["headers"] = {
-        name: value for name, value in dict(options.get("headers") or {}).items() if name.lower() not in call.headers
+        name: value
+        for name, value in dict(options.get("headers") or {}).items()
+        if call.headers.get(name.lower()) != value
     }
-    if call.body is not None and options.get("body") == call.body:
+    if call.body is not None and options.get("body") is call.body:
         options["body"] = body
 
 

@@ -1,0 +1,33 @@
+"""Work that comes up at garbage collection, and is done a little later.
+
+A collection may start in any thread at any allocation, also while that thread holds a lock. What a
+finalizer does must therefore need none: it leaves its work here, and the next thing that byline does
+in the open does it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from byline import guard
+
+_waiting: Final[deque[Callable[[], None]]] = deque()
+
+#: Leave work to be done afterwards. Needs no lock.
+put: Final = _waiting.append
+
+
+def run() -> None:
+    """Do what waits."""
+    while _waiting:
+        try:
+            work = _waiting.popleft()
+        except IndexError:
+            # Another thread was faster.
+            return
+        try:
+            work()
+        except Exception:
+            guard.report("afterwards")
