@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import openai
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 from byline import testing
 from byline.gateways import (
@@ -34,6 +34,7 @@ from byline.gateways import (
     Vercel,
 )
 from byline.gateways.keys import hash_key
+from byline.spans import carriers
 from tests.gateways.conftest import Watching
 
 Finished = Callable[[], Sequence[ReadableSpan]]
@@ -518,6 +519,24 @@ def test_broadcasting_gateway_keeps_usage_and_cost_to_itself(
     attributes = span.attributes or {}
     assert not [name for name in attributes if name.startswith(("gen_ai.usage.", "byline.cost."))]
     assert attributes["gen_ai.response.id"] == "c-1"
+
+
+def test_spans_of_others_are_exported_without_the_usage_of_a_gateway_that_broadcasts(
+    server: testing.Gateway, watching: Watching, provider: TracerProvider
+) -> None:
+    """An instrumentation writes tokens on its span by itself, during the call or long after it."""
+    tracer = provider.get_tracer("instrumentation")
+    server.answer({"object": "chat.completion", "choices": [], "id": "c-1", "usage": USAGE})
+    server.answer({"object": "chat.completion", "choices": [], "id": "c-2", "usage": USAGE})
+    attributes = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m"}
+    found = []
+    for broadcasts in (True, False):
+        with watching(OpenRouter(server.base_url, broadcasts=broadcasts)):
+            with tracer.start_as_current_span("chat m", attributes=attributes) as span:
+                ask(server.base_url)
+            ids = [(span.get_span_context().span_id, None), (1, "c-1"), (1, "c-2")]
+            found.append([carriers.is_double(*each) for each in ids])
+    assert found == [[True, True, False], [False, False, True]]
 
 
 def test_another_gateways_reply_is_not_read_as_its_own(

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from openai import APIStatusError, AsyncOpenAI
+from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
 
 import byline
 from byline.asgi import AttributionMiddleware
@@ -17,6 +18,9 @@ from byline.gateways import LiteLLM
 
 PROXY = os.environ["LITELLM_URL"]
 byline.instrument(gateways=[LiteLLM(PROXY, broadcasts=os.environ.get("BROADCASTS") == "1")])
+
+if os.environ.get("INSTRUMENTED") == "1":
+    OpenAIInstrumentor().instrument()
 
 app = FastAPI()
 app.add_middleware(AttributionMiddleware)

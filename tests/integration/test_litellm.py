@@ -124,9 +124,10 @@ def app(proxy: Setting) -> Iterator[str]:
         yield base
 
 
-@pytest.fixture(scope="module")
-def broadcast_app(proxy: Setting) -> Iterator[str]:
-    with app_of(proxy, BROADCASTS="1") as base:
+@pytest.fixture(scope="module", params=["0", "1"], ids=["own span", "instrumented"])
+def broadcast_app(proxy: Setting, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The app with byline's own LLM spans, and with those of an instrumentation, which has tokens of its own."""
+    with app_of(proxy, BROADCASTS="1", INSTRUMENTED=request.param) as base:
         yield base
 
 
@@ -328,7 +329,7 @@ def test_a_trace_with_a_gateway_that_broadcasts_costs_one_call(
 ) -> None:
     """LiteLLM's span alone carries usage and cost; ours keeps everything else. Both are in the caller's trace."""
     named = {**CLAIMED["trace"], "trace_id": "workflow_12345"}
-    found = ask(proxy, broadcast_app, f"broadcast {options}", trace=named, **options)
+    found = ask(proxy, broadcast_app, f"broadcast {broadcast_app} {options}", trace=named, **options)
     assert found.ours.trace_id == found.theirs.trace_id == "7af15d27557f4b0547b66811c67d365d"
     assert found.ours.span_id in ancestors(found.theirs, found.trace)
     assert sum(map(cost_of, found.trace)) == pytest.approx(cost_of(found.theirs))

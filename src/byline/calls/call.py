@@ -24,7 +24,7 @@ from byline.calls.wire import Wire, read_error, recognise
 from byline.facts import Facts
 from byline.gateways.gateway import Gateway
 from byline.gateways.keys import key_of
-from byline.spans import recognition, targets, unsampled
+from byline.spans import carriers, recognition, targets, unsampled
 
 #: Whether a client that is hooked is at work already: some rest on others that are hooked too.
 _under_way: Final[ContextVar[bool]] = ContextVar("byline_call_under_way", default=False)
@@ -237,10 +237,14 @@ class Call:
 
     def _put(self) -> None:
         shown = self.facts
-        if self._read_from is not None and self._read_from.broadcasts:
+        told_elsewhere = self._read_from is not None and self._read_from.broadcasts
+        if self._read_from is not None and told_elsewhere:
             shown = copy(shown)
             self._read_from.settle(shown)
         placing.put(shown, self.span, self.record, self._invocation, own=self._own)
+        if told_elsewhere:
+            # An instrumentation writes tokens of its own.
+            carriers.leave(self.span, shown.response_id)
 
     def _count(self) -> None:
         facts = self.facts

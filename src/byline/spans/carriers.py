@@ -50,6 +50,8 @@ _lock: Final = threading.Lock()
 _carriers: Final[OrderedDict[str, set[int]]] = OrderedDict()
 #: LLM spans around one that carries facts.
 _around: Final[OrderedDict[int, None]] = OrderedDict()
+#: Response ids whose usage a gateway tells the destination itself.
+_elsewhere: Final[OrderedDict[str, None]] = OrderedDict()
 
 
 def carry(span: Span, response_id: str | None) -> None:
@@ -67,6 +69,18 @@ def carry(span: Span, response_id: str | None) -> None:
         _bound(_around)
 
 
+def leave(span: Span | None, response_id: str | None) -> None:
+    """Note that no span of this process carries the usage of this call: a gateway sends one that does."""
+    with _lock:
+        if response_id is not None:
+            _elsewhere[response_id] = None
+            _bound(_elsewhere)
+        for each in () if span is None else (span, *targets.around(span)):
+            if recognition.is_leaf(each.name, attributes_of(each)):
+                _around[each.get_span_context().span_id] = None
+        _bound(_around)
+
+
 def claim(response_id: str, span_id: int) -> bool:
     """Let a span that was made late carry the facts of a reply; whether no other one does already."""
     with _lock:
@@ -77,7 +91,7 @@ def claim(response_id: str, span_id: int) -> bool:
 
 def is_double(span_id: int, response_id: object) -> bool:
     """Whether another span carries usage and cost of the call that this finished one stands for."""
-    if span_id in _around:
+    if span_id in _around or (isinstance(response_id, str) and response_id in _elsewhere):
         return True
     carriers = _carriers.get(response_id) if isinstance(response_id, str) else None
     return carriers is not None and span_id not in carriers
@@ -102,6 +116,7 @@ def clear() -> None:
     with _lock:
         _carriers.clear()
         _around.clear()
+        _elsewhere.clear()
 
 
 def _bound(kept: OrderedDict[Any, Any]) -> None:
