@@ -10,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from byline import guard, record
+from byline import guard, lifespan, record
 from byline.inbound.body import DEFAULT_LIMIT, Body, is_json, parse_length
 from byline.inbound.reader import Identity, InboundReader
 from byline.inbound.trust import GROUPS, Trust
@@ -85,7 +85,10 @@ class AttributionMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Open a record for http and websocket scopes; everything else passes untouched."""
         if scope["type"] not in ("http", "websocket") or _MARK in scope:
-            await self.app(scope, receive, send)
+            if scope["type"] == "lifespan":
+                await lifespan.live(self.app, scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
             return
         try:
             span = server.of_request(trace.get_current_span())

@@ -14,7 +14,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
-from byline import afterwards, calls, counters, export, guard, settings
+from byline import afterwards, calls, counters, ending, export, guard, settings
 from byline.export.destination import Destination
 from byline.gateways import keys, known
 from byline.gateways.gateway import Gateway

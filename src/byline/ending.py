@@ -1,0 +1,54 @@
+"""What is done before the process ends, so that nothing that waits is lost."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable
+from typing import Final
+
+from byline import guard
+
+_pausing: Final[list[Callable[[], object]]] = []
+_stopping: Final[list[Callable[[], object]]] = []
+
+
+def before(*, pause: Callable[[], object], stop: Callable[[], object]) -> None:
+    """Name what is done when a server says that it is about to stop, and what when the interpreter is.
+
+    Servers that are told to stop by a signal often end without the interpreter's own end; but one that
+    says so may also go on, as in tests.
+    """
+    _pausing.append(pause)
+    _stopping.append(stop)
+    if len(_stopping) == 1:
+        atexit.unregister(run_stop)
+        atexit.register(run_stop)
+
+
+def never_mind() -> None:
+    """Do none of it."""
+    _pausing.clear()
+    _stopping.clear()
+
+
+def is_awaited() -> bool:
+    """Whether there is anything to do before the end."""
+    return bool(_pausing)
+
+
+def run_pause() -> None:
+    """Do what has to be done while a server stops."""
+    _run(_pausing)
+
+
+def run_stop() -> None:
+    """Do what has to be done last."""
+    _run(_stopping)
+
+
+def _run(callbacks: list[Callable[[], object]]) -> None:
+    for callback in list(callbacks):
+        try:
+            callback()
+        except Exception:
+            guard.report("ending")
