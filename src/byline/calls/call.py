@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from copy import copy
 from typing import Any, Final
 
+import msgspec
 from opentelemetry import trace
 from opentelemetry.sdk.trace import Span
 
@@ -24,6 +25,7 @@ from byline.calls.wire import Wire, read_error, recognise
 from byline.facts import Facts
 from byline.gateways.gateway import Gateway
 from byline.gateways.keys import key_of
+from byline.gateways.splice import members_of
 from byline.spans import carriers, recognition, targets, unsampled
 
 #: Whether a client that is hooked is at work already: some rest on others that are hooked too.
@@ -47,12 +49,14 @@ def begin(
     try:
         content = body()
         facts = Facts(server_address=host, server_port=port)
-        fits = wire.read_request(content or b"", facts, path=path, host=host)
+        # Looked for once: a long prompt takes its time, and the gateway must know them too.
+        members = members_of(content) if content else None
+        fits = wire.read_request(content or b"", facts, path=path, host=host, members=members or {})
         gateway = in_force.known.find(host, port, path)
         if not fits and gateway is None:
             # Many APIs have an end point that is called "messages".
             return None
-        return Call(in_force, wire, gateway, facts, path, headers(), content)
+        return Call(in_force, wire, gateway, facts, path, headers(), content, members)
     except Exception:
         guard.report("call")
         return None
@@ -78,6 +82,7 @@ class Call:
         path: str,
         headers: Mapping[str, str],
         body: bytes | None,
+        members: Mapping[str, msgspec.Raw] | None,
     ) -> None:
         self._rules = in_force
         self._wire = wire
@@ -93,7 +98,9 @@ class Call:
         self._invocation = placing.invocation()
         self.span = self._find_span()
         self.record = record.get() or (None if self.span is None else targets.owner_of(self.span))
-        self.headers, self.body = dialect.write(gateway, path, headers, body, owner=self.record, span=self.span)
+        self.headers, self.body = dialect.write(
+            gateway, path, headers, body, members, owner=self.record, span=self.span
+        )
         if self.record is not None:
             # Now, for a stream that is dropped ends when the request may be long over.
             self.record.totals.add()

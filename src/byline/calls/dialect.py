@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import msgspec
 from opentelemetry.sdk.trace import Span
 
 from byline import guard
@@ -35,6 +36,7 @@ def write(
     path: str,
     headers: Mapping[str, str],
     body: bytes | None,
+    members: Mapping[str, msgspec.Raw] | None = None,
     *,
     owner: Record | None,
     span: Span | None,
@@ -48,6 +50,7 @@ def write(
         attribution=EMPTY if owner is None else owner.attribution(),
         headers=mine,
         body=body,
+        members=members,
         path=path,
         trace_id=None if context is None else f"{context.trace_id:032x}",
         span_id=None if context is None else f"{context.span_id:016x}",

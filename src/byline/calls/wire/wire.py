@@ -43,20 +43,29 @@ class Wire:
     parameters: ClassVar[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {}
     usage: ClassVar[Usage] = {}
 
-    def read_request(self, body: bytes, facts: Facts, *, path: str, host: str) -> bool:
+    def read_request(
+        self, body: bytes, facts: Facts, *, path: str, host: str, members: Mapping[str, msgspec.Raw] | None = None
+    ) -> bool:
         """Read the model and the parameters that were asked for.
+
+        Args:
+            body: The request's body.
+            facts: Where they go.
+            path: The path of the URL.
+            host: Its host.
+            members: The body's top-level members, where the caller has looked for them already.
 
         Returns:
             Whether the body has what a request of this API needs.
         """
         facts.operation = self.operation
         facts.provider = self.provider(host)
-        raw = _raw_members(body)
-        members = {name: decode(bytes(value)) for name, value in raw.items() if name not in _PROMPTS}
-        facts.request_model = values.text(members.get("model")) or self.model_of(path)
-        facts.streamed = self.is_streamed(members, path)
+        raw = _raw_members(body) if members is None else members
+        asked = {name: decode(bytes(value)) for name, value in raw.items() if name not in _PROMPTS}
+        facts.request_model = values.text(asked.get("model")) or self.model_of(path)
+        facts.streamed = self.is_streamed(asked, path)
         for member, (name, read) in self.parameters.items():
-            value = read(_at(members, tuple(member.split("."))))
+            value = read(_at(asked, tuple(member.split("."))))
             if value is not None:
                 facts.parameters[name] = value
         return self.needs <= raw.keys()
