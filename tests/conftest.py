@@ -17,7 +17,6 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON, Sampler, Sa
 from byline import counters, guard, record
 from byline.spans.processor import BylineSpanProcessor
 
-
 # The same examples in every run, and no word of how long they take on a busy machine.
 settings.register_profile("byline", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("byline")

@@ -19,7 +19,7 @@ def patch(module: Any) -> None:
 
 def _request(original: Callable[..., Any]) -> Callable[..., Any]:
     async def request(self: Any, method: str, url: Any, **options: Any) -> Any:
-        call = _begin(self, url, options) if rules.in_force is not None and method == "POST" else None
+        call = _begin(self, url, options) if rules.in_force is not None and method.upper() == "POST" else None
         if call is None:
             return await original(self, method, url, **options)
         try:
@@ -68,18 +68,22 @@ def _write(session: Any, options: dict[str, Any], call: Call, origin: Any) -> No
                     await request.update_body(call.body)
             elif call.body is not None and getattr(request.body, "_value", None) == call.body:
                 # It hands on the body of the hop before.
-                await request.update_body(_body(session, options))
+                await request.update_body(call.content)
             return await handler(request)
 
         given = options.get("middlewares")
         options["middlewares"] = (*(session._middlewares if given is None else given), write)
     elif not options.get("allow_redirects", True):
         # Before 3.12 there are no middlewares.
-        options["headers"] = {**(options.get("headers") or {}), **call.headers}
+        options["headers"] = {**dict(options.get("headers") or {}), **call.headers}
 
 
 def _headers(session: Any, options: dict[str, Any]) -> dict[str, str]:
-    given = [*session.headers.items(), *dict(options.get("headers") or {}).items()]
+    own = options.get("headers") or ()
+    if not hasattr(own, "items"):
+        # It may be an iterator, which gives its pairs once.
+        own = options["headers"] = list(own)
+    given = [*session.headers.items(), *(own.items() if hasattr(own, "items") else own)]
     return {str(name).lower(): str(value) for name, value in given}
 
 
@@ -88,13 +92,19 @@ def _body(session: Any, options: dict[str, Any]) -> bytes | None:
     if isinstance(data, bytes | str):
         return data.encode() if isinstance(data, str) else data
     if options.get("json") is not None:
-        # As aiohttp will make it.
+        from aiohttp.payload import BytesPayload
+
+        # As aiohttp would make it.
         dump = getattr(session, "_json_serialize_bytes", None) or session._json_serialize
         try:
             made = dump(options["json"])
         except (TypeError, ValueError):
             return None
-        return made.encode() if isinstance(made, str) else bytes(made)
+        body = made.encode() if isinstance(made, str) else bytes(made)
+        # Once is enough.
+        options["data"] = BytesPayload(body, content_type="application/json", encoding="utf-8")
+        options["json"] = None
+        return body
     return None
 
 
@@ -109,17 +119,22 @@ def _answered(call: Call, response: Any) -> None:
 
 def _tee(response: Any, call: Call) -> None:
     response.content = _Seen(response.content, call)
-    close, release = response.close, response.release
+    patches.watch(response, call, _ending)
 
-    def closing() -> Any:
-        call.end()
-        return close()
 
-    def releasing() -> Any:
-        call.end()
-        return release()
+def _ending(kind: type) -> type:
+    parent: Any = kind
 
-    response.close, response.release = closing, releasing
+    class Ending(parent):  # type: ignore[misc]
+        def close(self) -> Any:
+            getattr(self, patches.CALL).end()
+            return super().close()
+
+        def release(self) -> Any:
+            getattr(self, patches.CALL).end()
+            return super().release()
+
+    return Ending
 
 
 class _Seen:
@@ -131,6 +146,14 @@ class _Seen:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+    # What hands a body on looks at what it is.
+    __class__ = property(lambda self: type(self._inner))  # type: ignore[assignment]
+
+    def read_nowait(self, n: int = -1) -> Any:
+        data = self._inner.read_nowait(n)
+        self._call.see(data)
+        return data
 
     async def _read(self, name: str, *arguments: Any, **options: Any) -> Any:
         call = self._call

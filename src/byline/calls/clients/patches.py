@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import functools
 import sys
+import weakref
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, Final
 
 import wrapt
 
+from byline import afterwards
+from byline.calls.call import Call
+
+#: Under this name a response that is read bit by bit remembers its call.
+CALL: Final = "_byline_call"
+
+_watching: Final[dict[tuple[Callable[[type], type], type], type]] = {}
 _ORIGINAL: Final = "__byline_original__"
 _put_on: Final[list[tuple[type, str]]] = []
 _active: Final[set[str]] = set()
@@ -35,6 +43,32 @@ def _bound(original: Any) -> Callable[..., Any]:
         return original.__get__(self, type(self))(*arguments, **options)
 
     return call
+
+
+def watch(response: Any, call: Call, make: Callable[[type], type]) -> None:
+    """Let one response be of a class that sees what is read of it, and end its call when it is let go of.
+
+    Methods of the response itself would hold it in a circle: it would live, with its connection, until
+    the next collection of garbage.
+
+    Args:
+        response: The response of a client.
+        call: Its call, which the methods of the class find under `CALL`.
+        make: Makes the class of the response's own.
+    """
+    setattr(response, CALL, call)
+    kind = type(response)
+    seen = _watching.get((make, kind))
+    if seen is None:
+        seen = _watching[(make, kind)] = make(kind)
+        seen.__name__, seen.__qualname__, seen.__module__ = kind.__name__, kind.__qualname__, kind.__module__
+    response.__class__ = seen
+    end_with(response, call)
+
+
+def end_with(response: Any, call: Call) -> None:
+    """End a call when nobody holds its response any more; nothing that takes a lock is done there."""
+    weakref.finalize(response, afterwards.put, call.end).atexit = False
 
 
 def take_off() -> None:

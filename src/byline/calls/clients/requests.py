@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from byline import afterwards, guard
+from byline import guard
 from byline.calls import call as calls
 from byline.calls import rules
 from byline.calls.call import Call
@@ -16,10 +15,6 @@ from byline.calls.clients import patches
 
 #: The call around a redirect, which requests follows by calling ``send`` anew.
 _outer: Final[ContextVar[tuple[Call, str, int, Any] | None]] = ContextVar("byline_requests_call", default=None)
-
-
-#: Under this name a response that is read bit by bit remembers its call.
-_CALL: Final = "_byline_call"
 
 
 def patch(module: Any) -> None:
@@ -116,14 +111,14 @@ def _answered(call: Call, response: Any) -> None:
 def _tee(response: Any, call: Call) -> None:
     # The chunks that it hands out are decoded already.
     call.seen.is_decoded()
-    setattr(response, _CALL, call)
-    weakref.finalize(response, afterwards.put, call.end).atexit = False
+    setattr(response, patches.CALL, call)
+    patches.end_with(response, call)
 
 
 def _iter_content(original: Callable[..., Any]) -> Callable[..., Any]:
     def iter_content(self: Any, *arguments: Any, **options: Any) -> Any:
         chunks = original(self, *arguments, **options)
-        call = self.__dict__.get(_CALL)
+        call = self.__dict__.get(patches.CALL)
         return chunks if call is None else _watch(chunks, call)
 
     return iter_content
@@ -131,7 +126,7 @@ def _iter_content(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _close(original: Callable[..., Any]) -> Callable[..., Any]:
     def close(self: Any) -> None:
-        call = self.__dict__.get(_CALL)
+        call = self.__dict__.get(patches.CALL)
         if call is not None:
             call.end()
         original(self)

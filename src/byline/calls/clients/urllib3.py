@@ -24,7 +24,7 @@ def patch(module: Any) -> None:
 
 def _urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
     def urlopen(self: Any, method: str, url: str, redirect: bool = True, **options: Any) -> Any:
-        if rules.in_force is None or (method != "POST" and _outer.get() is None):
+        if rules.in_force is None or (method.upper() != "POST" and _outer.get() is None):
             return original(self, method, url, redirect, **options)
         try:
             parts = urlsplit(url)
@@ -38,18 +38,21 @@ def _urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
             if (host, port) != outer[1:3]:
                 _take_back(options, outer)
             return original(self, method, url, redirect, **options)
-        given = options.get("headers") or self.headers
+        given = options.get("headers", self.headers)
         body = options.get("body")
         call = calls.begin(
             host,
             port,
             parts.path,
-            lambda: {str(name).lower(): str(value) for name, value in given.items()},
+            lambda: {str(name).lower(): str(value) for name, value in (given or {}).items()},
             lambda: body.encode() if isinstance(body, str) else body if isinstance(body, bytes) else None,
         )
         if call is None:
             return original(self, method, url, redirect, **options)
-        options["headers"] = {**given, **call.headers}
+        if call.headers:
+            # A copy of the same kind: it may hold one name several times.
+            options["headers"] = given.copy() if hasattr(given, "copy") else dict(given or {})
+            options["headers"].update(call.headers)
         if call.body is not None:
             options["body"] = call.body
         token = _outer.set((call, host, port, body))
@@ -69,11 +72,11 @@ def _urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _take_back(options: dict[str, Any], outer: tuple[Call, str, int, Any]) -> None:
     call, _, _, body = outer
-    options["headers"] = {
-        name: value
-        for name, value in dict(options.get("headers") or {}).items()
-        if call.headers.get(name.lower()) != value
-    }
+    given = options.get("headers")
+    if given is not None and call.headers:
+        kept = given.copy() if hasattr(given, "copy") else dict(given)
+        call.take_back(kept)
+        options["headers"] = kept
     if call.body is not None and options.get("body") is call.body:
         options["body"] = body
 
@@ -94,36 +97,47 @@ def answered(call: Call, response: Any, *, whole: bool, decoded: bool | None = T
 
 def tee(response: Any, call: Call) -> None:
     """See what the reading methods hand out; ``stream`` and all others rest on these."""
-    read, read1, read_chunked, close = response.read, response.read1, response.read_chunked, response.close
+    patches.watch(response, call, _seen)
 
-    def seen(method: Callable[..., Any]) -> Callable[..., Any]:
-        def reading(*arguments: Any, **options: Any) -> Any:
+
+def _seen(kind: type) -> type:
+    parent: Any = kind
+
+    class Seen(parent):  # type: ignore[misc]
+        def read(self, amt: int | None = None, *arguments: Any, **options: Any) -> Any:
+            return _reading(self, super().read, amt, *arguments, **options)
+
+        def read1(self, amt: int | None = None, *arguments: Any, **options: Any) -> Any:
+            return _reading(self, super().read1, amt, *arguments, **options)
+
+        def read_chunked(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+            call: Call = getattr(self, patches.CALL)
             try:
-                data = method(*arguments, **options)
+                for chunk in super().read_chunked(*arguments, **options):
+                    call.see(chunk)
+                    yield chunk
             except Exception as error:
                 call.fail(error)
                 raise
-            if data:
-                call.see(data)
-            if not data or not arguments or response.isclosed():
+            finally:
                 call.end()
-            return data
 
-        return reading
+        def close(self) -> None:
+            getattr(self, patches.CALL).end()
+            super().close()
 
-    def chunks(*arguments: Any, **options: Any) -> Iterator[Any]:
-        try:
-            for chunk in read_chunked(*arguments, **options):
-                call.see(chunk)
-                yield chunk
-        except Exception as error:
-            call.fail(error)
-            raise
-        finally:
-            call.end()
+    return Seen
 
-    def closing() -> Any:
+
+def _reading(response: Any, read: Callable[..., Any], amt: int | None, *arguments: Any, **options: Any) -> Any:
+    call: Call = getattr(response, patches.CALL)
+    try:
+        data = read(amt, *arguments, **options)
+    except Exception as error:
+        call.fail(error)
+        raise
+    if data:
+        call.see(data)
+    if amt is None or (not data and amt != 0) or response.isclosed():
         call.end()
-        return close()
-
-    response.read, response.read1, response.read_chunked, response.close = seen(read), seen(read1), chunks, closing
+    return data
