@@ -260,7 +260,7 @@ def test_a_websockets_messages_are_no_claims(finished: Finished) -> None:
     assert names.SESSION_ID not in (span.attributes or {})
 
 
-def test_the_lifespan_and_unknown_scopes_pass_untouched() -> None:
+def test_unknown_scopes_pass_untouched() -> None:
     seen = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -272,7 +272,7 @@ def test_the_lifespan_and_unknown_scopes_pass_untouched() -> None:
     async def send(message: Any) -> None: ...
 
     door = AttributionMiddleware(app)
-    for kind in ("lifespan", "mcp", "custom"):
+    for kind in ("mcp", "custom"):
         scope: dict[str, Any] = {"type": kind}
         asyncio.run(door(scope, receive, send))
         assert seen.pop() == ({"type": kind}, receive, send)

@@ -1,0 +1,85 @@
+"""The lifespan passes message by message; at its end, what waits is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from byline import ending
+from byline.asgi import AttributionMiddleware
+
+STARTUP, SHUTDOWN = {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}
+STARTED, STOPPED = {"type": "lifespan.startup.complete"}, {"type": "lifespan.shutdown.complete"}
+
+
+@pytest.fixture
+def log() -> Iterator[list[Any]]:
+    """What happened, in order; pausing is a part of it."""
+    found: list[Any] = []
+    ending.before(pause=lambda: found.append("paused"), stop=lambda: None)
+    yield found
+    ending.never_mind()
+
+
+def live(app: Any, log: list[Any]) -> None:
+    messages = iter([STARTUP, SHUTDOWN])
+
+    async def receive() -> Any:
+        message = next(messages)
+        log.append(message)
+        return message
+
+    async def send(message: Any) -> None:
+        log.append(message)
+
+    asyncio.run(AttributionMiddleware(app)({"type": "lifespan"}, receive, send))
+
+
+async def well_behaved(scope: Any, receive: Any, send: Any) -> None:
+    assert await receive() == STARTUP
+    await send(STARTED)
+    assert await receive() == SHUTDOWN
+    await send(STOPPED)
+
+
+async def without_lifespan(scope: Any, receive: Any, send: Any) -> None:
+    raise ValueError("only HTTP")
+
+
+@pytest.mark.parametrize("app", [well_behaved, without_lifespan])
+def test_what_waits_is_sent_once_the_app_is_done(app: Any, log: list[Any]) -> None:
+    live(app, log)
+    assert log == [STARTUP, STARTED, SHUTDOWN, "paused", STOPPED]
+
+
+def test_an_app_that_fails_in_its_lifespan_fails_as_ever(log: list[Any]) -> None:
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise ValueError("no database")
+
+    with pytest.raises(ValueError, match="no database"):
+        live(failing, log)
+    assert log == [STARTUP]
+
+
+def test_nothing_is_made_up_where_nothing_waits() -> None:
+    with pytest.raises(ValueError, match="only HTTP"):
+        live(without_lifespan, [])
+
+
+def test_a_farewell_that_fails_does_not_keep_the_server_from_ending(production: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise RuntimeError("with a prompt in it")
+
+    ending.before(pause=fail, stop=fail)
+    log: list[Any] = []
+    try:
+        live(well_behaved, log)
+        ending.run_stop()
+    finally:
+        ending.never_mind()
+    assert log[-1] == STOPPED
+    assert "prompt" not in production.text
