@@ -157,6 +157,21 @@ def test_cost_equals_that_of_litellms_own_span(
     assert (owner.totals.cost or 0.0) == pytest.approx(capture["own_cost"])
 
 
+def test_stream_is_read_too_where_the_client_takes_it_whole(
+    server: testing.Gateway, watching: Watching, finished: Finished
+) -> None:
+    """Without asking for a stream of its own."""
+    capture = json.loads((CAPTURES / "litellm_stream_usage.json").read_text("utf-8"))
+    server.answer(
+        [f"data: {json.dumps(chunk)}\n\n".encode() for chunk in capture["chunks"]], headers=capture["headers"]
+    )
+    with watching(LiteLLM(server.url)), httpx2.Client(verify=False) as client:
+        client.post(f"{server.url}/v1/chat/completions", json={"model": "gpt-4o", "messages": [], "stream": True})
+    (span,) = finished()
+    assert told(span) == ROWS["stream_usage"]
+    assert (span.attributes or {})["gen_ai.usage.input_tokens"] == 120
+
+
 def test_refused_key_is_an_error_and_nothing_else(
     server: testing.Gateway, watching: Watching, finished: Finished
 ) -> None:

@@ -197,9 +197,13 @@ class Call:
             self._open = False
         try:
             self.facts.duration = time.perf_counter() - self._started
-            if body is not None:
+            if body is not None and not self._stream:
                 self._read_whole(body)
             elif self._stream:
+                if body is not None:
+                    # A stream that the client has read to its end by itself.
+                    self.seen.is_decoded()
+                    self.seen.see(body)
                 self._read_stream()
             else:
                 self._read_whole(self.seen.body() or b"")
