@@ -29,6 +29,8 @@ from byline.export.spool import DEFAULT_BYTES, Spool
 from byline.export.spooling import Spooling
 from byline.settings import SettingError
 from byline.spans import recognition
+from byline.spans.conventions import check as check_conventions
+from byline.spans.conventions import translate
 
 Spans = Literal["llm", "all"] | Callable[[ReadableSpan], bool]
 Unsampled = Literal["record", "skip"]
@@ -48,6 +50,7 @@ class Options(TypedDict, total=False):
     keys: Collection[str] | None
     models: Collection[str] | None
     where: Where | None
+    conventions: Collection[str]
     spool: str | Path | None
     spool_bytes: int
     label: str | None
@@ -92,6 +95,9 @@ class Destination:
         keys: Patterns of hashes or aliases of API keys, the caller's or the gateway's.
         models: Patterns of model names; they count for model calls alone.
         where: A function of the finished span; what it says no to is not sent.
+        conventions: Other dialects in which attributes are written besides byline's own:
+            ``"openinference"`` (Phoenix, Arize), ``"openrouter"``, ``"litellm"``, ``"traceloop"``;
+            docs/attributes.md has the tables.
         spool: Folder in which batches wait until the destination has taken them, also past the end
             of this process; by default ``BYLINE_SPOOL``, or none. Each destination has a folder of its
             own in it, and any number of processes may share it. Content is on disk meanwhile.
@@ -103,7 +109,8 @@ class Destination:
     Raises:
         SettingError: ``byline.E040`` for an endpoint that cannot be used, ``byline.E042`` for
             ``http://`` towards another host, ``byline.E043`` for an unknown ``spans``,
-            ``byline.E045`` to ``byline.E048`` and ``byline.E056`` for the others.
+            ``byline.E045`` to ``byline.E049``, ``byline.E055``, ``byline.E056`` and ``byline.E063`` for
+            the others.
     """
 
     name = "destination"
@@ -125,6 +132,7 @@ class Destination:
         keys: Collection[str] | None = None,
         models: Collection[str] | None = None,
         where: Where | None = None,
+        conventions: Collection[str] = (),
         spool: str | Path | None = None,
         spool_bytes: int = DEFAULT_BYTES,
         label: str | None = None,
@@ -148,6 +156,7 @@ class Destination:
         self._filters = Filters(
             organizations=organizations, environments=environments, keys=keys, models=models, where=where
         )
+        self.conventions = check_conventions(conventions)
         self._label = check_label(label)
         self.spool_bytes = spool_bytes
         self.spool = spool_folder(
@@ -197,15 +206,19 @@ class Destination:
             )
         return self._feed
 
+    def _translate(self, draft: Draft) -> None:
+        draft.attributes.update(translate(draft.attributes, self.conventions, is_llm=draft.is_llm))
+
     def pipeline(self, outlet: Outlet) -> Pipeline:
         """Make the way of spans to an outlet."""
+        translating = (self._translate,) if self.conventions else ()
         return Pipeline(
             self.label,
             outlet,
             picks=self.picks,
             keeps=self._keeps if self._filters.any or self.sampling < 1 else None,
             drain=lambda exports: Drain(exports, traces=self.traces, whole=self.spans == "all"),
-            steps=(*self.steps(), Privacy(private=self.privacy, mask=self.mask).hide),
+            steps=(*translating, *self.steps(), Privacy(private=self.privacy, mask=self.mask).hide),
         )
 
     @property

@@ -1,0 +1,123 @@
+"""Writes docs/attributes.md from the code: ``python -m byline.cli.attributes > docs/attributes.md``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+
+from byline.attribution import Attribution
+from byline.facts import Facts
+from byline.spans import attributes as names
+from byline.spans.conventions import CONVENTIONS, Row
+
+_HEAD: Final = """# Attributes
+
+Every attribute that byline writes, and what the same things are called in the dialects that a destination can add. This
+page is made from the code by `python -m byline.cli.attributes`.
+"""
+_CALLER: Final = {
+    names.KEY_HASH: "Hash of the key that the caller sent, never the key.",
+    names.KEY_ALIAS: "The key's name.",
+    names.CALLER_ADDRESS: "The caller's address.",
+    names.CALLER_USER_AGENT: "The caller's program.",
+    names.ROUTE: "The route that was called.",
+    names.REQUEST_ID: "The request's id, where it brings one.",
+    names.REJECTED: "On the app span: which claims were dropped and why, never their values.",
+}
+_TOTALS: Final = {
+    names.LLM_CALLS: "LLM calls of the request.",
+    names.LLM_INPUT_TOKENS: "Their prompt tokens.",
+    names.LLM_OUTPUT_TOKENS: "Their completion tokens.",
+    names.LLM_COST: "Their cost in USD.",
+    names.LLM_ERRORS: "How many failed.",
+}
+_DRAIN: Final = {
+    names.APP_TRACE_ID: "The app's own trace id, where a destination files the span under the caller's.",
+    names.STEP_NAME: "On the step's own span too, which the destination makes.",
+}
+_DIALECTS: Final = {
+    "openinference": "Phoenix, Arize and whatever else reads OpenInference.",
+    "openrouter": "As OpenRouter's Broadcast writes them to OpenTelemetry destinations.",
+    "litellm": "As LiteLLM's `langfuse_otel` and `otel` callbacks write them.",
+    "traceloop": "As OpenLLMetry and Traceloop know them.",
+}
+
+
+def render() -> Iterator[str]:
+    """Yield the lines of the page."""
+    yield from _HEAD.splitlines()
+    attribution, facts = _meanings(Attribution), _meanings(Facts)
+    yield from _section("On LLM spans and the app span: who asked", "attribute", "meaning")
+    for field, found in names.ATTRIBUTION.items():
+        yield _row(_codes(*found), attribution[field])
+    yield _row(_codes(names.METADATA + "<key>"), attribution["metadata"])
+    yield from _table("The caller", _CALLER)
+    yield from _section("On LLM spans: what the reply said", "attribute", "meaning")
+    for field, name in names.FACTS.items():
+        yield _row(_codes(name), facts[field])
+    yield _row(_codes(names.PARAMETERS + "<name>"), facts["parameters"])
+    yield _row(_codes(names.COST_DETAILS + "<part>"), facts["cost_details"])
+    for kind in ("requests", "tokens"):
+        yield _row(
+            _codes(*(f"byline.ratelimit.{kind}.{part}" for part in ("limit", "remaining", "reset"))), facts[kind]
+        )
+    yield from _table("On the app span: what its LLM calls add up to", _TOTALS)
+    yield from _table("In what a destination gets", _DRAIN)
+    yield ""
+    yield "## Other dialects"
+    yield ""
+    yield 'A destination adds these besides byline\'s own at your wish, e.g. `OTLP(…, conventions=["openinference"])`.'
+    for dialect, rows in CONVENTIONS.items():
+        yield ""
+        yield f"### {dialect}"
+        yield ""
+        yield _DIALECTS[dialect]
+        yield from _columns("attribute", "from", "on")
+        for row in rows:
+            yield _of_dialect(row)
+
+
+def _of_dialect(row: Row) -> str:
+    sources = " or ".join(f"`{source.replace('*', '<key>')}`" for source in row.source)
+    return f"| `{row.name.replace('*', '<key>')}` | {sources} | {'LLM spans' if row.llm else 'all spans'} |"
+
+
+def _table(title: str, rows: dict[str, str]) -> Iterator[str]:
+    yield from _section(title, "attribute", "meaning")
+    for name, meaning in rows.items():
+        yield _row(_codes(name), meaning)
+
+
+def _section(title: str, *columns: str) -> Iterator[str]:
+    yield ""
+    yield f"## {title}"
+    yield from _columns(*columns)
+
+
+def _columns(*columns: str) -> Iterator[str]:
+    yield ""
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{'---|' * len(columns)}"
+
+
+def _row(name: str, meaning: str) -> str:
+    return f"| {name} | {meaning} |"
+
+
+def _codes(*found: str) -> str:
+    return ", ".join(f"`{name}`" for name in found)
+
+
+def _meanings(record: Any) -> dict[str, str]:
+    """Return what the docstring of a record says of each of its fields."""
+    text = inspect.getdoc(record) or ""
+    section = re.search(r"Attributes:\n(.*?)(?:\n\n|\Z)", text, re.DOTALL)
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section[1] if section else "", re.MULTILINE)
+    return {field: " ".join(meaning.split()).replace("``", "`") for field, meaning in found}
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n".join(render()) + "\n")

@@ -1,0 +1,139 @@
+"""Other dialects: added at the user's wish, nothing taken away, and documented as they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from byline.cli.attributes import render
+from byline.export import OTLP, Langfuse
+from byline.settings import SettingError
+from byline.spans.conventions import CONVENTIONS
+from byline.testing import Receiver
+from tests.export.support import EXAMPLE, named, running
+
+ROOT = Path(__file__).parents[2]
+
+CALL: dict[str, Any] = {
+    "gen_ai.response.model": "gpt-4o-2026",
+    "gen_ai.response.finish_reasons": ["stop"],
+    "gen_ai.request.temperature": 0.5,
+    "gen_ai.usage.input_tokens": 11,
+    "gen_ai.usage.output_tokens": 7,
+    "gen_ai.usage.cache_read.input_tokens": 3,
+    "gen_ai.usage.cost": 0.5,
+    "byline.cost.input": 0.2,
+    "byline.gateway.provider": "azure",
+    "byline.gateway.key.alias": "team-red",
+    "gen_ai.input.messages": '[{"role": "user"}]',
+    "gen_ai.output.messages": '[{"role": "assistant"}]',
+}
+EXPECTED: dict[str, dict[str, Any]] = {
+    "openinference": {
+        "openinference.span.kind": "LLM",
+        "llm.model_name": "gpt-4o-2026",
+        "llm.provider": "openai",
+        "llm.token_count.prompt": 11,
+        "llm.token_count.completion": 7,
+        "llm.token_count.prompt_details.cache_read": 3,
+        "llm.cost.total": 0.5,
+        "llm.cost.prompt": 0.2,
+        "llm.finish_reason": "stop",
+        "input.value": '[{"role": "user"}]',
+        "output.value": '[{"role": "assistant"}]',
+        "tag.tags": ["beta"],
+        "session.id": "session_abc",
+        "user.id": "user_12345",
+    },
+    "openrouter": {
+        "session.id": "session_abc",
+        "user.id": "user_12345",
+        "trace.metadata.environment": "production",
+        "trace.metadata.pipeline_version": "2.1.0",
+        "trace.metadata.openrouter.provider_slug": "azure",
+        "gen_ai.usage.total_cost": 0.5,
+        "gen_ai.usage.prompt_tokens": 11,
+        "gen_ai.response.finish_reason": "stop",
+        "gen_ai.prompt": '[{"role": "user"}]',
+    },
+    "litellm": {
+        "langfuse.generation.name": "Generate Summary",
+        "langfuse.trace.id": "workflow_12345",
+        "langfuse.trace.session_id": "session_abc",
+        "langfuse.trace.tags": ["beta"],
+        "metadata.user_api_key_alias": "team-red",
+        "metadata.pipeline_version": "2.1.0",
+    },
+    "traceloop": {
+        "traceloop.workflow.name": "Document Processing Pipeline",
+        "traceloop.association.properties.session_id": "session_abc",
+        "traceloop.association.properties.pipeline_version": "2.1.0",
+        "llm.request.type": "chat",
+        "gen_ai.system": "openai",
+    },
+}
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as found:
+        yield found
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_a_dialect_is_added_to_what_is_there(receiver: Receiver, convention: str) -> None:
+    with running(OTLP(receiver.url, conventions=[convention])) as app, app.request(**EXAMPLE, tags=["beta"]):
+        app.chat(**CALL)
+    attributes = named(receiver.spans, "Generate Summary").attributes
+    assert EXPECTED[convention].items() <= attributes.items()
+    assert CALL.items() <= attributes.items()
+    server = named(receiver.spans, "POST /chat").attributes
+    assert not {"openinference.span.kind", "llm.request.type", "gen_ai.system"} & server.keys()
+
+
+def test_all_dialects_at_once(receiver: Receiver) -> None:
+    with running(OTLP(receiver.url, conventions=list(CONVENTIONS))) as app, app.request(**EXAMPLE, tags=["beta"]):
+        app.chat(**CALL)
+    attributes = named(receiver.spans, "Generate Summary").attributes
+    for expected in EXPECTED.values():
+        assert expected.items() <= attributes.items()
+    assert json.loads(attributes["metadata"]) == {"pipeline_version": "2.1.0"}
+    assert json.loads(attributes["llm.invocation_parameters"])["temperature"] == 0.5
+
+
+def test_none_is_added_unasked(receiver: Receiver) -> None:
+    with running(OTLP(receiver.url)) as app, app.request(**EXAMPLE):
+        app.chat(**CALL)
+    attributes = named(receiver.spans, "Generate Summary").attributes
+    assert not [key for key in attributes if key.startswith(("llm.", "trace.", "traceloop.", "metadata", "input."))]
+
+
+def test_what_an_instrumentation_has_set_stays(receiver: Receiver) -> None:
+    with running(OTLP(receiver.url, conventions=["openinference"])) as app:
+        app.chat(**{**CALL, "llm.model_name": "its own"})
+    assert receiver.spans[0].attributes["llm.model_name"] == "its own"
+
+
+def test_privacy_reaches_other_dialects_too(receiver: Receiver) -> None:
+    with running(Langfuse("pk-lf-1", "sk-lf-1", receiver.url, conventions=list(CONVENTIONS), privacy=True)) as app:
+        app.chat(**CALL)
+    text = str(receiver.spans[0].attributes)
+    assert '"role"' not in text
+    assert receiver.spans[0].attributes["llm.token_count.prompt"] == 11
+
+
+@pytest.mark.parametrize("wrong", ["openinference", ["unknown"], 3])
+def test_unknown_dialects_are_said(wrong: Any) -> None:
+    with pytest.raises(SettingError, match=r"byline\.E063"):
+        OTLP("https://collector.example", conventions=wrong)
+
+
+def test_the_page_is_what_the_code_says() -> None:
+    """Made anew by ``python -m byline.cli.attributes > docs/attributes.md``."""
+    page = (ROOT / "docs" / "attributes.md").read_text(encoding="utf-8")
+    assert page == "\n".join(render()) + "\n"
+    assert "| `session.id`, `gen_ai.conversation.id` | The conversation." in page
