@@ -27,6 +27,7 @@ class Cell(NamedTuple):
 
 _OPENAI: Final = "openai==3.54.0"
 _ANTHROPIC: Final = "anthropic==2.12.0"
+_HTTP_SPANS: Final = "opentelemetry-instrumentation-httpx==0.66b2"
 #: It imports httpx without saying so, and later versions of its own base do not fit it.
 _OPENAI_V2: Final = (
     "opentelemetry-instrumentation-openai-v2==2.4b0",
@@ -36,11 +37,23 @@ _OPENAI_V2: Final = (
 _GENAI_ANTHROPIC: Final = "opentelemetry-instrumentation-genai-anthropic==1.3b0"
 _OPENLLMETRY_ANTHROPIC: Final = "opentelemetry-instrumentation-anthropic==0.62.4"
 #: Without MCP's package its tools and its Responses API cannot be imported.
-_LITELLM: Final = ("litellm[mcp]==1.106.2", "openai<3")
+_LITELLM: Final = ("litellm[mcp]==1.106.2", "openai==2.54.0")
 
 CELLS: Final = (
     Cell("none", "no instrumentation", ("openai",), (_OPENAI,)),
-    Cell("none-requests", "no instrumentation, plain requests", ("requests",), ("requests",), "requests"),
+    Cell("none-requests", "no instrumentation, plain requests", ("requests",), ("requests==2.34.2",), "requests"),
+    Cell(
+        "http-spans",
+        "OpenTelemetry httpx: HTTP spans alone",
+        ("opentelemetry-instrumentation-httpx", "openai"),
+        (_OPENAI, _HTTP_SPANS),
+    ),
+    Cell(
+        "http-spans-first",
+        "the same, switched on before byline",
+        ("opentelemetry-instrumentation-httpx", "openai"),
+        (_OPENAI, _HTTP_SPANS),
+    ),
     Cell(
         "genai-openai",
         "OpenTelemetry GenAI, openai",
@@ -71,7 +84,7 @@ CELLS: Final = (
         ("openinference-instrumentation-openai", "openai"),
         (_OPENAI, "openinference-instrumentation-openai==0.1.66"),
     ),
-    Cell("openlit", "OpenLIT, openai", ("openlit", "openai"), ("openlit==1.45.0", "openai<3")),
+    Cell("openlit", "OpenLIT, openai", ("openlit", "openai"), ("openlit==1.45.0", "openai==2.54.0")),
     Cell("langfuse", "Langfuse's openai", ("langfuse", "openai"), (_OPENAI, "langfuse==5.0.4"), "langfuse"),
     Cell("logfire", "Logfire, openai", ("logfire", "openai"), (_OPENAI, "logfire==5.2.0")),
     Cell(
@@ -137,14 +150,14 @@ CELLS: Final = (
         "google-genai",
         "google-genai, no instrumentation",
         ("google-genai",),
-        ("google-genai>=3,<4", "genai-prices"),
+        ("google-genai==3.6.1", "genai-prices"),
         "gemini",
     ),
     Cell(
         "google-genai-otel",
         "OpenTelemetry google-genai",
         ("opentelemetry-instrumentation-google-genai", "google-genai"),
-        ("google-genai>=2,<3", "genai-prices", "opentelemetry-instrumentation-google-genai==1.3b0"),
+        ("google-genai==2.34.0", "genai-prices", "opentelemetry-instrumentation-google-genai==1.3b0"),
         "gemini",
     ),
 )

@@ -86,6 +86,12 @@ REASONS: Final = (
         *_BROKEN_OFF,
     ),
     _reason(
+        "The span is made after the exchange, and an error has no id by which its facts could be joined.",
+        "openllmetry-openai",
+        "facts others",
+        "responses 429",
+    ),
+    _reason(
         "The span is made after the exchange; the facts are joined by the reply's id as byline's destinations export.",
         "openllmetry-openai litellm-request-span",
         "others",

@@ -16,7 +16,11 @@ SECONDS = 120
 
 
 def run(cell: Cell) -> dict[str, Any]:
-    """Run all scenarios of a cell. Raises `RuntimeError` with the end of its output where it fails."""
+    """Run all scenarios of a cell.
+
+    Raises:
+        RuntimeError: It fails, hangs, or a hook of byline's failed within it; with the end of its output.
+    """
     python = environments.make(cell)
     with tempfile.TemporaryDirectory() as directory:
         target = Path(directory) / "found.json"
@@ -30,6 +34,9 @@ def run(cell: Cell) -> dict[str, Any]:
         if done.returncode or not target.exists():
             raise RuntimeError(f"{cell.name} failed:\n{_end(done.stdout)}{_end(done.stderr)}")
         found: dict[str, Any] = json.loads(target.read_text())
+        failed = {name: count for name, count in found["stats"].items() if name.startswith("errors.")}
+        if failed:
+            raise RuntimeError(f"byline failed within {cell.name}: {failed}\n{_end(done.stderr)}")
         return found
 
 

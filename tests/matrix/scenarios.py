@@ -47,6 +47,7 @@ SCENARIOS: Final = (
     Scenario("500", "the gateway fails", "chat", status=500),
     Scenario("async 429", "the gateway refuses a call that is awaited", "async_chat", status=429),
     Scenario("stream 500", "the gateway fails before a stream begins", "stream", status=500),
+    Scenario("responses 429", "the gateway refuses a call of the Responses API", "responses", status=429),
     Scenario("closed stream", "the app closes a stream after its first chunk", "closed_stream", whole=False),
     Scenario("cancelled stream", "the app's client goes away in mid-stream", "async_stream", leaves=True, whole=False),
 )

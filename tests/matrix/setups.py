@@ -65,10 +65,12 @@ def _set(name: str, value: str) -> Callable[[], None]:
 _genai_anthropic = _instrumentor("opentelemetry.instrumentation.genai.anthropic", "AnthropicInstrumentor")
 _openllmetry_anthropic = _instrumentor("opentelemetry.instrumentation.anthropic", "AnthropicInstrumentor")
 _openai_v2 = _instrumentor("opentelemetry.instrumentation.openai_v2", "OpenAIInstrumentor")
+_http_spans = _instrumentor("opentelemetry.instrumentation.httpx", "HTTPX2ClientInstrumentor")
 _without_anthropics_own = _set("ANTHROPIC_OPEN_TELEMETRY", "false")
 
 #: Cell → what is done after `byline.instrument`.
 AFTER: Final[dict[str, Callable[[], None]]] = {
+    "http-spans": _http_spans,
     "genai-openai": _instrumentor("opentelemetry.instrumentation.genai.openai", "OpenAIInstrumentor"),
     "openai-v2": _openai_v2,
     "openai-v2-latest": _openai_v2,
@@ -88,6 +90,7 @@ AFTER: Final[dict[str, Callable[[], None]]] = {
 }
 #: Cell → what is done before it: settings, and those that bring the tracer provider.
 BEFORE: Final[dict[str, Callable[[], None]]] = {
+    "http-spans-first": _http_spans,
     "logfire": _logfire,
     "openai-v2-latest": _set("OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental"),
     "litellm-request-span": _set("USE_OTEL_LITELLM_REQUEST_SPAN", "true"),
