@@ -28,8 +28,8 @@ from byline.gateways.keys import key_of
 from byline.gateways.splice import members_of
 from byline.spans import carriers, recognition, targets, unsampled
 
-#: Whether a client that is hooked is at work already: some rest on others that are hooked too.
-_under_way: Final[ContextVar[bool]] = ContextVar("byline_call_under_way", default=False)
+#: The call that a hooked client is at work on: some rest on others that are hooked too.
+_under_way: Final[ContextVar[Call | None]] = ContextVar("byline_call_under_way", default=None)
 
 
 def begin(
@@ -43,7 +43,10 @@ def begin(
     if in_force is None:
         return None
     wire = recognise(path)
-    if wire is None or _under_way.get():
+    if wire is None:
+        return None
+    around = _under_way.get()
+    if around is not None and around.is_sending_to(host, path):
         return None
     afterwards.run()
     try:
@@ -109,6 +112,8 @@ class Call:
         self.seen = Seen(streamed=False)
         self._stream = False
         self._settled = self._glimpsed = False
+        self._sending = True
+        self._path = path
         self._started = time.perf_counter()
 
     def _find_span(self) -> Span | None:
@@ -123,9 +128,15 @@ class Call:
         traced = self._invocation is not None and not unsampled.is_dropped()
         if not traced and own.is_wanted(self._rules.llm_spans, self._wire.name):
             made = own.start(self._rules.tracer, self.facts)
-            self._own = made is not None
+            if made is not None:
+                self._own = True
+                targets.engage(made, self)
             return made
         return None
+
+    def is_sending_to(self, host: str, path: str) -> bool:
+        """Whether a client is on its way to this place for this call; another place is another call."""
+        return self._sending and self.facts.server_address == host and self._path == path
 
     def take_back(self, headers: MutableMapping[str, Any]) -> None:
         """Take off what was written besides the app's own headers, where it still stands as it was written."""
@@ -136,7 +147,7 @@ class Call:
     @contextmanager
     def current(self) -> Iterator[None]:
         """Make a span of ours current while the client is at work, so that its HTTP span hangs below."""
-        token = _under_way.set(True)
+        token = _under_way.set(self)
         try:
             if self._own and self.span is not None and not unsampled.is_one(self.span):
                 with trace.use_span(self.span, record_exception=False, set_status_on_exception=False):
@@ -144,6 +155,7 @@ class Call:
             else:
                 yield
         finally:
+            self._sending = False
             _under_way.reset(token)
 
     def answered(self, status: int, headers: Mapping[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Final
 
 from byline.facts import Facts
@@ -75,12 +74,10 @@ def _price(facts: Facts) -> Any:
         if (name, provider) in _unknown:
             continue
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                usage = _library.Usage(
-                    **{theirs: getattr(facts, ours) for ours, theirs in _USAGE.items() if getattr(facts, ours)}
-                )
-                return _library.calc_price(usage, name, provider_id=None if "/" in model else provider)
+            usage = _library.Usage(
+                **{theirs: getattr(facts, ours) for ours, theirs in _USAGE.items() if getattr(facts, ours)}
+            )
+            return _library.calc_price(usage, name, provider_id=None if "/" in model else provider)
         except Exception:
             if len(_unknown) < _MAX_UNKNOWN:
                 _unknown.add((name, provider))

@@ -7,9 +7,15 @@ import zlib
 from collections import deque
 from typing import Any, Final
 
+from byline import counters
+
 #: Of a stream its beginning has the ids, and its end the usage.
 _HEAD: Final = 16 * 1024
+_TAIL: Final = 64 * 1024
 _TAIL_CHUNKS: Final = 64
+#: Chunks that are smaller on average are put together, or so many of them would not hold the usage.
+_SMALL: Final = 128
+_JOINED: Final = 2048
 #: The longest body that is read whole, unpacked.
 _MAX_WHOLE: Final = 8 * 1024 * 1024
 
@@ -33,11 +39,16 @@ class Seen:
         self.first: float | None = None
         self.marked = False
         self.tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
+        #: Small chunks together, where the tail would hold too little of them.
+        self._small = bytearray()
         self._head: list[bytes] = []
         self._size = 0
+        self._count = 0
         self._limit = _HEAD if streamed and not whole else _MAX_WHOLE
         self._streamed = streamed
+        self._cut = False
         self._mark = mark if streamed else b""
+        self._encoding = encoding
         self._unpack: Any = None
         self._readable = True
         if encoding in ("gzip", "deflate"):
@@ -58,32 +69,53 @@ class Seen:
         """
         if self.first is None:
             self.first = time.perf_counter()
+            if not self._readable:
+                counters.count("replies.encoded")
         if not chunk:
             return False
         if self._unpack is not None and self._readable:
-            try:
-                # A small body can unpack to one that fills the memory.
-                chunk = self._unpack.decompress(chunk, _MAX_WHOLE)
-                if self._unpack.unconsumed_tail:
-                    self._readable = False
-            except zlib.error:
-                self._readable = False
+            chunk = self._unpacked(chunk)
         if not self._readable:
-            self._head.clear()
-            self.tail.clear()
+            self.clear()
             return False
-        if self._size < self._limit:
-            self._size += len(chunk)
-            self._head.append(chunk)
-        elif self._streamed:
-            self.tail.append(chunk)
-        else:
-            # Longer than what is read: the rest would make no JSON of it.
-            self._head.clear()
-            self._readable = False
+        self._count += 1
         if self._mark and self._mark in chunk:
             self.marked = True
-        return not self._mark and self._unpack is None and self._streamed and self._size >= self._limit
+        room = self._limit - self._size
+        self._size += len(chunk)
+        if room > 0:
+            self._head.append(chunk if len(chunk) <= room else chunk[:room])
+        if len(chunk) > room:
+            self._keep_end(chunk if room <= 0 else chunk[room:])
+        plain = not self._mark and self._unpack is None and self._streamed
+        return plain and self._size >= self._limit and self._size >= self._count * _SMALL and not self._small
+
+    def _keep_end(self, chunk: bytes) -> None:
+        if not self._streamed:
+            # Longer than what is read: the rest would make no JSON of it.
+            self._readable = False
+            self._head.clear()
+            return
+        self._small += chunk[-_TAIL:]
+        self._cut = self._cut or len(chunk) > _TAIL
+        if len(self._small) >= _JOINED:
+            self.tail.append(bytes(self._small))
+            self._small.clear()
+
+    def _unpacked(self, chunk: bytes) -> bytes:
+        # A small body can unpack to one that fills the memory.
+        try:
+            found: bytes = self._unpack.decompress(chunk, _MAX_WHOLE)
+        except zlib.error:
+            if self._encoding != "deflate" or self._size:
+                self._readable = False
+                return b""
+            # Some servers leave out the header that the standard asks for.
+            self._encoding, self._unpack = "", zlib.decompressobj(-zlib.MAX_WBITS)
+            return self._unpacked(chunk)
+        if self._unpack.unconsumed_tail:
+            self._readable = False
+        return found
 
     def body(self) -> bytes | None:
         """Return the whole body, ``None`` where it is too long or cannot be read."""
@@ -91,11 +123,21 @@ class Seen:
 
     def ends(self) -> tuple[bytes, bytes]:
         """Return beginning and end of a stream; the first is empty where the second is the whole."""
-        head, tail = b"".join(self._head), b"".join(self.tail)
-        # Chunks between the two are missing only where the tail was full.
-        return (head, tail) if len(self.tail) == _TAIL_CHUNKS else (b"", head + tail)
+        head = b"".join(self._head)
+        end, kept = [bytes(self._small)], len(self._small)
+        # Only as much as is worth the reading, from the end on.
+        for chunk in reversed(self.tail):
+            if kept >= _TAIL:
+                self._cut = True
+                break
+            end.append(chunk)
+            kept += len(chunk)
+        tail = b"".join(reversed(end))
+        whole = not self._cut and len(self.tail) < _TAIL_CHUNKS and kept <= _TAIL
+        return (b"", head + tail) if whole else (head, tail[-_TAIL:])
 
     def clear(self) -> None:
         """Let go of all of it."""
         self._head.clear()
         self.tail.clear()
+        self._small.clear()

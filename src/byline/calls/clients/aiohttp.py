@@ -148,7 +148,7 @@ class _Seen:
         return getattr(self._inner, name)
 
     # What hands a body on looks at what it is.
-    __class__ = property(lambda self: type(self._inner))  # type: ignore[assignment]
+    __class__ = property(lambda self: type(self._inner))
 
     def read_nowait(self, n: int = -1) -> Any:
         data = self._inner.read_nowait(n)

@@ -18,8 +18,8 @@ from byline.calls.call import Call
 CALL: Final = "_byline_call"
 
 _watching: Final[dict[tuple[Callable[[type], type], type], type]] = {}
-_ORIGINAL: Final = "__byline_original__"
-_put_on: Final[list[tuple[type, str]]] = []
+#: Class, name, our wrapper and what it stands for.
+_put_on: Final[list[tuple[type, str, Any, Any]]] = []
 _active: Final[set[str]] = set()
 _hooked: Final[set[str]] = set()
 
@@ -27,13 +27,14 @@ _hooked: Final[set[str]] = set()
 def replace(owner: type, name: str, make: Callable[[Any], Any]) -> None:
     """Replace a method by what ``make`` makes of it, once a class."""
     original = owner.__dict__.get(name)
-    if original is None or hasattr(original, _ORIGINAL):
+    if original is None or any(wrapper is original for _, _, wrapper, _ in _put_on):
         return
     # Not isinstance(): wrappers say that they are what they wrap.
-    wrapper = functools.wraps(original)(make(original if type(original) is FunctionType else _bound(original)))
-    setattr(wrapper, _ORIGINAL, original)
+    inner = original if type(original) is FunctionType else _bound(original)
+    # Marks that others have left on theirs are not for ours.
+    wrapper = functools.wraps(original, updated=())(make(inner))
     setattr(owner, name, wrapper)
-    _put_on.append((owner, name))
+    _put_on.append((owner, name, wrapper, original))
 
 
 def _bound(original: Any) -> Callable[..., Any]:
@@ -75,9 +76,8 @@ def take_off() -> None:
     """Take all patches off, except where somebody has patched over them since."""
     _active.clear()
     while _put_on:
-        owner, name = _put_on.pop()
-        original = getattr(owner.__dict__.get(name), _ORIGINAL, None)
-        if original is not None:
+        owner, name, wrapper, original = _put_on.pop()
+        if owner.__dict__.get(name) is wrapper:
             setattr(owner, name, original)
 
 

@@ -23,8 +23,9 @@ def events(stream: bytes) -> Iterator[dict[str, Any]]:
 
     What is cut off at either end, comments, and marks such as ``[DONE]`` are passed over.
     """
-    text = stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if b"data:" not in text:
+    text = stream.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    # JSON may have these letters in its texts, but no line of it begins with them.
+    if not text.startswith(b"data:") and b"\ndata:" not in text:
         yield from _lines(text)
         return
     for block in text.split(b"\n\n"):
@@ -38,6 +39,9 @@ def events(stream: bytes) -> Iterator[dict[str, Any]]:
 
 def _lines(text: bytes) -> Iterator[dict[str, Any]]:
     whole = decode(text)
+    if isinstance(whole, dict):
+        # A gateway that does not stream.
+        whole = [whole]
     if isinstance(whole, list):
         yield from (item for item in whole if isinstance(item, dict))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Final
 
@@ -14,6 +15,7 @@ from byline.gateways import values
 _MAX_TOKENS: Final = 1_000_000_000
 #: Members of a request that are content.
 _PROMPTS: Final = frozenset({"messages", "input", "contents", "prompt", "tools", "system", "instructions", "texts"})
+_scan: Final = json.JSONDecoder().raw_decode
 _decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 #: Facts of a usage object, each with the paths at which some provider states it.
@@ -96,6 +98,10 @@ class Wire:
                 self.finish_event(event, facts)
                 if isinstance(found.get("usage") or found.get("usageMetadata"), dict) or "prompt_eval_count" in found:
                     stated = {key: value for key, value in found.items() if key not in self.bulky}
+        if stated is None and head:
+            # The last event may be longer than what is kept: some repeat the whole answer in it.
+            stated = usage_in(tail)
+            self.take(stated or {}, facts)
         return stated
 
     def provider(self, host: str) -> str:
@@ -142,6 +148,21 @@ def _raw_members(body: bytes) -> dict[str, msgspec.Raw]:
         return _decode_members(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return {}
+
+
+def usage_in(tail: bytes) -> dict[str, Any] | None:
+    """Return the usage that stands last in the end of a stream whose events are cut off."""
+    for name in (b'"usage":', b'"usageMetadata":'):
+        at = tail.rfind(name)
+        if at >= 0:
+            text = tail[at + len(name) :].decode("utf-8", "replace").lstrip()
+            try:
+                found, _ = _scan(text)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(found, dict):
+                return {name.decode().strip('":'): found}
+    return None
 
 
 def _at(members: Mapping[str, Any], path: tuple[str, ...]) -> Any:
