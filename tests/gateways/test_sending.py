@@ -97,6 +97,8 @@ ROWS: dict[str, Row] = {
             "langfuse_trace_user_id": "ada",
             "langfuse_trace_name": "Pipeline",
             "langfuse_generation_name": "Answer",
+            "langfuse_trace_release": "r1",
+            "langfuse_trace_metadata": '{"team":"blue","n":2,"beta":true}',
         },
     ),
     "aptible": Row(Aptible, {"x-session-id": "session-0001"}),
@@ -384,3 +386,38 @@ def test_gateway_that_broadcasts_joins_the_trace_that_the_caller_names(
     names = ("cf-aig-otel-trace-id", "cf-aig-otel-parent-span-id")
     assert tuple(cloudflare.headers[name] for name in names) == expected[2]
     assert tuple(portkey.headers["traceparent"].split("-")[1:3]) == expected[3]
+
+
+@pytest.mark.parametrize(
+    ("own", "joined"),
+    [
+        ({"trace_name": "Own", "feature": "x"}, True),
+        ({}, True),
+        ({"trace_id": "own"}, False),
+        ({"parent_span_id": "own", "trace_name": "Own"}, False),
+    ],
+)
+def test_trace_of_the_apps_own_gets_what_it_has_not(
+    own: dict[str, Any], joined: bool, server: testing.Gateway, watching: Watching, finished: Finished
+) -> None:
+    """OpenRouter's: names of the app stay, and its ids are not mixed with ours."""
+    base = server.base_url
+    with watching(OpenRouter(base)), byline.bound(**KNOWN):
+        ask(base, extra_body={"trace": own})
+    (request,) = server.requests
+    (span,) = finished()
+    expected = {**filled(ROWS["openrouter"].body["trace"], span), **own}
+    if not joined:
+        for name in {"trace_id", "parent_span_id"} - own.keys():
+            del expected[name]
+    assert request.json()["trace"] == expected
+    assert request.json()["user"] == "ada"
+
+
+@pytest.mark.parametrize("own", ["text", 1, None, ["a"]])
+def test_trace_that_is_no_object_is_left_alone(own: Any, server: testing.Gateway, watching: Watching) -> None:
+    base = server.base_url
+    with watching(OpenRouter(base)), byline.bound(**KNOWN):
+        ask(base, extra_body={"trace": own})
+    (request,) = server.requests
+    assert request.json()["trace"] == own

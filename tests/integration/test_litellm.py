@@ -61,7 +61,13 @@ LIMITS = {
 }
 CLAIMED: dict[str, Any] = {
     "user": "ada",
-    "trace": {"trace_name": "Pipeline", "generation_name": "Answer", "tags": ["a", "b"]},
+    "trace": {
+        "trace_name": "Pipeline",
+        "generation_name": "Answer",
+        "tags": ["a", "b"],
+        "release": "r1",
+        "team": "blue",
+    },
 }
 
 
@@ -268,6 +274,9 @@ def test_both_have_the_same_session_user_and_names(
     assert found.ours.attributes["langfuse.trace.tags"] == ["a", "b"]
     if proxy.mode == "V1":
         assert found.theirs.attributes["langfuse.generation.name"] == "Answer"
+        assert found.theirs.attributes["langfuse.release"] == found.ours.attributes["langfuse.release"] == "r1"
+        assert json.loads(found.theirs.attributes["langfuse.trace.metadata"]) == {"team": "blue"}
+        assert found.ours.attributes["langfuse.trace.metadata.team"] == "blue"
         # Not the session, which LiteLLM would take for it otherwise.
         assert found.theirs.attributes["langfuse.trace.id"] == found.ours.trace_id
 

@@ -83,21 +83,21 @@ class Outgoing(msgspec.Struct, kw_only=True):
 
     def add(self, members: Mapping[str, Any]) -> None:
         """Add top-level members to the body, where it is a JSON object that has none of that name."""
-        if self.body is None:
-            return
-        if self.members is None:
-            self.members = members_of(self.body)
-        if self.members is not None:
-            self.body = splice(self.body, members, self.members)
+        found = self.look()
+        if self.body is not None and found is not None:
+            self.body = splice(self.body, members, found)
 
     def add_into(self, name: str, members: Mapping[str, Any]) -> None:
         """Add members to the object at a top-level member of the body, which is made where it is missing."""
-        if self.body is None:
-            return
-        if self.members is None:
+        found = self.look()
+        if self.body is not None and found is not None:
+            self.body = splice_into(self.body, name, members, found)
+
+    def look(self) -> Mapping[str, msgspec.Raw] | None:
+        """Return the members that the app's body has, each raw; ``None`` where it is no JSON object."""
+        if self.members is None and self.body is not None:
             self.members = members_of(self.body)
-        if self.members is not None:
-            self.body = splice_into(self.body, name, members, self.members)
+        return self.members
 
 
 class Reply(msgspec.Struct, kw_only=True):

@@ -41,7 +41,9 @@ class LiteLLM(Gateway):
             "sends",
             (
                 "`langfuse_trace_id`, `langfuse_parent_observation_id`, `langfuse_trace_user_id`, "
-                "`langfuse_trace_name`, `langfuse_generation_name`; a proxy in between may drop names with underscores"
+                "`langfuse_trace_name`, `langfuse_generation_name`, `langfuse_trace_release`, "
+                "`langfuse_trace_version`, `langfuse_trace_metadata`; a proxy in between may drop names with "
+                "underscores"
             ),
             "run for real",
         ),
@@ -74,20 +76,17 @@ class LiteLLM(Gateway):
     )
     remarks = (
         (
-            "LiteLLM exports nothing at all for an unsampled parent. Where the app's sampler has dropped the "
-            "request no "
-            "`traceparent` goes out, and LiteLLM's span is a root with the same session and user."
+            "LiteLLM exports nothing at all for an unsampled parent. Where the app's sampler has dropped the request "
+            "no `traceparent` goes out, and LiteLLM's span is a root with the same session and user."
         ),
         (
-            "The headers of a stream are sent before it has a price: their `0.0` is not read. Cost and tokens are "
-            "in the "
-            "last chunk where the app asks for `stream_options.include_usage`; without it only LiteLLM's own span "
+            "The headers of a stream are sent before it has a price: their `0.0` is not read. Cost and tokens are in "
+            "the last chunk where the app asks for `stream_options.include_usage`; without it only LiteLLM's own span "
             "has them."
         ),
         (
             "The headers of a cache hit repeat the cost of the call that filled the cache: byline says cost 0, and "
-            "that "
-            "cost as `byline.cache.savings`."
+            "that cost as `byline.cache.savings`."
         ),
         "No header says when a budget starts anew: `byline.gateway.key.budget_reset` stays empty.",
         (
@@ -96,19 +95,21 @@ class LiteLLM(Gateway):
         ),
         (
             "The end user's header does not become the user of LiteLLM's Langfuse trace, `langfuse_trace_user_id` "
-            "does. Such "
-            "names with underscores are dropped by some proxies, by nginx unless `underscores_in_headers` is on."
+            "does. Such names with underscores are dropped by some proxies, by nginx unless `underscores_in_headers` "
+            "is on."
         ),
         (
-            "Its form for sessions, eight or more letters, digits, dashes and underscores, is asked of "
-            "`x-session-id` only; "
-            "`x-litellm-session-id` takes any."
+            "Its form for sessions, eight or more letters, digits, dashes and underscores, is asked of `x-session-id` "
+            "only; `x-litellm-session-id` takes any."
         ),
         (
-            "With `LITELLM_OTEL_V2`: LiteLLM's own server span stands between ours and its LLM span, as its SDK "
-            "makes one for "
-            "each request; its LLM span takes no generation name; a cache hit makes no LLM span, only `cache.get`; and "
-            "`cache.set`, which runs after the reply, is a trace of its own."
+            "The environment on LiteLLM's spans is that of the proxy, `OTEL_ENVIRONMENT_NAME`, `production` where "
+            "that is not set: nothing in a request changes it."
+        ),
+        (
+            "With `LITELLM_OTEL_V2`: LiteLLM's own server span stands between ours and its LLM span, as its SDK makes "
+            "one for each request; its LLM span takes no generation name, release, version or metadata; a cache hit "
+            "makes no LLM span, only `cache.get`; and `cache.set`, which runs after the reply, is a trace of its own."
         ),
     )
     fields: ClassVar[tuple[Field, ...]] = (
@@ -151,6 +152,10 @@ class LiteLLM(Gateway):
         self.put(call, "langfuse_trace_name", known.trace_name)
         self.put(call, "langfuse_generation_name", known.generation_name)
         self.put(call, "x-litellm-tags", known.tags)
+        # So that its span says of the trace what ours says: of two Langfuse keeps the later.
+        self.put(call, "langfuse_trace_release", known.release)
+        self.put(call, "langfuse_trace_version", known.version)
+        self.put(call, "langfuse_trace_metadata", self.gather(call, {}))
 
     def read(self, reply: Reply, facts: Facts) -> None:
         """Read what LiteLLM's headers say, and the usage of its last chunk."""

@@ -11,11 +11,13 @@ from byline.gateways.fitting import is_sendable
 from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
 from byline.gateways.key_status import KeyStatus
 from byline.gateways.keys import bearer_of
+from byline.gateways.splice import members_of
 
 _MAX_USER: Final = 128
 #: What the trace object itself has a meaning for; no metadata goes by these names.
 _TRACE: Final = ("trace_id", "trace_name", "span_name", "generation_name", "parent_span_id", "environment", "release")
 
+_IDS: Final = frozenset({"trace_id", "parent_span_id"})
 #: Endpoints whose bodies take ``user``, ``session_id`` and ``trace``.
 _WITH_TRACE: Final = ("/chat/completions", "/responses", "/messages", "/completions")
 
@@ -44,7 +46,15 @@ class OpenRouter(Gateway):
     longest: ClassVar[int] = 256
     fields: ClassVar[tuple[Field, ...]] = ()
     notes = (
-        ("sends", "`x-session-id`; in the body `user` and `trace` with trace id and parent span id", "documentation"),
+        ("sends", "`x-session-id`, and `user` in the body", "documentation"),
+        (
+            "sends",
+            (
+                "`trace` in the body: `trace_id` and `parent_span_id` of the LLM span, `trace_name`, `span_name`, "
+                "`generation_name`, `environment`, `release` and metadata"
+            ),
+            "documentation",
+        ),
         ("reads", "`X-Generation-Id`, `provider`, `usage.cost`, `usage.cost_details`", "documentation"),
         ("reads", "`X-OpenRouter-Cache-Status`, `-Cache-Source-Id`, `openrouter_metadata.attempt`", "documentation"),
         (
@@ -56,13 +66,15 @@ class OpenRouter(Gateway):
     )
 
     remarks = (
-        "Where the app sends a `trace` of its own, byline adds none, and the two traces meet by session only.",
+        (
+            "A `trace` of the app's own gets what it has not: names, metadata, and the ids unless it has a `trace_id` "
+            "or a `parent_span_id`."
+        ),
         "Metadata under names that `trace` has a meaning for is left out, so is a user of more than 128 characters.",
         "A session that no header can carry, of another script, goes into the body as `session_id`.",
         (
-            "With `X-OpenRouter-Cache: true` the body is left alone: it is the key of the cache, and ids in it "
-            "would make "
-            "each call a miss."
+            "With `X-OpenRouter-Cache: true` the body is left alone: it is the key of the cache, and ids in it would "
+            "make each call a miss."
         ),
         "A session is also OpenRouter's key for routing: calls of one session go to one provider as long as it is up.",
     )
@@ -103,10 +115,17 @@ class OpenRouter(Gateway):
             self.leave_out("user", "too long")
         elif known.user_id:
             members["user"] = known.user_id
-        trace = self._trace(call)
-        if trace:
-            members["trace"] = trace
+        self._add_trace(call)
         call.add(members)
+
+    def _add_trace(self, call: Outgoing) -> None:
+        trace = self._trace(call)
+        present = (call.look() or {}).get("trace")
+        own = {} if present is None else members_of(bytes(present)) or {}
+        if not own.keys().isdisjoint(_IDS):
+            # Half of an app's own ids with half of ours would lead nowhere.
+            trace = {key: value for key, value in trace.items() if key not in _IDS}
+        call.add_into("trace", trace)
 
     def _trace(self, call: Outgoing) -> dict[str, Any]:
         known = call.attribution
