@@ -12,8 +12,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 
 import byline
+from byline import record
 from byline.export import OTLP, Langfuse
 from byline.export.ids import span_id_of, trace_id_of
+from byline.spans.server import adopt
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, EXAMPLE, TOOL, named, running, tree
 
@@ -123,6 +125,25 @@ def test_a_child_sent_before_its_parent_hangs_below_it(receiver: Receiver) -> No
             assert [span.name for span in receiver.spans] == ["early"]
         app.chat("late")
     assert tree(receiver.spans) == {None: ["Step"], "Step": ["agent", "late"], "agent": ["early"]}
+
+
+@pytest.mark.parametrize("part", [{}, {"session_id": "part"}])
+def test_a_child_sent_while_its_app_span_is_open_hangs_below_it(receiver: Receiver, part: dict[str, str]) -> None:
+    """Also where somebody else has made the app span, before there was a record; and in a part bound anew."""
+    destination = OTLP(receiver.url)
+    with (
+        running(destination) as app,
+        app.tracer.start_as_current_span("POST /chat", kind=SpanKind.SERVER) as server,
+        byline.bound(trace_id="t", span_name="Step"),
+    ):
+        owner = record.get()
+        assert owner is not None
+        adopt(owner, server)
+        with byline.bound(**part):
+            app.chat("chat")
+        assert destination.flush()
+        assert [span.name for span in receiver.spans] == ["chat"]
+    assert tree(receiver.spans) == {None: ["POST /chat"], "POST /chat": ["Step"], "Step": ["chat"]}
 
 
 def test_a_step_spans_its_request(receiver: Receiver) -> None:

@@ -19,6 +19,7 @@ from byline.export.drain import Drain, Traces
 from byline.export.feed import Feed
 from byline.export.filters import Filters, Where
 from byline.export.line import Line, say
+from byline.export.observations import observe
 from byline.export.outlet import Outlet
 from byline.export.pipeline import Pipeline, Step
 from byline.export.privacy import Mask, Privacy
@@ -29,8 +30,8 @@ from byline.export.spool import DEFAULT_BYTES, Spool
 from byline.export.spooling import Spooling
 from byline.settings import SettingError
 from byline.spans import recognition
+from byline.spans.conventions import LANGFUSE, translate
 from byline.spans.conventions import check as check_conventions
-from byline.spans.conventions import translate
 
 Spans = Literal["llm", "all"] | Callable[[ReadableSpan], bool]
 Unsampled = Literal["record", "skip"]
@@ -96,8 +97,8 @@ class Destination:
         models: Patterns of model names; they count for model calls alone.
         where: A function of the finished span; what it says no to is not sent.
         conventions: Other dialects in which attributes are written besides byline's own:
-            ``"openinference"`` (Phoenix, Arize), ``"openrouter"``, ``"litellm"``, ``"traceloop"``;
-            docs/attributes.md has the tables.
+            ``"openinference"`` (Phoenix, Arize), ``"openrouter"``, ``"litellm"``, ``"traceloop"``, of
+            which docs/attributes.md has the tables, and ``"langfuse"`` for a collector before Langfuse.
         spool: Folder in which batches wait until the destination has taken them, also past the end
             of this process; by default ``BYLINE_SPOOL``, or none. Each destination has a folder of its
             own in it, and any number of processes may share it. Content is on disk meanwhile.
@@ -192,7 +193,7 @@ class Destination:
 
     def steps(self) -> Sequence[Step]:
         """Return what is done to each span before content is taken off it, in order."""
-        return ()
+        return (observe,) if LANGFUSE in self.conventions else ()
 
     def processor(self) -> SpanProcessor:
         """Return the span processor that feeds this destination; always the same one."""

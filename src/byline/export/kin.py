@@ -60,6 +60,8 @@ class Family:
 
     def learn(self) -> None:
         """Take note of what is known of the request by now."""
+        if self.root is not self:
+            self.root.learn()
         owner = self._owner()
         if owner is None:
             return
@@ -80,7 +82,7 @@ class Kin:
         carries: Whether it is an LLM span, or has one somewhere below it.
     """
 
-    __slots__ = ("__weakref__", "_live", "above", "carries", "ended", "family", "promised", "span_id", "trace_id")
+    __slots__ = ("__weakref__", "_family", "_live", "above", "carries", "ended", "promised", "span_id", "trace_id")
 
     def __init__(self, span: ReadableSpan, context: SpanContext, above: Kin | None) -> None:
         self.span_id = context.span_id
@@ -91,7 +93,7 @@ class Kin:
         self.promised: set[int] = set()
         self.carries = False
         owner = targets.owner_of(span) or record.get()
-        self.family: Family | None = (above.family if above else None) if owner is None else family_of(owner)
+        self._family: Family | None = (above.family if above else None) if owner is None else family_of(owner)
         if self.family is not None and not self.family.root.number:
             self.family.root.number = f"{self.trace_id:032x}{self.span_id:016x}"
 
@@ -107,16 +109,22 @@ class Kin:
         """The span as it is by now, ``None`` where it was let go without ever ending."""
         return self.ended or self._live()
 
-    def end(self, span: ReadableSpan) -> None:
-        """Take note of how it ended."""
-        self.ended = span
-        if self.family is None:
+    @property
+    def family(self) -> Family | None:
+        """The request that it belongs to, ``None`` where it belongs to none."""
+        if self._family is None:
             # An app span that somebody else has made starts before there is a record.
             live = self._live()
             owner = None if live is None else targets.owner_of(live)
-            self.family = None if owner is None else family_of(owner)
-        if self.family is not None:
-            self.family.learn()
+            self._family = None if owner is None else family_of(owner)
+        return self._family
+
+    def end(self, span: ReadableSpan) -> None:
+        """Take note of how it ended."""
+        self.ended = span
+        family = self.family
+        if family is not None:
+            family.learn()
 
 
 def family_of(owner: Record) -> Family:

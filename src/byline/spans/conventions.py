@@ -142,6 +142,8 @@ TRACELOOP: Final = (
     Row("gen_ai.usage.cache_read_input_tokens", (FACTS["cache_read_tokens"],)),
     Row("gen_ai.usage.cache_creation_input_tokens", (FACTS["cache_write_tokens"],)),
 )
+#: Langfuse's own is no table: a destination works it out for each span, and the one for Langfuse always does.
+LANGFUSE: Final = "langfuse"
 CONVENTIONS: Final[Mapping[str, tuple[Row, ...]]] = {
     "openinference": OPENINFERENCE,
     "openrouter": OPENROUTER,
@@ -153,10 +155,9 @@ CONVENTIONS: Final[Mapping[str, tuple[Row, ...]]] = {
 def check(conventions: Any) -> tuple[str, ...]:
     """Return the names when all are known. Raises `SettingError` ``byline.E063`` otherwise."""
     given = tuple(conventions) if isinstance(conventions, list | tuple | set | frozenset) else (None,)
-    if not all(name in CONVENTIONS for name in given):
-        raise SettingError(
-            "byline.E063", f"conventions={conventions!r}", f"pass a list of some of {', '.join(CONVENTIONS)}"
-        )
+    known = (*CONVENTIONS, LANGFUSE)
+    if not all(name in known for name in given):
+        raise SettingError("byline.E063", f"conventions={conventions!r}", f"pass a list of some of {', '.join(known)}")
     return given
 
 
@@ -169,7 +170,7 @@ def translate(attributes: Mapping[str, Value], conventions: tuple[str, ...], *, 
     """
     found: dict[str, Value] = {}
     for convention in conventions:
-        for row in CONVENTIONS[convention]:
+        for row in CONVENTIONS.get(convention, ()):
             if is_llm or not row.llm:
                 _add(row, attributes, found)
     return {name: value for name, value in found.items() if name not in attributes}

@@ -1,0 +1,63 @@
+"""The collector's example: its parts fit together, and its sampling is byline's own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from byline.export.sampling import is_sampled
+
+FOLDER = Path(__file__).parents[2] / "examples" / "collector"
+
+
+@pytest.fixture(scope="module")
+def config() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((FOLDER / "config.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def test_every_part_is_defined_and_used(config: dict[str, Any]) -> None:
+    (pipeline,) = config["service"]["pipelines"].values()
+    for kind in ("receivers", "processors", "exporters"):
+        assert set(pipeline[kind]) == set(config[kind])
+    assert set(config["service"]["extensions"]) == set(config["extensions"])
+    for exporter in config["exporters"].values():
+        assert exporter["sending_queue"]["storage"] in config["extensions"]
+        assert exporter.get("auth", {}).get("authenticator", "file_storage") in config["extensions"]
+
+
+def test_its_variables_are_those_that_the_readme_names(config: dict[str, Any]) -> None:
+    used = set(re.findall(r"\$\{env:(\w+)\}", str(config)))
+    compose = yaml.safe_load((FOLDER / "compose.yaml").read_text(encoding="utf-8"))
+    assert used == set(compose["services"]["collector"]["environment"])
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert all(f"{name}=" in readme for name in used)
+
+
+def test_its_sampling_keeps_the_sessions_that_byline_keeps(config: dict[str, Any]) -> None:
+    """The expression of the example, on SHA-256 in hex as the collector has it."""
+    policies = {policy["name"]: policy for policy in config["processors"]["tail_sampling"]["policies"]}
+    (condition,) = policies["a quarter of the sessions"]["ottl_condition"]["span"]
+    found = re.fullmatch(r'IsMatch\(SHA256\(attributes\["session.id"\]\), "(.+)"\)', condition)
+    assert found
+    for number in range(500):
+        session = f"session-{number}"
+        kept = re.search(found[1], hashlib.sha256(session.encode()).hexdigest()) is not None
+        assert kept is is_sampled(session, 0.25)
+
+
+def test_the_app_can_be_started() -> None:
+    env = {**os.environ, "COLLECTOR_URL": "http://collector:4318"}
+    code = "import app, byline; byline.uninstrument(); print('up')"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=FOLDER, env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.returncode) == ("up\n", 0), done.stderr
