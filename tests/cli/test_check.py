@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,9 +39,13 @@ def test_working_destinations_pass(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         monkeypatch.setenv("LANGFUSE_BASE_URL", langfuse.url)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)
         assert main(["check", "--json"]) == 0
-        assert len(langfuse.spans) == 1
-        assert len(otlp.spans) == 1
+        assert [span.name for span in langfuse.spans] == ["byline check call", "rehearsal"]
+        assert len(otlp.spans) == 3
     said = json.loads(capsys.readouterr().out)
+    shown = {check["name"]: check["detail"] for check in said["checks"]}
+    assert shown["Langfuse shows"].startswith("rehearsal → byline check call (trace byline check, session byline-check")
+    assert shown["OTLP shows"].startswith("byline check request → rehearsal → byline check call (")
+    assert shown["Langfuse shows"].endswith("user byline-check, with content)")
     assert all(check["ok"] for check in said["checks"])
     settings = {row["name"]: row for row in said["settings"]}
     assert settings["langfuse_base_url"] == {
@@ -115,6 +120,30 @@ def test_secrets_in_headers_and_addresses_are_masked(
                 assert secret not in said.out + said.err
             assert "authorization=" in said.out
             assert "x-team=" in said.out
+
+
+def test_what_would_arrive_is_said_as_the_settings_have_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Content that is left out, a share of sessions, and what still waits in a spool."""
+    with Receiver() as otlp:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)
+        monkeypatch.setenv("BYLINE_PRIVACY", "1")
+        monkeypatch.setenv("BYLINE_SAMPLING", "0.01")
+        monkeypatch.setenv("BYLINE_SPOOL", str(tmp_path))
+        assert main(["check"]) == 0
+        assert len(otlp.spans) == 3
+    said = capsys.readouterr().out
+    assert "user byline-check, without content)" in said
+    assert "0 spans wait, 0 of 268435456 bytes" in said
+
+
+def test_filters_that_leave_it_out_are_no_failure() -> None:
+    with Receiver() as otlp:
+        results = OTLP(otlp.url, organizations=["acme"]).check()
+        assert otlp.spans == []
+    assert all(result.ok for result in results)
+    assert "nothing arrives" in results[1].detail
 
 
 @pytest.mark.parametrize(

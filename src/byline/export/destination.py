@@ -8,11 +8,11 @@ from typing import Literal, NamedTuple, TypedDict
 
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace.export import SpanExporter
 
 from byline import settings
-from byline.export import drain
+from byline.export import drain, rehearsal
 from byline.export.checks import check_endpoint, check_label, spool_folder
 from byline.export.draft import Draft
 from byline.export.drain import Drain, Traces
@@ -24,6 +24,7 @@ from byline.export.outlet import Outlet
 from byline.export.pipeline import Pipeline, Step
 from byline.export.privacy import Mask, Privacy
 from byline.export.privacy import check as check_privacy
+from byline.export.rehearsal import Watched
 from byline.export.sampling import check as check_sampling
 from byline.export.sampling import is_sampled, key_of
 from byline.export.spool import DEFAULT_BYTES, Spool
@@ -198,14 +199,17 @@ class Destination:
     def processor(self) -> SpanProcessor:
         """Return the span processor that feeds this destination; always the same one."""
         if self._feed is None:
-            self._feed = Feed(
-                self.label,
-                self.pipeline(self.outlet()),
-                picks=self.picks,
-                deep=self.spans != "llm",
-                record_unsampled=self.unsampled == "record",
-            )
+            self._feed = self._make_feed(self.outlet())
         return self._feed
+
+    def _make_feed(self, outlet: Outlet) -> Feed:
+        return Feed(
+            self.label,
+            self.pipeline(outlet),
+            picks=self.picks,
+            deep=self.spans != "llm",
+            record_unsampled=self.unsampled == "record",
+        )
 
     def _translate(self, draft: Draft) -> None:
         draft.attributes.update(translate(draft.attributes, self.conventions, is_llm=draft.is_llm))
@@ -253,23 +257,24 @@ class Destination:
             self._feed = None
 
     def check(self) -> list[CheckResult]:
-        """Test the destination for real: an export must be accepted."""
-        exporter = self.exporter()
-        provider = TracerProvider(shutdown_on_exit=False)
-        span = provider.get_tracer("byline").start_span("byline check", attributes={"gen_ai.operation.name": "chat"})
-        span.end()
-        try:
-            done = exporter.export([span]) is SpanExportResult.SUCCESS  # type: ignore[list-item]
-        finally:
-            exporter.shutdown()  # type: ignore[no-untyped-call, unused-ignore]
-        return [
-            CheckResult(
-                f"{self.name} export",
-                done,
-                self.endpoint,
-                "" if done else "check the endpoint, its credentials, and that it takes OTLP over HTTP",
-            )
+        """Test the destination for real: a made-up request goes the whole way, and must be accepted."""
+        line = Line(self.label, patience=0)
+        own = type(self).exporter is not Destination.exporter
+        outlet = Watched(Outlet(self.exporter() if own else self._exporter(line)))
+        rehearsal.perform(self._make_feed(outlet), self.sampling)
+        shown = rehearsal.describe(outlet.spans)
+        if not outlet.taken:
+            advice = "check the endpoint, its credentials, and that it takes OTLP over HTTP"
+            return [CheckResult(f"{self.name} export", False, f"{self.endpoint} {line.told}".rstrip(), advice)]
+        results = [
+            CheckResult(f"{self.name} export", True, self.endpoint),
+            CheckResult(f"{self.name} shows", True, shown),
         ]
+        if self.spool is not None:
+            waiting = Spool(self.spool, name=self.label).waiting()
+            told = f"{waiting.spans} spans wait, {waiting.size} of {self.spool_bytes} bytes"
+            results.append(CheckResult(f"{self.name} spool", True, told))
+        return results
 
 
 def _masked(headers: Mapping[str, str]) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
+
+import requests
 
 from byline import settings
 from byline.export.destination import CheckResult, Destination, Options, Spans
@@ -72,20 +71,24 @@ class Langfuse(Destination):
 
     def check(self) -> list[CheckResult]:
         """Test the credentials, then an export."""
-        request = urllib.request.Request(  # noqa: S310 - the scheme was checked
-            f"{self.base_url}/api/public/projects", headers={"Authorization": self.headers["Authorization"]}
-        )
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-                projects = json.loads(answer.read())["data"]
-            result = CheckResult("Langfuse credentials", bool(projects), f"project {projects[0].get('name', '?')}")
-        except urllib.error.HTTPError as error:
-            advice = (
-                "these keys are not of this server: check both keys and the region in LANGFUSE_BASE_URL"
-                if error.code in (401, 403)
-                else "check LANGFUSE_BASE_URL, and that the server is Langfuse 3.22 or newer"
+            answer = requests.get(
+                f"{self.base_url}/api/public/projects",
+                headers={"Authorization": self.headers["Authorization"]},
+                timeout=10,
+                # Elsewhere the keys are nobody's business.
+                allow_redirects=False,
             )
-            result = CheckResult("Langfuse credentials", False, f"HTTP {error.code}", advice)
+            if answer.status_code == 200:
+                projects = answer.json()["data"]
+                result = CheckResult("Langfuse credentials", bool(projects), f"project {projects[0].get('name', '?')}")
+            else:
+                advice = (
+                    "these keys are not of this server: check both keys and the region in LANGFUSE_BASE_URL"
+                    if answer.status_code in (401, 403)
+                    else "check LANGFUSE_BASE_URL, and that the server is Langfuse 3.22 or newer"
+                )
+                result = CheckResult("Langfuse credentials", False, f"HTTP {answer.status_code}", advice)
         except (OSError, ValueError, LookupError, TypeError) as error:
             result = CheckResult(
                 "Langfuse credentials", False, type(error).__name__, f"no Langfuse answers at {self.base_url}"

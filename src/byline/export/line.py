@@ -17,6 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from requests.adapters import HTTPAdapter
 
 from byline import counters, guard, settings
+from byline.export.scrubbing import scrub
 
 _TIMEOUT: Final = 10.0
 _MAX_WAIT: Final = 60.0
@@ -103,10 +104,10 @@ class Line(requests.Session):
             started = time.monotonic()
             answer = self._try(method, url, *args, **options)
             counters.count(f"{self._name}.submissions")
+            self.told = _told(answer)
             took = f"{time.monotonic() - started:.2f} s"
-            say(f"{self._name}: {method} {url}, {len(options.get('data') or b'')} bytes: {_told(answer)} in {took}")
+            say(f"{self._name}: {method} {url}, {len(options.get('data') or b'')} bytes: {self.told} in {took}")
             if answer.response is not None and answer.status is not None and 200 <= answer.status < 300:
-                self._failures = 0
                 self._note_rejected(answer.response)
                 return answer.response
             undelivered = self._judge(answer)
@@ -129,7 +130,6 @@ class Line(requests.Session):
     def _judge(self, answer: _Answer) -> Undelivered:
         status = answer.status
         if status is None or status in _PASSING or status >= 500:
-            self._failures += 1
             guard.warn_once(
                 f"unreachable.{self._name}",
                 "byline.E059: %s takes no spans at the moment (%s); they are tried again, and counted where that fails",
@@ -176,7 +176,7 @@ def say(text: str) -> None:
     """Say on standard error what is sent where, if ``BYLINE_DEBUG`` is set."""
     with contextlib.suppress(Exception):
         if settings.find("debug").value:
-            sys.stderr.write(f"byline: {text}\n")
+            sys.stderr.write(f"byline: {scrub(text)}\n")
 
 
 def _told(answer: _Answer) -> str:

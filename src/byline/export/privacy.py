@@ -13,6 +13,7 @@ from opentelemetry.trace import Link, Status, StatusCode
 from byline import counters, guard
 from byline.export.content import is_content, is_text
 from byline.export.draft import Draft
+from byline.export.scrubbing import scrub
 from byline.settings import SettingError
 from byline.spans.attributes import ERROR_TYPE, METADATA
 
@@ -24,20 +25,6 @@ _SECRET_NAME: Final = re.compile(
     r"|access[_-]?token|refresh[_-]?token|client[_-]?secret|secret[_-]?key|password|passwd|bearer[_-]?token)$",
     re.IGNORECASE,
 )
-#: Keys of the providers and gateways by their look, and whatever stands behind Bearer or Basic.
-_SECRET: Final = re.compile(
-    r"\b(?:sk|pk|rk)-[A-Za-z0-9_\-]{12,}|\bAIza[A-Za-z0-9_\-]{30,}|\bgsk_[A-Za-z0-9]{20,}|\bxai-[A-Za-z0-9]{20,}"
-    r"|\bhf_[A-Za-z0-9]{20,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bAKIA[A-Z0-9]{16}\b"
-    r"|(?i:\b(?:bearer|basic)\s+)(?=[^\s\"']*[0-9=])[A-Za-z0-9+/=_.~\-]{16,}"
-    r"|(?i:[\"']?(?:api[_-]?key|authorization|x-api-key)[\"']?\s*[:=]\s*[\"'])[^\"'\s]{8,}"
-)
-_CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)[^/@\s\"']+:[^/@\s\"']+(?=@)")
-_SECRET_IN_QUERY: Final = re.compile(
-    r"([?&](?:key|api[_-]?key|token|access_token|secret|sig|signature|password)=)[^&\s\"']+", re.IGNORECASE
-)
-_DATA_URL: Final = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w=.+-]+)*;base64,[A-Za-z0-9+/=_\-]{16,}")
-#: So long a run of base64 is no text.
-_BASE64: Final = re.compile(r"[A-Za-z0-9+/_\-]{512,}={0,2}")
 _URLS: Final = frozenset({"url.full", "http.url", "http.target", "url.query"})
 
 _LEFT_OUT: Final = "[left out]"
@@ -69,7 +56,7 @@ class Privacy:
     def hide(self, draft: Draft) -> None:
         """Take off a span what its destination may not see."""
         draft.attributes = self._clean(draft.attributes)
-        draft.name = _scrub(draft.name)
+        draft.name = scrub(draft.name)
         if draft.events:
             draft.events = [
                 Event(event.name, self._clean(event.attributes or {}), event.timestamp) for event in draft.events
@@ -113,7 +100,7 @@ class Privacy:
         return value
 
     def _text(self, key: str, text: str) -> str | None:
-        text = _scrub(text)
+        text = scrub(text)
         if self._private and key in _URLS:
             # What was searched for stands in the query.
             text = "" if key == "url.query" else _without_query(text)
@@ -134,17 +121,3 @@ def _without_query(url: str) -> str:
     except ValueError:
         return ""
     return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
-
-
-def _scrub(text: str) -> str:
-    """Take credentials and binary parts out of a text."""
-    if len(text) < 8:
-        return text
-    if ";base64," in text:
-        text = _DATA_URL.sub(lambda found: f"data:{found[1] or ''};base64,[{len(found[0])} characters left out]", text)
-    if len(text) >= 512:
-        text = _BASE64.sub(lambda found: f"[{len(found[0])} characters left out]", text)
-    if "://" in text:
-        text = _CREDENTIALS_IN_URL.sub("…", text)
-        text = _SECRET_IN_QUERY.sub(r"\1…", text)
-    return _SECRET.sub("…", text)

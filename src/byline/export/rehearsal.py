@@ -1,0 +1,97 @@
+"""A rehearsal: a made-up request goes a destination's whole way, and it is said what arrives of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.trace import SpanKind
+
+from byline import record
+from byline.export.content import is_content
+from byline.export.outlet import Outlet
+from byline.export.sampling import is_sampled
+from byline.record import Record
+from byline.spans import attributes as names
+from byline.spans import server
+from byline.spans.attributes import AttributeValue
+from byline.spans.processor import BylineSpanProcessor
+
+_CHAT: Final[dict[str, AttributeValue]] = {
+    names.OPERATION_NAME: "chat",
+    names.PROVIDER_NAME: "byline",
+    names.REQUEST_MODEL: "no-model",
+    names.FACTS["input_messages"]: '[{"role": "user", "parts": [{"type": "text", "content": "Does this arrive?"}]}]',
+    names.FACTS["output_messages"]: '[{"role": "assistant", "parts": [{"type": "text", "content": "It does."}]}]',
+    names.FACTS["input_tokens"]: 3,
+    names.FACTS["output_tokens"]: 2,
+}
+
+
+class Watched(Outlet):
+    """An outlet that remembers what went through, and whether it was taken."""
+
+    def __init__(self, inner: Outlet) -> None:
+        super().__init__(inner)
+        self.spans: list[ReadableSpan] = []
+        self.taken = True
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send a batch."""
+        self.spans += spans
+        result = super().export(spans)
+        self.taken = self.taken and result is SpanExportResult.SUCCESS
+        return result
+
+
+def perform(feed: SpanProcessor, share: float) -> None:
+    """Play a request with one model call in it, in a session that a sampler would keep."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    for processor in (BylineSpanProcessor(), feed):
+        provider.add_span_processor(processor)
+    tracer = provider.get_tracer("rehearsal")
+    session = next((name for number in range(10_000) if is_sampled(name := f"byline-check-{number}", share)), "none")
+    owner = Record()
+    owner.bind(
+        {
+            "session_id": session,
+            "user_id": "byline-check",
+            "trace_name": "byline check",
+            "span_name": "rehearsal",
+            "generation_name": "byline check call",
+            "tags": ["byline-check"],
+        }
+    )
+    span = tracer.start_span("byline check request", kind=SpanKind.SERVER)
+    server.adopt(owner, span)
+    token = record.enter(owner)
+    try:
+        with trace.use_span(span, end_on_exit=True):
+            tracer.start_span("chat", kind=SpanKind.CLIENT, attributes=_CHAT).end()
+    finally:
+        record.leave(token)
+    provider.shutdown()
+
+
+def describe(spans: Sequence[ReadableSpan]) -> str:
+    """Say in one line what arrives."""
+    if not spans:
+        return "nothing arrives: its filters leave the made-up request out"
+    by_id = {span.get_span_context().span_id: span for span in spans if span.context}  # type: ignore[union-attr]
+    last = next((span for span in spans if names.OPERATION_NAME in (span.attributes or {})), spans[0])
+    way = [last.name]
+    parent = last.parent
+    while parent is not None and parent.span_id in by_id:
+        way.insert(0, by_id[parent.span_id].name)
+        parent = by_id[parent.span_id].parent
+    said = dict(last.attributes or {})
+    labels = [
+        f"{label} {said[key]}"
+        for label, key in (("trace", names.TRACE_NAME), ("session", names.SESSION_ID), ("user", names.USER_ID))
+        if key in said
+    ]
+    labels.append("with content" if any(is_content(key) for key in said) else "without content")
+    return f"{' → '.join(way)} ({', '.join(labels)})"
