@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON, Sampler, SamplingResult
 
-from byline import counters, guard, record
+from byline import afterwards, counters, guard, record
 from byline.spans.processor import BylineSpanProcessor
 
 # The same examples in every run, and no word of how long they take on a busy machine.
@@ -51,6 +51,8 @@ def _clean() -> Iterator[None]:
     """Start every test with nothing told and nothing counted, and prove that it left no record behind."""
     guard._told.clear()
     counters.clear()
+    # What tests before this one have dropped.
+    afterwards.run()
     _EXPORTER.clear()
     yield
     left = record.get()

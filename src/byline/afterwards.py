@@ -7,12 +7,16 @@ in the open does it.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from typing import Final
 
 from byline import guard
 
+#: What is done may end spans, and with them come here again.
+_here: Final = threading.local()
 _waiting: Final[deque[Callable[[], None]]] = deque()
 
 #: Leave work to be done afterwards. Needs no lock.
@@ -20,14 +24,20 @@ put: Final = _waiting.append
 
 
 def run() -> None:
-    """Do what waits."""
-    while _waiting:
-        try:
-            work = _waiting.popleft()
-        except IndexError:
-            # Another thread was faster.
-            return
-        try:
-            work()
-        except Exception:
-            guard.report("afterwards")
+    """Do what waits, apart from whatever request is under way here."""
+    if not _waiting or getattr(_here, "running", False):
+        return
+    _here.running = True
+    try:
+        while _waiting:
+            try:
+                work = _waiting.popleft()
+            except IndexError:
+                # Another thread was faster.
+                return
+            try:
+                Context().run(work)
+            except Exception:
+                guard.report("afterwards")
+    finally:
+        _here.running = False

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-_lock: Final = threading.Lock()
+from byline.locks import make_lock
+
+_lock: Final = make_lock()
 _counts: Final[Counter[str]] = Counter()
 _levels: Final[dict[str, Callable[[], int]]] = {}
 

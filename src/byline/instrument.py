@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 import weakref
 from collections.abc import Collection, Sequence
@@ -18,13 +17,14 @@ from byline import afterwards, calls, counters, ending, export, guard, settings
 from byline.export.destination import Destination
 from byline.gateways import keys, known
 from byline.gateways.gateway import Gateway
+from byline.locks import make_lock
 from byline.settings import SettingError
 from byline.spans import server, unsampled
 from byline.spans.processor import BylineSpanProcessor, Stamp
 
 _FAREWELL: Final = 5.0
 
-_lock: Final = threading.Lock()
+_lock: Final = make_lock()
 #: The SDK has no way to take a processor away again, so one a provider is kept, by this name on the
 #: provider itself, for some cannot be hashed, and switched on and off.
 _PROCESSOR: Final = "_byline_processor"

@@ -12,6 +12,7 @@ from byline.attribution import EMPTY, Attribution, merge
 from byline.inbound.layer import Layer
 from byline.inbound.reader import InboundReader, add_fields, as_fields
 from byline.inbound.request import Request, request_of
+from byline.locks import make_lock
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 #: One lock for all records: binding is rare and short.
-_binding: Final = threading.Lock()
+_binding: Final = make_lock()
 
 
 class Totals:

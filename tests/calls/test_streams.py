@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import byline
 from byline import calls
-from byline.calls.seen import _HEAD, _TAIL, _TAIL_CHUNKS, Seen
+from byline.calls.seen import _HEAD, _LARGE_CHUNKS, _TAIL, Seen
 from byline.calls.wire import WIRES
 from byline.facts import Facts
 from byline.testing import Gateway
@@ -58,7 +58,7 @@ def test_the_usage_is_found_whatever_the_size_of_chunks(size: int, length: int) 
     facts = Facts()
     WIRES["/chat/completions"].read_stream(head, tail, facts)
     assert (facts.response_id, facts.input_tokens, facts.output_tokens) == ("c-1", 3, 4)
-    assert sum(map(len, seen.tail)) <= _TAIL_CHUNKS * max(size, _TAIL)
+    assert sum(map(len, seen.tail)) <= max(_LARGE_CHUNKS * size, 9 * _TAIL)
 
 
 def test_usage_is_found_in_a_last_event_that_is_too_long() -> None:
@@ -67,11 +67,14 @@ def test_usage_is_found_in_a_last_event_that_is_too_long() -> None:
     usage = {"input_tokens": 7, "output_tokens": 9}
     created = b'data: {"type":"response.created","response":{"id":"r-1","model":"m"}}\n\n'
     last = json.dumps({"type": "response.completed", "response": {**answer, "usage": usage, "user": None}}).encode()
-    seen = Seen(streamed=True, mark=b"response.completed")
+    seen = Seen(streamed=True, mark=WIRES["/responses"].end_mark)
     whole = created + b"data: " + last + b"\n\n"
+    marked = []
     for at in range(0, len(whole), 4096):
         seen.see(whole[at : at + 4096])
-    assert seen.marked
+        marked.append(seen.marked)
+    # Not before the event is there as a whole.
+    assert marked == [False] * (len(marked) - 1) + [True]
     facts = Facts()
     WIRES["/responses"].read_stream(*seen.ends(), facts)
     assert (facts.response_id, facts.input_tokens, facts.output_tokens) == ("r-1", 7, 9)

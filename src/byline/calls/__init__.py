@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from opentelemetry.trace import TracerProvider
 
 from byline import afterwards
-from byline.calls import rules
+from byline.calls import prices, rules
 from byline.calls.clients import aiohttp, botocore, httpx, patches, requests, urllib3
 from byline.calls.own import LLMSpans
 from byline.gateways.gateway import Gateway
@@ -48,6 +48,7 @@ def install(
     """Hook the HTTP clients, now or when they are imported."""
     wanted = check_clients(clients)
     tracer = tracer_provider.get_tracer(OWN_SCOPE)
+    prices.warm_up()
     rules.put_in_force(rules.Rules(tracer, gateways, llm_spans, capture_content))
     for name in sorted(wanted):
         module, patch = CLIENTS[name]

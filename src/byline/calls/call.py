@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import AbstractContextManager
 from copy import copy
-from typing import Any, Final
+from typing import Any
 
 import msgspec
-from opentelemetry import trace
 from opentelemetry.sdk.trace import Span
 
 from byline import afterwards, counters, guard, record
-from byline.calls import dialect, own, placing, rules
+from byline.calls import dialect, own, placing, rules, sending
 from byline.calls.content import Captured
 from byline.calls.limits import read_limits
 from byline.calls.prices import estimate
@@ -27,9 +25,6 @@ from byline.gateways.gateway import Gateway
 from byline.gateways.keys import key_of
 from byline.gateways.splice import members_of
 from byline.spans import carriers, recognition, targets, unsampled
-
-#: The call that a hooked client is at work on: some rest on others that are hooked too.
-_under_way: Final[ContextVar[Call | None]] = ContextVar("byline_call_under_way", default=None)
 
 
 def begin(
@@ -45,8 +40,7 @@ def begin(
     wire = recognise(path)
     if wire is None:
         return None
-    around = _under_way.get()
-    if around is not None and around.is_sending_to(host, path):
+    if sending.is_to(host, path):
         return None
     afterwards.run()
     try:
@@ -111,8 +105,7 @@ class Call:
         self._read_from = gateway
         self.seen = Seen(streamed=False)
         self._stream = False
-        self._settled = self._glimpsed = False
-        self._sending = True
+        self._glimpsed = False
         self._path = path
         self._started = time.perf_counter()
 
@@ -134,29 +127,16 @@ class Call:
             return made
         return None
 
-    def is_sending_to(self, host: str, path: str) -> bool:
-        """Whether a client is on its way to this place for this call; another place is another call."""
-        return self._sending and self.facts.server_address == host and self._path == path
-
     def take_back(self, headers: MutableMapping[str, Any]) -> None:
         """Take off what was written besides the app's own headers, where it still stands as it was written."""
         for name, value in self.headers.items():
             if headers.get(name) == value:
                 del headers[name]
 
-    @contextmanager
-    def current(self) -> Iterator[None]:
+    def current(self) -> AbstractContextManager[None]:
         """Make a span of ours current while the client is at work, so that its HTTP span hangs below."""
-        token = _under_way.set(self)
-        try:
-            if self._own and self.span is not None and not unsampled.is_one(self.span):
-                with trace.use_span(self.span, record_exception=False, set_status_on_exception=False):
-                    yield
-            else:
-                yield
-        finally:
-            self._sending = False
-            _under_way.reset(token)
+        below = self.span if self._own and self.span is not None and not unsampled.is_one(self.span) else None
+        return sending.send(self.facts.server_address or "", self._path, below)
 
     def answered(self, status: int, headers: Mapping[str, str]) -> None:
         """Take note of the reply's status and headers (names in lower case)."""
@@ -188,11 +168,9 @@ class Call:
             simple = self.seen.see(chunk)
             # Some SDKs end their span at the terminal event, before the body is at its end; and where the
             # app closes a stream early, the span may end before the call does.
-            settling = self.seen.marked and not self._settled
-            if settling or (not self._glimpsed and self._stream and b"{" in chunk):
+            if self.seen.marked or (not self._glimpsed and self._stream and b"{" in chunk):
                 self._glimpsed = True
-                if settling:
-                    self._settled = True
+                if self.seen.marked:
                     self.facts.duration = time.perf_counter() - self._started
                 self._read_stream()
                 self._put()
@@ -288,6 +266,8 @@ class Call:
         try:
             if self._own:
                 own.end(self.span, self.facts)
+            elif self.facts.error_type is None:
+                targets.settle(self.span)
             else:
                 targets.release(self.span)
         except Exception:

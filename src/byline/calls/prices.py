@@ -41,6 +41,12 @@ _unknown: Final[set[tuple[str, str | None]]] = set()
 _MAX_UNKNOWN: Final = 1000
 
 
+def warm_up() -> None:
+    """Let the library read its price list now, which takes a good part of a second, and not in a request."""
+    if _library is not None:
+        estimate(Facts(provider="openai", response_model="gpt-4o", input_tokens=1))
+
+
 def estimate(facts: Facts) -> None:
     """Fill in cost, its parts and ``cost_source="estimate"`` where no cost is stated.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import zlib
 from collections import deque
@@ -12,10 +13,15 @@ from byline import counters
 #: Of a stream its beginning has the ids, and its end the usage.
 _HEAD: Final = 16 * 1024
 _TAIL: Final = 64 * 1024
-_TAIL_CHUNKS: Final = 64
+#: How many chunks the tail has, and how many where they are large.
+_TAIL_CHUNKS: Final = 256
+_LARGE_CHUNKS: Final = 64
+_LARGE: Final = 1024
 #: Chunks that are smaller on average are put together, or so many of them would not hold the usage.
-_SMALL: Final = 128
+_SMALL: Final = 32
 _JOINED: Final = 2048
+#: Longer than any mark.
+_MARK: Final = 64
 #: The longest body that is read whole, unpacked.
 _MAX_WHOLE: Final = 8 * 1024 * 1024
 
@@ -27,15 +33,17 @@ class Seen:
         streamed: Whether it is a stream, of which beginning and end are enough.
         encoding: Its Content-Encoding; what cannot be undone here is not read.
         whole: Whether a stream is kept whole as well, for its content.
-        mark: Bytes that show a stream's last event.
+        mark: What shows a stream's last event.
 
     Attributes:
         first: When the first chunk came, by `time.perf_counter`.
-        marked: Whether the mark has come by.
+        marked: Whether the mark has come by, and the event that has it is there as a whole.
         tail: The last chunks of a stream.
     """
 
-    def __init__(self, *, streamed: bool, encoding: str = "identity", whole: bool = False, mark: bytes = b"") -> None:
+    def __init__(
+        self, *, streamed: bool, encoding: str = "identity", whole: bool = False, mark: re.Pattern[bytes] | None = None
+    ) -> None:
         self.first: float | None = None
         self.marked = False
         self.tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
@@ -47,7 +55,9 @@ class Seen:
         self._limit = _HEAD if streamed and not whole else _MAX_WHOLE
         self._streamed = streamed
         self._cut = False
-        self._mark = mark if streamed else b""
+        self._mark = mark if streamed else None
+        self._before = b""
+        self._found = False
         self._encoding = encoding
         self._unpack: Any = None
         self._readable = True
@@ -79,16 +89,30 @@ class Seen:
             self.clear()
             return False
         self._count += 1
-        if self._mark and self._mark in chunk:
-            self.marked = True
+        if self._mark is not None:
+            self._look_for(self._mark, chunk)
         room = self._limit - self._size
         self._size += len(chunk)
         if room > 0:
             self._head.append(chunk if len(chunk) <= room else chunk[:room])
         if len(chunk) > room:
             self._keep_end(chunk if room <= 0 else chunk[room:])
-        plain = not self._mark and self._unpack is None and self._streamed
-        return plain and self._size >= self._limit and self._size >= self._count * _SMALL and not self._small
+        if self._mark is not None or self._unpack is not None or not self._streamed:
+            return False
+        if self._small or self._size < self._limit or self._size < self._count * _SMALL:
+            return False
+        if self._size >= self._count * _LARGE:
+            self._cut = self._cut or len(self.tail) > _LARGE_CHUNKS
+            self.tail = deque(self.tail, _LARGE_CHUNKS)
+        return True
+
+    def _look_for(self, mark: re.Pattern[bytes], chunk: bytes) -> None:
+        if not self._found:
+            # It may stand where two chunks meet.
+            joined = self._before + chunk
+            self._found = mark.search(joined) is not None
+            self._before = joined[-_MARK:]
+        self.marked = self._found and chunk.endswith((b"\n\n", b"\r\n\r\n"))
 
     def _keep_end(self, chunk: bytes) -> None:
         if not self._streamed:
@@ -99,6 +123,7 @@ class Seen:
         self._small += chunk[-_TAIL:]
         self._cut = self._cut or len(chunk) > _TAIL
         if len(self._small) >= _JOINED:
+            self._cut = self._cut or len(self.tail) == _TAIL_CHUNKS
             self.tail.append(bytes(self._small))
             self._small.clear()
 
@@ -133,7 +158,7 @@ class Seen:
             end.append(chunk)
             kept += len(chunk)
         tail = b"".join(reversed(end))
-        whole = not self._cut and len(self.tail) < _TAIL_CHUNKS and kept <= _TAIL
+        whole = not self._cut and len(self.tail) != self.tail.maxlen and kept <= _TAIL
         return (b"", head + tail) if whole else (head, tail[-_TAIL:])
 
     def clear(self) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
 import msgspec
 
 from byline.attribution import BROKEN, Broken
+from byline.locks import make_lock
 
 DEFAULT_LIMIT: Final = 16 * 1024 * 1024
 _SMALL: Final = 64 * 1024
@@ -21,7 +21,7 @@ _decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _absent: Final = msgspec.UNSET
 
 #: A request may ask from several threads at once; decoding holds the interpreter's own lock anyway.
-_lock: Final = threading.Lock()
+_lock: Final = make_lock()
 
 
 class Body:

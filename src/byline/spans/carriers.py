@@ -6,13 +6,13 @@ tokens on it. The span that got the facts carries them; in what is exported the 
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
 from opentelemetry.sdk.trace import Span
 
+from byline.locks import make_lock
 from byline.spans import recognition, targets
 from byline.spans.writing import attributes_of
 
@@ -45,7 +45,7 @@ _CALL: Final = (
     "llm.",
 )
 
-_lock: Final = threading.Lock()
+_lock: Final = make_lock()
 #: Response id → the spans that carry its facts. A reply from a cache has the id of the first one.
 _carriers: Final[OrderedDict[str, set[int]]] = OrderedDict()
 #: LLM spans around one that carries facts.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any, Final
 
 from opentelemetry.sdk.trace import Span
 
+from byline.locks import make_lock
 from byline.spans.attributes import AttributeValue
 from byline.spans.writing import attributes_of
 
@@ -18,7 +18,7 @@ _SECONDS: Final = 300.0
 
 Facts = Mapping[str, AttributeValue]
 
-_lock: Final = threading.Lock()
+_lock: Final = make_lock()
 #: By response id (text), by span (its id), or by the parent and scope of a span that is yet to come.
 _waiting: Final[OrderedDict[Any, tuple[float, Facts]]] = OrderedDict()
 

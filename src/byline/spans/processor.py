@@ -144,7 +144,7 @@ class BylineSpanProcessor(SpanProcessor):
             return
         afterwards.run()
         try:
-            owner = record.get() or targets.owner_of(span)
+            owner = targets.owner_of(span) or record.get()
             if owner is not None and owner.root().app_span_ends_first and recognition.is_llm_span(span):
                 server.enrich(owner.root())
         except Exception:

@@ -12,6 +12,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, Span
 
 from byline.record import Record
+from byline.spans import recognition
+from byline.spans.writing import attributes_of
 
 #: Names under which a span of the SDK remembers what it is to byline. No registry has to be kept, and
 #: nothing outlives the span.
@@ -70,14 +72,23 @@ def engage(span: Span, call: object) -> None:
 
 
 def release(span: Span) -> None:
-    """Let the span be taken by another call, as by the next attempt of an SDK that tries again."""
+    """Let the span be taken by another call, as by the next attempt of an SDK whose last one has failed."""
     span.__dict__.pop(_CALL, None)
 
 
+def settle(span: Span) -> None:
+    """Note that the span has its answer: what is called beside it is another call."""
+    span.__dict__[_CALL] = _is_settled
+
+
 def is_engaged(span: Span) -> bool:
-    """Whether a call under way has taken this span."""
+    """Whether a call under way has taken this span, or one has been answered on it."""
     reference = getattr(span, _CALL, None)
     return reference is not None and reference() is not None
+
+
+def _is_settled() -> bool:
+    return True
 
 
 def owner_of(span: ReadableSpan) -> Record | None:
@@ -97,15 +108,18 @@ def _owner(span: object) -> Record | None:
 def find() -> Span | None:
     """Return the LLM span that a call made now belongs to, ``None`` where there is none.
 
-    The current span where that is an LLM span; else the one that started last in this context, if
-    it is still recording and in the same trace.
+    The current span where that is a model call's; else the one that started last in this context, if
+    it is still recording and in the same trace; within an agent's or a tool's span only one right below.
     """
     current = trace.get_current_span()
-    if isinstance(current, Span) and getattr(current, _IS_LLM, False) and current.is_recording():
-        return current
-    context = current.get_span_context()
     reference = _last.get()
     last = None if reference is None else reference()
+    if isinstance(current, Span) and getattr(current, _IS_LLM, False) and current.is_recording():
+        if recognition.is_leaf(current.name, attributes_of(current)) or last is None or not last.is_recording():
+            return current
+        parent = getattr(last, _PARENT, None)
+        return last if parent is not None and parent() is current else current
+    context = current.get_span_context()
     if last is None or not last.is_recording():
         return None
     if context.is_valid and last.get_span_context().trace_id != context.trace_id:

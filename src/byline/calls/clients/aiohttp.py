@@ -48,6 +48,9 @@ def _begin(session: Any, url: Any, options: dict[str, Any]) -> Call | None:
             lambda: _headers(session, options),
             lambda: _body(session, options),
         )
+    except (TypeError, ValueError, AttributeError):
+        # What is no URL, aiohttp refuses itself.
+        return None
     except Exception:
         guard.report("aiohttp")
         return None
@@ -62,9 +65,9 @@ def _write(session: Any, options: dict[str, Any], call: Call, origin: Any) -> No
 
         async def write(request: Any, handler: Any) -> Any:
             # Each hop comes through here.
-            if request.url.origin() == origin:
+            if request.url.origin() == origin and request.method == "POST":
                 request.headers.update(call.headers)
-                if call.body is not None:
+                if call.body is not None and getattr(request.body, "_value", None) == call.content:
                     await request.update_body(call.body)
             elif call.body is not None and getattr(request.body, "_value", None) == call.body:
                 # It hands on the body of the hop before.
@@ -80,18 +83,22 @@ def _write(session: Any, options: dict[str, Any], call: Call, origin: Any) -> No
 
 def _headers(session: Any, options: dict[str, Any]) -> dict[str, str]:
     own = options.get("headers") or ()
-    if not hasattr(own, "items"):
-        # It may be an iterator, which gives its pairs once.
-        own = options["headers"] = list(own)
-    given = [*session.headers.items(), *(own.items() if hasattr(own, "items") else own)]
-    return {str(name).lower(): str(value) for name, value in given}
+    try:
+        if not hasattr(own, "items"):
+            # It may be an iterator, which gives its pairs once.
+            own = options["headers"] = list(own)
+        given = [*session.headers.items(), *(own.items() if hasattr(own, "items") else own)]
+        return {str(name).lower(): str(value) for name, value in given}
+    except (TypeError, ValueError):
+        # What are no headers, aiohttp refuses itself.
+        return {}
 
 
 def _body(session: Any, options: dict[str, Any]) -> bytes | None:
     data = options.get("data")
     if isinstance(data, bytes | str):
         return data.encode() if isinstance(data, str) else data
-    if options.get("json") is not None:
+    if data is None and options.get("json") is not None:
         from aiohttp.payload import BytesPayload
 
         # As aiohttp would make it.
@@ -114,6 +121,7 @@ def _answered(call: Call, response: Any) -> None:
         call.seen.is_decoded()
         _tee(response, call)
     except Exception:
+        call.end()
         guard.report("aiohttp")
 
 
@@ -160,7 +168,7 @@ class _Seen:
         try:
             data = await getattr(self._inner, name)(*arguments, **options)
         except BaseException as error:
-            call.fail(error)
+            call.fail(error) if isinstance(error, Exception) else call.end()
             raise
         call.see(data[0] if isinstance(data, tuple) else data)
         if self._inner.at_eof():

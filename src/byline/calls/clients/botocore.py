@@ -62,6 +62,7 @@ def _answered(call: Call, request: Any, response: Any) -> None:
         else:
             call.end(response.content)
     except Exception:
+        call.end()
         guard.report("botocore")
 
 

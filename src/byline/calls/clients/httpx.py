@@ -142,6 +142,7 @@ def _answered(call: Call, response: Any, tee: Callable[[Any, Call], Any] | None)
         else:
             response.stream = tee(response.stream, call)
     except Exception:
+        call.end()
         guard.report("httpx")
 
 

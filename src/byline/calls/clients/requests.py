@@ -105,6 +105,7 @@ def _answered(call: Call, response: Any) -> None:
             return
         _tee(response, call)
     except Exception:
+        call.end()
         guard.report("requests")
 
 

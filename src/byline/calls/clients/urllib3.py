@@ -92,6 +92,7 @@ def answered(call: Call, response: Any, *, whole: bool, decoded: bool | None = T
             call.seen.is_decoded()
         tee(response, call)
     except Exception:
+        call.end()
         guard.report("urllib3")
 
 

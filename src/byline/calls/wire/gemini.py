@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from byline.calls.wire.sse import decode
-from byline.calls.wire.wire import Wire, add_reason, provider_of, real, take_error, texts, tokens, whole
+from byline.calls.wire.wire import Wire, add_reason, provider_of, real, several, take_error, texts, tokens, whole
 from byline.facts import Facts
 from byline.gateways import values
 
@@ -27,10 +27,7 @@ class Generate(Wire):
         "generationConfig.seed": ("seed", whole),
         "generationConfig.stopSequences": ("stop_sequences", texts),
         "generationConfig.responseMimeType": ("response_format", values.text),
-        "generationConfig.candidateCount": (
-            "choice.count",
-            lambda value: value if type(value) is int and value != 1 else None,
-        ),
+        "generationConfig.candidateCount": ("choice.count", several),
     }
 
     def provider(self, host: str) -> str:

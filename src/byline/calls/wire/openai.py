@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 import msgspec
 
-from byline.calls.wire.wire import Usage, Wire, add_reason, real, texts, whole
+from byline.calls.wire.wire import Usage, Wire, add_reason, real, several, texts, whole
 from byline.facts import Facts
 from byline.gateways import values
 
@@ -22,7 +23,7 @@ _PARAMETERS: Final = {
     "presence_penalty": ("presence_penalty", real),
     "seed": ("seed", whole),
     "stop": ("stop_sequences", texts),
-    "n": ("choice.count", lambda value: value if type(value) is int and value != 1 else None),
+    "n": ("choice.count", several),
     "response_format.type": ("response_format", values.text),
     "text.format.type": ("response_format", values.text),
     "reasoning_effort": ("reasoning.level", values.text),
@@ -111,8 +112,9 @@ class Responses(Wire):
 
     name: ClassVar[str] = "openai.responses"
     needs: ClassVar[frozenset[str]] = frozenset({"model"})
-    #: The SDK ends its stream at this event, before the body is at its end.
-    end_mark: ClassVar[bytes] = b"response.completed"
+    #: The SDK ends its stream at this event, before the body is at its end. Within a text the quotes
+    #: would have backslashes.
+    end_mark: ClassVar[re.Pattern[bytes] | None] = re.compile(rb'"type": ?"response\.(?:completed|incomplete|failed)"')
     bulky: ClassVar[frozenset[str]] = frozenset({"output", "instructions", "tools", "input"})
     parameters = _PARAMETERS
     usage = _USAGE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Final
 
@@ -28,7 +29,7 @@ class Wire:
     Attributes:
         name: The shape's name, e.g. ``openai.chat``.
         operation: The GenAI operation that it is.
-        end_mark: Bytes that show a stream's last event, where an SDK ends its span at that one and not at
+        end_mark: What shows a stream's last event, where an SDK ends its span at that one and not at
             the end of the body.
         within: What the path has besides its end.
         needs: Members without which a request is none of this API, but one of another that ends alike.
@@ -38,7 +39,7 @@ class Wire:
 
     name: ClassVar[str]
     operation: ClassVar[str] = "chat"
-    end_mark: ClassVar[bytes] = b""
+    end_mark: ClassVar[re.Pattern[bytes] | None] = None
     within: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     bulky: ClassVar[frozenset[str]] = frozenset()
@@ -184,6 +185,12 @@ def whole(value: object) -> int | None:
     if type(value) is float and value.is_integer():
         value = int(value)
     return value if type(value) is int and abs(value) < 2**63 else None
+
+
+def several(value: object) -> int | None:
+    """Return a number of choices, which the conventions leave out where it is one."""
+    found = whole(value)
+    return None if found == 1 else found
 
 
 def real(value: object) -> float | None:
