@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -274,6 +275,36 @@ ROWS: dict[str, Row] = {
             "byline.cost.source": "gateway",
         },
     ),
+    "vercel, with its metadata within a choice": Row(
+        Vercel,
+        {},
+        {
+            "id": "c-1",
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {
+                        "role": "assistant",
+                        "content": "x",
+                        "provider_metadata": {
+                            "openai": {"n": 1},
+                            "gateway": {
+                                "generationId": "gen_03",
+                                "cost": "0.0006",
+                                "routing": {"resolvedProvider": "openai", "finalProvider": "azure"},
+                            },
+                        },
+                    },
+                }
+            ],
+        },
+        {
+            "byline.gateway.request.id": "gen_03",
+            "byline.gateway.provider": "azure",
+            "gen_ai.usage.cost": 0.0006,
+            "byline.cost.source": "gateway",
+        },
+    ),
     "vercel, with its metadata": Row(
         Vercel,
         {},
@@ -494,6 +525,28 @@ def test_replies_tell_a_gateway_that_nobody_configured(
     (span,) = finished()
     assert (span.attributes or {})["byline.gateway.name"] == row.make.name
     assert told(span) == row.expected
+
+
+def test_metadata_of_vercel_is_read_from_a_stream_too(
+    server: testing.Gateway, watching: Watching, finished: Finished
+) -> None:
+    """It comes with the delta of some chunk, and usage in the last one."""
+    said = {"gateway": {"generationId": "gen_04", "routing": {"finalProvider": "azure"}}}
+    chunks: list[dict[str, Any]] = [
+        {"id": "c-1", "choices": [{"index": 0, "delta": {"content": "provider_metadata"}}]},
+        {"id": "c-1", "choices": [{"index": 0, "delta": {"provider_metadata": said}, "finish_reason": "stop"}]},
+        {"id": "c-1", "choices": [], "usage": {**USAGE, "cost": 0.0006}},
+    ]
+    server.answer([f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks] + [b"data: [DONE]\n\n"])
+    with watching(Vercel(server.base_url)), openai.OpenAI(base_url=server.base_url, api_key=KEY) as client:
+        assert len(list(client.chat.completions.create(**CHAT, stream=True))) == 3
+    (span,) = finished()
+    assert told(span) == {
+        "byline.gateway.request.id": "gen_04",
+        "byline.gateway.provider": "azure",
+        "gen_ai.usage.cost": 0.0006,
+        "byline.cost.source": "gateway",
+    }
 
 
 def test_key_aliases_name_the_key(server: testing.Gateway, watching: Watching, finished: Finished) -> None:

@@ -30,8 +30,8 @@ class Vercel(Gateway):
         (
             "reads",
             (
-                "`generationId` and `usage.cost` of the body; `generationId`, `cost` and `routing` of a "
-                "`providerMetadata.gateway` beside them, not of one within a choice"
+                "`generationId` and `usage.cost` of the body; `generationId`, `cost` and `routing` of "
+                "`provider_metadata.gateway`, which stands within a choice, or of `providerMetadata.gateway`"
             ),
             "documentation",
         ),

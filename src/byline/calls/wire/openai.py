@@ -57,6 +57,22 @@ class _Choices(msgspec.Struct):
     choices: list[_Choice] = []
 
 
+class _Said(msgspec.Struct):
+    provider_metadata: dict[str, Any] | None = None
+
+
+class _Told(msgspec.Struct):
+    message: _Said | None = None
+    delta: _Said | None = None
+
+
+class _Tellings(msgspec.Struct):
+    choices: list[_Told] = []
+
+
+#: Where some gateways put what they say of a call: within a choice.
+_METADATA: Final = b'"provider_metadata"'
+_decode_told: Final = msgspec.json.Decoder(_Tellings).decode
 _decode_choices: Final = msgspec.json.Decoder(_Choices).decode
 _decode_any: Final = msgspec.json.Decoder().decode
 
@@ -69,6 +85,22 @@ class Chat(Wire):
     bulky: ClassVar[frozenset[str]] = frozenset({"choices"})
     parameters = _PARAMETERS
     usage = _USAGE
+
+    def read_reply(self, body: bytes, facts: Facts) -> dict[str, Any] | None:
+        """Read a whole reply, with a gateway's own word from within a choice."""
+        members = super().read_reply(body, facts)
+        if members is not None and _METADATA in body:
+            members = {**_told_in(body), **members}
+        return members
+
+    def read_stream(self, head: bytes, tail: bytes, facts: Facts) -> dict[str, Any] | None:
+        """Read the beginning and the end of a stream, with a gateway's own word from within a choice."""
+        stated = super().read_stream(head, tail, facts)
+        if _METADATA in tail:
+            for line in tail.splitlines():
+                if _METADATA in line:
+                    stated = {**(stated or {}), **_told_in(line.removeprefix(b"data:"))}
+        return stated
 
     def finish(self, body: bytes, facts: Facts) -> None:
         """Take one finish reason a choice, without decoding what was said."""
@@ -86,6 +118,15 @@ class Chat(Wire):
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, Mapping) and choice.get("finish_reason"):
                 add_reason(choice["finish_reason"], facts)
+
+
+def _told_in(text: bytes) -> dict[str, Any]:
+    try:
+        choices = _decode_told(text).choices
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return {}
+    said = [each.provider_metadata for choice in choices for each in (choice.message, choice.delta) if each is not None]
+    return next(({"provider_metadata": metadata} for metadata in said if metadata), {})
 
 
 class Completions(Chat):
