@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
+import httpx2
+import openai
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -34,7 +36,22 @@ def watching(provider: TracerProvider) -> Watching:
     return watch
 
 
-@pytest.fixture
-def server() -> Iterator[testing.Gateway]:
+@pytest.fixture(scope="session")
+def _running() -> Iterator[testing.Gateway]:
     with testing.Gateway() as running:
         yield running
+
+
+@pytest.fixture
+def server(_running: testing.Gateway) -> testing.Gateway:
+    """The server, which nobody has asked for anything yet."""
+    _running.requests.clear()
+    _running._script.clear()
+    return _running
+
+
+def sdk(base_url: str | None, key: str = "sk-test") -> openai.OpenAI:
+    """OpenAI's own client, without the certificates that take it most of its time."""
+    return openai.OpenAI(
+        base_url=base_url, api_key=key, max_retries=0, http_client=httpx2.Client(verify=False, follow_redirects=True)
+    )

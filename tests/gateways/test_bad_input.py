@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import httpx2
-import openai
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
@@ -33,7 +32,7 @@ from byline.gateways import (
     TensorZero,
 )
 from byline.gateways.known import Known
-from tests.gateways.conftest import Watching
+from tests.gateways.conftest import Watching, sdk
 
 Finished = Callable[[], Sequence[ReadableSpan]]
 CHAT: Any = {"model": "m", "messages": [{"role": "user", "content": "Who?"}]}
@@ -224,7 +223,7 @@ def test_what_does_not_fit_is_left_out_and_said(
     with (
         watching(row.make(server.base_url), llm_spans=False),
         byline.bound(**row.known),
-        openai.OpenAI(base_url=server.base_url, api_key="k", max_retries=0) as client,
+        sdk(server.base_url) as client,
     ):
         client.chat.completions.create(**CHAT)
     (request,) = server.requests

@@ -36,7 +36,7 @@ from byline.gateways import (
 )
 from byline.gateways.keys import hash_key
 from byline.spans import carriers
-from tests.gateways.conftest import Watching
+from tests.gateways.conftest import Watching, sdk
 
 Finished = Callable[[], Sequence[ReadableSpan]]
 CHAT: Any = {"model": "smart", "messages": [{"role": "user", "content": "Who?"}]}
@@ -469,7 +469,7 @@ USUAL = {"byline.duration", "byline.gateway.key.hash", "byline.gateway.name"}
 
 
 def ask(base_url: str) -> None:
-    with openai.OpenAI(base_url=base_url, api_key=KEY, max_retries=0) as client:
+    with sdk(base_url, KEY) as client:
         client.chat.completions.create(**CHAT)
 
 
@@ -538,7 +538,7 @@ def test_metadata_of_vercel_is_read_from_a_stream_too(
         {"id": "c-1", "choices": [], "usage": {**USAGE, "cost": 0.0006}},
     ]
     server.answer([f"data: {json.dumps(chunk)}\n\n".encode() for chunk in chunks] + [b"data: [DONE]\n\n"])
-    with watching(Vercel(server.base_url)), openai.OpenAI(base_url=server.base_url, api_key=KEY) as client:
+    with watching(Vercel(server.base_url)), sdk(server.base_url, KEY) as client:
         assert len(list(client.chat.completions.create(**CHAT, stream=True))) == 3
     (span,) = finished()
     assert told(span) == {

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import openai
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
@@ -36,7 +35,7 @@ from byline.gateways import (
     Vercel,
 )
 from byline.gateways.providers import opaque
-from tests.gateways.conftest import Watching
+from tests.gateways.conftest import Watching, sdk
 
 CHAT: Any = {"model": "openai/gpt-4o", "messages": [{"role": "user", "content": "Who wrote this? ü"}]}
 KNOWN: dict[str, Any] = {
@@ -206,7 +205,7 @@ Finished = Callable[[], Sequence[ReadableSpan]]
 
 
 def ask(base_url: str, **options: Any) -> None:
-    with openai.OpenAI(base_url=base_url, api_key="sk-test", max_retries=0) as client:
+    with sdk(base_url) as client:
         client.chat.completions.create(**CHAT, **options)
 
 
@@ -315,7 +314,7 @@ def test_body_is_left_alone_for_the_response_cache(server: testing.Gateway, watc
         for user in ("ada", "bob"):
             with (
                 byline.bound(session_id=f"session-{user}", user_id=user),
-                openai.OpenAI(base_url=server.base_url, api_key="k") as client,
+                sdk(server.base_url) as client,
             ):
                 raw = client.chat.completions.with_raw_response.create(**CHAT, extra_headers=cache)
     first, second = server.requests
