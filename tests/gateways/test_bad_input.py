@@ -32,6 +32,7 @@ from byline.gateways import (
     TensorZero,
 )
 from byline.gateways.known import Known
+from byline.settings import SettingError
 from tests.gateways.conftest import Watching, sdk
 
 Finished = Callable[[], Sequence[ReadableSpan]]
@@ -407,6 +408,23 @@ def test_nonsense_through_a_real_client_leaves_call_and_span_whole(
 def test_hosts_of_their_own_are_known_without_configuration(host: str, found: str | None) -> None:
     gateway = Known().find(host, 443, "/v1/chat/completions")
     assert (gateway and gateway.name) == found
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    ["", "llm.internal", "ftp://llm.internal", "http://", "http://h:port", "http://h:99999", "http://[::1", 5],
+)
+def test_base_url_that_is_none_fails_at_construction(base_url: Any) -> None:
+    with pytest.raises(SettingError) as caught:
+        LiteLLM(base_url)
+    assert caught.value.id == "byline.E032"
+    assert repr(base_url) in caught.value.problem
+
+
+def test_password_in_a_base_url_is_not_said_again() -> None:
+    with pytest.raises(SettingError) as caught:
+        LiteLLM(f"ftp://ada:{SECRET}@llm.internal")
+    assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize(

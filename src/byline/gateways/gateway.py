@@ -160,13 +160,7 @@ class Gateway:
         self.key_aliases = dict(key_aliases or {})
         self._origin: tuple[str, int | None, str] | None = None
         if base_url is not None:
-            parts = urlsplit(base_url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise SettingError(
-                    "byline.E032", f"{base_url!r} is no http(s) URL", "write it as http://host:port/path"
-                )
-            port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-            self._origin = ((parts.hostname or "").lower(), port, parts.path.rstrip("/"))
+            self._origin = _origin_of(base_url)
 
     def recognises(self, host: str, port: int | None, path: str) -> bool:
         """Whether a call to this place goes to this gateway, so that ids may be written on it."""
@@ -238,3 +232,16 @@ class Gateway:
 
     def read(self, reply: Reply, facts: Facts) -> None:
         """Read into ``facts`` what the reply says in this gateway's own dialect."""
+
+
+def _origin_of(base_url: object) -> tuple[str, int, str]:
+    try:
+        parts = urlsplit(base_url) if isinstance(base_url, str) else urlsplit("")
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except (ValueError, KeyError):
+        port = None
+    if port is None or not parts.hostname:
+        # What stands before an @ may be a password.
+        shown = repr(base_url) if "@" not in str(base_url) else "base_url"
+        raise SettingError("byline.E032", f"{shown} is no http(s) URL", "write it as http://host:port/path")
+    return parts.hostname.lower(), port, parts.path.rstrip("/")
