@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError
 from opentelemetry.trace import StatusCode
 
 import byline
+from byline.calls.wire.bedrock import frames
 from byline.testing import Gateway
 from tests.calls.conftest import Finished
 
@@ -195,3 +196,12 @@ def test_bedrock_error_ends_the_span(bedrock: Any, gateway: Gateway, finished: F
     (span,) = finished()
     assert span.status.status_code is StatusCode.ERROR
     assert (span.attributes or {})["byline.error.message"] == "Too many tokens"
+
+
+def test_frames_are_found_where_a_stream_is_cut_and_where_it_is_none() -> None:
+    """By their lengths and checksums, and in little time whatever the bytes are."""
+    whole = b"".join(frame("x", {"n": number}) for number in range(100))
+    assert [found["n"] for found in frames(whole)] == list(range(100))
+    assert [found["n"] for found in frames(whole[77:-9])] == list(range(1, 99))
+    assert list(frames(b'{"' * 500_000)) == []
+    assert list(frames(b"\0" * 200_000)) == []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
+import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
@@ -14,26 +15,27 @@ from byline.calls.wire.wire import Wire, real, texts, tokens, whole
 from byline.facts import Facts
 from byline.gateways import values
 
-_scan: Final = json.JSONDecoder().raw_decode
+#: Total length, length of the headers, and the checksum of these two; a checksum of all stands last.
+_PRELUDE: Final = struct.Struct(">III")
+_LAST: Final = 4
 
 
 def frames(stream: bytes) -> Iterator[dict[str, Any]]:
-    """Return the JSON objects of an event stream, also where it is cut off at either end.
+    """Return the JSON payloads of an event stream, also where it is cut off at either end.
 
-    Source: ``application/vnd.amazon.eventstream``, whose frames have JSON payloads between binary
-    headers; Invoke's payloads wrap the model's own event as Base64.
+    Source: ``application/vnd.amazon.eventstream``; Invoke's payloads wrap the model's own event as Base64.
     """
-    text = stream.decode("utf-8", "replace")
-    at = text.find('{"')
-    while at >= 0:
-        try:
-            found, end = _scan(text, at)
-        except (ValueError, RecursionError):
-            end = at + 2
-            found = None
+    at = 0
+    while 0 <= at <= len(stream) - _PRELUDE.size:
+        total, headers, checksum = _PRELUDE.unpack_from(stream, at)
+        if zlib.crc32(stream[at : at + 8]) != checksum or total < _PRELUDE.size + headers + _LAST:
+            # In the midst of a frame. The next one's length is below 16 MiB: its first byte is nought.
+            at = stream.find(b"\0", at + 1)
+            continue
+        found = decode(stream[at + _PRELUDE.size + headers : at + total - _LAST])
         if isinstance(found, dict):
             yield _unwrap(found)
-        at = text.find('{"', end)
+        at += total
 
 
 def _unwrap(event: dict[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 
+_BLANK: Final = re.compile(rb"\n\n+")
 _decode: Final = msgspec.json.Decoder().decode
 
 
@@ -28,7 +30,7 @@ def events(stream: bytes) -> Iterator[dict[str, Any]]:
     if not text.startswith(b"data:") and b"\ndata:" not in text:
         yield from _lines(text)
         return
-    for block in text.split(b"\n\n"):
+    for block in _BLANK.split(text):
         # A field's value starts after one optional space; several data lines are one value.
         data = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
         if data:

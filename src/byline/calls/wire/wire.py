@@ -14,8 +14,6 @@ from byline.facts import Facts
 from byline.gateways import values
 
 _MAX_TOKENS: Final = 1_000_000_000
-#: Members of a request that are content.
-_PROMPTS: Final = frozenset({"messages", "input", "contents", "prompt", "tools", "system", "instructions", "texts"})
 _scan: Final = json.JSONDecoder().raw_decode
 _decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -64,7 +62,8 @@ class Wire:
         facts.operation = self.operation
         facts.provider = self.provider(host)
         raw = _raw_members(body) if members is None else members
-        asked = {name: decode(bytes(value)) for name, value in raw.items() if name not in _PROMPTS}
+        # Whatever else there is may be long, and says nothing here.
+        asked = {name: decode(bytes(raw[name])) for name in self._wanted() if name in raw}
         facts.request_model = values.text(asked.get("model")) or self.model_of(path)
         facts.streamed = self.is_streamed(asked, path)
         for member, (name, read) in self.parameters.items():
@@ -72,6 +71,9 @@ class Wire:
             if value is not None:
                 facts.parameters[name] = value
         return self.needs <= raw.keys()
+
+    def _wanted(self) -> set[str]:
+        return {"model", "stream", *(member.partition(".")[0] for member in self.parameters)}
 
     def events(self, stream: bytes) -> Iterator[dict[str, Any]]:
         """Return the events of a stream."""
