@@ -117,6 +117,7 @@ class Call:
             and not targets.is_engaged(found)
         ):
             targets.engage(found, self)
+            targets.seek(None, self._found)
             return found
         traced = self._invocation is not None and not unsampled.is_dropped()
         if not traced and own.is_wanted(self._rules.llm_spans, self._wire.name):
@@ -124,7 +125,9 @@ class Call:
             if made is not None:
                 self._own = True
                 targets.engage(made, self)
+            targets.seek(None, self._found)
             return made
+        targets.seek(own.comes_late(self._wire.name), self._found)
         return None
 
     def take_back(self, headers: MutableMapping[str, Any]) -> None:
@@ -132,6 +135,14 @@ class Call:
         for name, value in self.headers.items():
             if headers.get(name) == value:
                 del headers[name]
+
+    def _found(self, span: Span) -> None:
+        """Take the span that was made while the exchange was under way, or after it."""
+        self.span = span
+        if self._open:
+            targets.engage(span, self)
+        else:
+            self._put()
 
     def current(self) -> AbstractContextManager[None]:
         """Make a span of ours current while the client is at work, so that its HTTP span hangs below."""

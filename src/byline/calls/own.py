@@ -29,7 +29,7 @@ def is_wanted(llm_spans: LLMSpans, wire: str) -> bool:
         return False
     if any(otel_context.get_value(key) for key in _SUPPRESSED):
         return False
-    return llm_spans is True or unsampled.is_dropped() or not _comes_late(wire)
+    return llm_spans is True or unsampled.is_dropped() or comes_late(wire) is None
 
 
 def start(tracer: Tracer, facts: Facts) -> Span | None:
@@ -51,11 +51,14 @@ def end(span: Span, facts: Facts) -> None:
     span.end()
 
 
-def _comes_late(wire: str) -> bool:
-    """Whether an instrumentation is at work that makes its LLM span after the exchange."""
+def comes_late(wire: str) -> tuple[str, str | None] | None:
+    """Return the scope of an instrumentation that makes its LLM span only after the request was sent.
+
+    With the span's name, where the same scope makes spans of other calls in time.
+    """
     if wire == "openai.responses" and _is_instrumented("opentelemetry.instrumentation.openai", "OpenAIInstrumentor"):
-        return True
-    return _litellm_makes_one()
+        return ("opentelemetry.instrumentation.openai.v1", "openai.response")
+    return ("litellm", None) if _litellm_makes_one() else None
 
 
 def _litellm_makes_one() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Final
 
@@ -30,6 +30,20 @@ _owners: Final[weakref.WeakValueDictionary[int, Record]] = weakref.WeakValueDict
 _last: Final[ContextVar[weakref.ref[Span] | None]] = ContextVar("byline_last_llm_span", default=None)
 
 
+class _Seeker:
+    """A call whose span is yet to be made. Contexts are copied; all copies share that it was found."""
+
+    __slots__ = ("found", "name", "scope")
+
+    def __init__(self, scope: str, name: str | None, found: Callable[[Span], None]) -> None:
+        self.scope = scope
+        self.name = name
+        self.found: Callable[[Span], None] | None = found
+
+
+_seeker: Final[ContextVar[_Seeker | None]] = ContextVar("byline_seeking_call", default=None)
+
+
 def adopt(span: Span, owner: Record) -> None:
     """Remember to which record a span belongs.
 
@@ -53,6 +67,34 @@ def register(span: Span, parent_context: otel_context.Context | None = None) -> 
     if getattr(parent, _IS_LLM, False):
         span.__dict__[_PARENT] = weakref.ref(parent)
     _last.set(weakref.ref(span))
+    seeker = _seeker.get()
+    if seeker is not None and seeker.found is not None:
+        _show(span, seeker)
+
+
+def seek(late: tuple[str, str | None] | None, found: Callable[[Span], None]) -> None:
+    """Wait for the span of a call in this context, ``None`` for a call that has one or gets none.
+
+    Args:
+        late: The scope of the instrumentation that makes it while, or after, the exchange is under
+            way, and the span's name where others of that scope are made before theirs.
+        found: What to do with it, once.
+    """
+    if late is not None:
+        _seeker.set(_Seeker(*late, found))
+    elif _seeker.get() is not None:
+        _seeker.set(None)
+
+
+def _show(span: Span, seeker: _Seeker) -> None:
+    scope = span.instrumentation_scope
+    if scope is None or scope.name != seeker.scope or seeker.name not in (None, span.name):
+        return
+    if not recognition.is_leaf(span.name, attributes_of(span)):
+        return
+    found, seeker.found = seeker.found, None
+    if found is not None:
+        found(span)
 
 
 def around(span: Span) -> Iterator[Span]:
