@@ -72,14 +72,6 @@ REASONS: Final = (
         "stream",
     ),
     _reason(
-        "LiteLLM gives these replies ids of its own, or none, by which its late span cannot be told.",
-        "litellm-request-span",
-        "facts",
-        "responses",
-        "responses stream",
-        "embeddings",
-    ),
-    _reason(
         "LiteLLM reports no stream that is not read to its end. The app span counts the call.",
         "litellm-request-span",
         _SPAN,
@@ -90,11 +82,6 @@ REASONS: Final = (
         "openllmetry-openai",
         "facts others",
         "responses 429",
-    ),
-    _reason(
-        "The span is made after the exchange; the facts are joined by the reply's id as byline's destinations export.",
-        "openllmetry-openai litellm-request-span",
-        "others",
     ),
     _reason(
         "The span is ended before the app's close of the stream gets to the HTTP client; what had come by then is "
