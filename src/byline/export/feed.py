@@ -102,9 +102,9 @@ class Feed(BatchSpanProcessor):
         context = span.get_span_context()
         if context is None:
             return
-        own = kin.find(span)
+        own = None if self._closed else kin.find(span)
         picked = (own is not None and id(self._pipeline) in own.promised) or self._picks(span)
-        if own is None and picked:
+        if own is None and picked and not self._closed:
             own = kin.make_late(span)
         if own is not None and own.ended is None:
             own.end(span)

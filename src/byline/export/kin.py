@@ -23,7 +23,9 @@ from byline.spans import recognition, targets
 #: be cleared away: all of it dies with the span.
 _KIN: Final = "_byline_kin"
 
-_open: Final[weakref.WeakValueDictionary[int, Kin]] = weakref.WeakValueDictionary()
+#: By span id: what ends is a copy of the span, which knows nothing of what the span remembers.
+_open: Final[dict[int, Kin]] = {}
+_MAX_OPEN: Final = 10_000
 _closing: Final[weakref.WeakValueDictionary[int, Family]] = weakref.WeakValueDictionary()
 _families: Final[weakref.WeakKeyDictionary[Record, Family]] = weakref.WeakKeyDictionary()
 
@@ -80,9 +82,21 @@ class Kin:
         span: The span: live until it has ended, then as it ended.
         promised: The destinations that have exported something that hangs below it.
         carries: Whether it is an LLM span, or has one somewhere below it.
+        watchers: How many destinations wait for its end.
     """
 
-    __slots__ = ("__weakref__", "_family", "_live", "above", "carries", "ended", "promised", "span_id", "trace_id")
+    __slots__ = (
+        "__weakref__",
+        "_family",
+        "_live",
+        "above",
+        "carries",
+        "ended",
+        "promised",
+        "span_id",
+        "trace_id",
+        "watchers",
+    )
 
     def __init__(self, span: ReadableSpan, context: SpanContext, above: Kin | None) -> None:
         self.span_id = context.span_id
@@ -92,6 +106,7 @@ class Kin:
         self.ended: ReadableSpan | None = None
         self.promised: set[int] = set()
         self.carries = False
+        self.watchers = 1
         owner = targets.owner_of(span) or record.get()
         self._family: Family | None = (above.family if above else None) if owner is None else family_of(owner)
         if self.family is not None and not self.family.root.number:
@@ -145,6 +160,7 @@ def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool
     """
     found = span.__dict__.get(_KIN)
     if found is not None and found.span_id == span.get_span_context().span_id:
+        found.watchers += 1
         return
     if found is None:
         found = getattr(trace.get_current_span(parent_context), _KIN, None)
@@ -154,7 +170,7 @@ def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool
         if is_llm:
             kin.carry()
         span.__dict__[_KIN] = kin
-        _open[kin.span_id] = kin
+        _remember(kin)
     elif found is not None:
         span.__dict__[_KIN] = found
 
@@ -162,7 +178,19 @@ def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool
 def find(span: ReadableSpan) -> Kin | None:
     """Return the kin of a span that is just ending."""
     context = span.get_span_context()
-    return None if context is None else _open.get(context.span_id)
+    own = None if context is None else _open.get(context.span_id)
+    if own is not None:
+        own.watchers -= 1
+        if own.watchers <= 0:
+            _open.pop(own.span_id, None)
+    return own
+
+
+def _remember(own: Kin) -> None:
+    _open[own.span_id] = own
+    if len(_open) > _MAX_OPEN:
+        # Some instrumentations never end their spans.
+        _open.pop(next(iter(_open)), None)
 
 
 def make_late(span: ReadableSpan) -> Kin | None:
@@ -170,8 +198,10 @@ def make_late(span: ReadableSpan) -> Kin | None:
     context = span.get_span_context()
     if context is None:
         return None
-    above = None if span.parent is None else _open.get(span.parent.span_id)
-    own = Kin(span, context, above)
+    around = trace.get_current_span()
+    # What is around it by now is what it hangs below, unless it ends elsewhere.
+    fits = span.parent is not None and around.get_span_context().span_id == span.parent.span_id
+    own = Kin(span, context, getattr(around, _KIN, None) if fits else None)
     own.carries = True
     return own
 
