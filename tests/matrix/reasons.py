@@ -78,10 +78,11 @@ REASONS: Final = (
         *_BROKEN_OFF,
     ),
     _reason(
-        "The span is made after the exchange, and an error has no id by which its facts could be joined.",
-        "openllmetry-openai",
-        "facts others",
-        "responses 429",
+        "LiteLLM makes the span of this stream before the last event has been read; what that says is joined by the "
+        "reply's id as byline's destinations export.",
+        "litellm-request-span",
+        "others",
+        "responses stream",
     ),
     _reason(
         "The span is ended before the app's close of the stream gets to the HTTP client; what had come by then is "
