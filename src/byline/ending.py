@@ -6,7 +6,7 @@ import atexit
 from collections.abc import Callable
 from typing import Final
 
-from byline import guard
+from byline import afterwards, guard
 
 _pausing: Final[list[Callable[[], object]]] = []
 _stopping: Final[list[Callable[[], object]]] = []
@@ -47,6 +47,7 @@ def run_stop() -> None:
 
 
 def _run(callbacks: list[Callable[[], object]]) -> None:
+    afterwards.run()
     for callback in list(callbacks):
         try:
             callback()

@@ -15,7 +15,7 @@ import boto3
 import pytest
 import urllib3
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EventStreamError
 from opentelemetry.trace import StatusCode
 
 import byline
@@ -87,6 +87,7 @@ def test_aiohttp_writes_ids_to_the_gateway_and_not_on_after_a_redirect(as_json: 
     assert json.loads(first.body)["user"] == "ada"
     assert first.headers["content-length"] == str(len(first.body))
     assert "s-1" not in request.headers.values()
+    assert request.headers["content-type"] == first.headers["content-type"] == "application/json"
     assert json.loads(request.body) == CHAT
 
 
@@ -111,9 +112,9 @@ ASK: Any = {
 }
 
 
-def frame(kind: str, payload: dict[str, Any]) -> bytes:
+def frame(kind: str, payload: dict[str, Any], what: str = "event") -> bytes:
     """Return a frame of Amazon's event stream."""
-    named = {":message-type": "event", ":event-type": kind, ":content-type": "application/json"}
+    named = {":message-type": what, f":{what}-type": kind, ":content-type": "application/json"}
     headers = b"".join(
         bytes([len(name)]) + name.encode() + b"\x07" + struct.pack(">H", len(value)) + value.encode()
         for name, value in named.items()
@@ -205,3 +206,24 @@ def test_frames_are_found_where_a_stream_is_cut_and_where_it_is_none() -> None:
     assert [found["n"] for found in frames(whole[77:-9])] == list(range(1, 99))
     assert list(frames(b'{"' * 500_000)) == []
     assert list(frames(b"\0" * 200_000)) == []
+
+
+def test_bedrock_exception_in_the_midst_of_a_stream_is_the_calls_error(
+    bedrock: Any, gateway: Gateway, finished: Finished
+) -> None:
+    """It comes as a frame of its own."""
+    gateway.answer(
+        [
+            frame("messageStart", {"role": "assistant"}),
+            frame("throttlingException", {"message": "Slow down"}, what="exception"),
+        ],
+        headers={"content-type": "application/vnd.amazon.eventstream"},
+    )
+    stream = bedrock.converse_stream(**ASK)["stream"]
+    with pytest.raises(EventStreamError):
+        list(stream)
+    stream.close()
+    (span,) = finished()
+    assert (span.attributes or {})["error.type"] == "throttlingException"
+    assert (span.attributes or {})["byline.error.message"] == "Slow down"
+    assert span.status.status_code is StatusCode.ERROR

@@ -15,6 +15,7 @@ import requests
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import StatusCode
@@ -243,3 +244,26 @@ def test_a_stream_inside_a_streamed_answer_counts_for_its_request(gateway: Gatew
     assert (server.attributes or {})["byline.llm.cost"] == (llm.attributes or {})["gen_ai.usage.cost"]
     assert llm.parent == server.get_span_context()
     assert (llm.attributes or {})["user.id"] == "u"
+
+
+@pytest.mark.parametrize("first", ["byline", "opentelemetry"])
+def test_beside_opentelemetrys_instrumentation_of_requests(
+    first: str, provider: TracerProvider, finished: Finished
+) -> None:
+    """In either order there is one LLM span, although theirs keeps HTTP spans from nesting."""
+
+    def install() -> None:
+        calls.install(tracer_provider=provider, gateways=[], clients="auto", llm_spans="auto", capture_content=False)
+
+    theirs = RequestsInstrumentor()
+    steps = [install, lambda: theirs.instrument(tracer_provider=provider)]
+    undo = [calls.uninstall, theirs.uninstrument]
+    for step in steps if first == "byline" else reversed(steps):
+        step()
+    try:
+        with Gateway() as gateway:
+            assert requests.post(url_of(gateway), json=CHAT).status_code == 200
+    finally:
+        for step in reversed(undo) if first == "byline" else undo:
+            step()
+    assert sorted(span.name for span in finished()) == ["POST", "chat openai/gpt-4o"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import queue
@@ -232,3 +233,13 @@ def test_a_stream_may_be_collected_in_the_midst_of_byline(module: Any, gateway: 
     (span,) = finished()
     assert (span.attributes or {})["session.id"] == "s-1"
     client.close()
+
+
+def test_a_stream_may_be_copied_and_looked_into(gateway: Gateway) -> None:
+    """As debuggers and mocks do."""
+    with httpx2.Client() as client, client.stream("POST", url_of(gateway), json=STREAM) as response:
+        copied = copy.copy(response.stream)
+        assert not hasattr(copied, "nothing_of_that_name")
+        response.read()
+    del copied
+    assert response.elapsed

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.instrumentation.utils import is_http_instrumentation_enabled, is_instrumentation_enabled
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.sdk.trace import Span
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer
 
@@ -25,7 +25,8 @@ _SUPPRESSED: Final = ("suppress_language_model_instrumentation",)
 
 def is_wanted(llm_spans: LLMSpans, wire: str) -> bool:
     """Whether a call without an LLM span gets one."""
-    if llm_spans is False or not is_instrumentation_enabled() or not is_http_instrumentation_enabled():
+    # OpenTelemetry's key that keeps HTTP spans from nesting says nothing of LLM spans.
+    if llm_spans is False or not is_instrumentation_enabled():
         return False
     if any(otel_context.get_value(key) for key in _SUPPRESSED):
         return False

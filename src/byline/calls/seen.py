@@ -111,8 +111,8 @@ class Seen:
             # It may stand where two chunks meet.
             joined = self._before + chunk
             self._found = mark.search(joined) is not None
-            self._before = joined[-_MARK:]
-        self.marked = self._found and chunk.endswith((b"\n\n", b"\r\n\r\n"))
+        self._before = (self._before + chunk)[-_MARK:]
+        self.marked = self._found and self._before.endswith((b"\n\n", b"\r\n\r\n"))
 
     def _keep_end(self, chunk: bytes) -> None:
         if not self._streamed:

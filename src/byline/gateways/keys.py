@@ -1,4 +1,4 @@
-"""The API key in use, of which only the hash is ever kept, and the names of keys."""
+"""The API key in use, of which nothing but the hash goes anywhere, and the names of keys."""
 
 from __future__ import annotations
 

@@ -68,10 +68,10 @@ def _write(session: Any, options: dict[str, Any], call: Call, origin: Any) -> No
             if request.url.origin() == origin and request.method == "POST":
                 request.headers.update(call.headers)
                 if call.body is not None and getattr(request.body, "_value", None) == call.content:
-                    await request.update_body(call.body)
+                    await request.update_body(_payload(call.body))
             elif call.body is not None and getattr(request.body, "_value", None) == call.body:
                 # It hands on the body of the hop before.
-                await request.update_body(call.content)
+                await request.update_body(_payload(call.content or b""))
             return await handler(request)
 
         given = options.get("middlewares")
@@ -99,8 +99,6 @@ def _body(session: Any, options: dict[str, Any]) -> bytes | None:
     if isinstance(data, bytes | str):
         return data.encode() if isinstance(data, str) else data
     if data is None and options.get("json") is not None:
-        from aiohttp.payload import BytesPayload
-
         # As aiohttp would make it.
         dump = getattr(session, "_json_serialize_bytes", None) or session._json_serialize
         try:
@@ -109,10 +107,17 @@ def _body(session: Any, options: dict[str, Any]) -> bytes | None:
             return None
         body = made.encode() if isinstance(made, str) else bytes(made)
         # Once is enough.
-        options["data"] = BytesPayload(body, content_type="application/json", encoding="utf-8")
+        options["data"] = _payload(body)
         options["json"] = None
         return body
     return None
+
+
+def _payload(body: bytes) -> Any:
+    from aiohttp.payload import BytesPayload
+
+    # The type goes into the headers where the app has set none, also of the next hop.
+    return BytesPayload(body, content_type="application/json", encoding="utf-8")
 
 
 def _answered(call: Call, response: Any) -> None:

@@ -9,6 +9,13 @@ from byline import afterwards
 from byline.calls.call import Call
 
 
+def _of_inner(tee: Any, name: str) -> Any:
+    # What copies objects makes them without `__init__`.
+    if name.startswith("__") or "_inner" not in tee.__dict__:
+        raise AttributeError(name)
+    return getattr(tee._inner, name)
+
+
 def make_tees(module: Any) -> tuple[Callable[[Any, Call], Any], Callable[[Any, Call], Any]]:
     """Make the two stream classes; the clients accept only subclasses of their own.
 
@@ -27,7 +34,7 @@ def make_tees(module: Any) -> tuple[Callable[[Any, Call], Any], Callable[[Any, C
 
         def __getattr__(self, name: str) -> Any:
             # The response reads the time that has elapsed from its stream.
-            return getattr(self._inner, name)
+            return _of_inner(self, name)
 
         def __iter__(self) -> Iterator[bytes]:
             call, inner = self._call, self._inner
@@ -56,7 +63,8 @@ def make_tees(module: Any) -> tuple[Callable[[Any, Call], Any], Callable[[Any, C
             self._inner.close()
 
         def __del__(self) -> None:
-            afterwards.put(self._call.end)
+            if "_call" in self.__dict__:
+                afterwards.put(self._call.end)
 
     class AsyncTee(module.AsyncByteStream):  # type: ignore[misc]
         """A streamed body."""
@@ -66,7 +74,7 @@ def make_tees(module: Any) -> tuple[Callable[[Any, Call], Any], Callable[[Any, C
             self._call = call
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(self._inner, name)
+            return _of_inner(self, name)
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             call, inner = self._call, self._inner
@@ -97,6 +105,7 @@ def make_tees(module: Any) -> tuple[Callable[[Any, Call], Any], Callable[[Any, C
             await self._inner.aclose()
 
         def __del__(self) -> None:
-            afterwards.put(self._call.end)
+            if "_call" in self.__dict__:
+                afterwards.put(self._call.end)
 
     return Tee, AsyncTee

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,8 @@ from byline.gateways import values
 #: Total length, length of the headers, and the checksum of these two; a checksum of all stands last.
 _PRELUDE: Final = struct.Struct(">III")
 _LAST: Final = 4
+#: A header is its name, the type of its value (7: text), the value's length in two bytes, and the value.
+_EXCEPTION: Final = re.compile(rb":(?:exception-type|error-code)\x07..([A-Za-z0-9_.]+)", re.DOTALL)
 
 
 def frames(stream: bytes) -> Iterator[dict[str, Any]]:
@@ -32,9 +35,11 @@ def frames(stream: bytes) -> Iterator[dict[str, Any]]:
             # In the midst of a frame. The next one's length is below 16 MiB: its first byte is nought.
             at = stream.find(b"\0", at + 1)
             continue
-        found = decode(stream[at + _PRELUDE.size + headers : at + total - _LAST])
+        start = at + _PRELUDE.size + headers
+        found = decode(stream[start : at + total - _LAST])
         if isinstance(found, dict):
-            yield _unwrap(found)
+            error = _EXCEPTION.search(stream, start - headers, start)
+            yield _unwrap(found) if error is None else {"error": {**found, "type": error[1].decode("ascii", "replace")}}
         at += total
 
 
@@ -91,7 +96,7 @@ class Converse(Wire):
         reason = values.text(members.get("stopReason"))
         if reason:
             facts.finish_reasons = (reason,)
-        if facts.status_code is not None and facts.status_code >= 400:
+        if "error" in members or (facts.status_code is not None and facts.status_code >= 400):
             super().take(members, facts)
 
 
@@ -137,5 +142,5 @@ class Invoke(Wire):
         reason = members.get("stop_reason") or values.mapping(members.get("delta")).get("stop_reason")
         if values.text(reason):
             facts.finish_reasons = (str(reason),)
-        if facts.status_code is not None and facts.status_code >= 400:
+        if "error" in members or (facts.status_code is not None and facts.status_code >= 400):
             super().take(members, facts)
