@@ -21,6 +21,7 @@ from byline.export.draft import Draft, context_of
 from byline.export.drain import Drain
 from byline.export.joining import join
 from byline.export.kin import Kin
+from byline.export.line import Undelivered
 from byline.export.outlet import Outlet
 
 Pick = Callable[[ReadableSpan], bool]
@@ -84,6 +85,9 @@ class Pipeline(SpanExporter):
             return SpanExportResult.SUCCESS
         try:
             result = self.outlet.export(spans)
+        except Undelivered:
+            # Older exporters let it through.
+            result = SpanExportResult.FAILURE
         except Exception:
             result = SpanExportResult.FAILURE
             guard.report("exporter")
