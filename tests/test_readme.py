@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
 SHELL = [code.strip() for language, code in BLOCKS if language == "bash"]
@@ -34,3 +35,23 @@ def test_demo_command_prints_signed_traces() -> None:
     assert done.returncode == 0, done.stderr
     assert "session_abc" in done.stdout
     assert "Document Processing Pipeline" in done.stdout
+
+
+DOCUMENTS = sorted(
+    [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("examples/**/*.md")]
+)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=[document.name for document in DOCUMENTS])
+def test_links_lead_somewhere(document: Path) -> None:
+    """Every file that a page links is there, and every heading that it points at."""
+    for target in re.findall(r"\]\(([^)#\s]+)?(#[^)\s]+)?\)", document.read_text(encoding="utf-8")):
+        name, anchor = target
+        if name.startswith(("http://", "https://")):
+            continue
+        linked = (document.parent / name) if name else document
+        assert linked.exists(), f"{document.name} links {name}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+            assert anchor[1:] in slugs, f"{document.name} points at {name}{anchor}"
