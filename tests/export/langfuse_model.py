@@ -75,6 +75,8 @@ class Trace(NamedTuple):
     environment: str
     public: bool
     metadata: dict[str, Any]
+    input: Any
+    output: Any
 
 
 def observations(spans: Sequence[ReceivedSpan], path: Path) -> dict[str, Observation]:
@@ -336,6 +338,9 @@ def _merge(spans: Sequence[ReceivedSpan]) -> Trace:
         record["public"] = bool(_public(a))
         record["tags"] |= set(_tags(a))
         record["metadata"] |= _metadata(a, "trace") | (_metadata(a, "observation") if root else {})
+        given, returned = _content(a) if root else (None, None)
+        record["input"] = a.get("langfuse.trace.input") or given or record.get("input")
+        record["output"] = a.get("langfuse.trace.output") or returned or record.get("output")
     return Trace(
         name=record.get("name"),
         session=record.get("session"),
@@ -346,6 +351,8 @@ def _merge(spans: Sequence[ReceivedSpan]) -> Trace:
         environment=record["environment"],
         public=record.get("public", False),
         metadata=record["metadata"],
+        input=record.get("input"),
+        output=record.get("output"),
     )
 
 
@@ -368,6 +375,7 @@ def _aggregate(spans: Sequence[ReceivedSpan]) -> Trace:
         last |= {field: value for field, value in values.items() if value}
         if span.parent_id is None:
             metadata = _metadata(a, "trace") | _metadata(a, "observation")
+            last["input"], last["output"] = _content(a)
             last.setdefault("root", _name(span))
     return Trace(
         name=last.get("name") or last.get("root"),
@@ -379,6 +387,8 @@ def _aggregate(spans: Sequence[ReceivedSpan]) -> Trace:
         environment=last["environment"],
         public=any(_public(span.attributes) for span in ordered),
         metadata=metadata,
+        input=last.get("input"),
+        output=last.get("output"),
     )
 
 

@@ -136,6 +136,20 @@ def test_openrouters_example(receiver: Receiver, path: Path) -> None:
 
 
 @both_paths
+@pytest.mark.parametrize(("spans", "step"), [("llm", "Step"), ("all", None), ("all", "Step")])
+def test_the_trace_shows_the_first_question_and_the_last_answer(
+    receiver: Receiver, path: Path, spans: Any, step: str | None
+) -> None:
+    """Although its outermost span is a step or the app's, which has neither."""
+    with running(Langfuse(*KEYS, receiver.url, spans=spans)) as app, app.request(span_name=step):
+        app.chat(**{"gen_ai.input.messages": "first question", "gen_ai.output.messages": "first answer"})
+        with app.span("agent", AGENT):
+            app.chat(**{"input.value": "second question", "output.value": "second answer"})
+    (trace,) = traces(receiver.spans, path).values()
+    assert (trace.input, trace.output) == ("first question", "second answer")
+
+
+@both_paths
 def test_requests_of_one_workflow_are_one_trace(receiver: Receiver, path: Path) -> None:
     other = {**OPENROUTER, "trace": {**OPENROUTER["trace"], "span_name": "Check", "generation_name": "Judge"}}
     ask(receiver, OPENROUTER, other)

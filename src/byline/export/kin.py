@@ -40,9 +40,22 @@ class Family:
         app_span_id: The id of the request's app span, 0 where it has none.
         number: A number of its own within the request's trace, the same for all its spans.
         said: What its spans say of their trace beyond that, by attribute.
+        first_input: What its first model call was asked, and when.
+        last_output: What its last one has answered, and when.
     """
 
-    __slots__ = ("__weakref__", "_owner", "app_span_id", "attribution", "number", "past", "root", "said")
+    __slots__ = (
+        "__weakref__",
+        "_owner",
+        "app_span_id",
+        "attribution",
+        "first_input",
+        "last_output",
+        "number",
+        "past",
+        "root",
+        "said",
+    )
 
     def __init__(self, owner: Record) -> None:
         self._owner = weakref.ref(owner)
@@ -53,6 +66,8 @@ class Family:
         self.app_span_id = 0
         self.number = ""
         self.said: dict[str, Any] = {}
+        self.first_input: tuple[int, Any] | None = None
+        self.last_output: tuple[int, Any] | None = None
         app_span = above.app_span
         if self.root is self and app_span is not None and app_span.is_recording():
             context = app_span.get_span_context()

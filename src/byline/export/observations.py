@@ -10,6 +10,7 @@ import json
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
+from byline.export import exchange
 from byline.export.content import is_content
 from byline.export.draft import Draft
 from byline.export.usage import cost_of, stated_numbers, usage_of
@@ -80,6 +81,7 @@ def observe(draft: Draft) -> None:
     attributes = draft.attributes
     leaf = draft.is_leaf
     attributes[TYPE] = _type(draft, leaf=leaf)
+    exchange.tell(draft)
     if attributes[TYPE] in ("generation", "embedding"):
         _tell_call(draft)
     else:

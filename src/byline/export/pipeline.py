@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanContext
 
 from byline import counters, guard
 from byline.attribution import EMPTY
-from byline.export import signing
+from byline.export import exchange, signing
 from byline.export.draft import Draft, context_of
 from byline.export.drain import Drain
 from byline.export.joining import join
@@ -107,6 +107,7 @@ class Pipeline(SpanExporter):
                 if ticket.picked:
                     draft = self._draft(ticket.span, ticket.context, ticket.kin)
                     if self._keeps is None or self._keeps(draft):
+                        exchange.note(draft)
                         self._drain.regroup(draft)
                         drafts.append(draft)
                     else:

@@ -1,0 +1,53 @@
+"""What was asked and answered in a request as a whole: Langfuse shows it of a trace where its outermost span has it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from byline.export.draft import Draft
+
+_GIVEN: Final = "langfuse.observation.input"
+_RETURNED: Final = "langfuse.observation.output"
+#: Where instrumentations put it, in the order in which Langfuse looks.
+_INPUTS: Final = (
+    _GIVEN,
+    "traceloop.entity.input",
+    "input.value",
+    "gen_ai.input.messages",
+    "gen_ai.prompt",
+)
+_OUTPUTS: Final = (
+    _RETURNED,
+    "traceloop.entity.output",
+    "output.value",
+    "gen_ai.output.messages",
+    "gen_ai.completion",
+)
+
+
+def note(draft: Draft) -> None:
+    """Take note of what a model call was asked and has answered."""
+    family = None if draft.kin is None else draft.kin.family
+    if family is None or not draft.is_leaf:
+        return
+    root = family.root
+    given, returned = _first(draft, _INPUTS), _first(draft, _OUTPUTS)
+    started, ended = draft.start_time or 0, draft.end_time or 0
+    if given is not None and (root.first_input is None or started < root.first_input[0]):
+        root.first_input = (started, given)
+    if returned is not None and (root.last_output is None or ended >= root.last_output[0]):
+        root.last_output = (ended, returned)
+
+
+def tell(draft: Draft) -> None:
+    """Put the first question and the last answer of the request onto its outermost span, the app's or a step's."""
+    family = None if draft.kin is None else draft.kin.family
+    if family is None or draft.is_llm or draft.parent is not None:
+        return
+    for name, told in ((_GIVEN, family.root.first_input), (_RETURNED, family.root.last_output)):
+        if told is not None:
+            draft.attributes.setdefault(name, told[1])
+
+
+def _first(draft: Draft, keys: tuple[str, ...]) -> Any:
+    return next((draft.attributes[key] for key in keys if draft.attributes.get(key)), None)
