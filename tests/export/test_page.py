@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from byline.export import OTLP, Destination, Langfuse
-from byline.export.destination import Options
+from byline.export.options import Options
 
 PAGE = (Path(__file__).parents[2] / "docs" / "destinations.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

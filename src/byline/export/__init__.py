@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from byline import settings
 from byline.export import metrics
-from byline.export.destination import CheckResult, Destination
+from byline.export.destination import Destination
 from byline.export.langfuse import Langfuse
+from byline.export.options import CheckResult
 from byline.export.otlp import OTLP
 
 __all__ = ["OTLP", "CheckResult", "Destination", "Langfuse", "from_environment", "metrics"]

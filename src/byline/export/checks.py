@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,6 @@ from urllib.parse import urlsplit
 from byline.export.spool import Spool
 from byline.settings import SettingError
 
-_LOOPBACK: Final = ("localhost", "::1")
 _LABEL: Final = re.compile(r"[a-z0-9_-]{1,40}\Z")
 
 
@@ -21,13 +21,19 @@ def check_endpoint(endpoint: str, allow_http: Sequence[str]) -> None:
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingError("byline.E040", f"{endpoint!r} is no http(s) URL", "write it as https://host/path")
-    local = parts.hostname in _LOOPBACK or parts.hostname.startswith("127.")
-    if parts.scheme == "http" and not local and parts.hostname not in allow_http:
+    if parts.scheme == "http" and not _is_loopback(parts.hostname) and parts.hostname not in allow_http:
         raise SettingError(
             "byline.E042",
             f"{parts.hostname} would get spans unencrypted",
             f"use https://, or pass allow_http=[{parts.hostname!r}]",
         )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def check_label(label: Any) -> str | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict
 
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -20,6 +19,7 @@ from byline.export.feed import Feed
 from byline.export.filters import Filters, Where
 from byline.export.line import Line, say
 from byline.export.observations import observe
+from byline.export.options import CheckResult, Spans, Unsampled
 from byline.export.outlet import Outlet
 from byline.export.pipeline import Pipeline, Step
 from byline.export.privacy import Mask, Privacy
@@ -33,39 +33,6 @@ from byline.settings import SettingError
 from byline.spans import recognition
 from byline.spans.conventions import LANGFUSE, translate
 from byline.spans.conventions import check as check_conventions
-
-Spans = Literal["llm", "all"] | Callable[[ReadableSpan], bool]
-Unsampled = Literal["record", "skip"]
-
-
-class Options(TypedDict, total=False):
-    """What every kind of destination takes besides its own arguments; `Destination` says what each means."""
-
-    traces: Traces
-    unsampled: Unsampled
-    sampling: float | None
-    keep_errors: bool
-    privacy: bool | None
-    mask: Mask | None
-    organizations: Collection[str] | None
-    environments: Collection[str] | None
-    keys: Collection[str] | None
-    models: Collection[str] | None
-    where: Where | None
-    conventions: Collection[str]
-    spool: str | Path | None
-    spool_bytes: int
-    label: str | None
-    allow_http: Sequence[str]
-
-
-class CheckResult(NamedTuple):
-    """What a test of a destination found, and what to do about it."""
-
-    name: str
-    ok: bool
-    detail: str
-    advice: str = ""
 
 
 class Destination:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 import requests
 
 from byline import settings
-from byline.export.destination import CheckResult, Destination, Options, Spans
+from byline.export.destination import Destination
 from byline.export.observations import observe
+from byline.export.options import CheckResult, Options, Spans
 from byline.export.pipeline import Step
 from byline.settings import SettingError
 

@@ -32,7 +32,6 @@ _BYLINE: Final = "byline."
 #: Langfuse refuses the whole trace where a name is longer.
 _MAX_NAME: Final = 1000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
 _TYPES: Final = frozenset(
     {"span", "generation", "event", "embedding", "agent", "tool", "chain", "retriever", "guardrail", "evaluator"}
 )
@@ -79,8 +78,7 @@ _OF_TRACE: Final = {names.ORGANIZATION_ID: "organization_id", names.ENVIRONMENT_
 def observe(draft: Draft) -> None:
     """Write what a span is to Langfuse onto it."""
     attributes = draft.attributes
-    leaf = draft.is_leaf
-    attributes[TYPE] = _type(draft, leaf=leaf)
+    attributes[TYPE] = _type(draft, leaf=draft.is_leaf)
     exchange.tell(draft)
     if attributes[TYPE] in ("generation", "embedding"):
         _tell_call(draft)
@@ -179,8 +177,8 @@ def _tell_error(draft: Draft) -> None:
         attributes[_LEVEL] = "ERROR"
     else:
         return
-    message = attributes.get(names.ERROR_MESSAGE) or draft.status.description or _exception(draft)
-    message = message or attributes.get(names.ERROR_TYPE)
+    told = (attributes.get(names.ERROR_MESSAGE), draft.status.description, _exception(draft))
+    message = next((text for text in (*told, attributes.get(names.ERROR_TYPE)) if text), None)
     if message and draft.is_error:
         attributes.setdefault(_MESSAGE, str(message))
 
@@ -201,7 +199,7 @@ def _tell_prompt(attributes: dict[str, Any]) -> None:
     number = _whole(version)
     if name and number is not None:
         if attributes[TYPE] == "generation":
-            attributes[f"{_PROMPT}name"], attributes[f"{_PROMPT}version"] = str(name), number
+            attributes.update({f"{_PROMPT}name": str(name), f"{_PROMPT}version": number})
         return
     for key, value in (("prompt_name", name), ("prompt_version", version)):
         if value is not None:

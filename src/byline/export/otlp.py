@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from byline import settings
-from byline.export.destination import Destination, Options, Spans
+from byline.export.destination import Destination
+from byline.export.options import Options, Spans
 from byline.settings import SettingError
 
 if TYPE_CHECKING:
