@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 
 import byline
 from byline import record
-from byline.export import OTLP, Langfuse
+from byline.export import OTLP, Langfuse, drain
 from byline.export.ids import span_id_of, trace_id_of
 from byline.spans.server import adopt
 from byline.testing import Receiver
-from tests.export.support import AGENT, CHAT, EXAMPLE, TOOL, named, running, tree
+from tests.export.support import AGENT, CHAT, EXAMPLE, TOOL, App, named, running, tree
 
 FILED = "7af15d27557f4b0547b66811c67d365d"
 KEYS = ("pk-lf-1", "sk-lf-1")
@@ -173,6 +174,34 @@ def test_a_step_whose_request_is_cut_off_is_sent_at_the_end(receiver: Receiver) 
         made.chat()
         app.__exit__(None, None, None)
     assert tree(receiver.spans) == {None: ["Step"], "Step": ["chat gpt-4o"]}
+
+
+def test_a_step_whose_app_span_is_another_providers_is_sent_soon(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody here hears of its end."""
+    monkeypatch.setattr(drain, "_SHORT_PATIENCE", 0.0)
+    destination = llm(receiver)
+    other = TracerProvider(shutdown_on_exit=False).get_tracer("other")
+    with running(destination) as app:
+        with other.start_as_current_span("POST", kind=SpanKind.SERVER) as server, byline.bound(span_name="Step"):
+            owner = record.get()
+            assert owner is not None
+            adopt(owner, server)
+            app.chat("first")
+        app.chat("next")
+        assert destination.flush()
+        assert tree([span for span in receiver.spans if span.name != "next"]) == {None: ["Step"], "Step": ["first"]}
+
+
+def test_a_destination_can_be_used_again(receiver: Receiver) -> None:
+    """After the provider that it fed was shut down."""
+    destination = llm(receiver)
+    for number in range(2):
+        app = App(destination)
+        app.chat(f"chat {number}")
+        app.provider.shutdown()
+    assert [span.name for span in receiver.spans] == ["chat 0", "chat 1"]
 
 
 def test_the_apps_other_exporters_see_its_own_trace_untouched(receiver: Receiver) -> None:

@@ -165,7 +165,7 @@ class Destination:
 
     def processor(self) -> SpanProcessor:
         """Return the span processor that feeds this destination; always the same one."""
-        if self._feed is None:
+        if self._feed is None or self._feed.closed:
             self._feed = self._make_feed(self.outlet())
         return self._feed
 

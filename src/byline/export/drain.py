@@ -27,6 +27,8 @@ Traces = Literal["request", "call"]
 _MAX: Final = 10_000
 #: How long a step waits for the end of its request, in seconds, after anything was heard of it.
 _PATIENCE: Final = 300.0
+#: How long where the app span has ended, but is nothing that this destination hears of.
+_SHORT_PATIENCE: Final = 10.0
 _SCOPE: Final = InstrumentationScope(OWN_SCOPE)
 
 
@@ -46,6 +48,10 @@ class _Step:
         self.draft = draft
         self.root = root
         self.touched = time.monotonic()
+
+    def is_overdue(self, silence: float) -> bool:
+        over = self.root is None or self.root.is_over()
+        return silence > (_SHORT_PATIENCE if over else _PATIENCE)
 
 
 class Drain:
@@ -92,7 +98,7 @@ class Drain:
         found = [
             step_id
             for number, (step_id, step) in enumerate(self._waiting.items())
-            if everything or now - step.touched > _PATIENCE or number < len(self._waiting) - _MAX
+            if everything or number < len(self._waiting) - _MAX or step.is_overdue(now - step.touched)
         ]
         return [self._finish(step_id, None, None) for step_id in found]
 

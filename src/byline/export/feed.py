@@ -65,7 +65,7 @@ class Feed(BatchSpanProcessor):
         self._room = _room()
         self._waiting = 0
         self._counting = threading.Lock()
-        self._closed = False
+        self.closed = False
         pipeline.taken = self._taken
         pipeline.outlet.start()
         self._levels = {"queue": self._read_waiting, **pipeline.outlet.levels()}
@@ -84,7 +84,7 @@ class Feed(BatchSpanProcessor):
 
     def on_start(self, span: Span, parent_context: otel_context.Context | None = None) -> None:
         """Take note of what the span hangs below."""
-        if self._closed:
+        if self.closed:
             return
         try:
             kin.start(span, parent_context, deep=self._deep)
@@ -102,9 +102,9 @@ class Feed(BatchSpanProcessor):
         context = span.get_span_context()
         if context is None:
             return
-        own = None if self._closed else kin.find(span)
+        own = None if self.closed else kin.find(span)
         picked = (own is not None and id(self._pipeline) in own.promised) or self._picks(span)
-        if own is None and picked and not self._closed:
+        if own is None and picked and not self.closed:
             own = kin.make_late(span)
         if own is not None and own.ended is None:
             own.end(span)
@@ -115,14 +115,14 @@ class Feed(BatchSpanProcessor):
         if not picked and (closes is None or not closes.attribution.span_name):
             return
         with self._counting:
-            room = self._waiting < self._room and not self._closed
+            room = self._waiting < self._room and not self.closed
             self._waiting += room
         if room:
             ticket: Any = Ticket(span, context, own, picked=picked, closes=closes)
             super().on_end(ticket)
         elif picked:
-            counters.count(f"{self._name}.spans.dropped.{'closed' if self._closed else 'queue_full'}")
-            if not self._closed:
+            counters.count(f"{self._name}.spans.dropped.{'closed' if self.closed else 'queue_full'}")
+            if not self.closed:
                 guard.warn_once(
                     f"full.{self._name}",
                     "byline.E060: %s takes spans more slowly than they come, and the queue is full; spans are dropped",
@@ -156,9 +156,9 @@ class Feed(BatchSpanProcessor):
 
     def shutdown(self) -> None:
         """Send what waits, and take no more. What is not taken within seconds is dropped, or stays in the spool."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self._pipeline.outlet.hurry(_FAREWELL)
         for level in self._levels:
             counters.unwatch(f"{self._name}.{level}")

@@ -46,6 +46,7 @@ class Family:
 
     __slots__ = (
         "__weakref__",
+        "_app_span",
         "_owner",
         "app_span_id",
         "attribution",
@@ -69,11 +70,17 @@ class Family:
         self.first_input: tuple[int, Any] | None = None
         self.last_output: tuple[int, Any] | None = None
         app_span = above.app_span
+        self._app_span: weakref.ref[Any] | None = None
         if self.root is self and app_span is not None and app_span.is_recording():
             context = app_span.get_span_context()
             self.app_span_id = context.span_id
             self.number = f"{context.trace_id:032x}{context.span_id:016x}"
-            _closing[context.span_id] = self
+            self._app_span = weakref.ref(app_span)
+
+    def is_over(self) -> bool:
+        """Whether the request's app span has ended, wherever that is exported."""
+        app_span = None if self._app_span is None else self._app_span()
+        return app_span is None or not app_span.is_recording()
 
     def learn(self) -> None:
         """Take note of what is known of the request by now."""
@@ -161,7 +168,11 @@ def family_of(owner: Record) -> Family:
     """Return the family of a record."""
     family = _families.get(owner)
     if family is None:
-        family = _families[owner] = Family(owner)
+        made = Family(owner)
+        # Another thread of the request may have been faster.
+        family = _families.setdefault(owner, made)
+        if family is made and family.app_span_id:
+            _closing[family.app_span_id] = family
     return family
 
 
