@@ -76,13 +76,15 @@ PLACES = (
     "lk.user_transcript lk.response.text gen_ai.content.prompt gen_ai.content.completion gen_ai.tool.args "
     "exception.message exception.stacktrace byline.error.message error.message db.statement db.query.text "
     "http.request.body system_prompt my.question vendor.userPrompt some_answer_text haystack.component.input "
+    "gen_ai.request.instructions gen_ai.request.input gen_ai.response.text gen_ai.request.messages "
     "crewai.task.output smolagents.inputs dspy.outputs gen_ai.agent.description"
 ).split()
 
 
 def test_no_place_of_content_is_forgotten(receiver: Receiver) -> None:
     """On a span, its events, its links, its status, and in every kind of value."""
-    with running(OTLP(receiver.url, privacy=True)) as app, app.request():
+    langfuse = Langfuse("pk-lf-1", "sk-lf-1", receiver.url, privacy=True, conventions=["openinference"])
+    with running(OTLP(receiver.url, privacy=True), langfuse) as app, app.request():
         for wrap in (lambda text: text, lambda text: [text, text]):
             values: dict[str, Any] = {key: wrap(f"{MARKER}{key}") for key in PLACES}
             link = Link(SpanContext(1, 2, is_remote=True), {"prompt": f"{MARKER}link"})
@@ -99,6 +101,9 @@ def test_no_place_of_content_is_forgotten(receiver: Receiver) -> None:
 KEPT: dict[str, Any] = {
     "gen_ai.request.model": "gpt-4o",
     "gen_ai.request.temperature": 0.5,
+    "gen_ai.request.stop_sequences": ["END"],
+    "gen_ai.request.encoding_formats": ["float"],
+    "gen_ai.response.status": "completed",
     "gen_ai.response.model": "gpt-4o-2026",
     "gen_ai.response.id": "chatcmpl-1",
     "gen_ai.response.finish_reasons": ["stop"],

@@ -70,6 +70,10 @@ def render() -> Iterator[str]:
     yield "## Other dialects"
     yield ""
     yield 'A destination adds these besides byline\'s own at your wish, e.g. `OTLP(…, conventions=["openinference"])`.'
+    yield ""
+    yield '`"langfuse"` is no table: for each span it says as `langfuse.observation.*` what it is to Langfuse, its type, model,'
+    yield "parameters, tokens, cost, first token, level, prompt and metadata. The destination for Langfuse always does; it is for"
+    yield "a collector that stands before Langfuse."
     for dialect, rows in CONVENTIONS.items():
         yield ""
         yield f"### {dialect}"

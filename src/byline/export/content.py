@@ -138,8 +138,6 @@ _KEPT: Final = (
     "langfuse.observation.completion_start_time",
     "gen_ai.usage.",
     "gen_ai.aggregated_usage.",
-    "gen_ai.request.",
-    "gen_ai.response.",
     "gen_ai.output.type",
     "gen_ai.prompt.name",
     "gen_ai.prompt.version",
@@ -191,6 +189,8 @@ def is_content(key: str) -> bool:
         return not key.startswith(("gen_ai.prompt.name", "gen_ai.prompt.version"))
     if key.startswith(_KEPT):
         return False
+    # "request" and "response" say nothing here.
+    key = key.removeprefix("gen_ai.request.").removeprefix("gen_ai.response.")
     words = [word.lower() for word in _SPLIT.split(key) if word]
     if words and words[-1] in _HARMLESS:
         return False

@@ -120,7 +120,7 @@ def _tell_call(draft: Draft) -> None:
     parameters = {
         key[len(names.PARAMETERS) :]: value
         for key, value in attributes.items()
-        if key.startswith(names.PARAMETERS) and key != names.REQUEST_MODEL and value != ""
+        if key.startswith(names.PARAMETERS) and key != names.REQUEST_MODEL and value != "" and not is_content(key)
     }
     parameters = parameters or _invocation_parameters(attributes)
     if parameters:
