@@ -45,6 +45,11 @@ _DIALECTS: Final = {
     "traceloop": "As OpenLLMetry and Traceloop know them.",
 }
 
+_LANGFUSE: Final = """\
+`"langfuse"` is no table: for each span it says as `langfuse.observation.*` what that is to Langfuse: its type, model,
+parameters, tokens, cost, first token, level, prompt and metadata. The destination for Langfuse always does; it is for a
+collector that stands before Langfuse."""
+
 
 def render() -> Iterator[str]:
     """Yield the lines of the page."""
@@ -71,9 +76,7 @@ def render() -> Iterator[str]:
     yield ""
     yield 'A destination adds these besides byline\'s own at your wish, e.g. `OTLP(…, conventions=["openinference"])`.'
     yield ""
-    yield '`"langfuse"` is no table: for each span it says as `langfuse.observation.*` what it is to Langfuse, its type, model,'
-    yield "parameters, tokens, cost, first token, level, prompt and metadata. The destination for Langfuse always does; it is for"
-    yield "a collector that stands before Langfuse."
+    yield from _LANGFUSE.splitlines()
     for dialect, rows in CONVENTIONS.items():
         yield ""
         yield f"### {dialect}"
