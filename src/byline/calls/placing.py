@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import Span
 from byline.facts import Facts
 from byline.record import Record
 from byline.spans import attributes as names
-from byline.spans import carriers, late
+from byline.spans import carriers, late, stated
 from byline.spans.attributes import AttributeValue, of_facts
 from byline.spans.processor import refresh, stamp_of
 from byline.spans.writing import attributes_of, remove
@@ -54,6 +54,7 @@ def put(
             # An attempt that failed before this one has told of an error which is none any more.
             remove(span, _ERROR)
         span.set_attributes(attributes)
+        stated.keep(span, facts.cost)
         carriers.carry(span, facts.response_id)
         if owner is not None:
             refresh(span, owner)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from byline.export.draft import Draft
-from byline.spans import carriers, late
-from byline.spans.attributes import COST, COST_TOTAL, LLM_CALLS, RESPONSE_ID
+from byline.spans import carriers, late, stated
+from byline.spans.attributes import COST, LLM_CALLS, RESPONSE_ID
 
 
 def join(draft: Draft) -> None:
@@ -23,8 +23,8 @@ def join(draft: Draft) -> None:
             facts = None
     if facts is not None:
         draft.attributes = {**facts, **draft.attributes}
-    # An instrumentation may have written a price of its own over what the gateway said.
-    if COST_TOTAL in draft.attributes:
-        draft.attributes[COST] = draft.attributes[COST_TOTAL]
+    cost = stated.cost_of(span_id)
+    if cost is not None:
+        draft.attributes[COST] = cost
     if carriers.is_double(span_id, draft.attributes.get(RESPONSE_ID)):
         draft.attributes = carriers.without_usage(draft.attributes)

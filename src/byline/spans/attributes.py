@@ -52,7 +52,6 @@ RESPONSE_ID: Final = "gen_ai.response.id"
 COST: Final = "gen_ai.usage.cost"
 COST_SOURCE: Final = "byline.cost.source"
 COST_DETAILS: Final = "byline.cost."
-COST_TOTAL: Final = COST_DETAILS + "total"
 PARAMETERS: Final = "gen_ai.request."
 ERROR_TYPE: Final = "error.type"
 ERROR_MESSAGE: Final = "byline.error.message"
@@ -147,9 +146,6 @@ def of_facts(facts: Facts) -> dict[str, AttributeValue]:
         attributes[PARAMETERS + "stream"] = True
     for part, amount in facts.cost_details.items():
         attributes[COST_DETAILS + part] = amount
-    if facts.cost is not None:
-        # Some instrumentations write a price of their own over it as their span ends.
-        attributes[COST_TOTAL] = facts.cost
     for kind in _LIMITS:
         limit = getattr(facts, kind)
         if limit is not None:
