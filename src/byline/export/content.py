@@ -106,6 +106,13 @@ _KNOWN: Final[tuple[str, ...]] = (
     "mlflow.spanOutputs",
     "lk.",
     "crewai.",
+    "smolagents.task",
+    "agent.goal",
+    "agent.backstory",
+    "evaluation.explanation",
+    "annotation.explanation",
+    "db.chroma.get.where",
+    "llm.headers",
     # Errors repeat what they stumble over.
     "exception.message",
     "exception.stacktrace",
@@ -163,7 +170,9 @@ _WORDS: Final = frozenset(
         "embedding", "embeddings", "history", "input", "inputs", "instruction", "instructions", "message",
         "messages", "output", "outputs", "params", "parameters", "payload", "prompt", "prompts", "query",
         "question", "questions", "reasoning", "request", "response", "result", "results", "return", "schema",
-        "text", "thinking", "tools", "transcript", "value", "vector",
+        "text", "thinking", "tools", "transcript", "value", "vector", "backstory", "comment", "context", "explanation",
+        "functions", "goal", "memories", "memory", "note", "passages", "prediction", "preamble", "snippet", "sql",
+        "suffix", "summary", "thought", "transcription", "translation", "utterance",
     }
 )
 #: Such a word says nothing where the name goes on to say that it means something else.

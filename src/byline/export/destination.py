@@ -160,7 +160,7 @@ class Destination:
         )
 
     def steps(self) -> Sequence[Step]:
-        """Return what is done to each span before content is taken off it, in order."""
+        """Return what is done to each span once content is taken off it, in order."""
         return (observe,) if LANGFUSE in self.conventions else ()
 
     def processor(self) -> SpanProcessor:
@@ -184,13 +184,16 @@ class Destination:
     def pipeline(self, outlet: Outlet) -> Pipeline:
         """Make the way of spans to an outlet."""
         translating = (self._translate,) if self.conventions else ()
+        hiding = Privacy(private=self.privacy, mask=self.mask)
+        # Once more for what dialects and backends have made of it, by other names.
+        cleaning = Privacy(private=self.privacy)
         return Pipeline(
             self.label,
             outlet,
             picks=self.picks,
             keeps=self._keeps if self._filters.any or self.sampling < 1 else None,
             drain=lambda exports: Drain(exports, traces=self.traces, whole=self.spans == "all"),
-            steps=(*translating, *self.steps(), Privacy(private=self.privacy, mask=self.mask).hide),
+            steps=(hiding.hide, *translating, *self.steps(), cleaning.hide),
         )
 
     @property

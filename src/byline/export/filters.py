@@ -57,12 +57,14 @@ class Filters:
             if patterns is None:
                 continue
             if isinstance(patterns, str) or not isinstance(patterns, Collection):
-                raise SettingError("byline.E047", f"{name}={patterns!r}", f"pass a list, e.g. {name}=[{patterns!r}]")
+                raise SettingError("byline.E047", f"{name} is {type(patterns).__name__}", f"pass a list: {name}=[…]")
             if not all(isinstance(pattern, str) for pattern in patterns):
                 raise SettingError("byline.E047", f"{name} has something that is no text", "pass a list of texts")
             self._patterns[name] = tuple(patterns)
         if where is not None and not callable(where):
-            raise SettingError("byline.E047", f"where={where!r}", "pass a function of the finished span")
+            raise SettingError(
+                "byline.E047", f"where is {type(where).__name__}", "pass a function of the finished span"
+            )
         self._where = where
 
     @property

@@ -237,7 +237,7 @@ def _whole(value: Any) -> int | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return int(number) if number == number // 1 and abs(number) < 2**53 else None
 

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Status, StatusCode
 
 from byline import counters, guard
 from byline.export.content import is_content, is_text
 from byline.export.draft import Draft
-from byline.export.scrubbing import scrub
+from byline.export.judging import PARAMETERS, is_metadata, is_unknown_text, without_texts
+from byline.export.scrubbing import encodable, is_secret, scrub
 from byline.settings import SettingError
-from byline.spans.attributes import ERROR_TYPE, METADATA
+from byline.spans.attributes import ERROR_TYPE
 
 Mask = Callable[[str, Any], Any]
 
-#: Names of headers and fields that hold credentials, as the last part of an attribute name.
-_SECRET_NAME: Final = re.compile(
-    r"(?:^|[._\-])(?:authorization|proxy[_-]authorization|cookie|set[_-]cookie|x?[_-]?api[_-]?key|x-goog-api-key"
-    r"|access[_-]?token|refresh[_-]?token|client[_-]?secret|secret[_-]?key|password|passwd|bearer[_-]?token)$",
-    re.IGNORECASE,
-)
 _URLS: Final = frozenset({"url.full", "http.url", "http.target", "url.query"})
 
+_INT64: Final = 1 << 63
+_MAX_RESOURCES: Final = 64
 _LEFT_OUT: Final = "[left out]"
 
 
 def check(privacy: Any, mask: Any) -> None:
     """Raise `SettingError` ``byline.E046`` where these settings cannot be used."""
     if not isinstance(privacy, bool):
-        raise SettingError("byline.E046", f"privacy={privacy!r}", "pass True or False")
+        raise SettingError("byline.E046", f"privacy is {type(privacy).__name__}", "pass True or False")
     if mask is not None and not callable(mask):
-        raise SettingError("byline.E046", f"mask={mask!r}", "pass a function of the attribute's name and value")
+        raise SettingError(
+            "byline.E046", f"mask is {type(mask).__name__}", "pass a function of the attribute's name and value"
+        )
 
 
 class Privacy:
@@ -52,19 +52,43 @@ class Privacy:
     def __init__(self, *, private: bool, mask: Mask | None = None) -> None:
         self._private = private
         self._mask = mask
+        self._resources: dict[int, tuple[Resource, Resource]] = {}
 
     def hide(self, draft: Draft) -> None:
         """Take off a span what its destination may not see."""
-        draft.attributes = self._clean(draft.attributes)
+        strict = self._private and draft.is_llm
+        draft.attributes = {
+            key: value
+            for key, value in self._clean(draft.attributes).items()
+            if not (strict and is_unknown_text(key, value))
+        }
         draft.name = scrub(draft.name)
         if draft.events:
             draft.events = [
-                Event(event.name, self._clean(event.attributes or {}), event.timestamp) for event in draft.events
+                Event(scrub(event.name), self._clean(event.attributes or {}), event.timestamp) for event in draft.events
             ]
         if draft.links:
             draft.links = [Link(link.context, self._clean(link.attributes or {})) for link in draft.links]
         if draft.status.description:
             draft.status = Status(StatusCode.ERROR, self._error(draft))
+        self._hide_around(draft)
+
+    def _hide_around(self, draft: Draft) -> None:
+        """Clean what spans share; both are few and live long."""
+        if draft.resource is not None and draft.resource.attributes:
+            found = self._resources.get(id(draft.resource))
+            if found is None or found[0] is not draft.resource:
+                cleaned = Resource(self._clean(draft.resource.attributes), draft.resource.schema_url)
+                found = (draft.resource, cleaned)
+                if len(self._resources) >= _MAX_RESOURCES:
+                    self._resources.clear()
+                self._resources[id(draft.resource)] = found
+            draft.resource = found[1]
+        scope = draft.scope
+        if scope is not None and scope.attributes:
+            draft.scope = InstrumentationScope(
+                scope.name, scope.version, scope.schema_url, self._clean(scope.attributes)
+            )
 
     def _error(self, draft: Draft) -> str | None:
         if self._private:
@@ -72,19 +96,29 @@ class Privacy:
             return None if kind is None else str(kind)
         return None if draft.status.description is None else self._text("error.message", draft.status.description)
 
-    def _clean(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    def _clean(self, attributes: Mapping[str, Any], around: str = "") -> dict[str, Any]:
         cleaned: dict[str, Any] = {}
         for key, value in attributes.items():
+            name = encodable(key)
             if isinstance(value, bool | int | float):
-                cleaned[key] = value
+                # OTLP has integers of 64 bits.
+                cleaned[name] = (
+                    value
+                    if isinstance(value, float) or -_INT64 <= value < _INT64
+                    else f"{float(value):.6g}"
+                    if abs(value) < 10**300
+                    else "∞"
+                )
                 continue
-            if _SECRET_NAME.search(key) or isinstance(value, bytes | bytearray):
+            if is_secret(name) or isinstance(value, bytes | bytearray):
                 continue
-            if self._private and is_content(key) and is_text(value):
+            # What stands within content is content by whatever name.
+            whole = f"{around}.{name}" if around else name
+            if self._private and (is_content(name) or (around and is_content(around))) and is_text(value):
                 continue
-            kept = self._value(key, value)
+            kept = self._value(whole, value)
             if kept is not None:
-                cleaned[key] = kept
+                cleaned[name] = kept
         return cleaned
 
     def _value(self, key: str, value: Any) -> Any:
@@ -93,7 +127,7 @@ class Privacy:
         if isinstance(value, bytes | bytearray):
             return None
         if isinstance(value, Mapping):
-            return self._clean({str(name): item for name, item in value.items()})
+            return self._clean({str(name): item for name, item in value.items()}, key)
         if isinstance(value, list | tuple):
             found = [self._value(key, item) for item in value]
             return [item for item in found if item is not None]
@@ -104,7 +138,9 @@ class Privacy:
         if self._private and key in _URLS:
             # What was searched for stands in the query.
             text = "" if key == "url.query" else _without_query(text)
-        if self._mask is None or not (is_content(key) or key.startswith(METADATA) or ".metadata." in key):
+        if self._private and key in PARAMETERS:
+            text = without_texts(text)
+        if self._mask is None or not (is_content(key) or is_metadata(key)):
             return text
         try:
             masked = self._mask(key, text)

@@ -32,7 +32,7 @@ def is_sampled(key: str, share: float) -> bool:
     """
     if share >= 1:
         return True
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") < share * _WHOLE
+    return int.from_bytes(hashlib.sha256(key.encode(errors="surrogatepass")).digest()[:8], "big") < share * _WHOLE
 
 
 def key_of(draft: Draft) -> str:

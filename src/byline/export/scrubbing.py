@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 #: Keys of providers, gateways and clouds by their look. Each is searched for only where one of its
@@ -14,25 +15,88 @@ _SECRETS: Final[tuple[tuple[tuple[str, ...], re.Pattern[str]], ...]] = (
     (("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), re.compile(r"\bgh[pousr]_[A-Za-z0-9]{30,}")),
     (("AKIA",), re.compile(r"\bAKIA[A-Z0-9]{16}\b")),
 )
-#: The same for what is written in any case.
+#: The same for what is written in any case. Everything has an end: a text may be long, and anybody's.
 _NAMED_SECRETS: Final[tuple[tuple[tuple[str, ...], re.Pattern[str]], ...]] = (
     (
         ("bearer ", "basic "),
-        re.compile(r"(?:(?<=bearer )|(?<=basic ))(?=[^\s\"']*[0-9=])[a-z0-9+/=_.~\-]{16,}", re.IGNORECASE),
+        re.compile(r"((?:bearer|basic) )(?=[^\s\"']{0,4096}[0-9=])[a-z0-9+/=_.~\-]{16,8192}", re.IGNORECASE),
     ),
     (
-        ("api_key", "api-key", "apikey", "authorization"),
-        re.compile(r"((?:api[_-]?key|authorization)[\"']?\s*[:=]\s*[\"'])[^\"'\s]{8,}", re.IGNORECASE),
+        ("key", "authorization", "password", "passwd", "secret", "token"),
+        re.compile(
+            r"((?:api[_-]?key|[a-z]key|authorization|password|passwd|secret|(?:access|auth|api|session|security|[a-z][_-])_?token)"
+            r"[\"'\\]{0,4}\s{0,4}[:=,]\s{0,4}b?[\"'\\]{0,4}(?:bearer |basic )?)"
+            r"(?=[^\s\"'\\,;]{0,64}[0-9])[^\s\"'\\,;&)}\]]{8,4096}",
+            re.IGNORECASE,
+        ),
     ),
 )
-_CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)[^/@\s\"']+:[^/@\s\"']+(?=@)")
+_JWT: Final = re.compile(r"\beyJ[A-Za-z0-9_\-]{8,4096}\.[A-Za-z0-9_\-]{8,8192}\.[A-Za-z0-9_\-]{8,4096}")
+_CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)[^/@\s\"']{1,512}(?=@)")
 _SECRET_IN_QUERY: Final = re.compile(
-    r"([?&](?:key|api[_-]?key|token|access_token|secret|sig|signature|password)=)[^&\s\"']+", re.IGNORECASE
+    r"((?:^|[?&])[\w\-]{0,40}(?:key|token|secret|auth|password|signature|sig)=)[^&\s\"']{1,4096}", re.IGNORECASE
 )
-_DATA_URL: Final = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w=.+-]+)*;base64,[A-Za-z0-9+/=_\-]{16,}")
+_DATA_URL: Final = re.compile(
+    r"data:([\w.+-]{1,80}/[\w.+-]{1,80})?(?:;[\w=.+-]{1,80}){0,8};base64,[A-Za-z0-9+/=_\-]{16,}"
+)
 #: So long a run of base64 is no text.
 _LONG: Final = 512
-_BASE64: Final = re.compile(r"[A-Za-z0-9+/_\-]{512,}={0,2}")
+_BASE64: Final = re.compile(r"(?<![A-Za-z0-9+/_\-])[A-Za-z0-9+/_\-]{512,}={0,2}")
+
+
+#: Words that say by themselves that a value is a credential, where a name ends in them.
+_SECRET_WORDS: Final = frozenset(
+    {"apikey", "authorization", "cookie", "credential", "credentials", "jwt", "passwd", "password", "secret"}
+)
+#: Words that do together with what stands before them.
+_SECRET_PAIRS: Final = {
+    "key": frozenset(
+        {
+            "access", "api", "encryption", "functions", "gateway", "litellm", "master", "private", "secret", "signing",
+            "subscription", "virtual",
+        }
+    ),
+    "token": frozenset(
+        {
+            "access", "api", "auth", "bearer", "client", "csrf", "id", "refresh", "security", "service", "session",
+            "vault",
+        }
+    ),
+}  # fmt: skip
+#: A header has them for one reason only.
+_IN_HEADERS: Final = _SECRET_WORDS | {"auth", "key", "signature", "token"}
+_PARTS: Final = re.compile(r"[.\s]+")
+_WORDS: Final = re.compile(r"[_\-]+|(?<=[a-z])(?=[A-Z])")
+
+
+@lru_cache(maxsize=4096)
+def is_secret(name: str) -> bool:
+    """Whether what stands under an attribute name is a credential.
+
+    Example:
+        >>> is_secret("http.request.header.x_vault_token"), is_secret("byline.gateway.key.hash")
+        (True, False)
+    """
+    last = _PARTS.split(name)[-1]
+    words = [word.lower() for word in _WORDS.split(last) if word]
+    if not words:
+        return False
+    if ".header" in name and name.startswith(("http.", "rpc.")):
+        return not _IN_HEADERS.isdisjoint(words)
+    if words[-1] in _SECRET_WORDS or words in (["token"], ["auth"]):
+        return True
+    return len(words) > 1 and words[-2] in _SECRET_PAIRS.get(words[-1], ())
+
+
+def encodable(text: str) -> str:
+    """Return a text that UTF-8 can write: half an emoji, as a cut stream has it, would spoil a whole batch."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
 
 
 def scrub(text: str) -> str:
@@ -42,6 +106,7 @@ def scrub(text: str) -> str:
         >>> scrub("Incorrect API key provided: sk-proj-0123456789abcdef.")
         'Incorrect API key provided: ….'
     """
+    text = encodable(text)
     if len(text) < 8:
         return text
     if ";base64," in text:
@@ -50,12 +115,15 @@ def scrub(text: str) -> str:
         text = _BASE64.sub(lambda found: f"[{len(found[0])} characters left out]", text)
     if "://" in text:
         text = _CREDENTIALS_IN_URL.sub("…", text)
+    if "=" in text:
         text = _SECRET_IN_QUERY.sub(r"\1…", text)
+    if "eyJ" in text:
+        text = _JWT.sub("…", text)
     for marks, pattern in _SECRETS:
         if any(mark in text for mark in marks):
             text = pattern.sub("…", text)
     folded = text.lower()
     for marks, pattern in _NAMED_SECRETS:
         if any(mark in folded for mark in marks):
-            text = pattern.sub(lambda found: f"{found[1] if found.lastindex else ''}…", text)
+            text = pattern.sub(r"\1…", text)
     return text

@@ -1,0 +1,234 @@
+"""Credentials never leave, content only where it may, and no text can hold up or spoil an export."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+
+import byline
+from byline.destinations import OTLP, Langfuse
+from byline.export.judging import without_texts
+from byline.export.scrubbing import is_secret, scrub
+from byline.testing import Receiver
+
+SECRET = "Q7fJ2kLm9XzP4aBc"
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as running:
+        yield running
+
+
+def export(destination: Any, attributes: dict[str, Any], *, name: str = "chat", **resource: Any) -> None:
+    provider = TracerProvider(resource=Resource(resource), shutdown_on_exit=False)
+    byline.instrument(tracer_provider=provider, destinations=[destination], clients=())
+    try:
+        provider.get_tracer("app").start_span(name, attributes=attributes).end()
+        assert byline.flush()
+    finally:
+        byline.uninstrument()
+
+
+HEADERS = (
+    "authorization cookie set_cookie x_api_key x_goog_api_key x_auth_token x_amz_security_token helicone_auth "
+    "x_portkey_virtual_key x_vault_token ocp_apim_subscription_key x_functions_key token x_secret private_key "
+    "litellm_key"
+)
+
+
+@pytest.mark.parametrize("header", HEADERS.split())
+def test_headers_with_credentials_are_told_by_their_words(header: str) -> None:
+    """As OpenTelemetry captures them."""
+    assert is_secret(f"http.request.header.{header}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "byline.gateway.key.hash",
+        "byline.cache.key",
+        "gen_ai.usage.input_tokens",
+        "llm.token_count.prompt",
+        "user_api_key_hash",
+        "metadata.user_api_key_alias",
+        "aws.s3.key",
+        "db.collection.primary_key",
+        "http.request.header.x_session_id",
+        "langfuse.trace.metadata.next_token_count",
+    ],
+)
+def test_what_only_sounds_like_a_credential_stays(name: str) -> None:
+    assert not is_secret(name)
+
+
+TEXTS = [
+    f"https://h/p?api_key={SECRET}",
+    f"/v1?key={SECRET}",
+    f"key={SECRET}",
+    f"https://h/?x-api-key={SECRET}&auth={SECRET}",
+    f"postgresql://u:{SECRET}@h/db",
+    f"https://{SECRET}@sentry.example/1",
+    f'{{"headers": "{{\\"api-key\\": \\"{SECRET}\\"}}"}}',
+    f"OPENAI_API_KEY={SECRET}",
+    f"password={SECRET}",
+    f"authorization: {SECRET}",
+    f"Bearer {SECRET}",
+    f"b'x-api-key', b'{SECRET}'",
+    f"Headers([('api-key', '{SECRET}')])",
+    f"curl -H 'api-key: {SECRET}'",
+    str({"x-custom-token": SECRET}),
+    JWT,
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_texts_lose_their_credentials(text: str) -> None:
+    left = scrub(f"so: {text}" if not text.startswith("key=") else text)
+    assert SECRET not in left
+    assert JWT not in left
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["What is the key to it?", "token count: 12", "the secret of 1001 nights", "http://host/path?page=2", "a=b&c=d"],
+)
+def test_other_texts_stay_as_they_are(text: str) -> None:
+    assert scrub(text) == text
+
+
+LONG = """
+from byline.export.scrubbing import scrub
+for text in (
+    "see http://" + "a:" * 200_000,
+    "://" * 200_000,
+    ("x" * 511 + " ") * 2_000,
+    "data:" * 200_000 + ";base64,",
+    "password " * 100_000,
+    "Bearer " * 100_000,
+    "?" + "a-" * 200_000,
+    "eyJ" * 200_000,
+    "api_key" + " " * 200_000,
+):
+    scrub(text)
+"""
+
+
+def test_no_text_holds_up_the_process() -> None:
+    """Patterns that look again and again at the same letters would not come back from these for hours."""
+    subprocess.run([sys.executable, "-c", LONG], check=True, timeout=120)
+
+
+def test_half_an_emoji_spoils_no_batch(receiver: Receiver) -> None:
+    """Wherever it stands, as a cut stream has it."""
+    half = "\ud83d"
+    provider = TracerProvider(shutdown_on_exit=False)
+    byline.instrument(tracer_provider=provider, destinations=[OTLP(receiver.url)], clients=())
+    try:
+        tracer = provider.get_tracer("app")
+        span = tracer.start_span(
+            f"chat {half}", attributes={"a": half, f"b{half}": "c", "session.id": half, "n": 10**400}
+        )
+        span.add_event(f"event {half}")
+        span.record_exception(ValueError(half))
+        span.end()
+        tracer.start_span("fine").end()
+        assert byline.flush()
+    finally:
+        byline.uninstrument()
+    assert {span.name for span in receiver.spans} == {"chat ?", "fine"}
+
+
+def test_the_resource_is_cleaned_too(receiver: Receiver) -> None:
+    """A process says how it was started."""
+    export(
+        OTLP(receiver.url),
+        {"a": "b"},
+        **{"process.command_line": f"app --api-key sk-proj-{SECRET}", "service.name": "s"},
+    )
+    raw = gzip.decompress(receiver.requests[-1].body)
+    assert SECRET.encode() not in raw
+    assert receiver.spans[0].resource["service.name"] == "s"
+
+
+CONTENT = [
+    "smolagents.task",
+    "agent.goal",
+    "agent.backstory",
+    "llm.anthropic.system",
+    "llm.openai.functions",
+    "llm.openai.suffix",
+    "llm.cohere.preamble",
+    "evaluation.explanation",
+    "gen_ai.request.structured_output_schema",
+    "llm.headers",
+    "rag.passages",
+    "llm.latest_user_utterance",
+]
+
+
+@pytest.mark.parametrize("key", CONTENT)
+def test_privacy_knows_content_by_the_names_of_instrumentations(key: str, receiver: Receiver) -> None:
+    destination = Langfuse(
+        "pk-lf-1",
+        "sk-lf-1",
+        receiver.url,
+        privacy=True,
+        conventions=["openinference", "openrouter", "litellm", "traceloop"],
+    )
+    export(destination, {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m", key: "MARKER text"})
+    assert b"MARKER" not in gzip.decompress(receiver.requests[-1].body)
+
+
+def test_privacy_leaves_out_long_and_structured_texts_under_unknown_names(receiver: Receiver) -> None:
+    """Short ones, known names and custom metadata stay."""
+    attributes = {
+        "gen_ai.operation.name": "chat",
+        "acme.blob": "MARKER " * 100,
+        "acme.list": '["MARKER"]',
+        "acme.stage": "draft",
+        "langfuse.trace.metadata.note": '{"kept": "x"}',
+        "llm.invocation_parameters": '{"temperature": 0.5, "preamble": "MARKER", "service_tier": "flex"}',
+    }
+    export(OTLP(receiver.url, privacy=True), attributes)
+    (span,) = receiver.spans
+    assert "MARKER" not in str(span)
+    assert span.attributes["acme.stage"] == "draft"
+    assert span.attributes["langfuse.trace.metadata.note"] == '{"kept": "x"}'
+
+
+def test_parameters_keep_numbers_and_choices() -> None:
+    kept = json.loads(without_texts('{"top_p": 1, "tool_choice": "auto", "suffix": "x", "stop": ["x"], "seed": null}'))
+    assert kept == {"top_p": 1, "tool_choice": "auto", "seed": None}
+    assert without_texts("no JSON") == without_texts("[1]") == "{}"
+
+
+def test_a_mask_sees_content_and_metadata_in_every_dialect_and_depth(receiver: Receiver) -> None:
+    """Before they are told in other words."""
+    seen: list[str] = []
+
+    def mask(name: str, value: Any) -> Any:
+        seen.append(name)
+        return re.sub("MARKER", "*", value)
+
+    with_all = ["openinference", "openrouter", "litellm", "traceloop", "langfuse"]
+    attributes: dict[str, Any] = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.input.messages": '[{"role": "user", "parts": [{"foo": "MARKER"}]}]',
+        "langfuse.trace.metadata.note": "MARKER",
+        "metadata": '{"a": "MARKER"}',
+        "traceloop.association.properties.b": "MARKER",
+    }
+    export(OTLP(receiver.url, mask=mask, conventions=with_all), attributes)
+    assert b"MARKER" not in gzip.decompress(receiver.requests[-1].body)
+    assert "gen_ai.input.messages" in seen
