@@ -189,7 +189,12 @@ def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool
         found.watchers += 1
         return
     if found is None:
-        found = getattr(trace.get_current_span(parent_context), _KIN, None)
+        around = trace.get_current_span(parent_context)
+        found = getattr(around, _KIN, None)
+        if found is None and deep and isinstance(around, Span) and around.is_recording():
+            # It started before anybody looked, and will be exported all the same.
+            found = around.__dict__[_KIN] = Kin(around, around.get_span_context(), None)
+            _remember(found)
     is_llm = recognition.is_llm_span(span)
     if deep or is_llm:
         kin = Kin(span, span.get_span_context(), found)

@@ -1,0 +1,102 @@
+"""What is kept of spans under way: the same for all threads of a request, and nothing afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Iterator
+from contextvars import copy_context
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+
+from byline.export import OTLP, Langfuse, kin
+from byline.testing import Receiver
+from tests.export.support import AGENT, CHAT, App, running, tree
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as found:
+        yield found
+
+
+def test_threads_of_one_request_share_its_step(receiver: Receiver) -> None:
+    """Whoever is first makes it, and it is made once."""
+    with running(OTLP(receiver.url, spans="llm")) as app, app.request(trace_id="t", span_name="Step"):
+        together = threading.Barrier(16)
+
+        def work() -> None:
+            together.wait(20)
+            for _ in range(20):
+                with app.span("agent", AGENT):
+                    app.chat("chat")
+
+        threads = [threading.Thread(target=copy_context().run, args=(work,)) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert tree(receiver.spans) == {None: ["Step"], "Step": ["agent"] * 320, "agent": ["chat"] * 320}
+
+
+def test_requests_at_once_keep_their_own(receiver: Receiver) -> None:
+    """A hundred tasks in one loop, each a request with calls of its own."""
+
+    async def ask(app: App, number: int) -> None:
+        with app.request(trace_id=f"t-{number}", span_name=f"step {number}", session_id=f"s-{number}"):
+            for _ in range(3):
+                await asyncio.sleep(0)
+                app.chat(f"chat {number}")
+
+    async def all_of_them(app: App) -> None:
+        await asyncio.gather(*(ask(app, number) for number in range(100)))
+
+    with running(Langfuse("pk-lf-1", "sk-lf-1", receiver.url)) as app:
+        asyncio.run(all_of_them(app))
+    assert tree(receiver.spans) == {
+        None: sorted(f"step {number}" for number in range(100)),
+        **{f"step {number}": [f"chat {number}"] * 3 for number in range(100)},
+    }
+    for span in receiver.spans:
+        number = span.name.split()[1]
+        assert span.attributes["session.id"] == f"s-{number}"
+        assert span.attributes["byline.trace.id"] == f"t-{number}"
+
+
+def test_nothing_is_kept_of_requests_that_are_over(receiver: Receiver) -> None:
+    with Receiver() as other, running(OTLP(receiver.url), OTLP(other.url, spans="llm")) as app:
+        for _ in range(50):
+            with app.request(span_name="Step"), app.span("agent", AGENT):
+                app.chat()
+        for destination in app.destinations:
+            assert destination.flush()
+        gc.collect()
+        assert not kin._open
+        assert not kin._families
+        assert not kin._closing
+
+
+def test_spans_that_never_end_do_not_fill_the_memory(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some instrumentations forget theirs when a stream is dropped."""
+    monkeypatch.setattr(kin, "_MAX_OPEN", 10)
+    with running(OTLP(receiver.url)) as app:
+        forgotten = [app.tracer.start_span("chat", attributes=CHAT) for _ in range(100)]
+        assert len(kin._open) == 10
+        with app.span("root"):
+            app.chat("kept")
+    assert tree(receiver.spans) == {None: ["root"], "root": ["kept"]}
+    assert len(forgotten) == 100
+    kin._open.clear()
+
+
+def test_a_span_that_started_before_anybody_looked_is_sent_all_the_same(receiver: Receiver) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    tracer: Any = provider.get_tracer("app")
+    with tracer.start_as_current_span("early"):
+        provider.add_span_processor(OTLP(receiver.url).processor())
+        tracer.start_span("inner").end()
+    provider.shutdown()
+    assert tree(receiver.spans) == {None: ["early"], "early": ["inner"]}
