@@ -98,7 +98,9 @@ class Draft:
             kin=kin,
             attribution=attribution,
         )
-        draft.is_llm = recognition.is_llm_span(span)
+        draft.is_llm = recognition.is_llm_span(span) or (kin is not None and kin.is_llm)
+        if kin is not None and kin.telling:
+            draft.attributes = {**kin.telling, **draft.attributes}
         draft._dropped = span.dropped_attributes
         return draft
 

@@ -136,16 +136,18 @@ class Drain:
         parent_context = draft.parent
         if not self._whole or parent_context is None:
             return None
-        # A caller's span is its own business to export; a span of this process that nobody keeps
-        # track of was dropped, unless it started before anybody looked.
-        return parent_context if parent_context.is_remote or draft.kin is None else None
+        if parent_context.is_remote:
+            # A caller's span is its own business to export, unless the caller's sampler has dropped it.
+            return parent_context if parent_context.trace_flags.sampled else None
+        # A span of this process that nobody keeps track of was dropped.
+        return parent_context if draft.kin is None else None
 
     def _step(self, draft: Draft, filed: int, base: SpanContext | None) -> SpanContext:
         name = draft.attribution.span_name or ""
         family = None if draft.kin is None else draft.kin.family
         root = None if family is None else family.root
         number = f"{draft.context.trace_id:032x}" if root is None else root.number
-        step_id = int.from_bytes(hashlib.sha256(f"{number}:{name}".encode()).digest()[:8], "big") or 1
+        step_id = int.from_bytes(hashlib.sha256(f"{number}:{filed:032x}:{name}".encode()).digest()[:8], "big") or 1
         context = context_of(filed, step_id)
         if step_id in self._done:
             return context

@@ -7,6 +7,7 @@ known by then, or else the child hangs below an id that nobody ever sees.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
@@ -18,10 +19,16 @@ from byline import record
 from byline.attribution import EMPTY, Attribution
 from byline.record import Record
 from byline.spans import recognition, targets
+from byline.spans.attributes import FACTS, REQUEST_MODEL
+from byline.spans.writing import attributes_of
 
 #: Under this name a span of the SDK remembers its kin, or that of what it hangs below. Nothing has to
 #: be cleared away: all of it dies with the span.
 _KIN: Final = "_byline_kin"
+#: How many destinations have seen the span start and took no note of it.
+_PASSED: Final = "_byline_passed"
+#: What an LLM span is known by, which long conversations push off it before it ends.
+_TELLING: Final = (*recognition.KEYS, REQUEST_MODEL, FACTS["response_model"], "llm.model_name")
 
 #: By span id: what ends is a copy of the span, which knows nothing of what the span remembers.
 _open: Final[dict[int, Kin]] = {}
@@ -39,7 +46,9 @@ class Family:
         root: The family of the whole request.
         app_span_id: The id of the request's app span, 0 where it has none.
         number: A number of its own within the request's trace, the same for all its spans.
-        said: What its spans say of their trace beyond that, by attribute.
+        said: What its spans say of their trace beyond that, by attribute: by the caller's trace, and
+            under ``None`` where the caller names none.
+        sampled_by: What its first span was sampled by, for a session may be bound later.
         first_input: What its first model call was asked, and when.
         last_output: What its last one has answered, and when.
     """
@@ -56,6 +65,7 @@ class Family:
         "past",
         "root",
         "said",
+        "sampled_by",
     )
 
     def __init__(self, owner: Record) -> None:
@@ -66,7 +76,8 @@ class Family:
         self.root: Family = self if above is owner else family_of(above)
         self.app_span_id = 0
         self.number = ""
-        self.said: dict[str, Any] = {}
+        self.said: dict[str | None, dict[str, Any]] = {}
+        self.sampled_by: str | None = None
         self.first_input: tuple[int, Any] | None = None
         self.last_output: tuple[int, Any] | None = None
         app_span = above.app_span
@@ -104,6 +115,8 @@ class Kin:
         span: The span: live until it has ended, then as it ended.
         promised: The destinations that have exported something that hangs below it.
         carries: Whether it is an LLM span, or has one somewhere below it.
+        is_llm: Whether it started as an LLM span.
+        telling: The attributes by which that was known.
         watchers: How many destinations wait for its end.
     """
 
@@ -114,8 +127,10 @@ class Kin:
         "above",
         "carries",
         "ended",
+        "is_llm",
         "promised",
         "span_id",
+        "telling",
         "trace_id",
         "watchers",
     )
@@ -128,6 +143,8 @@ class Kin:
         self.ended: ReadableSpan | None = None
         self.promised: set[int] = set()
         self.carries = False
+        self.is_llm = False
+        self.telling: Mapping[str, Any] = {}
         self.watchers = 1
         owner = targets.owner_of(span) or record.get()
         self._family: Family | None = (above.family if above else None) if owner is None else family_of(owner)
@@ -200,10 +217,16 @@ def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool
         kin = Kin(span, span.get_span_context(), found)
         if is_llm:
             kin.carry()
+            kin.is_llm = True
+            attributes = attributes_of(span)
+            kin.telling = {key: attributes[key] for key in _TELLING if key in attributes}
         span.__dict__[_KIN] = kin
         _remember(kin)
-    elif found is not None:
-        span.__dict__[_KIN] = found
+        kin.watchers += span.__dict__.get(_PASSED, 0)
+    else:
+        span.__dict__[_PASSED] = span.__dict__.get(_PASSED, 0) + 1
+        if found is not None:
+            span.__dict__[_KIN] = found
 
 
 def find(span: ReadableSpan) -> Kin | None:
@@ -211,6 +234,8 @@ def find(span: ReadableSpan) -> Kin | None:
     context = span.get_span_context()
     own = None if context is None else _open.get(context.span_id)
     if own is not None:
+        if own.is_llm:
+            recognition.remember(span)
         own.watchers -= 1
         if own.watchers <= 0:
             _open.pop(own.span_id, None)

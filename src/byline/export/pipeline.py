@@ -83,6 +83,7 @@ class Pipeline(SpanExporter):
     def _send(self, spans: list[ReadableSpan]) -> SpanExportResult:
         if not spans:
             return SpanExportResult.SUCCESS
+        posts = self.outlet.posts
         try:
             result = self.outlet.export(spans)
         except Undelivered:
@@ -93,7 +94,11 @@ class Pipeline(SpanExporter):
             guard.report("exporter")
         if result is SpanExportResult.SUCCESS:
             if not self.outlet.keeps:
-                counters.count(f"{self._name}.spans.sent", len(spans))
+                counters.count(f"{self._name}.spans.sent", max(len(spans) - self.outlet.rejected, 0))
+        elif len(spans) > 1 and self.outlet.refused_batch(posts):
+            # It may be too large, or one span of it may be what displeases.
+            half = len(spans) // 2
+            return max(self._send(spans[:half]), self._send(spans[half:]), key=lambda each: each.value)
         else:
             self.failures += 1
             counters.count(f"{self._name}.spans.dropped.unsent", len(spans))
@@ -106,7 +111,8 @@ class Pipeline(SpanExporter):
             try:
                 if ticket.picked:
                     draft = self._draft(ticket.span, ticket.context, ticket.kin)
-                    if self._keeps is None or self._keeps(draft):
+                    promised = ticket.kin is not None and id(self) in ticket.kin.promised
+                    if self._keeps is None or promised or self._keeps(draft):
                         exchange.note(draft)
                         self._drain.regroup(draft)
                         drafts.append(draft)

@@ -36,7 +36,19 @@ def is_sampled(key: str, share: float) -> bool:
 
 
 def key_of(draft: Draft) -> str:
-    """Return what a span is sampled by: its session, else its trace as the caller or the app named it."""
+    """Return what a span is sampled by: its session, else its trace as the caller or the app named it.
+
+    What the first span of a request was sampled by counts for all of them.
+    """
+    family = None if draft.kin is None else draft.kin.family
+    if family is None:
+        return _key_of(draft)
+    if family.sampled_by is None:
+        family.sampled_by = _key_of(draft)
+    return family.sampled_by
+
+
+def _key_of(draft: Draft) -> str:
     session = draft.attributes.get(SESSION_ID) or draft.attribution.session_id
     if session:
         return str(session)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from byline.attribution import EMPTY, Attribution
 from byline.export.draft import Draft
+from byline.export.kin import Family
 from byline.spans import attributes as names
 from byline.spans.attributes import of_attribution
 
@@ -67,13 +68,20 @@ def sign(draft: Draft) -> None:
         if present is None or (name in stale and present in stale[name]):
             attributes[name] = value
     if family is not None:
-        _spread(attributes, family.root.said)
+        _spread(draft, family)
 
 
-def _spread(attributes: dict[str, Any], said: dict[str, Any]) -> None:
-    """Let what one span says of the trace be said by all of the request."""
+def _spread(draft: Draft, family: Family) -> None:
+    """Let what one span says of the trace be said by the others of it.
+
+    Under a trace that the caller names, by all of the request. Else by those of one part alone, as it
+    was bound, and what is said outside of any part by the parts too.
+    """
+    named = draft.attribution.trace_id
+    own = (family.root if named else family).said.setdefault(named, {})
+    outer = {} if named or family.root is family else family.root.said.get(None, {})
     for name in _OF_TRACE:
-        if name in attributes:
-            said.setdefault(name, attributes[name])
-        elif name in said:
-            attributes[name] = said[name]
+        if name in draft.attributes:
+            own.setdefault(name, draft.attributes[name])
+        elif name in own or name in outer:
+            draft.attributes[name] = own.get(name, outer.get(name))

@@ -94,6 +94,9 @@ _LEAF_TYPES: Final = frozenset({"generation", "embedding"})
 #: litellm makes a second span of the raw exchange inside the first.
 _NO_LEAF_NAMES: Final = frozenset({"raw_gen_ai_request"})
 
+#: What `remember` leaves on a span.
+_REMEMBERED: Final = "_byline_remembered"
+
 _by_scope: dict[str, bool] = {}
 
 
@@ -125,7 +128,12 @@ def is_llm_span(span: ReadableSpan) -> bool:
     if span.kind is SpanKind.SERVER:
         # Some libraries write on the app's own span what they know of a call.
         return False
-    return not KEYS.isdisjoint(attributes_of(span))
+    return not KEYS.isdisjoint(attributes_of(span)) or _REMEMBERED in span.__dict__
+
+
+def remember(span: ReadableSpan) -> None:
+    """Take a span for an LLM span from now on: the SDK drops the oldest attributes, by which it was known."""
+    span.__dict__[_REMEMBERED] = True
 
 
 def is_leaf(name: str, attributes: Mapping[str, Any]) -> bool:
