@@ -13,24 +13,21 @@ from typing import Any, Final
 from byline.export import exchange
 from byline.export.content import is_content
 from byline.export.draft import Draft
-from byline.export.usage import cost_of, stated_numbers, usage_of
+from byline.export.mending import LEVEL, NAMES, STARTED, mend, short, to_json
+from byline.export.usage import cost_of, stated_cost, stated_usage, usage_of
 from byline.spans import attributes as names
 from byline.spans import carriers
 
 TYPE: Final = "langfuse.observation.type"
-_LEVEL: Final = "langfuse.observation.level"
 _MESSAGE: Final = "langfuse.observation.status_message"
 _MODEL: Final = "langfuse.observation.model.name"
 _PARAMETERS: Final = "langfuse.observation.model.parameters"
 _USAGE: Final = "langfuse.observation.usage_details"
 _COST: Final = "langfuse.observation.cost_details"
-_STARTED: Final = "langfuse.observation.completion_start_time"
 _METADATA: Final = "langfuse.observation.metadata."
 _PROMPT: Final = "langfuse.observation.prompt."
 _BYLINE: Final = "byline."
 
-#: Langfuse refuses the whole trace where a name is longer.
-_MAX_NAME: Final = 1000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _TYPES: Final = frozenset(
     {"span", "generation", "event", "embedding", "agent", "tool", "chain", "retriever", "guardrail", "evaluator"}
@@ -66,8 +63,6 @@ _FIRST_CHUNK: Final = (
     "gen_ai.client.operation.time_to_first_chunk",
     "gen_ai.server.time_to_first_token",
 )
-#: What Langfuse takes for the name of an observation in the place of the span's own.
-_NAMES: Final = ("gen_ai.tool.name", "genkit:name", "logfire.msg", "ai.toolCall.name", "ai.operationId")
 _ENVIRONMENTS: Final = ("langfuse.environment", "deployment.environment.name", "deployment.environment")
 #: What Langfuse shows elsewhere.
 _NOT_METADATA: Final = frozenset({names.ERROR_MESSAGE, names.GENERATION_NAME, names.STEP_NAME})
@@ -78,15 +73,14 @@ _OF_TRACE: Final = {names.ORGANIZATION_ID: "organization_id", names.ENVIRONMENT_
 def observe(draft: Draft) -> None:
     """Write what a span is to Langfuse onto it."""
     attributes = draft.attributes
+    mend(attributes)
     attributes[TYPE] = _type(draft, leaf=draft.is_leaf)
     exchange.tell(draft)
     if attributes[TYPE] in ("generation", "embedding"):
         _tell_call(draft)
     else:
         _tell_other(draft)
-    draft.name = _short(draft.name)
-    if names.TRACE_NAME in attributes:
-        attributes[names.TRACE_NAME] = _short(str(attributes[names.TRACE_NAME]))
+    draft.name = short(draft.name)
     _tell_error(draft)
     _tell_prompt(attributes)
     _tell_metadata(attributes)
@@ -124,26 +118,27 @@ def _tell_call(draft: Draft) -> None:
     }
     parameters = parameters or _invocation_parameters(attributes)
     if parameters:
-        attributes.setdefault(_PARAMETERS, _json(parameters))
+        attributes.setdefault(_PARAMETERS, to_json(parameters))
     # Also where nothing is known: else whatever stands under gen_ai.usage.* is taken for tokens.
-    attributes[_USAGE] = _json(stated_numbers(attributes.pop(_USAGE, None)) or usage_of(attributes))
-    stated = stated_numbers(attributes.pop(_COST, None))
+    attributes[_USAGE] = to_json(stated_usage(attributes.pop(_USAGE, None)) or usage_of(attributes))
+    stated = stated_cost(attributes.pop(_COST, None))
     cost = cost_of(attributes) or stated
     if cost:
-        attributes[_COST] = _json(cost)
+        attributes[_COST] = to_json(cost)
     if "total" in cost:
         attributes[names.COST] = cost["total"]
     else:
         attributes.pop(names.COST, None)
     started = _first_chunk(draft)
     if started is not None:
-        attributes.setdefault(_STARTED, started)
+        attributes.setdefault(STARTED, started)
     if "gen_ai.tool.name" in attributes:
         # Of a tool that the model asked for; it would give its name to the generation.
         attributes[_METADATA + "tool_name"] = attributes.pop("gen_ai.tool.name")
     if draft.attribution.generation_name:
-        for key in _NAMES:
-            attributes.pop(key, None)
+        for key in NAMES:
+            if key != "ai.telemetry.functionId":
+                attributes.pop(key, None)
 
 
 def _invocation_parameters(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -171,11 +166,9 @@ def _tell_other(draft: Draft) -> None:
 
 def _tell_error(draft: Draft) -> None:
     attributes = draft.attributes
-    if _LEVEL in attributes:
-        attributes[_LEVEL] = str(attributes[_LEVEL]).upper()
-    elif draft.is_error:
-        attributes[_LEVEL] = "ERROR"
-    else:
+    if draft.is_error:
+        attributes.setdefault(LEVEL, "ERROR")
+    elif LEVEL not in attributes:
         return
     told = (attributes.get(names.ERROR_MESSAGE), draft.status.description, _exception(draft))
     message = next((text for text in (*told, attributes.get(names.ERROR_TYPE)) if text), None)
@@ -240,11 +233,3 @@ def _whole(value: Any) -> int | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return int(number) if number == number // 1 and abs(number) < 2**53 else None
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)

@@ -100,15 +100,29 @@ def cost_of(attributes: Mapping[str, Any]) -> dict[str, float]:
     return {**parts, "total": total or 0.0}
 
 
-def stated_numbers(text: Any) -> dict[str, float]:
-    """Return the numbers of a JSON object, which an instrumentation has written in Langfuse's own way."""
+def stated_usage(text: Any) -> dict[str, int]:
+    """Return the tokens that an instrumentation has written in Langfuse's own way, a JSON object."""
+    return {key: int(number) for key, number in _stated(text).items()}
+
+
+def stated_cost(text: Any) -> dict[str, float]:
+    """Return the cost that an instrumentation has written in Langfuse's own way, a JSON object.
+
+    Example:
+        >>> stated_cost('{"total": "0.5", "currency": "USD"}')
+        {'total': 0.5}
+    """
+    return _stated(text)
+
+
+def _stated(text: Any) -> dict[str, float]:
     try:
         stated = json.loads(text)
     except (TypeError, ValueError):
         return {}
     if not isinstance(stated, dict):
         return {}
-    found = {key: value for key, value in stated.items() if _number(value) is not None}
+    found = {key: number for key, value in stated.items() if (number := _number(value)) is not None}
     # Zeros all over say that nothing is known.
     return found if any(found.values()) else {}
 

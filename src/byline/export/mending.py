@@ -1,0 +1,105 @@
+"""Mends what Langfuse could not read: it drops or misreads a whole observation for one value of the wrong form."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from byline.spans import attributes as names
+
+LEVEL: Final = "langfuse.observation.level"
+STARTED: Final = "langfuse.observation.completion_start_time"
+
+#: Langfuse refuses an observation, and the whole trace, where a name is longer.
+MAX_NAME: Final = 1000
+#: What Langfuse takes for the name of an observation in the place of the span's own, and how long it may be.
+NAMES: Final = {
+    "gen_ai.tool.name": MAX_NAME,
+    "genkit:name": MAX_NAME,
+    "logfire.msg": MAX_NAME,
+    "ai.toolCall.name": MAX_NAME,
+    # These two become one name.
+    "ai.operationId": 199,
+    "ai.telemetry.functionId": 800,
+}
+_LEVELS: Final = frozenset(
+    {"DEBUG", "TRACE", "VERBOSE", "DEFAULT", "INFO", "LOG", "WARN", "WARNING", "ERROR", "FATAL", "CRITICAL"}
+)
+_TEXTS: Final = (
+    names.SESSION_ID,
+    names.CONVERSATION_ID,
+    names.USER_ID,
+    "langfuse.session.id",
+    "langfuse.user.id",
+    names.TRACE_NAME,
+    names.RELEASE,
+    names.VERSION,
+    names.ENVIRONMENT,
+)
+_TIME: Final = re.compile(
+    r'"?(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?)?"?', re.ASCII
+)
+
+
+def mend(attributes: dict[str, Any]) -> None:
+    """Bring into form what an app or an instrumentation has written, or take it off where that cannot be done."""
+    for key in _TEXTS:
+        value = attributes.get(key)
+        if value is not None and not isinstance(value, str):
+            attributes[key] = to_json(value)
+    for key, most in NAMES.items():
+        if key in attributes:
+            attributes[key] = short(str(attributes[key]), most)
+    if names.TRACE_NAME in attributes:
+        attributes[names.TRACE_NAME] = short(attributes[names.TRACE_NAME])
+    if LEVEL in attributes:
+        level = str(attributes.pop(LEVEL)).upper()
+        if level in _LEVELS:
+            attributes[LEVEL] = level
+    if STARTED in attributes and not _is_time(attributes[STARTED]):
+        del attributes[STARTED]
+
+
+def short(name: str, most: int = MAX_NAME) -> str:
+    """Return a name that is no longer than may be."""
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def to_json(value: Any) -> str:
+    """Return JSON that any parser reads: Python's own writes numbers that are none.
+
+    Example:
+        >>> to_json({"top_p": float("nan"), "max_tokens": 64})
+        '{"max_tokens": 64}'
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items() if not _is_no_number(item)}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if _is_no_number(value) else value
+
+
+def _is_no_number(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _is_time(value: Any) -> bool:
+    found = _TIME.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return False
+    try:
+        datetime.fromisoformat(f"{found[1]}T{found[2] or '00:00'}")
+    except ValueError:
+        return False
+    return True
