@@ -87,15 +87,16 @@ def instrument(
         wanted = calls.check_clients(clients)
         from_environment = export.from_environment() if destinations is None else []
         provider = _provider(tracer_provider)
-        targets = list(destinations) if destinations is not None else _without_doubles(from_environment, provider)
+        given = _checked(destinations) if destinations is not None else _without_doubles(from_environment, provider)
+        targets = _named_apart(given)
+        feeds = _feeds(targets)
         processor = _kept(provider, processor)
         if processor.is_new:
             provider.add_span_processor(processor)
         processor.switch_on(stamp)
         keys.set_aliases(aliases)
         _active.append(processor)
-        for destination in targets:
-            feeding = destination.processor()
+        for destination, feeding in zip(targets, feeds, strict=True):
             provider.add_span_processor(feeding)
             _feeding.add(feeding)
             _destinations.append(destination)
@@ -141,6 +142,9 @@ def _pause() -> None:
 
 
 def _stop() -> None:
+    # All at once, for one that hangs must not use up the time of the others.
+    for destination in _destinations:
+        destination.hurry(_FAREWELL)
     for destination in _destinations:
         try:
             destination.shutdown()
@@ -180,6 +184,36 @@ def stats() -> dict[str, int]:
     """
     afterwards.run()
     return {**counters.snapshot(), **counters.levels()}
+
+
+def _checked(destinations: Any) -> list[Destination]:
+    if not isinstance(destinations, Sequence) or not all(isinstance(each, Destination) for each in destinations):
+        raise SettingError(
+            "byline.E025",
+            "destinations has something in it that is no destination",
+            "pass a list of byline.destinations.Langfuse(…) and OTLP(…)",
+        )
+    return list(destinations)
+
+
+def _named_apart(destinations: list[Destination]) -> list[Destination]:
+    """Number destinations of one name, so that counters and messages tell them apart."""
+    seen: dict[str, int] = {}
+    for destination in dict.fromkeys(destinations):
+        seen[destination.label] = number = seen.get(destination.label, 0) + 1
+        if number > 1:
+            destination.rename(f"{destination.label}-{number}")
+    return list(dict.fromkeys(destinations))
+
+
+def _feeds(destinations: list[Destination]) -> list[SpanProcessor]:
+    try:
+        return [destination.processor() for destination in destinations]
+    except BaseException:
+        # The first ones have begun already.
+        for destination in destinations:
+            destination.shutdown()
+        raise
 
 
 def _kept(provider: Any, new: BylineSpanProcessor) -> BylineSpanProcessor:

@@ -101,6 +101,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "Whether prompts and completions go onto spans",
         _parse_capture,
     ),
+    Setting(
+        "allow_http",
+        ("BYLINE_ALLOW_HTTP",),
+        "",
+        "Hosts to which spans may go unencrypted, divided by commas; loopback always may",
+        lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
+    ),
     Setting("gateways", ("BYLINE_GATEWAYS",), "", "Gateways by name or name=base URL, divided by commas"),
     Setting("privacy", ("BYLINE_PRIVACY",), "false", "Leave prompts and completions out of what is sent", parse_switch),
     Setting("sampling", ("BYLINE_SAMPLING",), "1", "Share of the sessions that is sent, 0 to 1", _parse_share),

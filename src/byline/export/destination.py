@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 
 from byline import settings
 from byline.export import drain, rehearsal
-from byline.export.checks import check_endpoint, check_label, spool_folder
+from byline.export.checks import check_endpoint, check_headers, check_label, spool_folder
 from byline.export.draft import Draft
 from byline.export.drain import Drain, Traces
 from byline.export.feed import Feed
@@ -113,7 +113,7 @@ class Destination:
         if unsampled not in ("record", "skip"):
             raise SettingError("byline.E048", f"unsampled={unsampled!r}", 'pass "record" or "skip"')
         self.endpoint = endpoint
-        self.headers = dict(headers or {})
+        self.headers = check_headers(headers)
         self.spans = spans
         self.traces = drain.check(traces, spans)
         self.unsampled = unsampled
@@ -121,6 +121,8 @@ class Destination:
         self.privacy = settings.find("privacy").value if privacy is None else privacy
         check_privacy(self.privacy, mask)
         self.mask = mask
+        if not isinstance(keep_errors, bool):
+            raise SettingError("byline.E045", f"keep_errors is {type(keep_errors).__name__}", "pass True or False")
         self.keep_errors = keep_errors
         self._filters = Filters(
             organizations=organizations, environments=environments, keys=keys, models=models, where=where
@@ -138,11 +140,14 @@ class Destination:
 
     def exporter(self) -> SpanExporter:
         """Make an exporter of the kind that this destination uses."""
-        return self._exporter(Line(self.label))
+        return self._exporter(Line(self.label, headers=self.headers))
 
     def _exporter(self, line: Line) -> SpanExporter:
         return OTLPSpanExporter(
-            endpoint=self.endpoint, headers=self.headers, compression=Compression.Gzip, session=line
+            endpoint=self.endpoint,
+            headers=self.headers,
+            compression=Compression.Gzip,
+            session=line,
         )
 
     def outlet(self) -> Outlet:
@@ -151,9 +156,9 @@ class Destination:
         if type(self).exporter is not Destination.exporter:
             return Outlet(self.exporter())
         if self.spool is None:
-            line = Line(self.label)
+            line = Line(self.label, headers=self.headers)
             return Outlet(self._exporter(line), line)
-        line = Line(self.label, patience=0)
+        line = Line(self.label, patience=0, headers=self.headers)
         spool = Spool(self.spool, name=self.label, max_bytes=self.spool_bytes)
         return Spooling(
             self.label, self._exporter(line), line=line, spool=spool, endpoint=self.endpoint, headers=self.headers
@@ -196,6 +201,10 @@ class Destination:
             steps=(hiding.hide, *translating, *self.steps(), cleaning.hide),
         )
 
+    def rename(self, label: str) -> None:
+        """Give the destination another name in counters and messages; its spool stays where it is."""
+        self._label = label
+
     @property
     def label(self) -> str:
         """The name in counters and messages."""
@@ -223,12 +232,17 @@ class Destination:
     def shutdown(self) -> None:
         """Send what waits and stop."""
         if self._feed is not None:
-            self._feed.shutdown()
+            self._feed.retire()
             self._feed = None
+
+    def hurry(self, seconds: float) -> None:
+        """Try each batch once from now on, and none after so many seconds: the process is about to end."""
+        if self._feed is not None:
+            self._feed.hurry(seconds)
 
     def check(self) -> list[CheckResult]:
         """Test the destination for real: a made-up request goes the whole way, and must be accepted."""
-        line = Line(self.label, patience=0)
+        line = Line(self.label, patience=0, headers=self.headers)
         own = type(self).exporter is not Destination.exporter
         outlet = Watched(Outlet(self.exporter() if own else self._exporter(line)))
         rehearsal.perform(self._make_feed(outlet), self.sampling)

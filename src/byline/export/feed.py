@@ -66,12 +66,18 @@ class Feed(BatchSpanProcessor):
         self._waiting = 0
         self._counting = threading.Lock()
         self.closed = False
+        self._retired = False
         pipeline.taken = self._taken
         pipeline.outlet.start()
         self._levels = {"queue": self._read_waiting, **pipeline.outlet.levels()}
         for level, read in self._levels.items():
             counters.watch(f"{name}.{level}", read)
-        super().__init__(pipeline, max_queue_size=self._room, max_export_batch_size=min(self._room, _batch(self._room)))
+        super().__init__(
+            pipeline,
+            max_queue_size=self._room,
+            max_export_batch_size=min(self._room, _batch(self._room)),
+            schedule_delay_millis=_delay(spooled=pipeline.outlet.keeps),
+        )
         _at_fork(self)
 
     @property
@@ -93,6 +99,9 @@ class Feed(BatchSpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue the span where it is picked."""
+        if self._retired:
+            # The provider keeps its processors for good, also those of destinations that are gone.
+            return
         try:
             self._end(span)
         except Exception:
@@ -159,10 +168,24 @@ class Feed(BatchSpanProcessor):
         if self.closed:
             return
         self.closed = True
-        self._pipeline.outlet.hurry(_FAREWELL)
+        self.hurry(_FAREWELL)
         for level in self._levels:
             counters.unwatch(f"{self._name}.{level}")
-        super().shutdown()  # type: ignore[no-untyped-call, unused-ignore]
+        inner: Any = getattr(self, "_batch_processor", None)
+        if inner is None:
+            super().shutdown()  # type: ignore[no-untyped-call, unused-ignore]
+        else:
+            # The SDK would wait half a minute for a destination that hangs.
+            inner.shutdown(timeout_millis=int((_FAREWELL + 1) * 1000))
+
+    def hurry(self, seconds: float) -> None:
+        """Try each batch once from now on, and none after so many seconds."""
+        self._pipeline.outlet.hurry(seconds)
+
+    def retire(self) -> None:
+        """Stop for good: what ends from now on is nobody's, and not even counted."""
+        self.shutdown()
+        self._retired = True
 
     def after_fork(self) -> None:
         """Start anew in a child process; what waited is the parent's to send."""

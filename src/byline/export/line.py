@@ -9,6 +9,7 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +22,8 @@ from byline.export.scrubbing import scrub
 
 _TIMEOUT: Final = 10.0
 _MAX_WAIT: Final = 60.0
+#: What an exporter may say of a batch by itself.
+_OF_EXPORTERS: Final = frozenset({"accept", "accept-encoding", "content-encoding", "content-type", "user-agent"})
 _MAX_BODY: Final = 64 * 1024
 #: What a later try may mend: OTLP's own list, and whatever else a server says of itself.
 _PASSING: Final = frozenset({408, 425, 429})
@@ -62,15 +65,22 @@ class Line(requests.Session):
     Args:
         name: The destination's name, for counters and messages.
         patience: Seconds for which a batch is tried again where trying again may help.
+        headers: Headers of each post, besides those that say what is in it. Whatever else exporters
+            find in the environment is for another endpoint.
     """
 
-    def __init__(self, name: str, *, patience: float = _TIMEOUT) -> None:
+    def __init__(self, name: str, *, patience: float = _TIMEOUT, headers: Mapping[str, str] | None = None) -> None:
         super().__init__()
+        self._wanted = dict(headers or {})
         self._name = name
         self._patience = patience
         self._deadline = math.inf
         self._hurried = threading.Event()
-        self._failures = 0
+        #: How many posts were made, whether the last batch itself was refused, and how many of its
+        #: spans were rejected though it was taken.
+        self.posts = 0
+        self.hopeless = False
+        self.rejected = 0
         verify = os.environ.get(
             "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", os.environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE")
         )
@@ -94,6 +104,16 @@ class Line(requests.Session):
         """Send a batch until it is taken. Raises `Undelivered` where it is not."""
         # A redirect would carry credentials and content to wherever it points.
         options["allow_redirects"] = False
+        given = {**self.headers, **(options.get("headers") or {})}
+        self.headers.clear()
+        options["headers"] = {
+            **{name: value for name, value in given.items() if name.lower() in _OF_EXPORTERS},
+            **self._wanted,
+        }
+        # An answer is read here, and no more of it than there is use for.
+        options["stream"] = True
+        self.hopeless = False
+        self.rejected = 0
         until = time.monotonic() + self._patience
         attempt = 0
         while True:
@@ -103,6 +123,7 @@ class Line(requests.Session):
             options["timeout"] = min(options.get("timeout") or _TIMEOUT, left)
             started = time.monotonic()
             answer = self._try(method, url, *args, **options)
+            self.posts += 1
             counters.count(f"{self._name}.submissions")
             self.told = _told(answer)
             took = f"{time.monotonic() - started:.2f} s"
@@ -112,9 +133,11 @@ class Line(requests.Session):
                 return answer.response
             undelivered = self._judge(answer)
             counters.count(f"{self._name}.submissions.failed")
+            self.hopeless = undelivered.hopeless
             if not undelivered.passing:
                 raise undelivered
-            wait = undelivered.wait if undelivered.wait is not None else backoff(attempt)
+            # "At once" is no time to wait for a server that has just refused.
+            wait = max(undelivered.wait or 0.0, backoff(attempt))
             if self._hurried.is_set() or time.monotonic() + wait >= min(until, self._deadline):
                 raise undelivered
             self._hurried.wait(wait)
@@ -123,7 +146,8 @@ class Line(requests.Session):
     def _try(self, *args: Any, **options: Any) -> _Answer:
         try:
             response = super().request(*args, **options)
-        except requests.RequestException as error:
+            _read(response)
+        except (requests.RequestException, OSError) as error:
             return _Answer(None, type(error).__name__, None)
         return _Answer(response.status_code, str(response.reason or ""), response)
 
@@ -163,8 +187,22 @@ class Line(requests.Session):
             return
         with contextlib.suppress(Exception):
             rejected = ExportTraceServiceResponse.FromString(response.content).partial_success.rejected_spans
-            if rejected:
+            if rejected > 0:
+                self.rejected = rejected
                 counters.count(f"{self._name}.spans.dropped.rejected", rejected)
+
+
+def _read(response: requests.Response) -> None:
+    """Read the body, as far as there is use for it; one that comes by drips, or without an end, is left."""
+    kept: list[bytes] = []
+    until = time.monotonic() + _TIMEOUT
+    for chunk in response.iter_content(8192):
+        kept.append(chunk)
+        if sum(map(len, kept)) > _MAX_BODY or time.monotonic() > until:
+            response.close()
+            break
+    response._content = b"".join(kept)
+    response._content_consumed = True  # type: ignore[attr-defined]
 
 
 def backoff(attempt: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from byline import settings
 from byline.export.destination import Destination
@@ -44,7 +45,8 @@ class OTLP(Destination):
             headers = parse_headers(settings.find("otlp_headers").value) if headers is None else headers
         else:
             whole = False
-        if not whole and not endpoint.rstrip("/").endswith("/v1/traces"):
+        given: object = endpoint
+        if isinstance(given, str) and not whole and not given.rstrip("/").endswith("/v1/traces"):
             endpoint = endpoint.rstrip("/") + "/v1/traces"
         super().__init__(endpoint, headers=headers, spans=spans, **options)
 
@@ -58,6 +60,17 @@ def _endpoint() -> tuple[str, bool]:
 
 def parse_headers(text: str) -> dict[str, str]:
     """Read ``key=value`` pairs as OpenTelemetry writes headers in its variables."""
-    from opentelemetry.util.re import parse_env_headers
-
-    return dict(parse_env_headers(text, liberal=True))
+    found: dict[str, str] = {}
+    for number, part in enumerate(text.split(","), 1):
+        if not part.strip():
+            continue
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip():
+            # OpenTelemetry's own parser would log the part, which may be a key.
+            raise SettingError(
+                "byline.E066",
+                f"part {number} of OTEL_EXPORTER_OTLP_HEADERS is no name=value",
+                "write name=value, divided by commas, values percent-encoded",
+            )
+        found[unquote(name).strip().lower()] = unquote(value).strip()
+    return found

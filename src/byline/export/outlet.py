@@ -32,6 +32,21 @@ class Outlet(SpanExporter):
         """Send a batch."""
         return self._exporter.export(spans)
 
+    @property
+    def posts(self) -> int:
+        """How many posts were made."""
+        return 0 if self._outer_line is None else self._outer_line.posts
+
+    @property
+    def rejected(self) -> int:
+        """How many spans of the last batch were rejected although it was taken."""
+        return 0 if self._outer_line is None else self._outer_line.rejected
+
+    def refused_batch(self, posts: int) -> bool:
+        """Whether the last batch failed by itself: it was refused, or was never posted since ``posts``."""
+        line = self._outer_line
+        return line is not None and (line.hopeless or line.posts == posts)
+
     def drain(self, timeout: float) -> bool:  # noqa: ARG002 - for outlets that keep something
         """Send what is kept here. Returns whether nothing is left."""
         return True

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -14,6 +15,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from byline import counters, guard
+from byline.export.halving import halve
 from byline.export.line import Line, Undelivered, backoff
 from byline.export.outlet import Outlet
 from byline.export.spool import Spool, spans_of
@@ -51,6 +53,7 @@ class Spooling(Outlet):
             "Content-Encoding": "gzip",
         }
         self._failures = 0
+        self._halved = False
         self._not_before = 0.0
         self._closing = False
         self._prepare()
@@ -169,6 +172,14 @@ class Spooling(Outlet):
 
     def _round(self) -> bool:
         """Send all that waits, the oldest first. Returns whether it got to the end."""
+        self._halved = True
+        while self._halved:
+            self._halved = False
+            if not self._send_all():
+                return False
+        return True
+
+    def _send_all(self) -> bool:
         for path in self._spool.paths():
             with self._spool.take(path) as data:
                 if data is None:
@@ -178,22 +189,30 @@ class Spooling(Outlet):
                         self._line.request("POST", self._endpoint, data=data, headers=self._headers)
                 except Undelivered as undelivered:
                     if undelivered.hopeless:
-                        counters.count(f"{self._name}.spans.dropped.refused", spans_of(path))
-                        self._spool.delete(path)
+                        self._split(path, data)
                         continue
                     self._pause(undelivered)
                     return False
                 self._failures = 0
                 self._spool.delete(path)
-                counters.count(f"{self._name}.spans.sent", spans_of(path))
+                counters.count(f"{self._name}.spans.sent", max(spans_of(path) - self._line.rejected, 0))
         return True
 
-    def _pause(self, undelivered: Undelivered) -> None:
-        if not undelivered.passing:
-            seconds = _REFUSED
-        elif undelivered.wait is not None:
-            seconds = undelivered.wait
+    def _split(self, path: Path, data: bytes) -> None:
+        """Try the halves of a batch that is refused; of a single span there is nothing left to try."""
+        try:
+            halves = halve(data)
+            for half, spans in halves:
+                self._spool.write(half, spans)
+        except Exception:
+            halves = []
+        if halves:
+            self._halved = True
         else:
-            seconds = backoff(self._failures)
+            counters.count(f"{self._name}.spans.dropped.refused", spans_of(path))
+        self._spool.delete(path)
+
+    def _pause(self, undelivered: Undelivered) -> None:
+        seconds = max(undelivered.wait or 0.0, backoff(self._failures)) if undelivered.passing else _REFUSED
         self._failures += 1
         self._not_before = time.monotonic() + seconds

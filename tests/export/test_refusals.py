@@ -1,0 +1,210 @@
+"""Refusals, wrong settings, and the end: nothing is lost that need not be, and nothing is said that must not be."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+
+import byline
+from byline import counters
+from byline.destinations import OTLP, Langfuse
+from byline.export.halving import halve
+from byline.settings import SettingError
+from byline.testing import Receiver
+from byline.testing.server import Handler, Request
+from tests.export.support import running
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as started:
+        yield started
+
+
+class Picky(Receiver):
+    """Refuses batches that are too large, and those that have a span that displeases."""
+
+    def __init__(self, *, most: int = 1_000_000, status: int = 413) -> None:
+        super().__init__()
+        self.most = most
+        self.status = status
+
+    def respond(self, request: Request, handler: Handler) -> None:
+        from byline.testing.otlp import decode
+
+        if request.path.endswith("/v1/traces"):
+            spans = decode(request)
+            if len(spans) > self.most or any(span.name == "bad" for span in spans):
+                handler.reply(self.status, b"{}", {})
+                return
+        super().respond(request, handler)
+
+
+def spans_of(label: str) -> dict[str, int]:
+    start = f"{label}.spans."
+    return {name.removeprefix(start): count for name, count in counters.snapshot().items() if name.startswith(start)}
+
+
+@pytest.mark.parametrize("spooled", [False, True])
+def test_a_batch_that_is_too_large_is_sent_in_parts(spooled: bool, tmp_path: Path) -> None:
+    """Down to what the destination takes."""
+    with Picky(most=3) as picky, running(OTLP(picky.url, spool=tmp_path if spooled else "")) as app:
+        for number in range(20):
+            app.chat(f"chat {number}")
+        assert app.destinations[0].flush()
+        assert sorted(span.name for span in picky.spans) == sorted(f"chat {number}" for number in range(20))
+    assert spans_of("otlp")["sent"] == 20
+
+
+@pytest.mark.parametrize("spooled", [False, True])
+def test_one_span_that_displeases_costs_no_other_one(spooled: bool, tmp_path: Path) -> None:
+    """It alone is dropped and counted."""
+    with Picky(status=400) as picky, running(OTLP(picky.url, spool=tmp_path if spooled else "")) as app:
+        for name in ("a", "b", "bad", "c", "d"):
+            app.chat(name)
+        app.destinations[0].flush()
+        assert sorted(span.name for span in picky.spans) == ["a", "b", "c", "d"]
+    found = spans_of("otlp")
+    assert found["sent"] == 4
+    assert found.get("dropped.refused", 0) + found.get("dropped.unsent", 0) == 1
+
+
+def test_a_single_span_cannot_be_halved(receiver: Receiver) -> None:
+    with running(OTLP(receiver.url)) as app:
+        app.chat()
+        app.destinations[0].flush()
+    (request,) = [each for each in receiver.requests if each.path.endswith("/v1/traces")]
+    assert halve(request.body) == []
+
+
+def test_a_server_that_says_at_once_is_given_time_all_the_same(receiver: Receiver) -> None:
+    """Else thousands of posts would be made of one batch."""
+    receiver.fail(429, times=None, headers={"retry-after": "0"})
+    with running(OTLP(receiver.url)) as app:
+        app.chat()
+        app.destinations[0].flush(3.0)
+        assert len(receiver.requests) < 10
+        receiver.recover()
+
+
+def test_headers_of_the_environment_go_to_its_own_endpoint_alone(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one has credentials of its own, or none."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20SECRET")
+    with running(OTLP(receiver.url)) as app:
+        app.chat()
+        assert app.destinations[0].flush()
+    assert all("SECRET" not in str(request.headers) for request in receiver.requests)
+
+
+def test_spans_that_end_when_byline_is_gone_are_nobodys(receiver: Receiver) -> None:
+    """They are not counted as dropped, however often byline comes and goes."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    for _ in range(3):
+        byline.instrument(tracer_provider=provider, destinations=[OTLP(receiver.url)], clients=())
+        provider.get_tracer("app").start_span("in").end()
+        byline.uninstrument()
+        provider.get_tracer("app").start_span("out").end()
+    assert [span.name for span in receiver.spans] == ["in"] * 3
+    assert spans_of("otlp") == {"sent": 3}
+
+
+def test_destinations_of_one_kind_are_told_apart(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    """In counters, and in what is said of them."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    with Receiver(keys=("pk", "sk")) as other:
+        both = [OTLP(receiver.url), OTLP(other.url)]
+        byline.instrument(tracer_provider=provider, destinations=both, clients=())
+        try:
+            provider.get_tracer("app").start_span("x").end()
+            byline.flush()
+            assert byline.stats()["otlp.queue"] == byline.stats()["otlp-2.queue"] == 0
+        finally:
+            byline.uninstrument()
+    assert spans_of("otlp") == {"sent": 1}
+    assert spans_of("otlp-2") == {"dropped.unsent": 1}
+    assert "otlp-2 refuses all spans" in caplog.text
+
+
+def test_with_a_spool_spans_are_in_memory_alone_for_half_a_second(receiver: Receiver, tmp_path: Path) -> None:
+    """What is on disk survives the process."""
+    destination = OTLP(receiver.url, spool=tmp_path)
+    with running(destination) as app:
+        app.chat()
+        # Nobody asks for it: the batch goes out by itself, long before the SDK's five seconds.
+        assert receiver.wait_for(1, timeout=4.0)
+
+
+SECRET = "s3cr3t"
+WRONG: dict[str, Callable[[], Any]] = {
+    "scheme": lambda: OTLP(f"ftp://user:{SECRET}@host"),
+    "no scheme": lambda: OTLP(f"user:{SECRET}@host:4318"),
+    "query": lambda: OTLP(f"https://host/p?key={SECRET}"),
+    "bracket": lambda: OTLP("http://[::1"),
+    "port": lambda: OTLP("http://localhost:abc"),
+    "large port": lambda: OTLP("http://localhost:99999"),
+    "line break": lambda: OTLP("http://localhost\n:4318"),
+    "number": lambda: OTLP(5),  # type: ignore[arg-type]
+    "bytes": lambda: OTLP(b"http://localhost"),  # type: ignore[arg-type]
+    "a name like loopback's": lambda: OTLP("http://127.evil.example"),
+    "allow_http as text": lambda: OTLP("http://internal", allow_http="llm.internal.example"),
+    "no allow_http": lambda: OTLP("https://h", allow_http=None),  # type: ignore[arg-type]
+    "header with a line break": lambda: OTLP("https://h", headers={"authorization": f"{SECRET}\n"}),
+    "header that is none": lambda: OTLP("https://h", headers={"authorization": None}),  # type: ignore[dict-item]
+    "headers as text": lambda: OTLP("https://h", headers=f"authorization={SECRET}"),  # type: ignore[arg-type]
+    "key with a line break": lambda: Langfuse("pk-lf-1", f"sk-lf-{SECRET}", "https://h\n"),
+    "privacy": lambda: OTLP("https://h", privacy=SECRET),  # type: ignore[arg-type]
+    "mask": lambda: OTLP("https://h", mask=SECRET),  # type: ignore[arg-type]
+    "keys": lambda: OTLP("https://h", keys=SECRET),
+    "where": lambda: OTLP("https://h", where=SECRET),  # type: ignore[arg-type]
+    "keep_errors": lambda: OTLP("https://h", keep_errors="no"),  # type: ignore[arg-type]
+    "spool": lambda: OTLP("https://h", spool=5),  # type: ignore[arg-type]
+    "spool with nought": lambda: OTLP("https://h", spool="/tmp/a\0b"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_used_is_refused_at_construction_and_no_secret_is_said(case: str) -> None:
+    with pytest.raises(SettingError) as refused:
+        WRONG[case]()
+    assert SECRET not in str(refused.value)
+    assert refused.value.id in str(refused.value)
+
+
+@pytest.mark.parametrize("wrong", [[None], "http://x", OTLP("http://localhost")], ids=repr)
+def test_wrong_destinations_change_nothing(wrong: Any, receiver: Receiver) -> None:
+    """The corrected call works."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    with pytest.raises(SettingError, match=r"byline\.E025"):
+        byline.instrument(tracer_provider=provider, destinations=wrong)
+    byline.instrument(tracer_provider=provider, destinations=[OTLP(receiver.url)], clients=())
+    provider.get_tracer("app").start_span("x").end()
+    byline.uninstrument()
+    assert len(receiver.spans) == 1
+
+
+def test_hosts_may_be_allowed_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a collector in the same cluster, of which only the environment knows."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel-collector:4318")
+    with pytest.raises(SettingError, match="BYLINE_ALLOW_HTTP=otel-collector"):
+        OTLP()
+    monkeypatch.setenv("BYLINE_ALLOW_HTTP", "langfuse.internal, otel-collector")
+    assert OTLP().endpoint == "http://otel-collector:4318/v1/traces"
+
+
+def test_broken_headers_of_the_environment_are_not_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are most likely a key."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://host")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"a=b,Bearer {SECRET}")
+    with pytest.raises(SettingError, match=r"byline\.E066: part 2") as refused:
+        OTLP()
+    assert SECRET not in str(refused.value) + caplog.text
