@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from byline import settings
-from byline.export import drain, rehearsal
+from byline.export import drain, exchange, rehearsal
 from byline.export.checks import check_endpoint, check_headers, check_label, spool_folder
 from byline.export.draft import Draft
 from byline.export.drain import Drain, Traces
@@ -192,13 +192,15 @@ class Destination:
         hiding = Privacy(private=self.privacy, mask=self.mask)
         # Once more for what dialects and backends have made of it, by other names.
         cleaning = Privacy(private=self.privacy)
+        # Before anything is hidden, for what is told is content as well.
+        telling = (exchange.tell,) if observe in self.steps() else ()
         return Pipeline(
             self.label,
             outlet,
             picks=self.picks,
             keeps=self._keeps if self._filters.any or self.sampling < 1 else None,
             drain=lambda exports: Drain(exports, traces=self.traces, whole=self.spans == "all"),
-            steps=(hiding.hide, *translating, *self.steps(), cleaning.hide),
+            steps=(*telling, hiding.hide, *translating, *self.steps(), cleaning.hide),
         )
 
     def rename(self, label: str) -> None:

@@ -11,6 +11,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from byline.attribution import EMPTY, Attribution
+from byline.export.ids import trace_id_of
 from byline.export.kin import Kin
 from byline.spans import recognition
 from byline.spans.attributes import ERROR_TYPE
@@ -103,6 +104,14 @@ class Draft:
             draft.attributes = {**kin.telling, **draft.attributes}
         draft._dropped = span.dropped_attributes
         return draft
+
+    @property
+    def trace(self) -> int:
+        """The trace that it belongs to: as the caller names it, else the app's."""
+        named = self.attribution.trace_id
+        if named:
+            return trace_id_of(named)
+        return self.context.trace_id if self.kin is None else self.kin.trace_id
 
     @property
     def is_leaf(self) -> bool:

@@ -16,8 +16,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext
 
 from byline.export.draft import Draft, context_of
+from byline.export.family import Family
 from byline.export.ids import span_id_of, trace_id_of
-from byline.export.kin import Family, Kin
+from byline.export.kin import Kin
 from byline.settings import SettingError
 from byline.spans import attributes as names
 from byline.spans.recognition import OWN_SCOPE
@@ -75,13 +76,14 @@ class Drain:
         """File a span under the trace that it belongs to, below a parent that is exported too."""
         attribution = draft.attribution
         app_trace = draft.context.trace_id
-        filed = self._trace_of(draft.kin, attribution.trace_id, app_trace, draft.context.span_id)
+        named = attribution.trace_id
+        filed = self._trace_of(draft.kin, named, app_trace, draft.context.span_id)
         if filed != app_trace:
             draft.attributes.setdefault(names.APP_TRACE_ID, f"{app_trace:032x}")
         if attribution.generation_name and draft.is_leaf:
             draft.name = attribution.generation_name
         above = self._nearest(draft.kin, filed)
-        base = self._base(draft, filed) if above is None else context_of(filed, above.span_id)
+        base = self._base(draft, filed, named) if above is None else context_of(filed, above.span_id)
         if attribution.span_name and _is_of_step(draft, above):
             base = self._step(draft, filed, base)
         draft.context = context_of(filed, draft.context.span_id, like=draft.context)
@@ -103,6 +105,9 @@ class Drain:
         return [self._finish(step_id, None, None) for step_id in found]
 
     def _trace_of(self, kin: Kin | None, named: str | None, app_trace: int, span_id: int) -> int:
+        if kin is not None and id(self) in kin.filed:
+            # Something hangs below it there already.
+            return kin.filed[id(self)]
         if named:
             return trace_id_of(named)
         if self._traces == "call":
@@ -124,14 +129,16 @@ class Drain:
         while above is not None:
             if self._exports(above):
                 named = None if above.family is None else above.family.attribution.trace_id
-                return above if self._trace_of(above, named, above.trace_id, above.span_id) == filed else None
+                if self._trace_of(above, named, above.trace_id, above.span_id) != filed:
+                    return None
+                above.filed[id(self)] = filed
+                return above
             above = above.above
         return None
 
-    def _base(self, draft: Draft, filed: int) -> SpanContext | None:
-        attribution = draft.attribution
-        if attribution.trace_id:
-            parent = attribution.parent_span_id
+    def _base(self, draft: Draft, filed: int, named: str | None) -> SpanContext | None:
+        if named and trace_id_of(named) == filed:
+            parent = draft.attribution.parent_span_id
             return context_of(filed, span_id_of(parent)) if parent else None
         parent_context = draft.parent
         if not self._whole or parent_context is None:

@@ -30,21 +30,22 @@ def note(draft: Draft) -> None:
     family = None if draft.kin is None else draft.kin.family
     if family is None or not draft.is_leaf:
         return
-    root = family.root
+    noted = family.root.exchanges.of(draft.trace)
     given, returned = _first(draft, _INPUTS), _first(draft, _OUTPUTS)
     started, ended = draft.start_time or 0, draft.end_time or 0
-    if given is not None and (root.first_input is None or started < root.first_input[0]):
-        root.first_input = (started, given)
-    if returned is not None and (root.last_output is None or ended >= root.last_output[0]):
-        root.last_output = (ended, returned)
+    if given is not None and (_GIVEN not in noted or started < noted[_GIVEN][0]):
+        noted[_GIVEN] = (started, given)
+    if returned is not None and (_RETURNED not in noted or ended >= noted[_RETURNED][0]):
+        noted[_RETURNED] = (ended, returned)
 
 
 def tell(draft: Draft) -> None:
-    """Put the first question and the last answer of the request onto its outermost span, the app's or a step's."""
+    """Put the first question and the last answer of a trace onto its outermost span, the app's or a step's."""
     family = None if draft.kin is None else draft.kin.family
     if family is None or draft.is_llm or draft.parent is not None:
         return
-    for name, told in ((_GIVEN, family.root.first_input), (_RETURNED, family.root.last_output)):
+    for name in (_GIVEN, _RETURNED):
+        told = family.root.exchanges.look(draft.trace, name)
         if told is not None:
             draft.attributes.setdefault(name, told[1])
 

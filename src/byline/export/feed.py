@@ -16,7 +16,8 @@ from opentelemetry.trace import SpanContext
 from byline import counters, guard
 from byline.export import kin
 from byline.export.draft import context_of
-from byline.export.kin import Family, Kin
+from byline.export.family import Family
+from byline.export.kin import Kin
 from byline.export.pipeline import Pick, Pipeline
 from byline.spans import recognition
 

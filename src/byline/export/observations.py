@@ -10,7 +10,6 @@ import json
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
-from byline.export import exchange
 from byline.export.content import is_content
 from byline.export.draft import Draft
 from byline.export.mending import LEVEL, NAMES, STARTED, mend, short, to_json
@@ -75,7 +74,6 @@ def observe(draft: Draft) -> None:
     attributes = draft.attributes
     mend(attributes)
     attributes[TYPE] = _type(draft, leaf=draft.is_leaf)
-    exchange.tell(draft)
     if attributes[TYPE] in ("generation", "embedding"):
         _tell_call(draft)
     else:

@@ -170,7 +170,9 @@ class Pipeline(SpanExporter):
     def _glance(self, span: ReadableSpan, own: Kin) -> Draft:
         family = own.family
         context = span.get_span_context() or context_of(own.trace_id, own.span_id)
-        return Draft.of(span, context, own, EMPTY if family is None else family.attribution)
+        draft = Draft.of(span, context, own, EMPTY if family is None else family.attribution)
+        signing.sign(draft)
+        return draft
 
     def after_fork(self) -> None:
         """Forget what the parent process was at; it is the parent's to send."""

@@ -6,11 +6,13 @@ import hashlib
 from typing import Any, Final
 
 from byline.export.draft import Draft
+from byline.export.family import Family
 from byline.export.ids import trace_id_of
 from byline.settings import SettingError
 from byline.spans.attributes import SESSION_ID
 
 _WHOLE: Final = 1 << 64
+_KEY: Final = "key"
 
 
 def check(sampling: Any) -> float:
@@ -38,19 +40,38 @@ def is_sampled(key: str, share: float) -> bool:
 def key_of(draft: Draft) -> str:
     """Return what a span is sampled by: its session, else its trace as the caller or the app named it.
 
-    What the first span of a request was sampled by counts for all of them.
+    What the first span of a trace was sampled by counts for the others of that request too, for a
+    session may be known late; not for those that name another session.
     """
+    trace = draft.trace
+    known = draft.attribution.session_id
+    stated = draft.attributes.get(SESSION_ID)
     family = None if draft.kin is None else draft.kin.family
     if family is None:
-        return _key_of(draft)
-    if family.sampled_by is None:
-        family.sampled_by = _key_of(draft)
-    return family.sampled_by
+        return str(stated or known or _of_trace(trace))
+    if stated == known or any(stated == past.session_id for past in family.past):
+        stated = None
+    decided = _decide(family, str(known or stated or ""), trace)
+    return str(stated) if stated and decided != _of_trace(trace) else decided
 
 
-def _key_of(draft: Draft) -> str:
-    session = draft.attributes.get(SESSION_ID) or draft.attribution.session_id
-    if session:
-        return str(session)
-    trace_id = draft.attribution.trace_id
-    return f"{trace_id_of(trace_id) if trace_id else draft.context.trace_id:032x}"
+def _decide(family: Family, session: str, trace: int) -> str:
+    decided = family.sampled_by.look(trace, _KEY)
+    if decided is None:
+        above = family.above
+        if above is not None and _is_alike(above, session, trace):
+            # A part that knows no more than the whole shares its fate.
+            decided = _decide(above, session, trace)
+        else:
+            decided = session or _of_trace(trace)
+        family.sampled_by.of(trace)[_KEY] = decided
+    return decided
+
+
+def _is_alike(above: Family, session: str, trace: int) -> bool:
+    named = above.attribution.trace_id
+    return (above.attribution.session_id or "") == session and (not named or trace_id_of(named) == trace)
+
+
+def _of_trace(trace: int) -> str:
+    return f"{trace:032x}"

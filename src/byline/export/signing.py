@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from byline.attribution import EMPTY, Attribution
 from byline.export.draft import Draft
-from byline.export.kin import Family
+from byline.export.family import Family
+from byline.export.sayings import Said
 from byline.spans import attributes as names
 from byline.spans.attributes import of_attribution
 
@@ -40,9 +41,10 @@ def attribution_from(attributes: dict[str, Any]) -> Attribution:
     for name, field in _FIELDS.items():
         value = attributes.get(name)
         if value:
-            found[field] = tuple(str(tag) for tag in value) if field == "tags" and not isinstance(value, str) else value
-    if isinstance(found.get("tags"), str):
-        found["tags"] = (found["tags"],)
+            found[field] = value if isinstance(value, str) else str(value)
+    tags = attributes.get(names.TAGS)
+    if tags:
+        found["tags"] = tuple(str(tag) for tag in tags) if isinstance(tags, list | tuple) else (str(tags),)
     metadata = {
         key[len(names.METADATA) :]: value for key, value in attributes.items() if key.startswith(names.METADATA)
     }
@@ -57,31 +59,58 @@ def sign(draft: Draft) -> None:
     """
     attributes = draft.attributes
     family = None if draft.kin is None else draft.kin.family
-    stale: dict[str, set[Any]] = {}
-    for past in () if family is None else family.past:
-        for name, value in of_attribution(past).items():
-            stale.setdefault(name, set()).add(value)
     for name, value in of_attribution(draft.attribution).items():
         if name in _OWN or (name in _OF_LLM_SPANS and not draft.is_llm):
             continue
         present = attributes.get(name)
-        if present is None or (name in stale and present in stale[name]):
+        if present is None or (present != value and family is not None and _is_past(family, name, present)):
             attributes[name] = value
     if family is not None:
         _spread(draft, family)
 
 
-def _spread(draft: Draft, family: Family) -> None:
-    """Let what one span says of the trace be said by the others of it.
+def _is_past(family: Family, name: str, value: Any) -> bool:
+    return any(of_attribution(past).get(name) == value for past in family.past)
 
-    Under a trace that the caller names, by all of the request. Else by those of one part alone, as it
-    was bound, and what is said outside of any part by the parts too.
-    """
-    named = draft.attribution.trace_id
-    own = (family.root if named else family).said.setdefault(named, {})
-    outer = {} if named or family.root is family else family.root.said.get(None, {})
+
+def _spread(draft: Draft, family: Family) -> None:
+    """Let what one span says of the trace be said by the others of it."""
+    trace = draft.trace
     for name in _OF_TRACE:
-        if name in draft.attributes:
-            own.setdefault(name, draft.attributes[name])
-        elif name in own or name in outer:
-            draft.attributes[name] = own.get(name, outer.get(name))
+        value = draft.attributes.get(name)
+        if value is None:
+            value = _heard(family, trace, name)
+            if value is not None:
+                draft.attributes[name] = value
+        else:
+            _say(family, trace, name, value)
+
+
+def _say(family: Family, trace: int, name: str, value: Any) -> None:
+    own = family.said.of(trace)
+    if name not in own or (own[name] != value and _is_past(family, name, own[name])):
+        own[name] = value
+    shared = family.root.shared.of(trace)
+    held = shared.get(name)
+    if held is None:
+        shared[name] = Said(value, family)
+        return
+    if held.value is None or held.value == value or _is_past(family.root, name, value):
+        return
+    by = held.by
+    if _is_past(family.root, name, held.value) or (by is not None and _is_past(by, name, held.value)):
+        shared[name] = Said(value, family)
+    elif by is not family:
+        held.dispute()
+
+
+def _heard(family: Family, trace: int, name: str) -> Any:
+    """Return what is said by the span's own part of the request, by what that is a part of, or by all the rest."""
+    part: Family | None = family
+    while part is not None:
+        value = part.said.look(trace, name)
+        if value is not None:
+            return value
+        part = part.above
+    held = family.root.shared.look(trace, name)
+    return None if held is None else held.value

@@ -1,0 +1,98 @@
+"""The requests that spans belong to: what is known of each, and of each part that was bound anew."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Final
+
+from byline.attribution import EMPTY, Attribution
+from byline.export.sayings import ByTrace, Said
+from byline.record import Record
+
+#: By the id of the app span with which a request is over.
+closing: Final[weakref.WeakValueDictionary[int, Family]] = weakref.WeakValueDictionary()
+families: Final[weakref.WeakKeyDictionary[Record, Family]] = weakref.WeakKeyDictionary()
+
+
+class Family:
+    """All spans of one record, i.e. of one request, or of a part of it that was bound anew.
+
+    Attributes:
+        attribution: What was known of it when its latest span ended.
+        past: What was known before that.
+        above: The family of what it is a part of.
+        root: The family of the whole request.
+        app_span_id: The id of the request's app span, 0 where it has none.
+        number: A number of its own within the request's trace, the same for all its spans.
+        said: What its own spans say of their traces beyond that, by attribute.
+        shared: What all spans of the request say of them, where they agree; of the whole request alone.
+        sampled_by: What its first span of a trace was sampled by, for a session may be bound later.
+        exchanges: What was asked first and answered last in a trace, and when.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_app_span",
+        "_owner",
+        "above",
+        "app_span_id",
+        "attribution",
+        "exchanges",
+        "number",
+        "past",
+        "root",
+        "said",
+        "sampled_by",
+        "shared",
+    )
+
+    def __init__(self, owner: Record) -> None:
+        self._owner = weakref.ref(owner)
+        self.attribution: Attribution = EMPTY
+        self.past: tuple[Attribution, ...] = ()
+        around = owner.parent
+        self.above: Family | None = None if around is None else family_of(around)
+        self.root: Family = self if self.above is None else self.above.root
+        self.app_span_id = 0
+        self.number = ""
+        self.said: ByTrace[Any] = ByTrace()
+        self.shared: ByTrace[Said] = ByTrace()
+        self.sampled_by: ByTrace[str] = ByTrace()
+        self.exchanges: ByTrace[tuple[int, Any]] = ByTrace()
+        app_span = owner.app_span
+        self._app_span: weakref.ref[Any] | None = None
+        if self.root is self and app_span is not None and app_span.is_recording():
+            context = app_span.get_span_context()
+            self.app_span_id = context.span_id
+            self.number = f"{context.trace_id:032x}{context.span_id:016x}"
+            self._app_span = weakref.ref(app_span)
+
+    def is_over(self) -> bool:
+        """Whether the request's app span has ended, wherever that is exported."""
+        app_span = None if self._app_span is None else self._app_span()
+        return app_span is None or not app_span.is_recording()
+
+    def learn(self) -> None:
+        """Take note of what is known of the request by now."""
+        if self.above is not None:
+            self.above.learn()
+        owner = self._owner()
+        if owner is None:
+            return
+        known = owner.attribution()
+        if known is not self.attribution:
+            if self.attribution and known != self.attribution:
+                self.past = (*self.past[-4:], self.attribution)
+            self.attribution = known
+
+
+def family_of(owner: Record) -> Family:
+    """Return the family of a record."""
+    family = families.get(owner)
+    if family is None:
+        made = Family(owner)
+        # Another thread of the request may have been faster.
+        family = families.setdefault(owner, made)
+        if family is made and family.app_span_id:
+            closing[family.app_span_id] = family
+    return family

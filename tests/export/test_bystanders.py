@@ -1,0 +1,219 @@
+"""One job for many users: what is said, asked or sampled for one of them stays with that one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import byline
+from byline.export import OTLP, Langfuse
+from byline.export.ids import trace_id_of
+from byline.export.sampling import is_sampled
+from byline.testing import ReceivedSpan, Receiver
+from tests.export.support import AGENT, App, named, running, tree
+
+KEYS = ("pk-lf-1", "sk-lf-1")
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as found:
+        yield found
+
+
+def users(spans: list[ReceivedSpan]) -> dict[str, Any]:
+    return {span.name: span.attributes.get("user.id") for span in spans}
+
+
+def test_what_spans_say_themselves_stays_in_their_trace(receiver: Receiver) -> None:
+    """Within one job, with a trace of the app for each item."""
+    with running(OTLP(receiver.url)) as app, byline.bound(tags=["job"]):
+        with app.span("first"), app.span("inner"):
+            app.chat("alice's", **{"user.id": "alice", "session.id": "s-1", "langfuse.trace.public": True})
+        with app.span("second"):
+            app.chat("nobody's")
+    assert users(receiver.spans) == {
+        "first": "alice",
+        "inner": "alice",
+        "alice's": "alice",
+        "second": None,
+        "nobody's": None,
+    }
+    public = {span.name for span in receiver.spans if span.attributes.get("langfuse.trace.public")}
+    assert public == {"first", "inner", "alice's"}
+
+
+@pytest.mark.parametrize("named", [None, "workflow"])
+def test_what_two_parts_of_a_trace_say_differently_is_not_said_by_a_third(
+    receiver: Receiver, named: str | None
+) -> None:
+    """Though each part repeats it, and what is within it."""
+    with running(OTLP(receiver.url)) as app, app.request(trace_id=named):
+        with byline.bound(user_id="alice"):
+            app.chat("alice's")
+            with byline.bound():
+                app.chat("alice's too")
+        with byline.bound(user_id="bob"):
+            app.chat("bob's")
+        with byline.bound(tags=["third"]):
+            app.chat("nobody's")
+    assert users(receiver.spans) == {
+        "alice's": "alice",
+        "alice's too": "alice",
+        "bob's": "bob",
+        "nobody's": None,
+        "POST /chat": None,
+    }
+
+
+def test_what_one_part_alone_says_of_the_trace_is_said_by_all_of_it(receiver: Receiver) -> None:
+    with running(OTLP(receiver.url)) as app, app.request():
+        with byline.bound(user_id="alice", session_id="s"):
+            app.chat("chat")
+        with app.span("store"):
+            pass
+    assert users(receiver.spans) == {"chat": "alice", "store": "alice", "POST /chat": "alice"}
+    assert {span.attributes["session.id"] for span in receiver.spans} == {"s"}
+
+
+def test_what_has_changed_meanwhile_is_no_dispute(receiver: Receiver) -> None:
+    """The part still has one user, although its first span went out with another."""
+    destination = OTLP(receiver.url)
+    with running(destination) as app, app.request():
+        with byline.bound(user_id="anonymous"):
+            app.chat("early")
+            assert destination.flush()
+            byline.bind(user_id="ada")
+            app.chat("late")
+        with app.span("store"):
+            pass
+    assert users(receiver.spans) == {"early": "anonymous", "late": "ada", "store": "ada", "POST /chat": "ada"}
+
+
+def test_the_memory_of_a_job_without_end_is_bounded(receiver: Receiver) -> None:
+    from byline import record
+    from byline.export.family import family_of
+
+    with running(OTLP(receiver.url, spans="llm", sampling=0.5)) as app, byline.bound():
+        owner = record.get()
+        assert owner is not None
+        for number in range(1200):
+            with byline.bound(trace_id=f"t-{number}", user_id=f"u-{number}"):
+                app.chat(**{"input.value": "q", "output.value": "a"})
+            if number % 400 == 0:
+                app.destinations[0].flush()
+        app.destinations[0].flush()
+        family = family_of(owner)
+        for kept in (family.said, family.shared, family.sampled_by, family.exchanges):
+            assert len(kept._found) <= 500
+    assert 400 < len(receiver.spans) < 800
+
+
+def test_a_question_is_not_shown_in_another_ones_trace(receiver: Receiver) -> None:
+    with running(Langfuse(*KEYS, receiver.url)) as app, byline.bound(span_name="Step"):
+        for user in ("alice", "bob"):
+            with byline.bound(trace_id=user, user_id=user):
+                app.chat(f"{user}'s", **{"input.value": f"asked by {user}", "output.value": f"told {user}"})
+    steps = {span.attributes["user.id"]: span.attributes for span in receiver.spans if span.name == "Step"}
+    assert set(steps) == {"alice", "bob"}
+    for user, attributes in steps.items():
+        assert attributes["langfuse.observation.input"] == f"asked by {user}"
+        assert attributes["langfuse.observation.output"] == f"told {user}"
+
+
+def test_the_first_question_is_shown_masked(receiver: Receiver) -> None:
+    """On the outermost span as on its own."""
+    mask: dict[str, Any] = {"mask": lambda name, value: value.replace("secret", "***")}
+    with running(Langfuse(*KEYS, receiver.url, spans="all", **mask)) as app, app.request(session_id="s"):
+        app.chat("chat", **{"input.value": "a secret", "output.value": "my secret"})
+    told = named(receiver.spans, "POST /chat").attributes
+    assert (told["langfuse.observation.input"], told["langfuse.observation.output"]) == ("a ***", "my ***")
+
+
+def sessions(app: App, count: int) -> None:
+    for number in range(count):
+        with app.span(f"item {number}", AGENT):
+            app.chat(f"chat {number}", **{"session.id": f"s-{number}"})
+
+
+def test_the_sessions_of_one_job_are_sampled_each_by_itself(receiver: Receiver) -> None:
+    """Although they are all part of one request, and named by their spans alone."""
+    with running(OTLP(receiver.url, spans="llm", sampling=0.5)) as app, byline.bound():
+        sessions(app, 40)
+    kept = {span.attributes["session.id"] for span in receiver.spans}
+    assert kept == {f"s-{number}" for number in range(40) if is_sampled(f"s-{number}", 0.5)}
+    assert len(receiver.spans) == 2 * len(kept)
+    tree(receiver.spans)
+
+
+def test_the_sessions_of_a_jobs_parts_are_sampled_each_by_itself(receiver: Receiver) -> None:
+    with running(OTLP(receiver.url, spans="llm", sampling=0.5)) as app, app.request():
+        for number in range(40):
+            with byline.bound(session_id=f"s-{number}"), app.span("agent", AGENT):
+                app.chat()
+    kept = [span.attributes["session.id"] for span in receiver.spans]
+    assert sorted(kept) == sorted(2 * [f"s-{number}" for number in range(40) if is_sampled(f"s-{number}", 0.5)])
+
+
+@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("how", ["bound to the whole", "set on the span"])
+def test_a_session_that_is_known_late_does_not_divide_a_trace(receiver: Receiver, number: int, how: str) -> None:
+    """Also where its first call was made in a part of the request."""
+    destination = OTLP(receiver.url, sampling=0.5)
+    with running(destination) as app, app.request(trace_id=f"t-{number}") as server:
+        with byline.bound(tags=["part"]):
+            app.chat("first")
+        destination.flush()
+        if how == "set on the span":
+            server.set_attribute("session.id", f"s-{number}")
+        else:
+            byline.bind(session_id=f"s-{number}")
+        with byline.bound(tags=["other"]):
+            app.chat("second")
+    assert tree(receiver.spans) in ({}, {None: ["POST /chat"], "POST /chat": ["first", "second"]})
+
+
+def test_what_a_child_was_filed_below_stays_in_its_trace(receiver: Receiver) -> None:
+    """Although the caller's trace is known only after the child is gone."""
+    destination = OTLP(receiver.url)
+    with running(destination) as app, byline.bound(), app.span("root"):
+        app.chat("early")
+        assert destination.flush()
+        byline.bind(trace_id="late", parent_span_id="00f067aa0ba902b7")
+        app.chat("later")
+    spans = {span.name: span for span in receiver.spans}
+    assert spans["early"].parent_id == spans["root"].span_id
+    assert spans["early"].trace_id == spans["root"].trace_id
+    assert spans["root"].parent_id is None
+    assert spans["later"].trace_id == f"{trace_id_of('late'):032x}"
+    assert spans["later"].parent_id == "00f067aa0ba902b7"
+
+
+def test_an_agent_that_outgrows_its_attributes_stays_the_parent(receiver: Receiver) -> None:
+    """Also of what ends while it is under way, when it is no longer known by its attributes."""
+    destination = OTLP(receiver.url, spans="llm")
+    with running(destination) as app, app.request(), app.span("agent", AGENT) as agent:
+        for number in range(300):
+            agent.set_attribute(f"note.{number}", number)
+        app.chat("chat")
+        assert destination.flush()
+    assert tree(receiver.spans) == {None: ["agent"], "agent": ["chat"]}
+
+
+def test_a_span_that_turns_into_a_model_call_belongs_to_the_step(receiver: Receiver) -> None:
+    """With what lies between."""
+    with (
+        running(OTLP(receiver.url)) as app,
+        app.request(trace_id="t", span_name="Step"),
+        app.span("plan"),
+        app.span("plain") as span,
+    ):
+        span.set_attribute("gen_ai.operation.name", "chat")
+    assert tree(receiver.spans) == {
+        None: ["POST /chat"],
+        "POST /chat": ["Step"],
+        "Step": ["plan"],
+        "plan": ["plain"],
+    }
