@@ -348,3 +348,86 @@ def test_a_provider_that_cannot_be_hashed_is_taken() -> None:
         byline.instrument(tracer_provider=provider, destinations=[])
         byline.uninstrument()
     assert len(added) == 1
+
+
+def test_the_entry_point_never_keeps_others_from_being_loaded(
+    own: TracerProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wrong setting is said in the log."""
+    monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-1")
+    entry = BylineInstrumentor()
+    entry.instrument(tracer_provider=own, skip_dep_check=True)
+    entry.uninstrument()
+    assert "byline.E041" in caplog.text
+
+
+def test_what_the_app_says_takes_the_place_of_what_the_entry_point_did(own: TracerProvider) -> None:
+    """Under ``opentelemetry-instrument`` byline is on before the app's first line."""
+    entry = BylineInstrumentor()
+    entry.instrument(tracer_provider=own, skip_dep_check=True)
+    kept = Memory(spans="llm")
+    byline.instrument(tracer_provider=own, destinations=[kept])
+    spans_of(own)
+    assert byline.flush()
+    assert len(kept.kept.spans) == 1
+    entry.uninstrument()
+
+
+def test_a_second_call_with_other_arguments_says_that_they_are_not_in_force(
+    own: TracerProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One without any is nothing to speak of."""
+    byline.instrument(tracer_provider=own, destinations=[], clients=())
+    byline.instrument()
+    assert "byline.E026" not in caplog.text
+    byline.instrument(capture_content=True)
+    assert "byline.E026" in caplog.text
+
+
+def test_langfuses_own_sdk_is_left_to_send_to_langfuse(
+    own: TracerProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Twice would be counted twice."""
+    monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-1")
+    monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-1")
+    theirs = type("LangfuseSpanProcessor", (SpanProcessor,), {"__module__": "langfuse._client.span_processor"})
+    own.add_span_processor(theirs())
+    byline.instrument(tracer_provider=own, clients=())
+    assert processors_of(own) == 2
+    assert "byline.E027" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("OTEL_TRACES_EXPORTER", "none"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")],
+)
+@pytest.mark.usefixtures("otlp")
+def test_variables_that_turn_otlp_away_are_heeded(
+    variable: str, value: str, own: TracerProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    byline.instrument(tracer_provider=own, clients=())
+    assert processors_of(own) == 1
+
+
+def test_langfuses_own_variables_are_heeded(own: TracerProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Environment and release of spans that name none, and the switch."""
+    monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-1")
+    monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-1")
+    monkeypatch.setenv("LANGFUSE_TRACING_ENVIRONMENT", "staging")
+    monkeypatch.setenv("LANGFUSE_RELEASE", "v7")
+    with Receiver() as receiver:
+        monkeypatch.setenv("LANGFUSE_BASE_URL", receiver.url)
+        byline.instrument(tracer_provider=own, clients=())
+        spans_of(own)
+        with byline.bound(environment="production"):
+            spans_of(own)
+        assert byline.flush()
+        found = [
+            (span.attributes["langfuse.environment"], span.attributes["langfuse.release"]) for span in receiver.spans
+        ]
+        assert found == [("staging", "v7"), ("production", "v7")]
+        byline.uninstrument()
+    monkeypatch.setenv("LANGFUSE_TRACING_ENABLED", "false")
+    byline.instrument(tracer_provider=TracerProvider(shutdown_on_exit=False), clients=())
+    assert not export.from_environment()

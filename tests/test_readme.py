@@ -9,11 +9,32 @@ from pathlib import Path
 
 import pytest
 
+from byline.cli import variables
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SETUPS = (ROOT / "docs" / "setups.md").read_text(encoding="utf-8")
+CALLS = (ROOT / "docs" / "calls.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
+OTHERS = [
+    code for page in (SETUPS, CALLS) for code in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+]
 SHELL = [code.strip() for language, code in BLOCKS if language == "bash"]
+
+
+@pytest.mark.parametrize(
+    "code", [code for code in OTHERS if "django" not in code], ids=lambda code: code.splitlines()[-1][:40]
+)
+def test_python_block_of_the_other_pages_runs_by_itself(code: str) -> None:
+    """Django's needs a project around it."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_page_of_settings_is_what_the_code_has() -> None:
+    """Made anew by ``python -m byline.cli.variables > docs/settings.md``."""
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == variables.write()
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=[code.splitlines()[-1][:40] for code in PYTHON])

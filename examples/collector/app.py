@@ -1,12 +1,17 @@
 """Points byline at a collector: the few lines that every app of the fleet has in common.
 
 COLLECTOR_URL=http://collector:4318 uvicorn app:app
+curl -X POST -H 'x-session-id: session_abc' http://127.0.0.1:8000/chat
 """
 
 import os
 from urllib.parse import urlsplit
 
+from opentelemetry import trace
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 import byline
 from byline.asgi import AttributionMiddleware
@@ -27,5 +32,12 @@ byline.instrument(
     ]
 )
 
-app = Starlette()
+
+async def chat(_: Request) -> JSONResponse:
+    """Make the span that an SDK's call would have, so that something arrives."""
+    with trace.get_tracer("app").start_as_current_span("chat", attributes={"gen_ai.operation.name": "chat"}):
+        return JSONResponse({"answer": "42", "session": byline.current().session_id})
+
+
+app = Starlette(routes=[Route("/chat", chat, methods=["POST"])])
 app.add_middleware(AttributionMiddleware)

@@ -1,5 +1,5 @@
-"""The destinations for `byline.instrument`: ``Langfuse`` and ``OTLP``."""
+"""The destinations for `byline.instrument`: ``Langfuse`` and ``OTLP``, and what both take, `Destination`."""
 
-from byline.export import OTLP, Langfuse
+from byline.export import OTLP, Destination, Langfuse
 
-__all__ = ["OTLP", "Langfuse"]
+__all__ = ["OTLP", "Destination", "Langfuse"]

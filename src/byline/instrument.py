@@ -11,7 +11,6 @@ from typing import Any, Final, Literal, cast
 from opentelemetry import trace
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined, unused-ignore]
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
 from byline import afterwards, calls, counters, ending, export, guard, settings
 from byline.export.destination import Destination
@@ -29,6 +28,8 @@ _lock: Final = make_lock()
 #: provider itself, for some cannot be hashed, and switched on and off.
 _PROCESSOR: Final = "_byline_processor"
 _active: list[BylineSpanProcessor] = []
+#: Whether it was the zero-code entry point that called, and nobody in the app.
+_by_itself = False
 _destinations: list[Destination] = []
 #: The processors that feed, or once fed, a destination of byline's own.
 _feeding: Final[weakref.WeakSet[SpanProcessor]] = weakref.WeakSet()
@@ -45,6 +46,9 @@ def instrument(
     capture_content: bool | None = None,
 ) -> None:
     """Sign the LLM spans of this process. Call it once, at start; further calls change nothing.
+
+    Where ``opentelemetry-instrument`` has switched byline on by itself, a call with arguments takes the
+    place of that.
 
     Args:
         tracer_provider: The provider whose spans are signed. By default the global one, which is
@@ -72,8 +76,12 @@ def instrument(
         >>> byline.uninstrument()
     """
     with _lock:
-        if _active or settings.find("disabled").value:
+        if settings.find("disabled").value:
             return
+        if _active:
+            if not _replaces(tracer_provider, destinations, gateways, clients, llm_spans, stamp, capture_content):
+                return
+            _undo()
         # Whatever may be wrong is found before anything is changed.
         processor = BylineSpanProcessor(stamp)
         found = [*gateways, *known.parse(settings.find("gateways").value)]
@@ -85,10 +93,9 @@ def instrument(
         known.Known(found)
         aliases = keys.parse_aliases(settings.find("key_aliases").value)
         wanted = calls.check_clients(clients)
-        from_environment = export.from_environment() if destinations is None else []
+        given = None if destinations is None else _checked(destinations)
         provider = _provider(tracer_provider)
-        given = _checked(destinations) if destinations is not None else _without_doubles(from_environment, provider)
-        targets = _named_apart(given)
+        targets = _named_apart(export.from_environment(_others(provider)) if given is None else given)
         feeds = _feeds(targets)
         processor = _kept(provider, processor)
         if processor.is_new:
@@ -124,14 +131,33 @@ def uninstrument() -> None:
     The tracer provider stays, for OpenTelemetry cannot replace it.
     """
     with _lock:
-        calls.uninstall()
-        unsampled.record(None, ())
-        for processor in _active:
-            processor.switch_off()
-        _active.clear()
-        ending.never_mind()
-        _stop()
-        _destinations.clear()
+        _undo()
+
+
+def _undo() -> None:
+    global _by_itself
+    calls.uninstall()
+    unsampled.record(None, ())
+    for processor in _active:
+        processor.switch_off()
+    _active.clear()
+    ending.never_mind()
+    _stop()
+    _destinations.clear()
+    _by_itself = False
+
+
+def _replaces(*given: Any) -> bool:
+    """Whether a further call takes the place of the first one: where nobody in the app has made that."""
+    if all(value is None or value in ((), "auto", "llm") for value in given):
+        return False
+    if not _by_itself:
+        guard.warn_once(
+            "instrument.again",
+            "byline.E026: byline.instrument() has been called already, and what is passed now is not in force; call it "
+            "once, or byline.uninstrument() before",
+        )
+    return _by_itself
 
 
 def _pause() -> None:
@@ -184,6 +210,12 @@ def stats() -> dict[str, int]:
     """
     afterwards.run()
     return {**counters.snapshot(), **counters.levels()}
+
+
+def _others(provider: Any) -> list[SpanProcessor]:
+    """Return the span processors of a provider that are not byline's own."""
+    found = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
+    return [processor for processor in found if processor not in _feeding]
 
 
 def _checked(destinations: Any) -> list[Destination]:
@@ -240,18 +272,6 @@ def _provider(given: TracerProvider | None) -> TracerProvider:
     return given
 
 
-def _without_doubles(found: list[Destination], provider: TracerProvider) -> list[Destination]:
-    """Leave OTLP of the environment to whoever exports there already, e.g. ``opentelemetry-instrument``."""
-    processors = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
-    exported = any(_exports(processor) and processor not in _feeding for processor in processors)
-    return [destination for destination in found if not (exported and isinstance(destination, export.OTLP))]
-
-
-def _exports(processor: SpanProcessor) -> bool:
-    # Those of the SDK that hand spans to an exporter, and whatever is built on them.
-    return isinstance(processor, SimpleSpanProcessor | BatchSpanProcessor) or hasattr(processor, "span_exporter")
-
-
 class BylineInstrumentor(BaseInstrumentor):  # type: ignore[misc, unused-ignore]
     """Lets ``opentelemetry-instrument`` and declarative configuration call `instrument`."""
 
@@ -260,8 +280,16 @@ class BylineInstrumentor(BaseInstrumentor):  # type: ignore[misc, unused-ignore]
         return ()
 
     def _instrument(self, **kwargs: Any) -> None:
+        global _by_itself
         known_names = instrument.__kwdefaults__ or {}
-        instrument(**{name: value for name, value in kwargs.items() if name in known_names})
+        was_active = bool(_active)
+        try:
+            instrument(**{name: value for name, value in kwargs.items() if name in known_names})
+        except SettingError as error:
+            # Raised here it would keep OpenTelemetry from loading all other instrumentations.
+            guard.error_once("entry point", "%s", error)
+            return
+        _by_itself = not was_active
 
     def _uninstrument(self, **_: Any) -> None:
         uninstrument()

@@ -236,7 +236,8 @@ def bind(**fields: Any) -> None:
     if record is None:
         guard.warn_once(
             "bind",
-            "byline.E020: bind() was called outside a request; add AttributionMiddleware, or use byline.bound()",
+            "byline.E020: bind() was called outside a request; put AttributionMiddleware around what calls it (in "
+            "Starlette and FastAPI the middleware added last is the outermost), or use byline.bound()",
         )
         return
     record.bind(fields)

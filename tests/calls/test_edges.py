@@ -267,3 +267,19 @@ def test_beside_opentelemetrys_instrumentation_of_requests(
         for step in reversed(undo) if first == "byline" else undo:
             step()
     assert sorted(span.name for span in finished()) == ["POST", "chat openai/gpt-4o"]
+
+
+def test_a_connection_that_broke_is_no_error_of_the_attempt_that_succeeded(
+    gateway: Gateway, finished: Finished
+) -> None:
+    """It has a class and no detail, and goes all the same."""
+    gateway.fail(0)
+    tracer = trace.get_tracer("opentelemetry.instrumentation.openai_v2")
+    with (
+        tracer.start_as_current_span("chat", attributes={"gen_ai.operation.name": "chat"}),
+        openai.OpenAI(base_url=gateway.base_url, api_key="k", max_retries=1) as client,
+    ):
+        client.chat.completions.create(**CHAT)
+    (span,) = finished()
+    assert "error.type" not in (span.attributes or {})
+    assert (span.attributes or {})["http.response.status_code"] == 200

@@ -52,6 +52,7 @@ def test_working_destinations_pass(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         "name": "langfuse_base_url",
         "value": langfuse.url,
         "variable": "LANGFUSE_BASE_URL",
+        "variables": ["LANGFUSE_BASE_URL", "LANGFUSE_HOST", "LANGFUSE_OTEL_HOST"],
     }
 
 

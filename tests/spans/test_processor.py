@@ -482,3 +482,14 @@ def test_the_callers_key_has_its_name(finished: Finished) -> None:
     finally:
         keys.set_aliases({})
     assert attributes_of(finished()[0])["byline.caller.key.alias"] == "mobile app"
+
+
+def test_llm_spans_say_which_claims_were_dropped(finished: Finished) -> None:
+    """Not every destination gets the app span."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        call_model()
+
+    sent = claim({}, headers=[("x-session-id", "s" * 300)])
+    asyncio.run(run_asgi(AttributionMiddleware(app, app_span=False), sent))
+    assert attributes_of(finished()[0])["byline.rejected"] == ("session_id: too long",)

@@ -15,10 +15,11 @@ from byline.spans import attributes as names
 from byline.spans import carriers, late, stated
 from byline.spans.attributes import AttributeValue, of_facts
 from byline.spans.processor import refresh, stamp_of
-from byline.spans.writing import attributes_of, remove
+from byline.spans.writing import remove
 
 _UTILITIES: Final = "opentelemetry.util.genai.invocation"
 _INVOCATION_KEYS: Final = ("CLIENT_INFERENCE_CONTEXT_KEY", "CLIENT_EMBEDDING_CONTEXT_KEY")
+_FAILED: Final = "_byline_failed"
 _ERROR: Final = (names.ERROR_TYPE, names.ERROR_MESSAGE)
 
 
@@ -50,7 +51,9 @@ def put(
                 running.pop(key, None)
         running.update(attributes)
     if span is not None and span.is_recording():
-        if facts.error_type is None and names.ERROR_MESSAGE in attributes_of(span):
+        if facts.error_type is not None:
+            span.__dict__[_FAILED] = True
+        elif span.__dict__.pop(_FAILED, False):
             # An attempt that failed before this one has told of an error which is none any more.
             remove(span, _ERROR)
         span.set_attributes(attributes)

@@ -25,7 +25,7 @@ _CALLER: Final = {
     names.CALLER_USER_AGENT: "The caller's program.",
     names.ROUTE: "The route that was called.",
     names.REQUEST_ID: "The request's id, where it brings one.",
-    names.REJECTED: "On the app span: which claims were dropped and why, never their values.",
+    names.REJECTED: "Which claims were dropped and why, never their values.",
 }
 _TOTALS: Final = {
     names.LLM_CALLS: "LLM calls of the request.",

@@ -27,7 +27,7 @@ def run(*, as_json: bool) -> int:
         ]
         print(json.dumps({"ok": not failed, "settings": rows, "checks": checks}))
         return int(bool(failed))
-    cells = [(row["name"], row["value"] or "-", row["variable"] or "default") for row in rows]
+    cells = [(row["name"], row["value"] or "-", row["variable"] or f"default ({row['variables'][0]})") for row in rows]
     for line in report.table(("setting", "value", "from"), cells):
         print(line)
     print()
@@ -43,14 +43,33 @@ def _row(setting: Setting) -> dict[str, Any]:
         value, variable = settings.find(setting.name)
     except SettingError as error:
         named = (name for name in setting.variables if os.environ.get(name, "").strip())
-        return {"name": setting.name, "value": f"unreadable ({error.id})", "variable": next(named, None)}
+        unreadable = f"unreadable ({error.id})"
+        return {
+            "name": setting.name,
+            "value": unreadable,
+            "variable": next(named, None),
+            "variables": list(setting.variables),
+        }
     if isinstance(value, bool):
         value = "yes" if value else "no"
     elif setting.name == "otlp_headers":
-        value = ",".join(f"{name}={settings.mask(secret)}" for name, secret in parse_headers(value).items())
+        value = _headers(value)
     elif setting.secret:
         value = settings.mask(value)
-    return {"name": setting.name, "value": report.hide(str(value)), "variable": variable}
+    shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return {
+        "name": setting.name,
+        "value": report.hide(shown),
+        "variable": variable,
+        "variables": list(setting.variables),
+    }
+
+
+def _headers(text: str) -> str:
+    try:
+        return ",".join(f"{name}={settings.mask(secret)}" for name, secret in parse_headers(text).items())
+    except SettingError as error:
+        return f"unreadable ({error.id})"
 
 
 def _test_settings() -> Iterator[CheckResult]:

@@ -25,8 +25,9 @@ def run(port: int | None, command: Sequence[str] = ()) -> int:
 
     Args:
         port: The port to serve on; by default a free one for a command, else 4010.
-        command: A program and its arguments, which find the gateway in ``OPENAI_BASE_URL`` and
-            ``OPENAI_API_KEY``; their spans come here where the environment names no destination.
+        command: A program and its arguments, which find the gateway where the SDKs of OpenAI, Anthropic
+            and Google look, as in ``OPENAI_BASE_URL``; their spans come here where the environment names
+            no destination.
 
     Returns:
         The command's exit code, 0 without one.
@@ -35,10 +36,18 @@ def run(port: int | None, command: Sequence[str] = ()) -> int:
         SettingError: ``byline.E050`` where the port is taken, ``byline.E054`` where the command
             cannot be run.
     """
+    command = command[1:] if command and command[0] == "--" else command
     if port is None:
         port = 0 if command else PORT
     with Gateway(port) as gateway, _Teller() as teller:
-        found = {"OPENAI_BASE_URL": gateway.base_url, "OPENAI_API_KEY": "testing"}
+        found = {
+            "OPENAI_BASE_URL": gateway.base_url,
+            "OPENAI_API_KEY": "testing",
+            "ANTHROPIC_BASE_URL": gateway.url,
+            "ANTHROPIC_API_KEY": "testing",
+            "GOOGLE_GEMINI_BASE_URL": gateway.url,
+            "GEMINI_API_KEY": "testing",
+        }
         if not any(settings.find(name).value for name in _DESTINATIONS):
             found |= {"OTEL_EXPORTER_OTLP_ENDPOINT": teller.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
         if command:

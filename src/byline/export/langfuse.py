@@ -10,10 +10,12 @@ import requests
 
 from byline import settings
 from byline.export.destination import Destination
+from byline.export.draft import Draft
 from byline.export.observations import observe
 from byline.export.options import CheckResult, Options, Spans
 from byline.export.pipeline import Step
 from byline.settings import SettingError
+from byline.spans import attributes as names
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -67,8 +69,17 @@ class Langfuse(Destination):
         self.base_url = base
 
     def steps(self) -> Sequence[Step]:
-        """Say of each span what it is to Langfuse."""
-        return (observe,)
+        """Say of each span what it is to Langfuse, and the environment's values where it says none."""
+        defaults = {
+            names.ENVIRONMENT: settings.find("langfuse_environment").value,
+            names.RELEASE: settings.find("langfuse_release").value,
+        }
+        defaults = {name: value for name, value in defaults.items() if value}
+
+        def fill(draft: Draft) -> None:
+            draft.attributes = {**defaults, **draft.attributes}
+
+        return (fill, observe) if defaults else (observe,)
 
     def check(self) -> list[CheckResult]:
         """Test the credentials, then an export."""

@@ -13,7 +13,14 @@ from byline import afterwards, guard, record
 from byline.record import Record
 from byline.settings import SettingError
 from byline.spans import late, recognition, server, targets
-from byline.spans.attributes import ATTRIBUTION, GENERATION_NAME, METADATA, AttributeValue, of_attribution
+from byline.spans.attributes import (
+    ATTRIBUTION,
+    GENERATION_NAME,
+    METADATA,
+    REJECTED,
+    AttributeValue,
+    of_attribution,
+)
 from byline.spans.caller import of_caller
 from byline.spans.writing import attributes_of, put
 
@@ -26,7 +33,10 @@ def stamp_of(owner: Record) -> dict[str, AttributeValue]:
     attribution = owner.attribution()
     made = owner.stamp
     if made is None or made[0] is not attribution:
-        made = (attribution, {**of_caller(owner), **of_attribution(attribution)})
+        rejected = owner.rejected
+        # The app span says it too, but not every destination gets that one.
+        told: dict[str, AttributeValue] = {REJECTED: tuple(rejected)} if rejected else {}
+        made = (attribution, {**of_caller(owner), **told, **of_attribution(attribution)})
         owner.stamp = made
     attributes: dict[str, AttributeValue] = made[1]
     return attributes
