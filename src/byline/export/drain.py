@@ -51,6 +51,8 @@ class _Step:
         self.touched = time.monotonic()
 
     def is_overdue(self, silence: float) -> bool:
+        if self.root is not None and self.root.is_gone():
+            return True
         over = self.root is None or self.root.is_over()
         return silence > (_SHORT_PATIENCE if over else _PATIENCE)
 
@@ -88,6 +90,11 @@ class Drain:
             base = self._step(draft, filed, base)
         draft.context = context_of(filed, draft.context.span_id, like=draft.context)
         draft.parent = base
+
+    @property
+    def waits(self) -> bool:
+        """Whether any step waits for the end of its request."""
+        return bool(self._waiting)
 
     def close(self, root: Family, start: int | None, end: int | None) -> list[Draft]:
         """Return the steps of a request that is over."""

@@ -72,6 +72,10 @@ class Family:
         app_span = None if self._app_span is None else self._app_span()
         return app_span is None or not app_span.is_recording()
 
+    def is_gone(self) -> bool:
+        """Whether it is over and has no app span with which it ends: a job's record is let go with the job."""
+        return not self.app_span_id and self._owner() is None
+
     def learn(self) -> None:
         """Take note of what is known of the request by now."""
         if self.above is not None:

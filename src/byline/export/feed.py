@@ -19,6 +19,7 @@ from byline.export.draft import context_of
 from byline.export.family import Family
 from byline.export.kin import Kin
 from byline.export.pipeline import Pick, Pipeline
+from byline.export.reminder import Reminder
 from byline.spans import recognition
 
 _DEFAULT_ROOM: Final = 2048
@@ -34,7 +35,7 @@ class Ticket:
     __slots__ = ("closes", "context", "kin", "picked", "span")
 
     def __init__(
-        self, span: ReadableSpan, context: SpanContext, own: Kin | None, *, picked: bool, closes: Family | None
+        self, span: ReadableSpan | None, context: SpanContext, own: Kin | None, *, picked: bool, closes: Family | None
     ) -> None:
         self.span = span
         self.context = context
@@ -69,6 +70,8 @@ class Feed(BatchSpanProcessor):
         self.closed = False
         self._retired = False
         pipeline.taken = self._taken
+        self._reminder = Reminder(self._remind)
+        pipeline.waits = self._reminder.set
         pipeline.outlet.start()
         self._levels = {"queue": self._read_waiting, **pipeline.outlet.levels()}
         for level, read in self._levels.items():
@@ -121,7 +124,7 @@ class Feed(BatchSpanProcessor):
         if picked and not context.trace_flags.sampled:
             picked = self._record_unsampled and recognition.is_llm_span(span)
             context = context_of(context.trace_id, context.span_id, like=context)
-        closes = kin.closed_by(span, own)
+        closes = kin.closed_by(span)
         if not picked and (closes is None or not closes.attribution.span_name):
             return
         with self._counting:
@@ -160,6 +163,15 @@ class Feed(BatchSpanProcessor):
             return False
         return self._pipeline.outlet.drain(max(until - time.monotonic(), 0.0))
 
+    def _remind(self) -> None:
+        with self._counting:
+            if self.closed or self._waiting >= self._room:
+                return
+            self._waiting += 1
+        # It holds nothing, and makes the pipeline look at what waits there.
+        nothing: Any = Ticket(None, context_of(1, 1), None, picked=False, closes=None)
+        super().on_end(nothing)
+
     def _taken(self, count: int) -> None:
         with self._counting:
             self._waiting -= count
@@ -169,6 +181,7 @@ class Feed(BatchSpanProcessor):
         if self.closed:
             return
         self.closed = True
+        self._reminder.stop()
         self.hurry(_FAREWELL)
         for level in self._levels:
             counters.unwatch(f"{self._name}.{level}")
@@ -192,6 +205,7 @@ class Feed(BatchSpanProcessor):
         """Start anew in a child process; what waited is the parent's to send."""
         self._counting = threading.Lock()
         self._waiting = 0
+        self._reminder.stop()
         self._pipeline.after_fork()
 
 

@@ -164,7 +164,7 @@ def make_late(span: ReadableSpan) -> Kin | None:
     return own
 
 
-def closed_by(span: ReadableSpan, kin: Kin | None) -> Family | None:
+def closed_by(span: ReadableSpan) -> Family | None:
     """Return the request that is over with the end of this span, ``None`` where none is."""
     context = span.get_span_context()
     if closing and context is not None:
@@ -172,6 +172,4 @@ def closed_by(span: ReadableSpan, kin: Kin | None) -> Family | None:
         if family is not None:
             family.learn()
             return family
-    if kin is not None and kin.above is None and kin.family is not None and not kin.family.root.app_span_id:
-        return kin.family.root
     return None

@@ -61,6 +61,8 @@ class Pipeline(SpanExporter):
         self.failures = 0
         #: Told how many have left the queue.
         self.taken: Callable[[int], None] = _nobody
+        #: Told that something waits here, to be looked at again although no spans may come.
+        self.waits: Callable[[], None] = _nobody
 
     def export(self, spans: Sequence[Any]) -> SpanExportResult:
         """Rewrite and send a batch of tickets."""
@@ -125,7 +127,10 @@ class Pipeline(SpanExporter):
                 guard.report("export")
         if left_out:
             counters.count(f"{self._name}.spans.left_out", left_out)
-        return self._finish(drafts + self._drain.overdue())
+        drafts += self._drain.overdue()
+        if self._drain.waits:
+            self.waits()
+        return self._finish(drafts)
 
     def _draft(self, span: ReadableSpan, context: SpanContext, own: Kin | None) -> Draft:
         family = None if own is None else own.family
@@ -181,5 +186,5 @@ class Pipeline(SpanExporter):
         self.outlet.after_fork()
 
 
-def _nobody(_: int) -> None:
+def _nobody(_: int = 0) -> None:
     pass
