@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -208,3 +209,44 @@ def test_broken_headers_of_the_environment_are_not_logged(
     with pytest.raises(SettingError, match=r"byline\.E066: part 2") as refused:
         OTLP()
     assert SECRET not in str(refused.value) + caplog.text
+
+
+def test_brackets_in_a_pattern_are_no_more_than_brackets(receiver: Receiver) -> None:
+    """Models have them in their names."""
+    with running(OTLP(receiver.url, spans="llm", models=["claude-4[1m]", "gpt-*"])) as app:
+        for model in ("claude-4[1m]", "claude-41", "gpt-5", "xgpt-5"):
+            app.chat(model, **{"gen_ai.request.model": model})
+        assert app.destinations[0].flush()
+    assert sorted(span.name for span in receiver.spans) == ["claude-4[1m]", "gpt-5"]
+
+
+def test_check_says_when_nothing_or_not_all_arrives(receiver: Receiver) -> None:
+    """And leaves the counters of the app alone."""
+    with running(OTLP(receiver.url)) as app:
+        receiver.reject(1)
+        assert [result.ok for result in app.destinations[0].check()] == [True, True, False]
+        assert byline.stats()["otlp.queue"] == 0
+        assert "otlp.spans.sent" not in byline.stats()
+    results = OTLP(receiver.url, where=lambda span: False).check()
+    assert [result.ok for result in results] == [True, False]
+
+
+def test_what_waits_at_the_end_behind_a_destination_that_hangs_is_counted(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Span by span, and flushing again and again makes no thread each."""
+    monkeypatch.setattr("byline.export.feed._FAREWELL", 0.2)
+    receiver.hold()
+    before = threading.active_count()
+    with running(OTLP(receiver.url, label="hanging")) as app:
+        for _ in range(600):
+            app.chat()
+        for _ in range(20):
+            assert not app.destinations[0].flush(0.01)
+        assert threading.active_count() - before < 6
+        feed: Any = app.destinations[0].processor()
+        feed.shutdown()
+        receiver.release()
+    # A batch is on its way; all others were never taken.
+    assert spans_of("hanging")["dropped.closed"] == 600 - 512
+    assert "byline.E067" in caplog.text

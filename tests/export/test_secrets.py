@@ -101,7 +101,18 @@ def test_texts_lose_their_credentials(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["What is the key to it?", "token count: 12", "the secret of 1001 nights", "http://host/path?page=2", "a=b&c=d"],
+    [
+        "What is the key to it?",
+        "token count: 12",
+        "max_token: 12345678",
+        "the secret of 1001 nights",
+        "http://host/path?page=2",
+        "https://t.example?u=@bob",
+        "a=b&c=d",
+        "hockey, 2024-25-season began",
+        "'monkey': 'banana12'",
+        "basic 2024-economics-101-course",
+    ],
 )
 def test_other_texts_stay_as_they_are(text: str) -> None:
     assert scrub(text) == text
@@ -232,3 +243,23 @@ def test_a_mask_sees_content_and_metadata_in_every_dialect_and_depth(receiver: R
     export(OTLP(receiver.url, mask=mask, conventions=with_all), attributes)
     assert b"MARKER" not in gzip.decompress(receiver.requests[-1].body)
     assert "gen_ai.input.messages" in seen
+
+
+@pytest.mark.parametrize("field", ["session.id", "user.id", "langfuse.release"])
+def test_ids_stay_apart_whatever_they_look_like(field: str, receiver: Receiver) -> None:
+    """Else all sessions that begin like a key would be one."""
+    export(OTLP(receiver.url), {field: "sk-session-0000000001"})
+    assert receiver.spans[0].attributes[field] == "sk-session-0000000001"
+
+
+def test_credentials_of_a_netrc_file_are_not_for_destinations(
+    receiver: Receiver, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are somebody else's."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login NETRCUSER password NETRCPASS")
+    monkeypatch.setenv("NETRC", str(netrc))
+    destination = Langfuse("pk-lf-1", "sk-lf-1", receiver.url)
+    export(destination, {"gen_ai.operation.name": "chat"})
+    assert all(result.ok for result in destination.check())
+    assert {request.headers["authorization"] for request in receiver.requests} == {destination.headers["Authorization"]}

@@ -191,7 +191,7 @@ class Destination:
         translating = (self._translate,) if self.conventions else ()
         hiding = Privacy(private=self.privacy, mask=self.mask)
         # Once more for what dialects and backends have made of it, by other names.
-        cleaning = Privacy(private=self.privacy)
+        cleaning = (Privacy(private=True, again=True).hide,) if self.privacy else ()
         # Before anything is hidden, for what is told is content as well.
         telling = (exchange.tell,) if observe in self.steps() else ()
         return Pipeline(
@@ -200,7 +200,7 @@ class Destination:
             picks=self.picks,
             keeps=self._keeps if self._filters.any or self.sampling < 1 else None,
             drain=lambda exports: Drain(exports, traces=self.traces, whole=self.spans == "all"),
-            steps=(*telling, hiding.hide, *translating, *self.steps(), cleaning.hide),
+            steps=(*telling, hiding.hide, *translating, *self.steps(), *cleaning),
         )
 
     def rename(self, label: str) -> None:
@@ -247,15 +247,23 @@ class Destination:
         line = Line(self.label, patience=0, headers=self.headers)
         own = type(self).exporter is not Destination.exporter
         outlet = Watched(Outlet(self.exporter() if own else self._exporter(line)))
-        rehearsal.perform(self._make_feed(outlet), self.sampling)
+        label, self._label = self._label, f"{self.label}-check"
+        try:
+            # Under a name of its own, so that nothing of it is counted as the app's.
+            rehearsal.perform(self._make_feed(outlet), self.sampling)
+        finally:
+            self._label = label
         shown = rehearsal.describe(outlet.spans)
         if not outlet.taken:
             advice = "check the endpoint, its credentials, and that it takes OTLP over HTTP"
             return [CheckResult(f"{self.name} export", False, f"{self.endpoint} {line.told}".rstrip(), advice)]
         results = [
             CheckResult(f"{self.name} export", True, self.endpoint),
-            CheckResult(f"{self.name} shows", True, shown),
+            CheckResult(f"{self.name} shows", bool(outlet.spans), shown, "" if outlet.spans else "look at its filters"),
         ]
+        if line.rejected:
+            told = f"{line.rejected} of {len(outlet.spans)} spans were rejected"
+            results.append(CheckResult(f"{self.name} takes all", False, told, "the backend's own log says why"))
         if self.spool is not None:
             waiting = Spool(self.spool, name=self.label).waiting()
             told = f"{waiting.spans} spans wait, {waiting.size} of {self.spool_bytes} bytes"

@@ -69,6 +69,7 @@ class Feed(BatchSpanProcessor):
         self._counting = threading.Lock()
         self.closed = False
         self._retired = False
+        self._flushing: threading.Thread | None = None
         pipeline.taken = self._taken
         self._reminder = Reminder(self._remind)
         pipeline.waits = self._reminder.set
@@ -151,11 +152,17 @@ class Feed(BatchSpanProcessor):
         def work() -> None:
             done.append(bool(self.force_flush()))
 
-        # The SDK itself waits for as long as the exporter takes.
-        thread = threading.Thread(target=work, name=f"byline-flush-{self._name}", daemon=True)
+        # The SDK itself waits for as long as the exporter takes; and functions that flush with each request
+        # must not pile up threads behind a destination that hangs.
+        earlier = self._flushing
+        if earlier is not None and earlier.is_alive():
+            earlier.join(max(timeout, 0.0))
+            if earlier.is_alive():
+                return False
+        thread = self._flushing = threading.Thread(target=work, name=f"byline-flush-{self._name}", daemon=True)
         try:
             thread.start()
-            thread.join(timeout)
+            thread.join(max(until - time.monotonic(), 0.0))
         except RuntimeError:
             # No threads any more: the interpreter is about to end.
             work()
@@ -174,7 +181,7 @@ class Feed(BatchSpanProcessor):
 
     def _taken(self, count: int) -> None:
         with self._counting:
-            self._waiting -= count
+            self._waiting = max(self._waiting - count, 0)
 
     def shutdown(self) -> None:
         """Send what waits, and take no more. What is not taken within seconds is dropped, or stays in the spool."""
@@ -191,6 +198,16 @@ class Feed(BatchSpanProcessor):
         else:
             # The SDK would wait half a minute for a destination that hangs.
             inner.shutdown(timeout_millis=int((_FAREWELL + 1) * 1000))
+        with self._counting:
+            lost, self._waiting = self._waiting, 0
+        if lost:
+            counters.count(f"{self._name}.spans.dropped.closed", lost)
+            guard.warn_once(
+                f"lost.{self._name}",
+                "byline.E067: %s has not taken %d spans before the end, and they are lost; a spool would keep them",
+                self._name,
+                lost,
+            )
 
     def hurry(self, seconds: float) -> None:
         """Try each batch once from now on, and none after so many seconds."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
-from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any, Final
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -89,4 +90,10 @@ class Filters:
 
 
 def _matches(value: Any, patterns: Sequence[str]) -> bool:
-    return value is not None and any(fnmatchcase(str(value), pattern) for pattern in patterns)
+    return value is not None and any(_pattern(pattern).match(str(value)) for pattern in patterns)
+
+
+@lru_cache(maxsize=256)
+def _pattern(text: str) -> re.Pattern[str]:
+    # A star stands for anything, and nothing else is special: models have brackets in their names.
+    return re.compile(re.escape(text).replace(r"\*", ".*") + r"\Z", re.DOTALL)

@@ -88,6 +88,8 @@ class Langfuse(Destination):
                 f"{self.base_url}/api/public/projects",
                 headers={"Authorization": self.headers["Authorization"]},
                 timeout=10,
+                # Else requests would put in what stands in ~/.netrc for the host.
+                auth=lambda request: request,
                 # Elsewhere the keys are nobody's business.
                 allow_redirects=False,
             )

@@ -72,6 +72,8 @@ class Line(requests.Session):
     def __init__(self, name: str, *, patience: float = _TIMEOUT, headers: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self._wanted = dict(headers or {})
+        # Else requests would put in what stands in ~/.netrc for the host.
+        self.auth = _no_auth
         self._name = name
         self._patience = patience
         self._deadline = math.inf
@@ -190,6 +192,10 @@ class Line(requests.Session):
             if rejected > 0:
                 self.rejected = rejected
                 counters.count(f"{self._name}.spans.dropped.rejected", rejected)
+
+
+def _no_auth(request: Any) -> Any:
+    return request
 
 
 def _read(response: requests.Response) -> None:

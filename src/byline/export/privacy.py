@@ -17,12 +17,14 @@ from byline.export.draft import Draft
 from byline.export.judging import PARAMETERS, is_metadata, is_unknown_text, without_texts
 from byline.export.scrubbing import encodable, is_secret, scrub
 from byline.settings import SettingError
-from byline.spans.attributes import ERROR_TYPE
+from byline.spans.attributes import ATTRIBUTION, ERROR_TYPE
 
 Mask = Callable[[str, Any], Any]
 
 _URLS: Final = frozenset({"url.full", "http.url", "http.target", "url.query"})
 
+#: What identifies callers, traces and versions.
+_IDS: Final = frozenset(name for field in ATTRIBUTION.values() for name in field)
 _INT64: Final = 1 << 63
 _MAX_RESOURCES: Final = 64
 _LEFT_OUT: Final = "[left out]"
@@ -47,11 +49,13 @@ class Privacy:
             cost, timing, model and custom metadata stay.
         mask: A function ``(name, value)`` of each text that is content, metadata or an error's, which
             returns what is sent in its place. Where it fails, nothing is sent of it.
+        again: Whether texts have been cleaned already, so that only what new names say is looked at.
     """
 
-    def __init__(self, *, private: bool, mask: Mask | None = None) -> None:
+    def __init__(self, *, private: bool, mask: Mask | None = None, again: bool = False) -> None:
         self._private = private
         self._mask = mask
+        self._again = again
         self._resources: dict[int, tuple[Resource, Resource]] = {}
 
     def hide(self, draft: Draft) -> None:
@@ -134,7 +138,10 @@ class Privacy:
         return value
 
     def _text(self, key: str, text: str) -> str | None:
-        text = scrub(text)
+        if self._again:
+            return text
+        # Ids have to stay apart, whatever they look like.
+        text = encodable(text) if key in _IDS else scrub(text)
         if self._private and key in _URLS:
             # What was searched for stands in the query.
             text = "" if key == "url.query" else _without_query(text)

@@ -19,20 +19,30 @@ _SECRETS: Final[tuple[tuple[tuple[str, ...], re.Pattern[str]], ...]] = (
 _NAMED_SECRETS: Final[tuple[tuple[tuple[str, ...], re.Pattern[str]], ...]] = (
     (
         ("bearer ", "basic "),
-        re.compile(r"((?:bearer|basic) )(?=[^\s\"']{0,4096}[0-9=])[a-z0-9+/=_.~\-]{16,8192}", re.IGNORECASE),
+        re.compile(
+            r"((?:bearer|authorization[\"']{0,2}\s{0,4}[:=]\s{0,4}[\"']?basic) )"
+            r"(?=[^\s\"']{0,4096}[0-9=])[a-z0-9+/=_.~\-]{16,8192}",
+            re.IGNORECASE,
+        ),
     ),
     (
         ("key", "authorization", "password", "passwd", "secret", "token"),
         re.compile(
-            r"((?:api[_-]?key|[a-z]key|authorization|password|passwd|secret|(?:access|auth|api|session|security|[a-z][_-])_?token)"
-            r"[\"'\\]{0,4}\s{0,4}[:=,]\s{0,4}b?[\"'\\]{0,4}(?:bearer |basic )?)"
+            # What it is called …
+            r"((?<![a-z])(?:[a-z0-9]{1,20}[_-]){0,6}(?:(?:api|access|secret|private|subscription|virtual|signing)[_-]?key|"
+            r"authorization|password|passwd|secret|(?:access|auth|api|session|security|refresh|bearer)[_-]?token|"
+            r"x-[a-z\-]{1,30}token)"
+            # … what stands between, as in JSON within JSON, in a tuple and in a shell …
+            r"(?:[\"'\\]{0,4}\s{0,4}[:=]\s{0,4}b?[\"'\\]{0,4}|[\"'\\]{1,4}\s{0,4},\s{0,4}b?[\"'\\]{1,4})"
+            r"(?:bearer |basic )?)"
+            # … and a value with a digit in it.
             r"(?=[^\s\"'\\,;]{0,64}[0-9])[^\s\"'\\,;&)}\]]{8,4096}",
             re.IGNORECASE,
         ),
     ),
 )
 _JWT: Final = re.compile(r"\beyJ[A-Za-z0-9_\-]{8,4096}\.[A-Za-z0-9_\-]{8,8192}\.[A-Za-z0-9_\-]{8,4096}")
-_CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)[^/@\s\"']{1,512}(?=@)")
+_CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)[^/@?#\s\"']{1,512}(?=@)")
 _SECRET_IN_QUERY: Final = re.compile(
     r"((?:^|[?&])[\w\-]{0,40}(?:key|token|secret|auth|password|signature|sig)=)[^&\s\"']{1,4096}", re.IGNORECASE
 )
