@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
@@ -11,6 +12,10 @@ from byline.locks import make_lock
 _lock: Final = make_lock()
 _counts: Final[Counter[str]] = Counter()
 _levels: Final[dict[str, Callable[[], int]]] = {}
+
+if hasattr(os, "register_at_fork"):
+    # What the parent has counted is the parent's to tell.
+    os.register_at_fork(after_in_child=_counts.clear)
 
 
 def count(name: str, amount: int = 1) -> None:

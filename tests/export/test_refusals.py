@@ -250,3 +250,15 @@ def test_what_waits_at_the_end_behind_a_destination_that_hangs_is_counted(
     # A batch is on its way; all others were never taken.
     assert spans_of("hanging")["dropped.closed"] == 600 - 512
     assert "byline.E067" in caplog.text
+
+
+@pytest.mark.parametrize("spooled", [False, True])
+def test_a_destination_that_refuses_everything_is_not_asked_a_thousand_times(spooled: bool, tmp_path: Path) -> None:
+    """A batch is halved some times, then it is the destination that displeases."""
+    with Picky(most=0, status=400) as picky, running(OTLP(picky.url, spool=tmp_path if spooled else "")) as app:
+        for _ in range(400):
+            app.chat()
+        app.destinations[0].flush()
+        assert len(picky.requests) < 60
+    found = spans_of("otlp")
+    assert found.get("dropped.refused", 0) + found.get("dropped.unsent", 0) == 400

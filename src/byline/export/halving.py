@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gzip
+from typing import Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+#: How often in a row a batch is halved without any half being taken: a destination may refuse everything.
+MAX_REFUSALS: Final = 12
 
 
 def halve(packed: bytes) -> list[tuple[bytes, int]]:

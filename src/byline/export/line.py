@@ -21,6 +21,8 @@ from byline import counters, guard, settings
 from byline.export.scrubbing import scrub
 
 _TIMEOUT: Final = 10.0
+#: Too large, or with something in it that displeases.
+_DIVISIBLE: Final = frozenset({400, 413})
 _MAX_WAIT: Final = 60.0
 #: What an exporter may say of a batch by itself.
 _OF_EXPORTERS: Final = frozenset({"accept", "accept-encoding", "content-encoding", "content-type", "user-agent"})
@@ -43,11 +45,21 @@ class Undelivered(Exception):  # noqa: N818 - it is an answer, not an error
     Attributes:
         passing: Whether a later try may succeed.
         hopeless: Whether it is the batch itself that is refused, and not all of them.
+        divisible: Whether a part of it may be taken.
         wait: Seconds that the server asks to wait.
     """
 
-    def __init__(self, reason: str, *, passing: bool, hopeless: bool = False, wait: float | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        passing: bool,
+        hopeless: bool = False,
+        divisible: bool = False,
+        wait: float | None = None,
+    ) -> None:
         super().__init__(reason)
+        self.divisible = divisible
         self.passing = passing
         self.hopeless = hopeless
         self.wait = wait
@@ -78,10 +90,10 @@ class Line(requests.Session):
         self._patience = patience
         self._deadline = math.inf
         self._hurried = threading.Event()
-        #: How many posts were made, whether the last batch itself was refused, and how many of its
-        #: spans were rejected though it was taken.
+        #: How many posts were made, whether a part of the last batch may be taken although the whole was
+        #: not, and how many of its spans were rejected though it was taken.
         self.posts = 0
-        self.hopeless = False
+        self.divisible = False
         self.rejected = 0
         verify = os.environ.get(
             "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", os.environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE")
@@ -114,7 +126,7 @@ class Line(requests.Session):
         }
         # An answer is read here, and no more of it than there is use for.
         options["stream"] = True
-        self.hopeless = False
+        self.divisible = False
         self.rejected = 0
         until = time.monotonic() + self._patience
         attempt = 0
@@ -135,7 +147,7 @@ class Line(requests.Session):
                 return answer.response
             undelivered = self._judge(answer)
             counters.count(f"{self._name}.submissions.failed")
-            self.hopeless = undelivered.hopeless
+            self.divisible = undelivered.divisible
             if not undelivered.passing:
                 raise undelivered
             # "At once" is no time to wait for a server that has just refused.
@@ -181,7 +193,7 @@ class Line(requests.Session):
             self._name,
             status,
         )
-        return Undelivered(_told(answer), passing=False, hopeless=True)
+        return Undelivered(_told(answer), passing=False, hopeless=True, divisible=status in _DIVISIBLE)
 
     def _note_rejected(self, response: requests.Response) -> None:
         # A destination may take a batch and reject some of its spans.

@@ -45,7 +45,7 @@ class Outlet(SpanExporter):
     def refused_batch(self, posts: int) -> bool:
         """Whether the last batch failed by itself: it was refused, or was never posted since ``posts``."""
         line = self._outer_line
-        return line is not None and (line.hopeless or line.posts == posts)
+        return line is not None and (line.divisible or line.posts == posts)
 
     def drain(self, timeout: float) -> bool:  # noqa: ARG002 - for outlets that keep something
         """Send what is kept here. Returns whether nothing is left."""

@@ -19,6 +19,7 @@ from byline.attribution import EMPTY
 from byline.export import exchange, signing
 from byline.export.draft import Draft, context_of
 from byline.export.drain import Drain
+from byline.export.halving import MAX_REFUSALS
 from byline.export.joining import join
 from byline.export.kin import Kin
 from byline.export.line import Undelivered
@@ -59,6 +60,7 @@ class Pipeline(SpanExporter):
         self._lock = threading.Lock()
         #: How many batches were not taken.
         self.failures = 0
+        self._refusals = 0
         #: Told how many have left the queue.
         self.taken: Callable[[int], None] = _nobody
         #: Told that something waits here, to be looked at again although no spans may come.
@@ -95,10 +97,12 @@ class Pipeline(SpanExporter):
             result = SpanExportResult.FAILURE
             guard.report("exporter")
         if result is SpanExportResult.SUCCESS:
+            self._refusals = 0
             if not self.outlet.keeps:
                 counters.count(f"{self._name}.spans.sent", max(len(spans) - self.outlet.rejected, 0))
-        elif len(spans) > 1 and self.outlet.refused_batch(posts):
+        elif len(spans) > 1 and self._refusals < MAX_REFUSALS and self.outlet.refused_batch(posts):
             # It may be too large, or one span of it may be what displeases.
+            self._refusals += 1
             half = len(spans) // 2
             return max(self._send(spans[:half]), self._send(spans[half:]), key=lambda each: each.value)
         else:

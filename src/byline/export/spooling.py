@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from byline import counters, guard
-from byline.export.halving import halve
+from byline.export.halving import MAX_REFUSALS, halve
 from byline.export.line import Line, Undelivered, backoff
 from byline.export.outlet import Outlet
 from byline.export.spool import Spool, spans_of
@@ -54,6 +54,7 @@ class Spooling(Outlet):
         }
         self._failures = 0
         self._halved = False
+        self._refusals = 0
         self._not_before = 0.0
         self._closing = False
         self._prepare()
@@ -189,11 +190,11 @@ class Spooling(Outlet):
                         self._line.request("POST", self._endpoint, data=data, headers=self._headers)
                 except Undelivered as undelivered:
                     if undelivered.hopeless:
-                        self._split(path, data)
+                        self._split(path, data if undelivered.divisible and self._refusals < MAX_REFUSALS else b"")
                         continue
                     self._pause(undelivered)
                     return False
-                self._failures = 0
+                self._failures = self._refusals = 0
                 self._spool.delete(path)
                 counters.count(f"{self._name}.spans.sent", max(spans_of(path) - self._line.rejected, 0))
         return True
@@ -201,13 +202,14 @@ class Spooling(Outlet):
     def _split(self, path: Path, data: bytes) -> None:
         """Try the halves of a batch that is refused; of a single span there is nothing left to try."""
         try:
-            halves = halve(data)
+            halves = halve(data) if data else []
             for half, spans in halves:
                 self._spool.write(half, spans)
         except Exception:
             halves = []
         if halves:
             self._halved = True
+            self._refusals += 1
         else:
             counters.count(f"{self._name}.spans.dropped.refused", spans_of(path))
         self._spool.delete(path)
