@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import weakref
 from collections.abc import Collection, Sequence
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
-from opentelemetry import trace
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined, unused-ignore]
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
-from byline import afterwards, calls, counters, ending, export, guard, settings
+from byline import afterwards, calls, counters, ending, export, guard, provider, settings
+from byline.export import several
 from byline.export.destination import Destination
 from byline.gateways import keys, known
 from byline.gateways.gateway import Gateway
 from byline.locks import make_lock
 from byline.settings import SettingError
-from byline.spans import server, unsampled
+from byline.spans import unsampled
 from byline.spans.processor import BylineSpanProcessor, Stamp
 
 _FAREWELL: Final = 5.0
 
 _lock: Final = make_lock()
-#: The SDK has no way to take a processor away again, so one a provider is kept, by this name on the
-#: provider itself, for some cannot be hashed, and switched on and off.
-_PROCESSOR: Final = "_byline_processor"
 _active: list[BylineSpanProcessor] = []
 #: Whether it was the zero-code entry point that called, and nobody in the app.
 _by_itself = False
@@ -93,18 +89,20 @@ def instrument(
         known.Known(found)
         aliases = keys.parse_aliases(settings.find("key_aliases").value)
         wanted = calls.check_clients(clients)
-        given = None if destinations is None else _checked(destinations)
-        provider = _provider(tracer_provider)
-        targets = _named_apart(export.from_environment(_others(provider)) if given is None else given)
-        feeds = _feeds(targets)
-        processor = _kept(provider, processor)
+        given = None if destinations is None else several.check(destinations)
+        found_provider = provider.find(tracer_provider)
+        if given is None:
+            given = export.from_environment(provider.processors_of(found_provider, _feeding))
+        targets = several.tell_apart(given)
+        feeds = several.begin(targets)
+        processor = provider.keep(found_provider, processor)
         if processor.is_new:
-            provider.add_span_processor(processor)
+            found_provider.add_span_processor(processor)
         processor.switch_on(stamp)
         keys.set_aliases(aliases)
         _active.append(processor)
         for destination, feeding in zip(targets, feeds, strict=True):
-            provider.add_span_processor(feeding)
+            found_provider.add_span_processor(feeding)
             _feeding.add(feeding)
             _destinations.append(destination)
         if targets:
@@ -114,10 +112,10 @@ def instrument(
         if recording:
             # One for the signing of spans which no other provider sees.
             signing = BylineSpanProcessor(stamp)
-            unsampled.record(provider, [signing, *recording])
+            unsampled.record(found_provider, [signing, *recording])
         if wanted:
             calls.install(
-                tracer_provider=provider,
+                tracer_provider=found_provider,
                 gateways=found,
                 clients=clients,
                 llm_spans=llm_spans,
@@ -210,66 +208,6 @@ def stats() -> dict[str, int]:
     """
     afterwards.run()
     return {**counters.snapshot(), **counters.levels()}
-
-
-def _others(provider: Any) -> list[SpanProcessor]:
-    """Return the span processors of a provider that are not byline's own."""
-    found = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
-    return [processor for processor in found if processor not in _feeding]
-
-
-def _checked(destinations: Any) -> list[Destination]:
-    if not isinstance(destinations, Sequence) or not all(isinstance(each, Destination) for each in destinations):
-        raise SettingError(
-            "byline.E025",
-            "destinations has something in it that is no destination",
-            "pass a list of byline.destinations.Langfuse(…) and OTLP(…)",
-        )
-    return list(destinations)
-
-
-def _named_apart(destinations: list[Destination]) -> list[Destination]:
-    """Number destinations of one name, so that counters and messages tell them apart."""
-    seen: dict[str, int] = {}
-    for destination in dict.fromkeys(destinations):
-        seen[destination.label] = number = seen.get(destination.label, 0) + 1
-        if number > 1:
-            destination.rename(f"{destination.label}-{number}")
-    return list(dict.fromkeys(destinations))
-
-
-def _feeds(destinations: list[Destination]) -> list[SpanProcessor]:
-    try:
-        return [destination.processor() for destination in destinations]
-    except BaseException:
-        # The first ones have begun already.
-        for destination in destinations:
-            destination.shutdown()
-        raise
-
-
-def _kept(provider: Any, new: BylineSpanProcessor) -> BylineSpanProcessor:
-    found = getattr(provider, _PROCESSOR, None)
-    if isinstance(found, BylineSpanProcessor):
-        return found
-    with contextlib.suppress(AttributeError, TypeError):
-        setattr(provider, _PROCESSOR, new)
-    return new
-
-
-def _provider(given: TracerProvider | None) -> TracerProvider:
-    if given is None:
-        if not server.is_configured():
-            trace.set_tracer_provider(TracerProvider())
-        given = cast("TracerProvider", trace.get_tracer_provider())
-    # Others than the SDK's class take processors too, e.g. providers that wrap it.
-    if not callable(getattr(given, "add_span_processor", None)):
-        raise SettingError(
-            "byline.E022",
-            f"the tracer provider {type(given).__name__} takes no span processors",
-            "set an opentelemetry.sdk.trace.TracerProvider first, or pass tracer_provider",
-        )
-    return given
 
 
 class BylineInstrumentor(BaseInstrumentor):  # type: ignore[misc, unused-ignore]

@@ -1,0 +1,43 @@
+"""Several destinations at once: checked, told apart, and begun together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from opentelemetry.sdk.trace import SpanProcessor
+
+from byline.export.destination import Destination
+from byline.settings import SettingError
+
+
+def check(destinations: Any) -> list[Destination]:
+    """Return the destinations. Raises `SettingError` ``byline.E025`` where something else is among them."""
+    if not isinstance(destinations, Sequence) or not all(isinstance(each, Destination) for each in destinations):
+        raise SettingError(
+            "byline.E025",
+            "destinations has something in it that is no destination",
+            "pass a list of byline.destinations.Langfuse(…) and OTLP(…)",
+        )
+    return list(destinations)
+
+
+def tell_apart(destinations: list[Destination]) -> list[Destination]:
+    """Number destinations of one name, so that counters and messages tell them apart."""
+    seen: dict[str, int] = {}
+    for destination in dict.fromkeys(destinations):
+        seen[destination.label] = number = seen.get(destination.label, 0) + 1
+        if number > 1:
+            destination.rename(f"{destination.label}-{number}")
+    return list(dict.fromkeys(destinations))
+
+
+def begin(destinations: list[Destination]) -> list[SpanProcessor]:
+    """Return the span processor of each, all of them or none."""
+    try:
+        return [destination.processor() for destination in destinations]
+    except BaseException:
+        # The first ones have begun already.
+        for destination in destinations:
+            destination.shutdown()
+        raise

@@ -1,0 +1,54 @@
+"""The tracer provider whose spans are signed, and what hangs on it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Container
+from typing import Any, Final, cast
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+from byline.settings import SettingError
+from byline.spans import server
+from byline.spans.processor import BylineSpanProcessor
+
+#: The SDK has no way to take a processor away again, so one a provider is kept, by this name on the
+#: provider itself, for some cannot be hashed, and switched on and off.
+_PROCESSOR: Final = "_byline_processor"
+
+
+def find(given: TracerProvider | None) -> TracerProvider:
+    """Return the provider: the given one, else the global one, which is made and set where there is none.
+
+    Raises:
+        SettingError: ``byline.E022`` where it takes no span processors.
+    """
+    if given is None:
+        if not server.is_configured():
+            trace.set_tracer_provider(TracerProvider())
+        given = cast("TracerProvider", trace.get_tracer_provider())
+    # Others than the SDK's class take processors too, e.g. providers that wrap it.
+    if not callable(getattr(given, "add_span_processor", None)):
+        raise SettingError(
+            "byline.E022",
+            f"the tracer provider {type(given).__name__} takes no span processors",
+            "set an opentelemetry.sdk.trace.TracerProvider first, or pass tracer_provider",
+        )
+    return given
+
+
+def keep(provider: Any, new: BylineSpanProcessor) -> BylineSpanProcessor:
+    """Return the processor that signs this provider's spans: the one that it has, else the new one."""
+    found = getattr(provider, _PROCESSOR, None)
+    if isinstance(found, BylineSpanProcessor):
+        return found
+    with contextlib.suppress(AttributeError, TypeError):
+        setattr(provider, _PROCESSOR, new)
+    return new
+
+
+def processors_of(provider: Any, without: Container[SpanProcessor]) -> list[SpanProcessor]:
+    """Return a provider's span processors, without byline's own."""
+    found = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
+    return [processor for processor in found if processor not in without]
