@@ -257,9 +257,11 @@ class Destination:
         if not outlet.taken:
             advice = "check the endpoint, its credentials, and that it takes OTLP over HTTP"
             return [CheckResult(f"{self.name} export", False, f"{self.endpoint} {line.told}".rstrip(), advice)]
+        advice = "" if outlet.spans else "look at its filters, and at its sampling"
         results = [
             CheckResult(f"{self.name} export", True, self.endpoint),
-            CheckResult(f"{self.name} shows", bool(outlet.spans), shown, "" if outlet.spans else "look at its filters"),
+            # A filter may be for others than the made-up request; a sampling of nought is for nobody.
+            CheckResult(f"{self.name} shows", bool(outlet.spans) or self._filters.any, shown, advice),
         ]
         if line.rejected:
             told = f"{line.rejected} of {len(outlet.spans)} spans were rejected"
