@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from byline.cli import main
-from byline.export import OTLP
+from byline.export import OTLP, line
 from byline.settings import SETTINGS
-from byline.testing import Receiver
+from byline.testing import Gateway, Receiver
 
 KEYS = ("pk-lf-0123456789", "sk-lf-0123456789abcdef")
 
@@ -43,9 +43,9 @@ def test_working_destinations_pass(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         assert len(otlp.spans) == 3
     said = json.loads(capsys.readouterr().out)
     shown = {check["name"]: check["detail"] for check in said["checks"]}
-    assert shown["Langfuse shows"].startswith("rehearsal → byline check call (trace byline check, session byline-check")
-    assert shown["OTLP shows"].startswith("byline check request → rehearsal → byline check call (")
-    assert shown["Langfuse shows"].endswith("user byline-check, with content)")
+    assert shown["Langfuse gets"].startswith("rehearsal → byline check call (trace byline check, session byline-check")
+    assert shown["OTLP gets"].startswith("byline check request → rehearsal → byline check call (")
+    assert shown["Langfuse gets"].endswith("user byline-check, with content)")
     assert all(check["ok"] for check in said["checks"])
     settings = {row["name"]: row for row in said["settings"]}
     assert settings["langfuse_base_url"] == {
@@ -136,7 +136,119 @@ def test_what_would_arrive_is_said_as_the_settings_have_it(
         assert len(otlp.spans) == 3
     said = capsys.readouterr().out
     assert "user byline-check, without content)" in said
-    assert "0 spans wait, 0 of 268435456 bytes" in said
+    assert "0 spans wait, 0 B of 256 MiB" in said
+
+
+def test_a_destination_that_hangs_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has taken the connection and says nothing: nobody knows whether a span arrives."""
+    monkeypatch.setattr(line, "_TIMEOUT", 0.3)
+    with Receiver() as otlp:
+        otlp.hold()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)
+        assert main(["check"]) == 1
+    said = capsys.readouterr().out
+    assert "no answer in time" in said
+    assert "All is well" not in said
+
+
+def test_a_destination_that_still_has_not_answered_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its exporter waits for longer than a check does."""
+    monkeypatch.setattr("byline.export.rehearsal.PATIENCE", 0.1)
+    monkeypatch.setattr("byline.export.feed._FAREWELL", -0.9)
+    with Receiver() as otlp:
+        otlp.hold()
+        results = OTLP(otlp.url).check()
+        otlp.release()
+    assert [(result.name, result.ok) for result in results] == [("OTLP export", False)]
+    assert "no answer in time" in results[0].detail
+
+
+def test_a_web_page_is_no_destination(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A login page, or an app that answers whatever is asked, takes a post with 200 and keeps nothing."""
+    with Gateway() as site:
+        site.answer("<!doctype html>", headers={"content-type": "text/html; charset=utf-8"}, times=9)
+        # The gateway answers just this wherever it takes posts at all.
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{site.base_url}/chat/completions")
+        assert main(["check"]) == 1
+    said = capsys.readouterr().out
+    assert "HTTP 200" in said
+    assert "a web page" in said
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [(401, "check its keys"), (404, "check its URL"), (400, "protobuf"), (503, "trouble of its own")],
+)
+def test_each_refusal_has_advice_of_its_own(status: int, advice: str) -> None:
+    with Receiver() as otlp:
+        otlp.fail(status, times=None)
+        (result,) = OTLP(otlp.url).check()
+    assert f"HTTP {status}" in result.detail
+    assert advice in result.advice
+
+
+def test_nobody_there_is_said_in_words() -> None:
+    with Receiver() as otlp:
+        pass
+    (result,) = OTLP(otlp.url).check()
+    assert result.detail.endswith("connection refused")
+    (result,) = OTLP("https://nobody.invalid").check()
+    assert result.detail.endswith("no such host")
+    (result,) = OTLP("http://127.0.0.1:4317").check()
+    assert "4318" in result.advice
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"),
+        ("OTEL_TRACES_EXPORTER", "console", "OTEL_TRACES_EXPORTER"),
+        ("LANGFUSE_TRACING_ENABLED", "false", "LANGFUSE_TRACING_ENABLED"),
+    ],
+)
+def test_what_keeps_a_destination_from_being_used_is_named(
+    variable: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody who has set an endpoint need not be told to set one."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
+    if variable.startswith("LANGFUSE"):
+        monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
+        monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", KEYS[0])
+        monkeypatch.setenv("LANGFUSE_SECRET_KEY", KEYS[1])
+    monkeypatch.setenv(variable, value)
+    assert main(["check"]) == 1
+    found = capsys.readouterr().out
+    assert said in found.partition("FAILED")[2]
+    assert "set LANGFUSE_PUBLIC_KEY" not in found
+
+
+def test_langfuse_without_its_api_is_tested_by_an_export(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A proxy may let nothing through but exports: both answers are said."""
+    with Receiver() as langfuse:
+        monkeypatch.setattr(langfuse, "_answer_langfuse", lambda _, handler: handler.reply(404, b"", {}))
+        monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", KEYS[0])
+        monkeypatch.setenv("LANGFUSE_SECRET_KEY", KEYS[1])
+        monkeypatch.setenv("LANGFUSE_BASE_URL", langfuse.url)
+        assert main(["check", "--json"]) == 1
+    checks = {check["name"]: check["ok"] for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert checks == {"Langfuse credentials": False, "Langfuse export": True, "Langfuse gets": True}
+
+
+def test_variables_that_are_misspelt_are_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Content would leave where BYLINE_PRIVAT=1 was meant to keep it."""
+    with Receiver() as otlp:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)
+        monkeypatch.setenv("BYLINE_PRIVAT", "1")
+        assert main(["check"]) == 1
+    said = capsys.readouterr().out
+    assert "byline.E002: BYLINE_PRIVAT is no setting" in said
+    assert "BYLINE_PRIVACY" in said.partition("BYLINE_PRIVAT is")[2]
 
 
 def test_filters_that_leave_it_out_are_no_failure() -> None:

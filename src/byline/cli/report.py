@@ -52,14 +52,16 @@ def probe(destination: Destination) -> list[CheckResult]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    # The exporter's own log lines would stand between the rows; their substance is in the rows.
-    log = logging.getLogger("opentelemetry")
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)
+    # What is logged meanwhile would stand between the rows; its substance is in the rows.
+    logs = [logging.getLogger(name) for name in ("opentelemetry", "byline")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def hide(text: str) -> str:

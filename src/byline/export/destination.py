@@ -253,23 +253,10 @@ class Destination:
             rehearsal.perform(self._make_feed(outlet), self.sampling)
         finally:
             self._label = label
-        shown = rehearsal.describe(outlet.spans)
-        if not outlet.taken:
-            advice = "check the endpoint, its credentials, and that it takes OTLP over HTTP"
-            return [CheckResult(f"{self.name} export", False, f"{self.endpoint} {line.told}".rstrip(), advice)]
-        advice = "" if outlet.spans else "look at its filters, and at its sampling"
-        results = [
-            CheckResult(f"{self.name} export", True, self.endpoint),
-            # A filter may be for others than the made-up request; a sampling of nought is for nobody.
-            CheckResult(f"{self.name} shows", bool(outlet.spans) or self._filters.any, shown, advice),
-        ]
-        if line.rejected:
-            told = f"{line.rejected} of {len(outlet.spans)} spans were rejected"
-            results.append(CheckResult(f"{self.name} takes all", False, told, "the backend's own log says why"))
+        results = rehearsal.judge(self.name, self.endpoint, outlet, line, filtered=self._filters.any)
         if self.spool is not None:
             waiting = Spool(self.spool, name=self.label).waiting()
-            told = f"{waiting.spans} spans wait, {waiting.size} of {self.spool_bytes} bytes"
-            results.append(CheckResult(f"{self.name} spool", True, told))
+            results.append(rehearsal.waits(self.name, waiting.spans, waiting.size, self.spool_bytes))
         return results
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import requests
 
 from byline import settings
+from byline.export import troubles
 from byline.export.destination import Destination
 from byline.export.draft import Draft
 from byline.export.observations import observe
@@ -83,6 +84,12 @@ class Langfuse(Destination):
 
     def check(self) -> list[CheckResult]:
         """Test the credentials, then an export."""
+        result, goes_on = self._check_credentials()
+        return [result, *super().check()] if goes_on else [result]
+
+    def _check_credentials(self) -> tuple[CheckResult, bool]:
+        """Return what was found, and whether an export may tell more."""
+        name = "Langfuse credentials"
         try:
             answer = requests.get(
                 f"{self.base_url}/api/public/projects",
@@ -93,18 +100,18 @@ class Langfuse(Destination):
                 # Elsewhere the keys are nobody's business.
                 allow_redirects=False,
             )
-            if answer.status_code == 200:
-                projects = answer.json()["data"]
-                result = CheckResult("Langfuse credentials", bool(projects), f"project {projects[0].get('name', '?')}")
-            else:
-                advice = (
-                    "these keys are not of this server: check both keys and the region in LANGFUSE_BASE_URL"
-                    if answer.status_code in (401, 403)
-                    else "check LANGFUSE_BASE_URL, and that the server is Langfuse 3.22 or newer"
-                )
-                result = CheckResult("Langfuse credentials", False, f"HTTP {answer.status_code}", advice)
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            result = CheckResult(
-                "Langfuse credentials", False, type(error).__name__, f"no Langfuse answers at {self.base_url}"
-            )
-        return [result, *super().check()] if result.ok else [result]
+        except OSError as error:
+            advice = f"no Langfuse answers at {self.base_url}; {troubles.advise(None, self.base_url)}"
+            return CheckResult(name, False, troubles.name(error), advice), False
+        if answer.status_code in (401, 403):
+            advice = "these keys are not of this server: check both keys and the region in LANGFUSE_BASE_URL"
+            return CheckResult(name, False, f"HTTP {answer.status_code}", advice), False
+        try:
+            project = answer.json()["data"][0].get("name", "?")
+        except (ValueError, LookupError, TypeError, AttributeError):
+            project = None
+        if answer.status_code == 200 and project is not None:
+            return CheckResult(name, True, f"project {project}"), True
+        what = ", a web page" if troubles.is_page(answer) else ""
+        advice = "check LANGFUSE_BASE_URL: it is the address of Langfuse alone, without a project's path"
+        return CheckResult(name, False, f"HTTP {answer.status_code} from {answer.url}{what}", advice), True

@@ -18,6 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from requests.adapters import HTTPAdapter
 
 from byline import counters, guard, settings
+from byline.export import troubles
 from byline.export.scrubbing import scrub
 
 _TIMEOUT: Final = 10.0
@@ -29,14 +30,6 @@ _OF_EXPORTERS: Final = frozenset({"accept", "accept-encoding", "content-encoding
 _MAX_BODY: Final = 64 * 1024
 #: What a later try may mend: OTLP's own list, and whatever else a server says of itself.
 _PASSING: Final = frozenset({408, 425, 429})
-#: What the settings have to mend before any span is taken.
-_SETTINGS: Final[dict[int, str]] = {
-    401: "check its keys, and that they are of this server or region",
-    403: "check that its keys may write, and that the account is not suspended",
-    404: "check its URL; Langfuse takes OpenTelemetry from version 3.22 on",
-    405: "check its URL, which is no OTLP endpoint",
-    407: "check the credentials of the proxy",
-}
 
 
 class Undelivered(Exception):  # noqa: N818 - it is an answer, not an error
@@ -70,6 +63,10 @@ class _Answer(NamedTuple):
     reason: str
     response: requests.Response | None
 
+    @property
+    def is_page(self) -> bool:
+        return self.response is not None and troubles.is_page(self.response)
+
 
 class Line(requests.Session):
     """The session of one destination's exporter.
@@ -95,6 +92,9 @@ class Line(requests.Session):
         self.posts = 0
         self.divisible = False
         self.rejected = 0
+        #: What was answered last, and what to do about it where nothing was taken.
+        self.told = ""
+        self.advice = ""
         verify = os.environ.get(
             "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", os.environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE")
         )
@@ -142,10 +142,11 @@ class Line(requests.Session):
             self.told = _told(answer)
             took = f"{time.monotonic() - started:.2f} s"
             say(f"{self._name}: {method} {url}, {len(options.get('data') or b'')} bytes: {self.told} in {took}")
-            if answer.response is not None and answer.status is not None and 200 <= answer.status < 300:
+            if answer.response is not None and 200 <= answer.response.status_code < 300 and not answer.is_page:
                 self._note_rejected(answer.response)
                 return answer.response
             undelivered = self._judge(answer)
+            self.advice = troubles.advise(answer.status, url, page=answer.is_page)
             counters.count(f"{self._name}.submissions.failed")
             self.divisible = undelivered.divisible
             if not undelivered.passing:
@@ -162,7 +163,7 @@ class Line(requests.Session):
             response = super().request(*args, **options)
             _read(response)
         except (requests.RequestException, OSError) as error:
-            return _Answer(None, type(error).__name__, None)
+            return _Answer(None, troubles.name(error), None)
         return _Answer(response.status_code, str(response.reason or ""), response)
 
     def _judge(self, answer: _Answer) -> Undelivered:
@@ -175,8 +176,7 @@ class Line(requests.Session):
                 answer.reason if status is None else f"HTTP {status}",
             )
             return Undelivered(_told(answer), passing=True, wait=_retry_after(answer.response))
-        redirect = 300 <= status < 400
-        advice = "name the URL that it redirects to" if redirect else _SETTINGS.get(status)
+        advice = troubles.of_settings(status, page=answer.is_page)
         if advice is not None:
             guard.error_once(
                 f"refused.{self._name}.{status}",
@@ -238,7 +238,7 @@ def say(text: str) -> None:
 def _told(answer: _Answer) -> str:
     if answer.status is None:
         return answer.reason
-    return f"HTTP {answer.status} {answer.reason}".rstrip()
+    return f"HTTP {answer.status} {answer.reason}".rstrip() + (", a web page" if answer.is_page else "")
 
 
 def _retry_after(response: requests.Response | None) -> float | None:

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import SpanKind
 
 from byline import record
+from byline.export import troubles
 from byline.export.content import is_content
+from byline.export.feed import Feed
+from byline.export.line import Line
+from byline.export.options import CheckResult
 from byline.export.outlet import Outlet
 from byline.export.sampling import is_sampled
 from byline.record import Record
@@ -31,23 +35,34 @@ _CHAT: Final[dict[str, AttributeValue]] = {
 }
 
 
+#: Seconds to wait for an answer: longer than an exporter does, which says best what became of it.
+PATIENCE: Final = 15.0
+
+
 class Watched(Outlet):
-    """An outlet that remembers what went through, and whether it was taken."""
+    """An outlet that remembers what went through, and whether all of it was taken."""
 
     def __init__(self, inner: Outlet) -> None:
         super().__init__(inner)
         self.spans: list[ReadableSpan] = []
-        self.taken = True
+        self._batches = 0
+        self._taken = 0
+
+    @property
+    def taken(self) -> bool:
+        """Whether each batch was accepted; one that has no answer yet was not."""
+        return self._taken == self._batches
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send a batch."""
         self.spans += spans
+        self._batches += 1
         result = super().export(spans)
-        self.taken = self.taken and result is SpanExportResult.SUCCESS
+        self._taken += result is SpanExportResult.SUCCESS
         return result
 
 
-def perform(feed: SpanProcessor, share: float) -> None:
+def perform(feed: Feed, share: float) -> None:
     """Play a request with one model call in it, in a session that a sampler would keep."""
     provider = TracerProvider(shutdown_on_exit=False)
     for processor in (BylineSpanProcessor(), feed):
@@ -73,7 +88,52 @@ def perform(feed: SpanProcessor, share: float) -> None:
             tracer.start_span("chat", kind=SpanKind.CLIENT, attributes=_CHAT).end()
     finally:
         record.leave(token)
+    # The end of a provider waits for nobody.
+    feed.flush(PATIENCE)
     provider.shutdown()
+
+
+def judge(name: str, endpoint: str, outlet: Watched, line: Line, *, filtered: bool) -> list[CheckResult]:
+    """Say whether a destination has taken what came through, and what that was.
+
+    Args:
+        name: The destination's.
+        endpoint: Its endpoint.
+        outlet: What the spans went through.
+        line: What they were sent by.
+        filtered: Whether it has filters, which may be for others than the made-up request. A sampling of
+            nought is for nobody.
+    """
+    if not outlet.taken:
+        told = f"{endpoint}: {line.told or 'no answer in time'}"
+        return [CheckResult(f"{name} export", False, told, line.advice or troubles.advise(None, endpoint))]
+    advice = "" if outlet.spans else "look at its filters, and at its sampling"
+    results = [
+        CheckResult(f"{name} export", True, endpoint),
+        CheckResult(f"{name} gets", bool(outlet.spans) or filtered, describe(outlet.spans), advice),
+    ]
+    if line.rejected:
+        told = f"{line.rejected} of {len(outlet.spans)} spans were rejected"
+        results.append(CheckResult(f"{name} takes all", False, told, "the backend's own log says why"))
+    return results
+
+
+def waits(name: str, spans: int, size: int, most: int) -> CheckResult:
+    """Say what waits in a spool.
+
+    Example:
+        >>> waits("OTLP", 12, 2048, 256 * 1024**2).detail
+        '12 spans wait, 2 KiB of 256 MiB'
+    """
+    return CheckResult(f"{name} spool", True, f"{spans} spans wait, {_read_size(size)} of {_read_size(most)}")
+
+
+def _read_size(count: float) -> str:
+    units = ["GiB", "MiB", "KiB", "B"]
+    while count >= 1024 and len(units) > 1:
+        count /= 1024
+        units.pop()
+    return f"{count:.4g} {units[-1]}"
 
 
 def describe(spans: Sequence[ReadableSpan]) -> str:

@@ -1,0 +1,91 @@
+"""Says in plain words what came of a post, and what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import urlsplit
+
+import requests
+
+#: What the settings have to mend before any span is taken.
+_SETTINGS: Final[dict[int, str]] = {
+    401: "check its keys, and that they are of this server or region",
+    403: "check that its keys may write, and that the account is not suspended",
+    404: "check its URL, where nothing takes OTLP; Langfuse does from version 3.22 on",
+    405: "check its URL, which is no OTLP endpoint",
+    407: "check the credentials of the proxy",
+}
+_PROTOCOL: Final = "check that it takes OTLP over HTTP as protobuf, and how large a request may be"
+_GRPC_PORT: Final = 4317
+#: The first that is found in an error, or in what led to it, says it best.
+_WORDS: Final[tuple[tuple[type[BaseException], str], ...]] = (
+    (requests.Timeout, "no answer in time"),
+    (requests.exceptions.ProxyError, "the proxy cannot be reached"),
+    (ssl.SSLCertVerificationError, "its TLS certificate cannot be verified"),
+    (ssl.SSLError, "no TLS: it may speak plain http"),
+    (socket.gaierror, "no such host"),
+    (ConnectionRefusedError, "connection refused"),
+    (ConnectionError, "closed the connection without an answer"),
+)
+
+
+def name(error: BaseException) -> str:
+    """Say why there was no answer, without what the error itself says: that may have a URL in it.
+
+    Example:
+        >>> name(requests.ReadTimeout())
+        'no answer in time'
+    """
+    causes = list(_causes(error))
+    for kind, words in _WORDS:
+        if any(isinstance(cause, kind) for cause in causes):
+            return words
+    return type(error).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    waiting: list[object] = [error]
+    while waiting:
+        cause = waiting.pop(0)
+        if isinstance(cause, BaseException) and id(cause) not in seen:
+            seen.add(id(cause))
+            yield cause
+            # urllib3 keeps what led to an error as its reason, requests as an argument.
+            waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
+
+
+def is_page(response: requests.Response) -> bool:
+    """Whether a web page came back: no OTLP endpoint answers with one, whatever the status says."""
+    return "html" in response.headers.get("content-type", "") and response.content.lstrip().startswith(b"<")
+
+
+def of_settings(status: int, *, page: bool) -> str | None:
+    """Say what in the settings has to be mended, ``None`` where they are not at fault."""
+    if page and 200 <= status < 300:
+        return "check its URL, where a web page answers"
+    if 300 <= status < 400:
+        return "name the URL that it redirects to"
+    return _SETTINGS.get(status)
+
+
+def advise(status: int | None, url: str, *, page: bool = False) -> str:
+    """Say what to do about a post that was not taken.
+
+    Args:
+        status: The answer's, ``None`` where there was none.
+        url: Where it was sent.
+        page: Whether the answer was a web page.
+    """
+    if status is None:
+        with contextlib.suppress(ValueError):
+            if urlsplit(url).port == _GRPC_PORT:
+                return "4317 is the port of OTLP over gRPC; OTLP over HTTP has 4318, unless it was changed"
+        return "check its host and port, and that this machine reaches them"
+    if status in (408, 425, 429) or status >= 500:
+        return "the server has trouble of its own: look at its log, or try again later"
+    return of_settings(status, page=page) or _PROTOCOL
