@@ -16,8 +16,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import byline
-from byline import export
-from byline.export import Destination
+from byline import export, guard
+from byline.export import OTLP, Destination
+from byline.gateways import OpenRouter
 from byline.instrument import BylineInstrumentor
 from byline.settings import SETTINGS
 from byline.testing import Receiver
@@ -107,6 +108,41 @@ def test_the_environment_can_turn_it_off(variable: str, monkeypatch: pytest.Monk
     assert spans_of(own) == SIGNED
 
 
+def test_debug_says_where_destinations_come_from(
+    own: TracerProvider, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which variable has named each, and what keeps one from being used."""
+    monkeypatch.setenv("BYLINE_DEBUG", "1")
+    byline.instrument(tracer_provider=own, clients=())
+    assert "the environment makes no destination" in capsys.readouterr().err
+    byline.uninstrument()
+    monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-0123456789abcdef")
+    monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-0123456789abcdef")
+    monkeypatch.setenv("LANGFUSE_HOST", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    byline.instrument(tracer_provider=own, clients=())
+    said = capsys.readouterr().err
+    assert "langfuse: its address is from LANGFUSE_HOST" in said
+    assert "with public key pk-lf-01234567…" in said
+    assert "OTEL_TRACES_EXPORTER=console leaves the OTLP endpoint out" in said
+
+
+def test_misspelt_variables_are_said(
+    own: TracerProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They would be no settings at all, and nobody would know."""
+    guard._told.clear()
+    monkeypatch.setenv("BYLINE_SPOOL_DIR", "/var/spool/byline")
+    monkeypatch.setenv("BYLINE_PRIVAT", "1")
+    monkeypatch.setenv("LANGFUSE_SAMPLE_RATE", "1")
+    byline.instrument(tracer_provider=own, destinations=[], clients=())
+    said = [record.getMessage() for record in caplog.records]
+    assert "byline.E002: BYLINE_PRIVAT is no setting; BYLINE_PRIVACY may be meant" in said
+    assert "byline.E002: BYLINE_SPOOL_DIR is no setting; BYLINE_SPOOL may be meant" in said
+    assert not any("LANGFUSE" in text for text in said)
+
+
 WRONG: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
     "stamp": ({"stamp": "some"}, {}, "byline.E021"),
     "provider": ({"tracer_provider": object()}, {}, "byline.E022"),
@@ -114,6 +150,24 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
     "llm_spans": ({"llm_spans": "maybe"}, {}, "byline.E024"),
     "gateway": ({"gateways": ["openrouter"]}, {}, "byline.E030"),
     "gateway of the environment": ({}, {"BYLINE_GATEWAYS": "nobody"}, "byline.E031"),
+    "gateways as text": ({"gateways": "openrouter"}, {}, "byline.E030"),
+    "one gateway": ({"gateways": OpenRouter()}, {}, "byline.E030"),
+    "gateway without its URL": ({}, {"BYLINE_GATEWAYS": "openrouter, litellm"}, "byline.E031"),
+    "one destination": ({"destinations": OTLP("http://127.0.0.1:4318")}, {}, "byline.E025"),
+    "destination as URL": ({"destinations": ["http://127.0.0.1:4318"]}, {}, "byline.E025"),
+    "class of destinations": ({"destinations": [OTLP]}, {}, "byline.E025"),
+    "Langfuse keys the wrong way round": (
+        {"destinations": None},
+        {"LANGFUSE_PUBLIC_KEY": "sk-lf-x", "LANGFUSE_SECRET_KEY": "pk-lf-x"},
+        "byline.E041",
+    ),
+    "Langfuse key in quotes": (
+        {"destinations": None},
+        {"LANGFUSE_PUBLIC_KEY": '"pk-lf-x"', "LANGFUSE_SECRET_KEY": "sk-lf-x"},
+        "byline.E001",
+    ),
+    "debug": ({}, {"BYLINE_DEBUG": "yess"}, "byline.E001"),
+    "capture": ({}, {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "spans"}, "byline.E001"),
     "client": ({"clients": {"urllib9"}}, {}, "byline.E065"),
     "client as text": ({"clients": "httpx"}, {}, "byline.E065"),
     "one Langfuse key": ({"destinations": None}, {"LANGFUSE_PUBLIC_KEY": "pk-lf-x"}, "byline.E041"),

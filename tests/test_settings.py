@@ -77,7 +77,24 @@ def test_content_capture_speaks_opentelemetrys_words(text: str, value: bool) -> 
     assert find("capture_content", {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": text}).value is value
 
 
-@pytest.mark.parametrize("name", ["disabled", "debug", "capture_content"])
+def test_the_values_of_capturing_are_said() -> None:
+    """OpenTelemetry's own, of which true and false are none."""
+    variable = BY_NAME["capture_content"].variables[0]
+    with pytest.raises(SettingError, match=f"{variable} must be NO_CONTENT, SPAN_ONLY"):
+        find("capture_content", {variable: "perhaps"})
+
+
+def test_quotes_around_a_value_are_said() -> None:
+    """Env files keep them in some places; a key with quotes is another key."""
+    for text in ('"pk-lf-1"', "'pk-lf-1'"):
+        with pytest.raises(SettingError, match=r"byline\.E001: LANGFUSE_PUBLIC_KEY has quotes") as caught:
+            find("langfuse_public_key", {"LANGFUSE_PUBLIC_KEY": text})
+        assert "pk-lf" not in str(caught.value)
+    # OpenTelemetry reads these by itself, and takes them.
+    assert find("service_name", {"OTEL_SERVICE_NAME": '"app"'}).value == '"app"'
+
+
+@pytest.mark.parametrize("name", ["disabled", "debug"])
 def test_a_value_that_cannot_be_read_says_what_to_do(name: str) -> None:
     variable = BY_NAME[name].variables[0]
     with pytest.raises(SettingError) as caught:

@@ -11,6 +11,7 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from byline import guard, lifespan, record
+from byline.inbound import interface
 from byline.inbound.body import DEFAULT_LIMIT, Body, is_json, parse_length
 from byline.inbound.reader import Identity, InboundReader
 from byline.inbound.trust import GROUPS, Trust
@@ -58,7 +59,7 @@ class AttributionMiddleware:
             is set; ``False`` never does; ``True`` does so even where the app inside seems to make its own.
 
     Raises:
-        SettingError: ``byline.E011`` to ``byline.E016``, at construction.
+        SettingError: ``byline.E011`` to ``byline.E016`` and ``byline.E018``, at construction.
 
     Example:
         >>> from starlette.applications import Starlette
@@ -76,6 +77,7 @@ class AttributionMiddleware:
         body_limit: int = DEFAULT_LIMIT,
         app_span: AppSpan = "auto",
     ) -> None:
+        interface.check(app, "asgi")
         self.app = app
         self._reader = InboundReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
         self._app_span = server.check(app_span)

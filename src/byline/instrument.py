@@ -79,14 +79,16 @@ def instrument(
                 return
             _undo()
         # Whatever may be wrong is found before anything is changed.
+        settings.find("debug")
+        for variable, meant in settings.misspelt().items():
+            guard.warn_once(variable, "byline.E002: %s is no setting; %s may be meant", variable, meant)
         processor = BylineSpanProcessor(stamp)
-        found = [*gateways, *known.parse(settings.find("gateways").value)]
+        found = [*known.check(gateways), *known.parse(settings.find("gateways").value)]
         content = settings.find("capture_content").value if capture_content is None else capture_content
         if not isinstance(content, bool):
             raise SettingError("byline.E023", f"capture_content={capture_content!r}", "pass True, False or None")
         if llm_spans not in ("auto", True, False):
             raise SettingError("byline.E024", f"llm_spans={llm_spans!r}", 'pass "auto", True or False')
-        known.Known(found)
         aliases = keys.parse_aliases(settings.find("key_aliases").value)
         wanted = calls.check_clients(clients)
         given = None if destinations is None else several.check(destinations)

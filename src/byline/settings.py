@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
+
+#: Whose variables may be misspelt, and how much like one of byline's such a name has to be. Langfuse's own
+#: SDK has more of them, which are none of byline's.
+_OWN: Final = {"BYLINE_": 0.7, "LANGFUSE_": 0.85}
 
 
 class SettingError(ValueError):
@@ -58,7 +63,10 @@ def _parse_capture(text: str) -> bool:
         return True
     if folded in ("", "NO_CONTENT", "EVENT_ONLY"):
         return False
-    return parse_switch(text)
+    try:
+        return parse_switch(text)
+    except ValueError:
+        raise ValueError("must be NO_CONTENT, SPAN_ONLY, EVENT_ONLY or SPAN_AND_EVENT") from None
 
 
 def _parse_share(text: str) -> float:
@@ -158,11 +166,40 @@ def find(name: str, environ: Mapping[str, str] | None = None) -> Found:
     for variable in setting.variables:
         text = values.get(variable, "").strip()
         if text:
+            if _is_quoted(text) and not variable.startswith("OTEL_"):
+                raise SettingError(
+                    "byline.E001",
+                    f"{variable} has quotes around its value, which count as a part of it",
+                    f"set {variable} without them; docker's --env-file, for one, does not take them off",
+                )
             try:
                 return Found(setting.parse(text), variable)
             except ValueError as error:
                 raise SettingError("byline.E001", f"{variable} {error}", f"set {variable} anew or unset it") from None
     return Found(setting.parse(setting.default), None)
+
+
+def misspelt(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return variables that look like one of byline's and are none, each with the one that is meant.
+
+    Example:
+        >>> misspelt({"BYLINE_PRIVAT": "1", "BYLINE_DEBUG": "1", "LANGFUSE_BASEURL": "https://lf.example"})
+        {'BYLINE_PRIVAT': 'BYLINE_PRIVACY', 'LANGFUSE_BASEURL': 'LANGFUSE_BASE_URL'}
+    """
+    known = {variable for setting in SETTINGS for variable in setting.variables}
+    found: dict[str, str] = {}
+    for variable in os.environ if environ is None else environ:
+        for prefix, likeness in _OWN.items():
+            if variable.startswith(prefix) and variable not in known:
+                # The prefix, which they share, would make all of them look alike.
+                ends = [name.removeprefix(prefix) for name in known if name.startswith(prefix)]
+                for end in difflib.get_close_matches(variable.removeprefix(prefix), ends, 1, likeness):
+                    found[variable] = prefix + end
+    return found
+
+
+def _is_quoted(text: str) -> bool:
+    return len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
 
 
 def mask(secret: str) -> str:

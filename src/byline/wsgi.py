@@ -10,6 +10,7 @@ from typing import Any, Final
 from opentelemetry import trace
 
 from byline import guard, record
+from byline.inbound import interface
 from byline.inbound.body import DEFAULT_LIMIT
 from byline.inbound.input import tee_input
 from byline.inbound.reader import Identity, InboundReader
@@ -56,7 +57,7 @@ class AttributionMiddleware:
             app inside seems to make its own.
 
     Raises:
-        SettingError: ``byline.E011`` to ``byline.E017``, at construction.
+        SettingError: ``byline.E011`` to ``byline.E018``, at construction.
 
     Example:
         >>> def app(environ, start_response):
@@ -75,6 +76,7 @@ class AttributionMiddleware:
         body_limit: int = DEFAULT_LIMIT,
         app_span: AppSpan = "auto",
     ) -> None:
+        interface.check(app, "wsgi")
         self.app = app
         self._reader = InboundReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
         self._app_span = server.check(app_span)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import inspect
 import io
 import itertools
 import json
@@ -27,6 +28,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from byline import asgi, record, wsgi
+from byline.settings import SettingError
 from tests import support
 from tests.support import Heard, Sent, call_model, run_asgi, run_wsgi, spy
 
@@ -545,3 +547,37 @@ def test_scopes_and_messages_with_as_little_as_some_servers_send() -> None:
         asyncio.run(asgi.AttributionMiddleware(app)(scope, receive, receive))  # type: ignore[arg-type]
         assert heard[-1] is not None
         assert heard[-1].known() == {}
+
+
+def _wsgi(environ: Any, start_response: Any) -> list[bytes]:
+    return []
+
+
+class _WsgiApp:
+    def __call__(self, environ: Any, start_response: Any) -> list[bytes]:
+        return []
+
+
+async def _asgi(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+class _AsgiApp:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+
+@pytest.mark.parametrize("app", [_wsgi, _WsgiApp(), _WsgiApp().__call__])
+def test_a_wsgi_app_wants_the_other_door(app: Any) -> None:
+    """It would fail with each request, and say something about arguments."""
+    wsgi.AttributionMiddleware(wsgi.AttributionMiddleware(app))
+    with pytest.raises(SettingError, match=r"byline\.E018.* byline\.wsgi\.$"):
+        asgi.AttributionMiddleware(app)
+
+
+@pytest.mark.parametrize("app", [_asgi, _AsgiApp(), _AsgiApp().__call__, lambda *given: _asgi(*given)])
+def test_an_asgi_app_wants_the_other_door(app: Any) -> None:
+    asgi.AttributionMiddleware(asgi.AttributionMiddleware(app))
+    if inspect.isfunction(app) and app.__name__ == "<lambda>":
+        wsgi.AttributionMiddleware(app)  # it may be either
+        return
+    with pytest.raises(SettingError, match=r"byline\.E018.* byline\.asgi\.$"):
+        wsgi.AttributionMiddleware(app)

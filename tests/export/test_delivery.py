@@ -18,7 +18,7 @@ import pytest
 import byline
 from byline import counters
 from byline.export import OTLP, Destination, Langfuse
-from byline.testing import Receiver
+from byline.testing import Gateway, Receiver
 from tests.export.support import App, running
 
 
@@ -85,6 +85,32 @@ def test_a_final_no_is_said_once_with_what_to_do(
     assert advice in said[0].getMessage()
     assert counters.snapshot()["otlp.submissions"] == 3
     assert spans_of("otlp") == {"dropped.unsent": 3}
+
+
+def test_a_web_page_has_taken_no_spans(production: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its status says: a login page answers 200 to anything, and what it was sent is lost."""
+    with Gateway() as site:
+        site.answer("<html>Sign in</html>", headers={"content-type": "text/html"}, times=9)
+        # The gateway takes posts at such paths alone.
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{site.base_url}/chat/completions")
+        destination = OTLP()
+        with running(destination) as app:
+            app.chat()
+            assert not destination.flush()
+    assert spans_of("otlp") == {"dropped.unsent": 1}
+    assert "byline.E057" in production.text
+    assert "where a web page answers" in production.text
+
+
+def test_nobody_there_is_said_with_what_to_do(receiver: Receiver, production: pytest.LogCaptureFixture) -> None:
+    """So that one need not know what a client calls it."""
+    receiver.stop()
+    destination = OTLP(receiver.url)
+    with running(destination) as app:
+        destination.hurry(5)
+        app.chat()
+        assert not destination.flush()
+    assert "at the moment (connection refused): check its host and port" in production.text
 
 
 def test_a_batch_that_is_refused_for_itself_is_said_too(
@@ -243,7 +269,7 @@ def test_debug_says_what_goes_where_and_no_secret(
         assert destination.flush()
     said = capsys.readouterr().err
     assert f"{receiver.url}/api/public/otel/v1/traces" in said
-    assert "Authorization: Basic " in said
+    assert "with public key pk-lf-01234567…" in said
     assert "HTTP 503" in said
     assert "HTTP 200" in said
     for secret in (destination.headers["Authorization"], "sk-lf-0123456789abcdef"):

@@ -72,6 +72,37 @@ def test_what_is_no_address_is_said(address: str) -> None:
         OTLP(address)
 
 
+def test_an_address_is_said_again_without_what_is_secret_in_it() -> None:
+    """Somebody with several has to know which one is meant."""
+    for given, shown in (
+        ("langfuse.example", "'langfuse.example/api/public/otel/v1/traces'"),
+        ("ada:hunter2@lf.example", "'lf.example/api"),
+        ("https://lf.example?key=hunter2#x", "'https://lf.example'"),
+        ("sk-lf-0123456789abcdef", "…"),
+    ):
+        with pytest.raises(SettingError, match=r"byline\.E040") as refused:
+            Langfuse(*KEYS, given)
+        assert shown in refused.value.problem
+        assert "hunter2" not in str(refused.value)
+        assert "0123456789" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("sk-lf-1", "pk-lf-1"),
+        ("pk-lf-1", "pk-lf-1"),
+        ("sk-lf-1", "sk-lf-1"),
+        ("https://lf.example", "pk-lf-1", "sk-lf-1"),
+    ],
+)
+def test_keys_in_each_others_places_are_said(keys: tuple[str, ...]) -> None:
+    """They would be refused with each post, and the secret one be shown as the public one is."""
+    with pytest.raises(SettingError, match=r"byline\.E041") as refused:
+        Langfuse(*keys)
+    assert "lf-1" not in str(refused.value)
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [({"spans": "some"}, "E043"), ({"spans": None}, "E043")]
 
 

@@ -74,6 +74,8 @@ def _headers(text: str) -> str:
 
 def _test_settings() -> Iterator[CheckResult]:
     """Say what is wrong with the settings that no destination looks at."""
+    for variable, meant in settings.misspelt().items():
+        yield CheckResult("settings", False, f"byline.E002: {variable} is no setting", f"{meant} may be meant")
     for setting in settings.SETTINGS:
         try:
             found = settings.find(setting.name)
@@ -92,7 +94,11 @@ def _test_destinations() -> Iterator[CheckResult]:
     except SettingError as error:
         yield CheckResult("settings", False, f"{error.id}: {error.problem}", error.advice)
         return
-    if not destinations:
+    unused = export.unused()
+    for why, advice in unused:
+        # It may be meant, where others are left.
+        yield CheckResult("destinations", bool(destinations), why, advice)
+    if not destinations and not unused:
         advice = "set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY, or OTEL_EXPORTER_OTLP_ENDPOINT"
         yield CheckResult("destinations", False, "the environment names none", advice)
     for destination in destinations:

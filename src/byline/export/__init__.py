@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from byline.export import metrics
 from byline.export.destination import Destination
-from byline.export.environment import from_environment
+from byline.export.environment import from_environment, unused
 from byline.export.langfuse import Langfuse
 from byline.export.options import CheckResult
 from byline.export.otlp import OTLP
 
-__all__ = ["OTLP", "CheckResult", "Destination", "Langfuse", "from_environment", "metrics"]
+__all__ = ["OTLP", "CheckResult", "Destination", "Langfuse", "from_environment", "metrics", "unused"]

@@ -11,11 +11,13 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from byline import settings
+from byline.export.scrubbing import scrub
 from byline.export.spool import Spool
 from byline.settings import SettingError
 
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
 _VALUE: Final = re.compile(r"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?\Z")
+_SHORT: Final = 80
 _LABEL: Final = re.compile(r"[a-z0-9_-]{1,40}\Z")
 
 
@@ -31,9 +33,8 @@ def check_endpoint(endpoint: Any, allow_http: Any) -> None:
         host, port = parts.hostname, parts.port
     except ValueError:
         host = port = None
-    # A URL may have credentials in it, and is not said again.
     if host is None or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
-        raise SettingError("byline.E040", "an endpoint is no http(s) URL that can be posted to", advice)
+        raise SettingError("byline.E040", f"{_shown(endpoint)!r} is no http(s) URL that can be posted to", advice)
     if port == 0 or any(char.isspace() or not char.isprintable() for char in endpoint):
         raise SettingError("byline.E040", f"the endpoint at {host} has something in it that no URL has", advice)
     allowed = {*allow_http, *settings.find("allow_http").value}
@@ -43,6 +44,12 @@ def check_endpoint(endpoint: Any, allow_http: Any) -> None:
             f"{host} would get spans unencrypted",
             f"use https://, set BYLINE_ALLOW_HTTP={host}, or pass allow_http=[{host!r}] to the destination",
         )
+
+
+def _shown(endpoint: str) -> str:
+    """Return so much of a URL that it is recognised: it may have credentials in it, or be one."""
+    shown = scrub(re.split(r"[?#]", endpoint.rpartition("@")[2])[0])
+    return shown if len(shown) <= _SHORT else f"{shown[:_SHORT]}…"
 
 
 def _is_loopback(host: str) -> bool:

@@ -152,7 +152,7 @@ class Destination:
 
     def outlet(self) -> Outlet:
         """Make what sends this destination's spans: by its exporter, by way of the spool where there is one."""
-        say(f"{self.label}: to {self.endpoint} with {_masked(self.headers)}, spans={self.spans!r}, spool={self.spool}")
+        say(f"{self.label}: to {self.endpoint} with {self.credentials()}, spans={self.spans!r}, spool={self.spool}")
         if type(self).exporter is not Destination.exporter:
             return Outlet(self.exporter())
         if self.spool is None:
@@ -163,6 +163,10 @@ class Destination:
         return Spooling(
             self.label, self._exporter(line), line=line, spool=spool, endpoint=self.endpoint, headers=self.headers
         )
+
+    def credentials(self) -> str:
+        """Say which credentials are in force, none of them whole."""
+        return ", ".join(f"{name}: {settings.mask(value)}" for name, value in self.headers.items()) or "no headers"
 
     def steps(self) -> Sequence[Step]:
         """Return what is done to each span once content is taken off it, in order."""
@@ -258,7 +262,3 @@ class Destination:
             waiting = Spool(self.spool, name=self.label).waiting()
             results.append(rehearsal.waits(self.name, waiting.spans, waiting.size, self.spool_bytes))
         return results
-
-
-def _masked(headers: Mapping[str, str]) -> str:
-    return ", ".join(f"{name}: {settings.mask(value)}" for name, value in headers.items()) or "no headers"

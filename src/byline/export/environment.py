@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
@@ -11,7 +11,11 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcess
 from byline import guard, settings
 from byline.export.destination import Destination
 from byline.export.langfuse import Langfuse
+from byline.export.line import say
 from byline.export.otlp import OTLP
+
+_GRPC: Final = "the OTLP endpoint of the environment speaks gRPC, and byline speaks HTTP: it gets nothing"
+_HTTP: Final = "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf with an HTTP endpoint, or pass destinations"
 
 
 def from_environment(processors: Collection[SpanProcessor] = ()) -> list[Destination]:
@@ -35,27 +39,66 @@ def from_environment(processors: Collection[SpanProcessor] = ()) -> list[Destina
             )
         else:
             found.append(Langfuse())
-    if _wants_otlp() and not any(_exports(processor) for processor in processors):
-        found.append(OTLP())
+            _tell("langfuse", "langfuse_base_url")
+    if _wants_otlp():
+        if any(_exports(processor) for processor in processors):
+            say("otlp: an exporter of the app's own sends there already")
+        else:
+            found.append(OTLP())
+            _tell("otlp", "otlp_endpoint")
+    for why, _ in unused():
+        say(why)
+    if not found:
+        say("the environment makes no destination")
     return found
 
 
+def _tell(label: str, setting: str) -> None:
+    _, variable = settings.find(setting)
+    say(f"{label}: its address is from {variable or 'the default'}")
+
+
+def unused() -> list[tuple[str, str]]:
+    """Return why a destination that the environment names gets nothing, and what to do about it."""
+    found: list[tuple[str, str]] = []
+    if _names_langfuse() and not settings.find("langfuse_enabled").value:
+        found.append(("LANGFUSE_TRACING_ENABLED turns Langfuse off", "unset LANGFUSE_TRACING_ENABLED"))
+    if settings.find("otlp_endpoint").value:
+        if not _exports_otlp():
+            found.append(
+                (
+                    f"OTEL_TRACES_EXPORTER={settings.find('otel_exporter').value} leaves the OTLP endpoint out",
+                    "add otlp to OTEL_TRACES_EXPORTER, or unset it",
+                )
+            )
+        elif _speaks_grpc():
+            found.append((f"byline.E028: {_GRPC}", _HTTP))
+    return found
+
+
+def _names_langfuse() -> bool:
+    return bool(settings.find("langfuse_public_key").value or settings.find("langfuse_secret_key").value)
+
+
 def _wants_langfuse() -> bool:
-    named = settings.find("langfuse_public_key").value or settings.find("langfuse_secret_key").value
-    return bool(named) and bool(settings.find("langfuse_enabled").value)
+    return _names_langfuse() and bool(settings.find("langfuse_enabled").value)
+
+
+def _exports_otlp() -> bool:
+    return "otlp" in settings.find("otel_exporter").value
+
+
+def _speaks_grpc() -> bool:
+    return bool(settings.find("otlp_protocol").value == "grpc")
 
 
 def _wants_otlp() -> bool:
-    if not settings.find("otlp_endpoint").value or "otlp" not in settings.find("otel_exporter").value:
+    if not settings.find("otlp_endpoint").value or not _exports_otlp():
         return False
-    protocol = settings.find("otlp_protocol").value
-    if protocol == "grpc":
-        guard.warn_once(
-            "otlp.grpc",
-            "byline.E028: the OTLP endpoint of the environment speaks gRPC, byline speaks HTTP: it gets nothing. Set "
-            "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf with an HTTP endpoint, or pass destinations",
-        )
-    return bool(protocol != "grpc")
+    if _speaks_grpc():
+        guard.warn_once("otlp.grpc", "byline.E028: %s. To mend it, %s", _GRPC, _HTTP)
+        return False
+    return True
 
 
 def _is_langfuses(processor: Any) -> bool:

@@ -38,7 +38,7 @@ class Langfuse(Destination):
             ``"record"`` here, for a gateway sends every call.
 
     Raises:
-        SettingError: ``byline.E041`` where a key is missing.
+        SettingError: ``byline.E041`` where a key is missing, or is not what it should be.
 
     Example:
         >>> Langfuse("pk-lf-1", "sk-lf-1", "https://us.cloud.langfuse.com").endpoint
@@ -61,6 +61,7 @@ class Langfuse(Destination):
         for variable, key in (("LANGFUSE_PUBLIC_KEY", public_key), ("LANGFUSE_SECRET_KEY", secret_key)):
             if not key:
                 raise SettingError("byline.E041", f"{variable} is missing", f"set {variable}, or pass both keys")
+        _check_order(public_key, secret_key)
         base = (base_url or settings.find("langfuse_base_url").value).rstrip("/")
         base = base.removesuffix("/v1/traces").removesuffix(_PATH)
         token = base64.b64encode(f"{public_key}:{secret_key}".encode()).decode()
@@ -68,6 +69,11 @@ class Langfuse(Destination):
         options.setdefault("unsampled", "record")
         super().__init__(f"{base}{_PATH}/v1/traces", headers=headers, spans=spans, **options)
         self.base_url = base
+        self._public_key = public_key
+
+    def credentials(self) -> str:
+        """Say which keys are in force, by so much of the public one as tells projects apart."""
+        return f"public key {self._public_key[:14]}…"
 
     def steps(self) -> Sequence[Step]:
         """Say of each span what it is to Langfuse, and the environment's values where it says none."""
@@ -115,3 +121,15 @@ class Langfuse(Destination):
         what = ", a web page" if troubles.is_page(answer) else ""
         advice = "check LANGFUSE_BASE_URL: it is the address of Langfuse alone, without a project's path"
         return CheckResult(name, False, f"HTTP {answer.status_code} from {answer.url}{what}", advice), True
+
+
+def _check_order(public_key: str, secret_key: str) -> None:
+    """Raise `SettingError` ``byline.E041`` where arguments or variables have each other's values."""
+    if "://" in public_key:
+        raise SettingError("byline.E041", "public_key is a URL", "pass Langfuse(public_key, secret_key, base_url)")
+    if public_key.startswith("sk-lf-") or secret_key.startswith("pk-lf-"):
+        raise SettingError(
+            "byline.E041",
+            "the public key is a secret one, or the secret key a public one",
+            "give pk-lf-… as LANGFUSE_PUBLIC_KEY or public_key, and sk-lf-… as LANGFUSE_SECRET_KEY or secret_key",
+        )

@@ -145,8 +145,8 @@ class Line(requests.Session):
             if answer.response is not None and 200 <= answer.response.status_code < 300 and not answer.is_page:
                 self._note_rejected(answer.response)
                 return answer.response
-            undelivered = self._judge(answer)
             self.advice = troubles.advise(answer.status, url, page=answer.is_page)
+            undelivered = self._judge(answer)
             counters.count(f"{self._name}.submissions.failed")
             self.divisible = undelivered.divisible
             if not undelivered.passing:
@@ -171,9 +171,10 @@ class Line(requests.Session):
         if status is None or status in _PASSING or status >= 500:
             guard.warn_once(
                 f"unreachable.{self._name}",
-                "byline.E059: %s takes no spans at the moment (%s); they are tried again, and counted where that fails",
+                "byline.E059: %s takes no spans at the moment (%s): %s. They are tried again",
                 self._name,
                 answer.reason if status is None else f"HTTP {status}",
+                self.advice,
             )
             return Undelivered(_told(answer), passing=True, wait=_retry_after(answer.response))
         advice = troubles.of_settings(status, page=answer.is_page)

@@ -13,12 +13,14 @@ from byline.settings import SettingError
 
 def check(destinations: Any) -> list[Destination]:
     """Return the destinations. Raises `SettingError` ``byline.E025`` where something else is among them."""
-    if not isinstance(destinations, Sequence) or not all(isinstance(each, Destination) for each in destinations):
-        raise SettingError(
-            "byline.E025",
-            "destinations has something in it that is no destination",
-            "pass a list of byline.destinations.Langfuse(…) and OTLP(…)",
-        )
+    advice = "pass a list of byline.destinations.Langfuse(…) and OTLP(…)"
+    if isinstance(destinations, str) or not isinstance(destinations, Sequence):
+        raise SettingError("byline.E025", f"destinations is {type(destinations).__name__}", advice)
+    for each in destinations:
+        if not isinstance(each, Destination):
+            # Not the thing itself: it may be a URL with a key in it.
+            what = f"the class {each.__name__}" if isinstance(each, type) else type(each).__name__
+            raise SettingError("byline.E025", f"destinations has {what} in it", advice)
     return list(destinations)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
 from byline import gateways
 from byline.gateways.gateway import Gateway
@@ -14,11 +14,6 @@ class Known:
     """The gateways of an app: the configured ones first, then those that have hosts of their own."""
 
     def __init__(self, configured: Sequence[Gateway] = ()) -> None:
-        for gateway in configured:
-            if not isinstance(gateway, Gateway):
-                raise SettingError(
-                    "byline.E030", f"gateways has {gateway!r}", "pass instances of byline.gateways classes"
-                )
         self._configured = tuple(configured)
         named = {type(gateway) for gateway in configured if gateway.base_url is None}
         others = [made() for made in gateways.ALL if made not in named]
@@ -44,11 +39,23 @@ class Known:
         return None
 
 
+def check(configured: Any) -> Collection[Gateway]:
+    """Return the gateways of an app. Raises `SettingError` ``byline.E030`` where something else is among them."""
+    advice = 'pass a list of byline.gateways objects, e.g. [LiteLLM("http://llm.internal:4000")]'
+    if isinstance(configured, str) or not isinstance(configured, Collection):
+        raise SettingError("byline.E030", f"gateways is {type(configured).__name__}", advice)
+    for gateway in configured:
+        if not isinstance(gateway, Gateway):
+            raise SettingError("byline.E030", f"gateways has {gateway!r}", advice)
+    return configured
+
+
 def parse(text: str) -> list[Gateway]:
     """Read ``BYLINE_GATEWAYS``: names, or ``name=base URL``, divided by commas.
 
     Raises:
-        SettingError: ``byline.E031`` for a name that is none.
+        SettingError: ``byline.E031`` for a name that is none, and for a gateway without hosts of its own
+            whose base URL is missing: nothing would be sent to it.
 
     Example:
         >>> [gateway.name for gateway in parse("openrouter, litellm=http://llm.internal:4000")]
@@ -64,6 +71,12 @@ def parse(text: str) -> list[Gateway]:
         if made is None:
             raise SettingError(
                 "byline.E031", f"BYLINE_GATEWAYS names {name!r}", f"use some of {', '.join(sorted(by_name))}"
+            )
+        if not url.strip() and not made.hosts:
+            raise SettingError(
+                "byline.E031",
+                f"BYLINE_GATEWAYS names {made.name} without its base URL",
+                f"write {made.name}=http://host:port",
             )
         found.append(made(url.strip() or None))
     return found

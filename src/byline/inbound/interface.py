@@ -1,0 +1,52 @@
+"""Tells an app of the other kind before its first request does: both doors have one name, and are mixed up."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Literal
+
+from byline.settings import SettingError
+
+
+def check(app: Any, door: Literal["asgi", "wsgi"]) -> None:
+    """Raise `SettingError` ``byline.E018`` where an app is certainly none for this door.
+
+    Example:
+        >>> check(lambda environ, start_response: [], "wsgi")
+        >>> check(lambda environ, start_response: [], "asgi")
+        Traceback (most recent call last):
+        byline.settings.SettingError: byline.E018: byline.asgi's middleware is around a WSGI app. To mend it, import \
+AttributionMiddleware from byline.wsgi.
+    """
+    other = "wsgi" if door == "asgi" else "asgi"
+    if is_asgi(app) if door == "wsgi" else is_wsgi(app):
+        raise SettingError(
+            "byline.E018",
+            f"byline.{door}'s middleware is around {'an ASGI' if door == 'wsgi' else 'a WSGI'} app",
+            f"import AttributionMiddleware from byline.{other}",
+        )
+
+
+def is_asgi(app: Any) -> bool:
+    """Whether an app is certainly an ASGI one."""
+    return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(_call_of(type(app)))
+
+
+def is_wsgi(app: Any) -> bool:
+    """Whether an app is certainly a WSGI one: it takes two arguments, and not three."""
+    if is_asgi(app):
+        return False
+    try:
+        signature = inspect.signature(app)
+        signature.bind({}, None)
+    except (TypeError, ValueError):
+        return False
+    try:
+        signature.bind({}, None, None)
+    except TypeError:
+        return True
+    return False
+
+
+def _call_of(kind: type) -> Any:
+    return next((vars(each)["__call__"] for each in kind.__mro__ if "__call__" in vars(each)), None)
