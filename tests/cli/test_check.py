@@ -45,7 +45,7 @@ def test_working_destinations_pass(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     shown = {check["name"]: check["detail"] for check in said["checks"]}
     assert shown["Langfuse gets"].startswith("rehearsal → byline check call (trace byline check, session byline-check")
     assert shown["OTLP gets"].startswith("byline check request → rehearsal → byline check call (")
-    assert shown["Langfuse gets"].endswith("user byline-check, with content)")
+    assert shown["Langfuse gets"].endswith("user byline-check, content let through)")
     assert all(check["ok"] for check in said["checks"])
     settings = {row["name"]: row for row in said["settings"]}
     assert settings["langfuse_base_url"] == {
@@ -135,7 +135,7 @@ def test_what_would_arrive_is_said_as_the_settings_have_it(
         assert main(["check"]) == 0
         assert len(otlp.spans) == 3
     said = capsys.readouterr().out
-    assert "user byline-check, without content)" in said
+    assert "user byline-check, content left out)" in said
     assert "0 spans wait, 0 B of 256 MiB" in said
 
 
@@ -196,6 +196,9 @@ def test_nobody_there_is_said_in_words() -> None:
     assert result.detail.endswith("connection refused")
     (result,) = OTLP("https://nobody.invalid").check()
     assert result.detail.endswith("no such host")
+    with Receiver() as plain:
+        (result,) = OTLP(plain.url.replace("http", "https")).check()
+    assert result.detail.endswith("it does not speak TLS")
     (result,) = OTLP("http://127.0.0.1:4317").check()
     assert "4318" in result.advice
 

@@ -110,7 +110,7 @@ def test_nobody_there_is_said_with_what_to_do(receiver: Receiver, production: py
         destination.hurry(5)
         app.chat()
         assert not destination.flush()
-    assert "at the moment (connection refused): check its host and port" in production.text
+    assert "at the moment (connection refused): check its port" in production.text
 
 
 def test_a_batch_that_is_refused_for_itself_is_said_too(

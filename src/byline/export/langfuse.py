@@ -107,8 +107,9 @@ class Langfuse(Destination):
                 allow_redirects=False,
             )
         except OSError as error:
-            advice = f"no Langfuse answers at {self.base_url}; {troubles.advise(None, self.base_url)}"
-            return CheckResult(name, False, troubles.name(error), advice), False
+            told = troubles.name(error)
+            advice = f"no Langfuse answers at {self.base_url}: {troubles.advise(told, self.base_url)}"
+            return CheckResult(name, False, told, advice), False
         if answer.status_code in (401, 403):
             advice = "these keys are not of this server: check both keys and the region in LANGFUSE_BASE_URL"
             return CheckResult(name, False, f"HTTP {answer.status_code}", advice), False

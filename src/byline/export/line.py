@@ -145,7 +145,11 @@ class Line(requests.Session):
             if answer.response is not None and 200 <= answer.response.status_code < 300 and not answer.is_page:
                 self._note_rejected(answer.response)
                 return answer.response
-            self.advice = troubles.advise(answer.status, url, page=answer.is_page)
+            self.advice = (
+                troubles.advise(answer.reason, url)
+                if answer.status is None
+                else troubles.advise_on(answer.status, page=answer.is_page)
+            )
             undelivered = self._judge(answer)
             counters.count(f"{self._name}.submissions.failed")
             self.divisible = undelivered.divisible

@@ -105,8 +105,10 @@ def judge(name: str, endpoint: str, outlet: Watched, line: Line, *, filtered: bo
             nought is for nobody.
     """
     if not outlet.taken:
-        told = f"{endpoint}: {line.told or 'no answer in time'}"
-        return [CheckResult(f"{name} export", False, told, line.advice or troubles.advise(None, endpoint))]
+        told = line.told or troubles.NO_ANSWER
+        return [
+            CheckResult(f"{name} export", False, f"{endpoint}: {told}", line.advice or troubles.advise(told, endpoint))
+        ]
     advice = "" if outlet.spans else "look at its filters, and at its sampling"
     results = [
         CheckResult(f"{name} export", True, endpoint),
@@ -139,7 +141,7 @@ def _read_size(count: float) -> str:
 def describe(spans: Sequence[ReadableSpan]) -> str:
     """Say in one line what arrives."""
     if not spans:
-        return "nothing arrives: its filters leave the made-up request out"
+        return "nothing arrives: its filters or its sampling leave the made-up request out"
     by_id = {span.get_span_context().span_id: span for span in spans if span.context}  # type: ignore[union-attr]
     last = next((span for span in spans if names.OPERATION_NAME in (span.attributes or {})), spans[0])
     way = [last.name]
@@ -153,5 +155,5 @@ def describe(spans: Sequence[ReadableSpan]) -> str:
         for label, key in (("trace", names.TRACE_NAME), ("session", names.SESSION_ID), ("user", names.USER_ID))
         if key in said
     ]
-    labels.append("with content" if any(is_content(key) for key in said) else "without content")
+    labels.append("content let through" if any(is_content(key) for key in said) else "content left out")
     return f"{' → '.join(way)} ({', '.join(labels)})"

@@ -21,16 +21,23 @@ _SETTINGS: Final[dict[int, str]] = {
 }
 _PROTOCOL: Final = "check that it takes OTLP over HTTP as protobuf, and how large a request may be"
 _GRPC_PORT: Final = 4317
-#: The first that is found in an error, or in what led to it, says it best.
-_WORDS: Final[tuple[tuple[type[BaseException], str], ...]] = (
-    (requests.Timeout, "no answer in time"),
-    (requests.exceptions.ProxyError, "the proxy cannot be reached"),
-    (ssl.SSLCertVerificationError, "its TLS certificate cannot be verified"),
-    (ssl.SSLError, "no TLS: it may speak plain http"),
-    (socket.gaierror, "no such host"),
-    (ConnectionRefusedError, "connection refused"),
-    (ConnectionError, "closed the connection without an answer"),
+NO_ANSWER: Final = "no answer in time"
+#: The first that is found in an error, or in what led to it, says it best; and what to do about it.
+_WORDS: Final[tuple[tuple[type[BaseException], str, str], ...]] = (
+    (requests.ReadTimeout, NO_ANSWER, "it has taken the connection and is silent: look at its log"),
+    (requests.ConnectTimeout, "it cannot be reached", "check its host and port, and what stands in between"),
+    (requests.exceptions.ProxyError, "the proxy cannot be reached", "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"),
+    (
+        ssl.SSLCertVerificationError,
+        "its TLS certificate cannot be verified",
+        "check its name, or name your own authority's file in OTEL_EXPORTER_OTLP_CERTIFICATE",
+    ),
+    (ssl.SSLError, "it does not speak TLS", "check its port, or whether it wants http://"),
+    (socket.gaierror, "no such host", "check how its name is written, and that this machine knows it"),
+    (ConnectionRefusedError, "connection refused", "check its port, and that it is running"),
+    (ConnectionError, "it closed the connection without an answer", "check its port, and look at its log"),
 )
+_ADVICE: Final = {words: advice for _, words, advice in _WORDS}
 
 
 def name(error: BaseException) -> str:
@@ -41,7 +48,7 @@ def name(error: BaseException) -> str:
         'no answer in time'
     """
     causes = list(_causes(error))
-    for kind, words in _WORDS:
+    for kind, words, _ in _WORDS:
         if any(isinstance(cause, kind) for cause in causes):
             return words
     return type(error).__name__
@@ -73,19 +80,21 @@ def of_settings(status: int, *, page: bool) -> str | None:
     return _SETTINGS.get(status)
 
 
-def advise(status: int | None, url: str, *, page: bool = False) -> str:
-    """Say what to do about a post that was not taken.
+def advise(reason: str, url: str) -> str:
+    """Say what to do where nothing was answered.
 
     Args:
-        status: The answer's, ``None`` where there was none.
+        reason: As `name` has said it.
         url: Where it was sent.
-        page: Whether the answer was a web page.
     """
-    if status is None:
-        with contextlib.suppress(ValueError):
-            if urlsplit(url).port == _GRPC_PORT:
-                return "4317 is the port of OTLP over gRPC; OTLP over HTTP has 4318, unless it was changed"
-        return "check its host and port, and that this machine reaches them"
+    with contextlib.suppress(ValueError):
+        if urlsplit(url).port == _GRPC_PORT:
+            return "4317 is the port of OTLP over gRPC; OTLP over HTTP has 4318, unless it was changed"
+    return _ADVICE.get(reason, "check its address, and that this machine reaches it")
+
+
+def advise_on(status: int, *, page: bool = False) -> str:
+    """Say what to do about an answer by which nothing was taken."""
     if status in (408, 425, 429) or status >= 500:
         return "the server has trouble of its own: look at its log, or try again later"
     return of_settings(status, page=page) or _PROTOCOL
