@@ -189,7 +189,9 @@ def test_each_refusal_has_advice_of_its_own(status: int, advice: str) -> None:
     assert advice in result.advice
 
 
-def test_nobody_there_is_said_in_words() -> None:
+def test_nobody_there_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
     with Receiver() as otlp:
         pass
     (result,) = OTLP(otlp.url).check()

@@ -34,6 +34,26 @@ def test_every_part_is_defined_and_used(config: dict[str, Any]) -> None:
         assert exporter.get("auth", {}).get("authenticator", "file_storage") in config["extensions"]
 
 
+def test_what_waits_for_a_backend_waits_on_disk(config: dict[str, Any]) -> None:
+    """Batches are made of what is in the queue already: a batch processor would hold spans in memory alone."""
+    assert not any(name.startswith("batch") for name in config["processors"])
+    for exporter in config["exporters"].values():
+        queue = exporter["sending_queue"]
+        assert queue["batch"]["min_size"] <= queue["batch"]["max_size"] <= queue["queue_size"]
+        # 0 is for ever; the collector's own default is five minutes.
+        assert exporter["retry_on_failure"]["max_elapsed_time"] == 0
+
+
+def test_the_collector_may_write_to_its_queue(config: dict[str, Any]) -> None:
+    """A new volume belongs to root, and the image's user is 10001: without this it does not start."""
+    services = yaml.safe_load((FOLDER / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    collector, volume = services["collector"], services["volume"]
+    assert f"queue:{config['extensions']['file_storage']['directory']}" in collector["volumes"]
+    assert volume["volumes"] == ["queue:/queue"]
+    assert volume["command"] == "chown 10001:10001 /queue"
+    assert collector["depends_on"] == {"volume": {"condition": "service_completed_successfully"}}
+
+
 def test_its_variables_are_those_that_the_readme_names(config: dict[str, Any]) -> None:
     used = set(re.findall(r"\$\{env:(\w+)\}", str(config)))
     compose = yaml.safe_load((FOLDER / "compose.yaml").read_text(encoding="utf-8"))
