@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from byline import counters
 from byline.cli import main
 from byline.export import OTLP, line
 from byline.settings import SETTINGS
@@ -254,6 +255,15 @@ def test_variables_that_are_misspelt_are_said(
     said = capsys.readouterr().out
     assert "byline.E002: BYLINE_PRIVAT is no setting" in said
     assert "BYLINE_PRIVACY" in said.partition("BYLINE_PRIVAT is")[2]
+
+
+def test_a_test_is_none_of_the_apps_own(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither in its counters nor in its log, where the real thing has still to be said."""
+    with Receiver() as otlp:
+        otlp.fail(503, times=None)
+        assert not OTLP(otlp.url, label="mine").check()[0].ok
+    assert not any(name.startswith("mine.") for name in counters.snapshot())
+    assert caplog.text == ""
 
 
 def test_filters_that_leave_it_out_are_no_failure() -> None:

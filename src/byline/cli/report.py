@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import sys
@@ -15,6 +14,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from byline import settings
 from byline.export import CheckResult, Destination, Langfuse
 from byline.export.otlp import parse_headers
+from byline.export.rehearsal import quiet
 
 _CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _SECRET_IN_QUERY: Final = re.compile(r"([?&][^=&\s]*(?:key|token|secret|auth|password)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
@@ -23,7 +23,7 @@ _SECRET_IN_QUERY: Final = re.compile(r"([?&][^=&\s]*(?:key|token|secret|auth|pas
 def test(destination: Destination) -> list[CheckResult]:
     """Test a destination for real; whatever goes wrong is a result."""
     try:
-        with _quiet():
+        with quiet():
             return destination.check()
     except Exception as error:
         advice = f"check that {destination.endpoint} is what you mean, and that this machine reaches it"
@@ -36,7 +36,7 @@ def probe(destination: Destination) -> list[CheckResult]:
     Returns:
         Nothing where it was accepted, else what to do about it.
     """
-    with _quiet(), contextlib.suppress(Exception):
+    with quiet(), contextlib.suppress(Exception):
         exporter = destination.exporter()
         try:
             if exporter.export([]) is SpanExportResult.SUCCESS:
@@ -48,20 +48,6 @@ def probe(destination: Destination) -> list[CheckResult]:
         return test(destination)
     advice = "check the endpoint, its credentials, and that it takes OTLP over HTTP"
     return [CheckResult(f"{destination.name} export", False, destination.endpoint, advice)]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    # What is logged meanwhile would stand between the rows; its substance is in the rows.
-    logs = [logging.getLogger(name) for name in ("opentelemetry", "byline")]
-    levels = [log.level for log in logs]
-    for log in logs:
-        log.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for log, level in zip(logs, levels, strict=True):
-            log.setLevel(level)
 
 
 def hide(text: str) -> str:

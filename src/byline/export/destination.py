@@ -248,13 +248,14 @@ class Destination:
 
     def check(self) -> list[CheckResult]:
         """Test the destination for real: a made-up request goes the whole way, and must be accepted."""
-        line = Line(self.label, patience=0, headers=self.headers)
-        own = type(self).exporter is not Destination.exporter
-        outlet = Watched(Outlet(self.exporter() if own else self._exporter(line)))
         label, self._label = self._label, f"{self.label}-check"
         try:
-            # Under a name of its own, so that nothing of it is counted as the app's.
-            rehearsal.perform(self._make_feed(outlet), self.sampling)
+            # Under a name of its own, so that nothing of it is counted or said as the app's.
+            line = Line(self.label, patience=0, headers=self.headers)
+            own = type(self).exporter is not Destination.exporter
+            outlet = Watched(Outlet(self.exporter() if own else self._exporter(line)))
+            with rehearsal.quiet():
+                rehearsal.perform(self._make_feed(outlet), self.sampling)
         finally:
             self._label = label
         results = rehearsal.judge(self.name, self.endpoint, outlet, line, filtered=self._filters.any)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from opentelemetry import trace
@@ -60,6 +62,20 @@ class Watched(Outlet):
         result = super().export(spans)
         self._taken += result is SpanExportResult.SUCCESS
         return result
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Log nothing meanwhile: it would be said of the app's own spans, and its substance is in the results."""
+    logs = [logging.getLogger(name) for name in ("opentelemetry", "byline")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def perform(feed: Feed, share: float) -> None:
