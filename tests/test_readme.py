@@ -15,10 +15,13 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SETUPS = (ROOT / "docs" / "setups.md").read_text(encoding="utf-8")
 CALLS = (ROOT / "docs" / "calls.md").read_text(encoding="utf-8")
+GATEWAYS = (ROOT / "docs" / "gateways.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 PYTHON = [code for language, code in BLOCKS if language == "python"]
 OTHERS = [
-    code for page in (SETUPS, CALLS) for code in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    code
+    for page in (SETUPS, CALLS, GATEWAYS)
+    for code in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 ]
 SHELL = [code.strip() for language, code in BLOCKS if language == "bash"]
 

@@ -15,9 +15,13 @@ HEAD = """\
 <!-- Written by `python -m tests.gateways.document` from the classes in byline.gateways. -->
 # Gateways
 
-An app names the gateways that it calls, in code or in the environment; those with hosts of their own are known without.
+Gateways with a public host, such as OpenRouter, are known by that. Name those that you run yourself, and those for
+which you want other settings than the defaults, in code or in the environment:
 
 ```python
+import byline
+from byline.gateways import LiteLLM, OpenRouter
+
 byline.instrument(gateways=[LiteLLM("http://llm.internal:4000"), OpenRouter(key_status=True)])
 ```
 
@@ -27,32 +31,32 @@ BYLINE_GATEWAYS="litellm=http://llm.internal:4000, openrouter"
 
 What holds for all of them:
 
-- Ids are written only onto calls to the gateway's own hosts, or below its base URL, and are taken back where a redirect
-  leads to another origin. Baggage is never sent.
+- Ids are written only onto calls to the gateway's own hosts, or below its base URL. Where a redirect leads to another
+  origin, they are removed. Baggage is never sent.
 - What the app has set itself stays, headers and members of the body alike. The rest of the body stays byte for byte.
-- Trace ids are those of the LLM span, and go out only where that span is sampled.
-- A value that a gateway would not take is left out whole, and so is what would make more than 4 KB of headers. A debug
-  line of the log `byline` names the gateway, the field and the reason, never the value.
-- Metadata never goes out under the name of an id, for it may come from anybody.
-- A gateway that nobody named is known by the headers of its replies, where it has some; these are read, and nothing is
-  sent to it.
-- `broadcasts=True` says that the gateway sends its own traces to the same destination. Its generation then hangs below
-  our span in the trace under which byline's destinations file it (the caller's own, where it names one), and it alone
-  carries usage and cost, so that a trace counts each call once.
-- `key_aliases={"0f2c10bf": "team blue"}` names API keys by their SHA-256, or eight or more digits of it.
+- Trace ids are those of the LLM span, and are sent only where that span is sampled.
+- A value that a gateway would refuse is left out whole, and so is what would make more than 4 KB of headers. The logger
+  `byline` says at level DEBUG which field of which gateway was left out and why, never the value.
+- Metadata is never sent under the name of an id, for it may come from anybody.
+- A gateway that nobody named may be recognised by the headers of its replies. These are read then, and nothing is sent
+  to it.
+- `broadcasts=True` says that the gateway sends its own traces to the same destination. Its generation then stands below
+  byline's span, in the trace to which byline's destinations send it (the caller's own, if it names one). Only the
+  gateway's generation carries usage and cost, so that a trace counts each call once.
+- `key_aliases={"0f2c10bf": "team blue"}` gives names to API keys, by their SHA-256 or eight or more digits of it.
 
-How sure each row is: **run for real** against the gateway itself, in CI; **source**: read in the gateway's code;
-**documentation**: as its documentation says, and tested against that; **inference**: nobody says so, and byline looks
-at run time.
+The last column says how sure a row is. **run for real**: tested against the gateway itself, in CI. **source**: read in
+the gateway's code. **documentation**: as its documentation says, and tested against that. **inference**: nobody says
+so, and byline looks at the replies.
 """
 
 INBOUND = """\
 ## What is read from requests
 
-A session, a user, a trace, names, tags and metadata may come to the app under any of these names. Code of the app and
-`identity` win over all of them, then come the app's own `fields`; then headers, then the body, then the query of a
-websocket's handshake, then W3C baggage. Within each the earlier row wins. Dashes and underscores are the same in the
-name of a header, and a name that needs another beside it says nothing without.
+A caller may send a session, a user, a trace, names, tags and metadata under any of these names. The app's own code and
+`identity` win over all of them, then the app's own `fields`. After these come headers, then the body, then the query of
+a websocket's handshake, then W3C baggage. Within each of these the earlier row wins. In names of headers, dashes and
+underscores are the same. Where the column "beside" has a name, the row counts only if that is there as well.
 
 | where | name | becomes | beside |
 |---|---|---|---|

@@ -8,16 +8,25 @@ from byline.settings import SETTINGS
 
 _HEAD = """# Settings
 
-What the environment can say, in the order in which `byline check` shows it. What is passed in code wins. This page is
-made from the code by `python -m byline.cli.variables`.
+Every setting that can be made in the environment, in the order in which `byline check` shows them. What is passed in
+code wins over the environment. A variable that is empty counts as not set, and a value must not have quotes around it.
 
-| setting | variables, the first that is set counts | default | meaning |
+A switch takes `true` and `false`, `1` and `0`, `yes` and `no`, `on` and `off`. This page is made from the code by
+`python -m byline.cli.variables`.
+
+| setting | variables (the first that is set counts) | default | meaning |
 |---|---|---|---|
 """
 _TAIL = """
-Besides these, the SDK's own variables hold: `OTEL_RESOURCE_ATTRIBUTES` (`deployment.environment.name` becomes the
-environment in Langfuse), `OTEL_TRACES_SAMPLER`, `OTEL_BSP_MAX_QUEUE_SIZE`, `OTEL_BSP_SCHEDULE_DELAY`, and
-`OTEL_PYTHON_EXCLUDED_URLS` for requests that are to have no app span.
+These variables of OpenTelemetry's SDK have their usual effect:
+
+- `OTEL_RESOURCE_ATTRIBUTES`; its `deployment.environment.name` becomes the environment in Langfuse
+- `OTEL_TRACES_SAMPLER`
+- `OTEL_BSP_MAX_QUEUE_SIZE`, `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` and `OTEL_BSP_SCHEDULE_DELAY`, for each destination
+- `OTEL_EXPORTER_OTLP_CERTIFICATE` and `OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE`, for each destination
+- `OTEL_PYTHON_EXCLUDED_URLS`: requests that get no app span
+
+The other settings of a destination can be made in code only: [destinations.md](destinations.md).
 """
 
 

@@ -70,7 +70,7 @@ def parse_headers(text: str) -> dict[str, str]:
             raise SettingError(
                 "byline.E066",
                 f"part {number} of OTEL_EXPORTER_OTLP_HEADERS is no name=value",
-                "write name=value, divided by commas, values percent-encoded",
+                "write name=value, separated by commas, values percent-encoded",
             )
         found[unquote(name).strip().lower()] = unquote(value).strip()
     return found

@@ -49,7 +49,7 @@ def key_of(headers: Mapping[str, str]) -> str | None:
 
 
 def parse_aliases(text: str) -> dict[str, str]:
-    """Read ``BYLINE_KEY_ALIASES``: ``hash=name``, divided by commas; the beginning of a hash will do.
+    """Read ``BYLINE_KEY_ALIASES``: ``hash=name``, separated by commas; the beginning of a hash will do.
 
     Raises:
         SettingError: ``byline.E033`` for what is no beginning of a hash, as a key itself would be.

@@ -51,7 +51,7 @@ def check(configured: Any) -> Collection[Gateway]:
 
 
 def parse(text: str) -> list[Gateway]:
-    """Read ``BYLINE_GATEWAYS``: names, or ``name=base URL``, divided by commas.
+    """Read ``BYLINE_GATEWAYS``: names, or ``name=base URL``, separated by commas.
 
     Raises:
         SettingError: ``byline.E031`` for a name that is none, and for a gateway without hosts of its own

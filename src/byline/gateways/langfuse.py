@@ -39,7 +39,7 @@ class LangfuseGateway(Gateway):
             "sends",
             (
                 "`traceparent`, `langfuse-session-id`, `langfuse-user-id`, `langfuse-trace-name`, `langfuse-tags`, "
-                "`langfuse-metadata` (`key:value`, divided by commas); all percent-encoded"
+                "`langfuse-metadata` (`key:value`, separated by commas); all percent-encoded"
             ),
             "source",
         ),
