@@ -16,7 +16,7 @@ from byline.inbound.body import DEFAULT_LIMIT, Body, is_json, parse_length
 from byline.inbound.reader import Identity, InboundReader
 from byline.inbound.trust import GROUPS, Trust
 from byline.record import Record
-from byline.spans import server
+from byline.spans import absence, server
 from byline.spans.server import AppSpan
 
 #: Marks a scope that has passed a door, so that a second door on the same request stands open.
@@ -126,6 +126,8 @@ class AttributionMiddleware:
         await self._sign(scope, receive, send, span, watch=span is not None)
 
     async def _sign(self, scope: Scope, receive: Receive, send: Send, span: trace.Span | None, *, watch: bool) -> None:
+        if absence.unsaid:
+            absence.say()
         owner = Record(self._reader, scope)
         if watch:
             server.adopt(owner, span)

@@ -17,7 +17,7 @@ from byline.inbound.reader import Identity, InboundReader
 from byline.inbound.trust import GROUPS, Trust
 from byline.record import Record
 from byline.settings import SettingError
-from byline.spans import server
+from byline.spans import absence, server
 from byline.spans.server import AppSpan
 from byline.spans.wsgi_server import ADVICE, WsgiSpan, WsgiSpans
 
@@ -87,6 +87,8 @@ class AttributionMiddleware:
         """Open a record for the request and run the app in a context of its own."""
         if _MARK in environ:
             return self.app(environ, start_response)
+        if absence.unsaid:
+            absence.say()
         context = copy_context()
         owner = Record(self._reader, environ)
         environ[_MARK] = owner

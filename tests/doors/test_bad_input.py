@@ -27,8 +27,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from byline import asgi, record, wsgi
+from byline import asgi, guard, record, wsgi
 from byline.settings import SettingError
+from byline.spans import absence
+from byline.spans.processor import BylineSpanProcessor
 from tests import support
 from tests.support import Heard, Sent, call_model, run_asgi, run_wsgi, spy
 
@@ -581,3 +583,27 @@ def test_an_asgi_app_wants_the_other_door(app: Any) -> None:
         return
     with pytest.raises(SettingError, match=r"byline\.E018.* byline\.asgi\.$"):
         wsgi.AttributionMiddleware(app)
+
+
+@pytest.mark.parametrize("door", support.DOORS)
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_door_without_instrument_says_so_once(
+    door: support.Door, missing: bool, production: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else would: no span is signed, and no request fails."""
+    monkeypatch.setattr(absence, "unsaid", True)
+    monkeypatch.setattr(guard, "_told", set())
+    if not missing:
+        BylineSpanProcessor()
+    for _ in range(3):
+        support.accepted(door, support.claim({}))
+    assert production.text.count("byline.E019") == missing
+
+
+def test_a_door_is_silent_where_byline_is_turned_off(
+    production: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(absence, "unsaid", True)
+    monkeypatch.setenv("BYLINE_DISABLED", "1")
+    support.accepted("asgi", support.claim({}))
+    assert production.text == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from types import FunctionType, MethodType
 from typing import Any, Literal
 
 from byline.settings import SettingError
@@ -29,24 +30,33 @@ AttributionMiddleware from byline.wsgi.
 
 def is_asgi(app: Any) -> bool:
     """Whether an app is certainly an ASGI one."""
-    return inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(_call_of(type(app)))
+    return inspect.iscoroutinefunction(_code_of(app)[0])
 
 
 def is_wsgi(app: Any) -> bool:
     """Whether an app is certainly a WSGI one: it takes two arguments, and not three."""
-    if is_asgi(app):
+    function, own = _code_of(app)
+    if function is None or inspect.iscoroutinefunction(function):
         return False
     try:
-        signature = inspect.signature(app)
-        signature.bind({}, None)
+        signature = inspect.signature(function, follow_wrapped=False)
+        signature.bind(*own, {}, None)
     except (TypeError, ValueError):
         return False
     try:
-        signature.bind({}, None, None)
+        signature.bind(*own, {}, None, None)
     except TypeError:
         return True
     return False
 
 
-def _call_of(kind: type) -> Any:
-    return next((vars(each)["__call__"] for each in kind.__mro__ if "__call__" in vars(each)), None)
+def _code_of(app: Any) -> tuple[Any, tuple[object, ...]]:
+    """Return what runs when an app is called, and what it is called with besides.
+
+    The app itself is not asked: it may be a proxy that answers only within a request.
+    """
+    kind = type(app)
+    if kind in (FunctionType, MethodType):
+        return app, ()
+    code = next((vars(each)["__call__"] for each in kind.__mro__ if "__call__" in vars(each)), None)
+    return (code, (app,)) if type(code) is FunctionType else (None, ())

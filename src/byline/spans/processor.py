@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanKind
 from byline import afterwards, guard, record
 from byline.record import Record
 from byline.settings import SettingError
-from byline.spans import late, recognition, server, targets
+from byline.spans import absence, late, recognition, server, targets
 from byline.spans.attributes import (
     ATTRIBUTION,
     GENERATION_NAME,
@@ -86,6 +86,7 @@ class BylineSpanProcessor(SpanProcessor):
         self.stamp = stamp
         self.enabled = True
         self.is_new = True
+        absence.end()
 
     def switch_on(self, stamp: Stamp) -> None:
         """Stamp from now on; the provider has this processor already."""
