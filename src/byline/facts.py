@@ -32,7 +32,7 @@ class Facts(msgspec.Struct, kw_only=True, omit_defaults=True):
         parameters: Request parameters by their GenAI name (``max_tokens``, ``temperature`` …).
         response_model: The model that answered.
         response_id: The id that the reply carries, by which late spans are joined.
-        finish_reasons: One a choice.
+        finish_reasons: Why the model stopped, one for each choice.
         input_tokens: Prompt tokens, cached ones included.
         output_tokens: Completion tokens, reasoning included.
         cache_read_tokens: Of the input, read from the provider's prompt cache.
@@ -65,12 +65,12 @@ class Facts(msgspec.Struct, kw_only=True, omit_defaults=True):
         requests: Allowance of requests.
         tokens: Allowance of tokens.
         status_code: HTTP status of the reply.
-        error_type: The error's class, low in cardinality; the HTTP status where nothing says more.
+        error_type: The class of the error, one of a few; the HTTP status where nothing says more.
         error_message: The error's detail.
         input_messages: JSON text in the GenAI shape, only where content is captured.
-        output_messages: Likewise.
-        system_instructions: Likewise.
-        tool_definitions: Likewise.
+        output_messages: The same for the reply.
+        system_instructions: The same for the system prompt.
+        tool_definitions: The same for the tools that were offered.
         server_address: Host that was called.
         server_port: Its port.
     """

@@ -15,8 +15,8 @@ from byline.spans.conventions import CONVENTIONS, Row
 
 _HEAD: Final = """# Attributes
 
-Every attribute that byline writes, and what the same things are called in the dialects that a destination can add. This
-page is made from the code by `python -m byline.cli.attributes`.
+Every attribute that byline writes, and the names of the same things in other conventions, which a destination can add.
+This page is made from the code by `python -m byline.cli.attributes`.
 """
 _CALLER: Final = {
     names.KEY_HASH: "Hash of the key that the caller sent, never the key.",
@@ -35,20 +35,20 @@ _TOTALS: Final = {
     names.LLM_ERRORS: "How many failed.",
 }
 _DRAIN: Final = {
-    names.APP_TRACE_ID: "The app's own trace id, where a destination files the span under the caller's.",
-    names.STEP_NAME: "On the step's own span too, which the destination makes.",
+    names.APP_TRACE_ID: "The id of the app's own trace, where the span is in the caller's trace.",
+    names.STEP_NAME: "Also on the step's own span, which the destination makes.",
 }
 _DIALECTS: Final = {
     "openinference": "Phoenix, Arize and whatever else reads OpenInference.",
     "openrouter": "As OpenRouter's Broadcast writes them to OpenTelemetry destinations.",
     "litellm": "As LiteLLM's `langfuse_otel` and `otel` callbacks write them.",
-    "traceloop": "As OpenLLMetry and Traceloop know them.",
+    "traceloop": "As OpenLLMetry and Traceloop write them.",
 }
 
 _LANGFUSE: Final = """\
-`"langfuse"` is no table: for each span it says as `langfuse.observation.*` what that is to Langfuse: its type, model,
-parameters, tokens, cost, first token, level, prompt and metadata. The destination for Langfuse always does; it is for a
-collector that stands before Langfuse."""
+`"langfuse"` has no table: it writes what a span is to Langfuse as `langfuse.observation.*`: type, model, parameters,
+tokens, cost, time of the first token, level, prompt and metadata. `Langfuse(…)` always does so; name the convention for
+an `OTLP(…)` that leads to a collector in front of Langfuse."""
 
 
 def render() -> Iterator[str]:
@@ -74,7 +74,7 @@ def render() -> Iterator[str]:
     yield ""
     yield "## Other dialects"
     yield ""
-    yield 'A destination adds these besides byline\'s own at your wish, e.g. `OTLP(…, conventions=["openinference"])`.'
+    yield 'A destination writes these too where you ask for them, e.g. with `OTLP(…, conventions=["openinference"])`.'
     yield ""
     yield from _LANGFUSE.splitlines()
     for dialect, rows in CONVENTIONS.items():
