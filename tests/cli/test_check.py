@@ -12,7 +12,7 @@ import pytest
 
 from byline import counters
 from byline.cli import main
-from byline.export import OTLP, line
+from byline.export import OTLP, Langfuse, line
 from byline.settings import SETTINGS
 from byline.testing import Gateway, Receiver
 
@@ -255,6 +255,41 @@ def test_variables_that_are_misspelt_are_said(
     said = capsys.readouterr().out
     assert "byline.E002: BYLINE_PRIVAT is no setting" in said
     assert "BYLINE_PRIVACY" in said.partition("BYLINE_PRIVAT is")[2]
+
+
+def test_headers_that_cannot_be_read_are_a_result(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said once, below the settings, and without what stands in them."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Basic c2VjcmV0LXRva2Vu,x-team: hunter2secret")
+    assert main(["check"]) == 1
+    said = capsys.readouterr()
+    assert "unreadable (byline.E066)" in said.out
+    assert said.out.count("part 2 of OTEL_EXPORTER_OTLP_HEADERS") == 1
+    assert said.err == ""
+    for secret in ("hunter2secret", "c2VjcmV0LXRva2Vu"):
+        assert secret not in said.out
+
+
+def test_a_setting_that_cannot_be_read_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", '"pk-lf-1"')
+    monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-1")
+    assert main(["check"]) == 1
+    assert capsys.readouterr().out.count("LANGFUSE_PUBLIC_KEY has quotes") == 1
+
+
+def test_debug_says_which_credentials_are_tested(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BYLINE_DEBUG", "1")
+    with Receiver(keys=KEYS) as langfuse:
+        Langfuse(*KEYS, langfuse.url).check()
+    said = capsys.readouterr().err
+    assert f"langfuse-check: to {langfuse.url}/api/public/otel/v1/traces with public key pk-lf-01234567…" in said
+    assert "HTTP 200" in said
 
 
 def test_a_test_is_none_of_the_apps_own(caplog: pytest.LogCaptureFixture) -> None:

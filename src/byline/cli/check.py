@@ -18,7 +18,8 @@ from byline.settings import Setting, SettingError
 def run(*, as_json: bool) -> int:
     """Print the settings and the results; return 1 if anything failed or nothing is configured."""
     rows = [_row(setting) for setting in settings.SETTINGS]
-    results = [*_test_settings(), *_test_destinations()]
+    # A setting may be looked at by more than one destination.
+    results = list(dict.fromkeys([*_test_settings(), *_test_destinations()]))
     failed = sum(not result.ok for result in results)
     if as_json:
         checks = [

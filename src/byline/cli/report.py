@@ -15,6 +15,7 @@ from byline import settings
 from byline.export import CheckResult, Destination, Langfuse
 from byline.export.otlp import parse_headers
 from byline.export.rehearsal import quiet
+from byline.settings import SettingError
 
 _CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _SECRET_IN_QUERY: Final = re.compile(r"([?&][^=&\s]*(?:key|token|secret|auth|password)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
@@ -65,9 +66,15 @@ def _secrets() -> Iterator[str]:
             value = os.environ.get(variable, "").strip()
             yield value
             if setting.name == "otlp_headers":
-                for header in parse_headers(value).values():
-                    yield header
-                    yield header.rpartition(" ")[2]
+                # What cannot be read has been said as a whole.
+                with contextlib.suppress(SettingError):
+                    yield from _parts(value)
+
+
+def _parts(headers: str) -> Iterator[str]:
+    for header in parse_headers(headers).values():
+        yield header
+        yield header.rpartition(" ")[2]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

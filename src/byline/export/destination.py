@@ -152,7 +152,7 @@ class Destination:
 
     def outlet(self) -> Outlet:
         """Make what sends this destination's spans: by its exporter, by way of the spool where there is one."""
-        say(f"{self.label}: to {self.endpoint} with {self.credentials()}, spans={self.spans!r}, spool={self.spool}")
+        self._tell()
         if type(self).exporter is not Destination.exporter:
             return Outlet(self.exporter())
         if self.spool is None:
@@ -163,6 +163,9 @@ class Destination:
         return Spooling(
             self.label, self._exporter(line), line=line, spool=spool, endpoint=self.endpoint, headers=self.headers
         )
+
+    def _tell(self) -> None:
+        say(f"{self.label}: to {self.endpoint} with {self.credentials()}, spans={self.spans!r}, spool={self.spool}")
 
     def credentials(self) -> str:
         """Say which credentials are in force, none of them whole."""
@@ -251,6 +254,7 @@ class Destination:
         label, self._label = self._label, f"{self.label}-check"
         try:
             # Under a name of its own, so that nothing of it is counted or said as the app's.
+            self._tell()
             line = Line(self.label, patience=0, headers=self.headers)
             own = type(self).exporter is not Destination.exporter
             outlet = Watched(Outlet(self.exporter() if own else self._exporter(line)))
