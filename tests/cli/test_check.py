@@ -257,6 +257,26 @@ def test_variables_that_are_misspelt_are_said(
     assert "BYLINE_PRIVACY" in said.partition("BYLINE_PRIVAT is")[2]
 
 
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_CERTIFICATE", "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE"])
+def test_the_keys_are_tested_under_the_same_authority_as_exports(
+    variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A Langfuse of one's own may have a certificate of one's own."""
+    given: list[Any] = []
+
+    def get(url: str, **options: Any) -> Any:
+        given.append(options["verify"])
+        raise OSError
+
+    monkeypatch.setattr("requests.get", get)
+    destination = Langfuse(*KEYS, "https://lf.example")
+    destination.check()
+    monkeypatch.setenv(variable, str(tmp_path / "ca.pem"))
+    destination.check()
+    assert given == [True, str(tmp_path / "ca.pem")]
+    assert line.Line("langfuse").verify == given[1]
+
+
 def test_headers_that_cannot_be_read_are_a_result(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from byline import settings
 from byline.export import troubles
 from byline.export.destination import Destination
 from byline.export.draft import Draft
+from byline.export.line import authority
 from byline.export.observations import observe
 from byline.export.options import CheckResult, Options, Spans
 from byline.export.pipeline import Step
@@ -101,6 +102,7 @@ class Langfuse(Destination):
                 f"{self.base_url}/api/public/projects",
                 headers={"Authorization": self.headers["Authorization"]},
                 timeout=10,
+                verify=authority(),
                 # Else requests would put in what stands in ~/.netrc for the host.
                 auth=lambda request: request,
                 # Elsewhere the keys are nobody's business.

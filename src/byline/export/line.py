@@ -95,11 +95,7 @@ class Line(requests.Session):
         #: What was answered last, and what to do about it where nothing was taken.
         self.told = ""
         self.advice = ""
-        verify = os.environ.get(
-            "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", os.environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE")
-        )
-        if verify:
-            self.verify = verify
+        self.verify = authority()
 
     def hurry(self, seconds: float) -> None:
         """Try each batch once from now on, and none after so many seconds."""
@@ -209,6 +205,15 @@ class Line(requests.Session):
             if rejected > 0:
                 self.rejected = rejected
                 counters.count(f"{self._name}.spans.dropped.rejected", rejected)
+
+
+def authority() -> str | bool:
+    """Return the file of the authorities that are trusted, ``True`` for those that are by default."""
+    return (
+        os.environ.get("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE")
+        or os.environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE")
+        or True
+    )
 
 
 def _no_auth(request: Any) -> Any:
