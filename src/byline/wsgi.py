@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from opentelemetry import trace
 
-from byline import guard, record
+from byline import afterwards, guard, record
 from byline.inbound.body import DEFAULT_LIMIT
 from byline.inbound.input import tee_input
 from byline.inbound.reader import Identity, InboundReader
@@ -85,6 +85,7 @@ class AttributionMiddleware:
         """Open a record for the request and run the app in a context of its own."""
         if _MARK in environ:
             return self.app(environ, start_response)
+        afterwards.run()
         context = copy_context()
         owner = Record(self._reader, environ)
         environ[_MARK] = owner
@@ -192,8 +193,9 @@ class _Answer:
             self._end()
 
     def __del__(self) -> None:
-        # Nobody closed it. The span's context can be left in its own context only.
-        self._end()
+        # Nobody closed it.
+        if self._open:
+            afterwards.put(self._end)
 
     def _end(self, error: BaseException | None = None) -> None:
         if self._open:
