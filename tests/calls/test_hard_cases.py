@@ -92,6 +92,20 @@ def test_a_lock_that_is_held_at_a_fork_is_free_in_the_child() -> None:
     assert os.waitstatus_to_exitcode(status) == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_what_waits_in_the_parent_is_not_done_in_a_child_as_well() -> None:
+    done: list[int] = []
+    afterwards.put(lambda: done.append(os.getpid()))
+    child = os.fork()
+    if child == 0:
+        byline.stats()
+        os._exit(len(done))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    byline.stats()
+    assert done == [os.getpid()]
+
+
 def test_a_second_call_leaves_the_facts_of_an_answered_span_alone(gateway: Gateway, finished: Finished) -> None:
     """Retries follow a failure; what follows a success is another call."""
     tracer = trace.get_tracer("openlit.x")
