@@ -96,8 +96,6 @@ def instrument(
         targets = several.tell_apart(given)
         feeds = several.begin(targets)
         processor = provider.keep(found_provider, processor)
-        if processor.is_new:
-            found_provider.add_span_processor(processor)
         processor.switch_on(stamp)
         keys.set_aliases(aliases)
         _active.append(processor)
