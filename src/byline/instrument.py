@@ -124,7 +124,7 @@ def instrument(
 def uninstrument() -> None:
     """Undo `instrument`: no more stamps, client hooks or exports. Waiting spans are sent first.
 
-    The tracer provider stays, for OpenTelemetry cannot replace it.
+    The tracer provider stays, for OpenTelemetry cannot replace it. May be called at any time, also twice.
     """
     with _lock:
         _undo()
@@ -182,6 +182,11 @@ def flush(timeout: float = 10.0) -> bool:
 
     Returns:
         Whether everything was handed over in time.
+
+    Example:
+        >>> import byline
+        >>> byline.flush(timeout=2.0)
+        True
     """
     done = True
     afterwards.run()
