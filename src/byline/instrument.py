@@ -140,6 +140,8 @@ def _undo() -> None:
     ending.never_mind()
     _stop()
     _destinations.clear()
+    # What has just been sent was still looked up there.
+    calls.forget()
     _by_itself = False
 
 
