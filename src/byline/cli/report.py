@@ -5,19 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from byline import settings
 from byline.export import CheckResult, Destination, Langfuse
 from byline.export.otlp import parse_headers
-
-_CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-_SECRET_IN_QUERY: Final = re.compile(r"([?&][^=&\s]*(?:key|token|secret|auth|password)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
+from byline.export.scrubbing import scrub
+from byline.settings import SettingError
 
 
 def test(destination: Destination) -> list[CheckResult]:
@@ -63,12 +60,12 @@ def _quiet() -> Iterator[None]:
 
 
 def hide(text: str) -> str:
-    """Mask every secret of the environment, and what looks like one in a URL."""
+    """Mask every secret of the environment, and what looks like one."""
     for secret in _secrets():
         # Anything shorter would be found in half of all words.
         if len(secret) >= 8:
             text = text.replace(secret, settings.mask(secret))
-    return _SECRET_IN_QUERY.sub(r"\1…", _CREDENTIALS_IN_URL.sub("…", text))
+    return scrub(text)
 
 
 def _secrets() -> Iterator[str]:
@@ -77,9 +74,11 @@ def _secrets() -> Iterator[str]:
             value = os.environ.get(variable, "").strip()
             yield value
             if setting.name == "otlp_headers":
-                for header in parse_headers(value).values():
-                    yield header
-                    yield header.rpartition(" ")[2]
+                # What cannot be read is hidden as a whole.
+                with contextlib.suppress(SettingError):
+                    for header in parse_headers(value).values():
+                        yield header
+                        yield header.rpartition(" ")[2]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
