@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 import byline
 from byline.export import OTLP
 from byline.gateways import OpenRouter
-from byline.spans import late
+from byline.spans import carriers, late, stated, targets
 from byline.testing import Gateway, ReceivedSpan, Receiver
 from tests.export.support import AGENT, CHAT, running
 
@@ -78,6 +78,35 @@ def test_a_span_that_is_made_later_gets_the_facts_and_its_twin_gets_none(receive
             assert usage_of(found["twin"]) == {}
             assert "byline.gateway.name" not in found["twin"].attributes
             assert usage_of(found["stranger"]) == COUNTED
+
+
+def test_a_span_that_is_made_later_leaves_the_usage_to_a_gateway_that_sends_it(receiver: Receiver) -> None:
+    """Nothing of the call was there to be marked when the gateway answered."""
+    carriers.leave(None, "r-1")
+    with running(OTLP(receiver.url)) as app:
+        app.chat("chat", **{"gen_ai.response.id": "r-1", **COUNTED})
+    assert usage_of(by_name(receiver)["chat"]) == {}
+
+
+def test_what_is_known_of_calls_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest goes, for its span has been sent long since; a reply from a cache may be on many spans."""
+    monkeypatch.setattr(carriers, "_MAX", 4)
+    monkeypatch.setattr(stated, "_MAX", 4)
+    tracer: Any = TracerProvider(shutdown_on_exit=False).get_tracer("app")
+    for number in range(20):
+        with tracer.start_as_current_span("outer", attributes=CHAT) as outer:
+            span = tracer.start_span("chat", attributes=CHAT)
+        for each in (outer, span):
+            targets.register(each, trace.set_span_in_context(outer) if each is span else None)
+        carriers.carry(span, f"r-{number}")
+        carriers.leave(outer, f"e-{number}")
+        carriers.claim(f"c-{number}", number)
+        stated.keep(span, 0.5)
+    for _ in range(100):
+        carriers.carry(tracer.start_span("chat"), "cached")
+    kept = (carriers._carriers, carriers._around, carriers._elsewhere, stated._costs)
+    assert [len(each) for each in kept] == [4, 4, 4, 4]
+    assert len(carriers._carriers["cached"]) == carriers._MAX_SPANS
 
 
 def test_a_span_that_ended_before_its_reply_gets_the_facts(receiver: Receiver) -> None:
