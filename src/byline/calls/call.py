@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, MutableMapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from copy import copy
 from typing import Any, Final
 
@@ -146,10 +146,19 @@ class Call:
         else:
             self._put()
 
-    def current(self) -> AbstractContextManager[None]:
-        """Make a span of ours current while the client is at work, so that its HTTP span hangs below."""
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Make a span of ours current while the client is at work, so that its HTTP span hangs below.
+
+        What goes wrong meanwhile ends the call.
+        """
         below = self.span if self._own and self.span is not None and not unsampled.is_one(self.span) else None
-        return sending.send(self.facts.server_address or "", self._path, below)
+        try:
+            with sending.send(self.facts.server_address or "", self._path, below):
+                yield
+        except BaseException as error:
+            self.fail(error)
+            raise
 
     def answered(self, status: int, headers: Mapping[str, str]) -> None:
         """Take note of the reply's status and headers (names in lower case)."""
