@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 import threading
@@ -11,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from opentelemetry.sdk.trace import TracerProvider
-from requests.adapters import HTTPAdapter
 
 import byline
 from byline import counters
@@ -109,30 +106,6 @@ def test_headers_of_the_environment_go_to_its_own_endpoint_alone(
         app.chat()
         assert app.destinations[0].flush()
     assert all("SECRET" not in str(request.headers) for request in receiver.requests)
-
-
-@pytest.mark.parametrize("spooled", [False, True])
-def test_certificates_of_the_environment_are_shown(
-    spooled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From the spool too, which sends by itself."""
-    for name in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"):
-        monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", str(tmp_path / name))
-        (tmp_path / name).touch()
-    shown: list[Any] = []
-
-    def send(self: HTTPAdapter, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        shown.append((options["verify"], options["cert"]))
-        response = requests.Response()
-        response.status_code, response.raw = 200, io.BytesIO()
-        return response
-
-    monkeypatch.setattr(HTTPAdapter, "send", send)
-    with running(OTLP("https://collector.invalid", spool=tmp_path / "spool" if spooled else "")) as app:
-        app.chat()
-        assert app.destinations[0].flush()
-    names = [str(tmp_path / name) for name in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")]
-    assert shown == [(names[0], (names[1], names[2]))]
 
 
 def test_spans_that_end_when_byline_is_gone_are_nobodys(receiver: Receiver) -> None:

@@ -95,7 +95,11 @@ class Line(requests.Session):
         self.posts = 0
         self.divisible = False
         self.rejected = 0
-        self._certificates = _certificates()
+        verify = os.environ.get(
+            "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", os.environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE")
+        )
+        if verify:
+            self.verify = verify
 
     def hurry(self, seconds: float) -> None:
         """Try each batch once from now on, and none after so many seconds."""
@@ -122,8 +126,6 @@ class Line(requests.Session):
             **{name: value for name, value in given.items() if name.lower() in _OF_EXPORTERS},
             **self._wanted,
         }
-        # With each post: what stands at the session gives way to requests' own variables.
-        options.update(self._certificates)
         # An answer is read here, and no more of it than there is use for.
         options["stream"] = True
         self.divisible = False
@@ -204,16 +206,6 @@ class Line(requests.Session):
             if rejected > 0:
                 self.rejected = rejected
                 counters.count(f"{self._name}.spans.dropped.rejected", rejected)
-
-
-def _certificates() -> dict[str, Any]:
-    """Return whom to trust and what to show, as OpenTelemetry's variables name them; nothing where they do not."""
-    trusted, shown, key = (
-        os.environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or os.environ.get(f"OTEL_EXPORTER_OTLP_{name}")
-        for name in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
-    )
-    found = {"verify": trusted, "cert": (shown, key) if shown and key else shown}
-    return {option: value for option, value in found.items() if value}
 
 
 def _no_auth(request: Any) -> Any:
