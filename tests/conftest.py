@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON, Sampler, SamplingResult
 
-from byline import afterwards, counters, guard, record
+from byline import afterwards, calls, counters, guard, record
 from byline.spans.processor import BylineSpanProcessor
 
 # The same examples in every run, and no word of how long they take on a busy machine.
@@ -53,6 +53,7 @@ def _clean() -> Iterator[None]:
     counters.clear()
     # What tests before this one have dropped.
     afterwards.run()
+    calls.forget()
     _EXPORTER.clear()
     yield
     left = record.get()

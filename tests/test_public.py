@@ -7,6 +7,8 @@ import importlib
 import inspect
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -75,6 +77,18 @@ def test_module_says_what_it_is_for(name: str) -> None:
     module = importlib.import_module(name)
     assert (module.__doc__ or "").strip()
     assert doctest.testmod(module).failed == 0
+
+
+def test_importing_it_loads_nothing_that_the_app_may_do_without() -> None:
+    """Neither frameworks nor clients nor SDKs, nor the list of prices: an app that has them may not use them."""
+    code = "import sys, byline, byline.asgi, byline.wsgi, byline.testing; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    theirs = """
+        aiohttp anthropic boto3 botocore django fastapi flask genai_prices httpx httpx2 langfuse litellm openai pydantic
+        rich uvicorn yarl
+    """
+    assert loaded.isdisjoint(theirs.split())
 
 
 def test_every_error_id_is_documented_and_unique() -> None:

@@ -14,6 +14,7 @@ from contextvars import Context
 from typing import Final
 
 from byline import guard
+from byline.locks import in_child
 
 #: What is done may end spans, and with them come here again.
 _here: Final = threading.local()
@@ -21,6 +22,9 @@ _waiting: Final[deque[Callable[[], None]]] = deque()
 
 #: Leave work to be done afterwards. Needs no lock.
 put: Final = _waiting.append
+
+# What waits in the parent is done there.
+in_child(_waiting.clear)
 
 
 def run() -> None:

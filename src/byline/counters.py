@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from byline.locks import make_lock
+from byline.locks import in_child, make_lock
 
 _lock: Final = make_lock()
 _counts: Final[Counter[str]] = Counter()
 _levels: Final[dict[str, Callable[[], int]]] = {}
 
-if hasattr(os, "register_at_fork"):
-    # What the parent has counted is the parent's to tell.
-    os.register_at_fork(after_in_child=_counts.clear)
+# What the parent has counted is the parent's to tell.
+in_child(_counts.clear)
 
 
 def count(name: str, amount: int = 1) -> None:

@@ -98,8 +98,6 @@ def instrument(
         targets = several.tell_apart(given)
         feeds = several.begin(targets)
         processor = provider.keep(found_provider, processor)
-        if processor.is_new:
-            found_provider.add_span_processor(processor)
         processor.switch_on(stamp)
         keys.set_aliases(aliases)
         _active.append(processor)
@@ -128,7 +126,7 @@ def instrument(
 def uninstrument() -> None:
     """Undo `instrument`: no more stamps, client hooks or exports. Waiting spans are sent first.
 
-    The tracer provider stays, for OpenTelemetry cannot replace it.
+    The tracer provider stays, for OpenTelemetry cannot replace it. May be called at any time, also twice.
     """
     with _lock:
         _undo()
@@ -144,6 +142,8 @@ def _undo() -> None:
     ending.never_mind()
     _stop()
     _destinations.clear()
+    # What has just been sent was still looked up there.
+    calls.forget()
     _by_itself = False
 
 
@@ -186,6 +186,11 @@ def flush(timeout: float = 10.0) -> bool:
 
     Returns:
         Whether everything was handed over in time.
+
+    Example:
+        >>> import byline
+        >>> byline.flush(timeout=2.0)
+        True
     """
     done = True
     afterwards.run()

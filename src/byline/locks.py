@@ -1,9 +1,16 @@
-"""Locks that a fork leaves usable."""
+"""What a fork must not take along: locks that are held, and work that is the parent's."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+
+
+def in_child(callback: Callable[[], object]) -> None:
+    """Have something done in each child process, before anything else happens there."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=callback)
 
 
 def make_lock() -> threading.Lock:
@@ -15,6 +22,6 @@ def make_lock() -> threading.Lock:
     lock = threading.Lock()
     # As the standard library's own modules do it.
     renew = getattr(lock, "_at_fork_reinit", None)
-    if renew is not None and hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=renew)
+    if renew is not None:
+        in_child(renew)
     return lock

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Container
 from typing import Any, Final, cast
 
@@ -10,11 +9,9 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from byline.settings import SettingError
-from byline.spans import server
+from byline.spans import kept, server
 from byline.spans.processor import BylineSpanProcessor
 
-#: The SDK has no way to take a processor away again, so one a provider is kept, by this name on the
-#: provider itself, for some cannot be hashed, and switched on and off.
 _PROCESSOR: Final = "_byline_processor"
 
 
@@ -39,13 +36,8 @@ def find(given: TracerProvider | None) -> TracerProvider:
 
 
 def keep(provider: Any, new: BylineSpanProcessor) -> BylineSpanProcessor:
-    """Return the processor that signs this provider's spans: the one that it has, else the new one."""
-    found = getattr(provider, _PROCESSOR, None)
-    if isinstance(found, BylineSpanProcessor):
-        return found
-    with contextlib.suppress(AttributeError, TypeError):
-        setattr(provider, _PROCESSOR, new)
-    return new
+    """Return the processor that signs this provider's spans: the one that it has, else the new one, which is added."""
+    return kept.keep(provider, _PROCESSOR, new)
 
 
 def processors_of(provider: Any, without: Container[SpanProcessor]) -> list[SpanProcessor]:

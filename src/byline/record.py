@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from byline.inbound.body import Body
 
 
-#: One lock for all records: binding is rare and short.
+#: One lock for all records: binding is rare and short, and so is adding to totals.
 _binding: Final = make_lock()
+_adding: Final = make_lock()
 
 
 class Totals:
     """What the LLM calls of one request add up to."""
 
-    __slots__ = ("_lock", "calls", "cost", "errors", "input_tokens", "output_tokens")
+    __slots__ = ("calls", "cost", "errors", "input_tokens", "output_tokens")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self.calls = 0
         self.errors = 0
         self.input_tokens = 0
@@ -47,7 +47,7 @@ class Totals:
         error: bool = False,
     ) -> None:
         """Count one call, or what came of one that has been counted (``calls=0``); several may be made at once."""
-        with self._lock:
+        with _adding:
             self.calls += calls
             self.errors += error
             self.input_tokens += input_tokens

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from opentelemetry import trace
 
-from byline import guard, record
+from byline import afterwards, guard, record
 from byline.inbound import interface
 from byline.inbound.body import DEFAULT_LIMIT
 from byline.inbound.input import tee_input
@@ -89,6 +89,7 @@ class AttributionMiddleware:
             return self.app(environ, start_response)
         if absence.unsaid:
             absence.say()
+        afterwards.run()
         context = copy_context()
         owner = Record(self._reader, environ)
         environ[_MARK] = owner
@@ -196,8 +197,9 @@ class _Answer:
             self._end()
 
     def __del__(self) -> None:
-        # Nobody closed it. The span's context can be left in its own context only.
-        self._end()
+        # Nobody closed it.
+        if self._open:
+            afterwards.put(self._end)
 
     def _end(self, error: BaseException | None = None) -> None:
         if self._open:

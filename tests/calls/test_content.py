@@ -12,8 +12,9 @@ import openai
 import pytest
 from google import genai
 
-from byline.calls.content import parts
+from byline.calls.content import Captured, parts
 from byline.calls.wire import WIRES
+from byline.facts import Facts
 from byline.testing import Gateway
 from tests.calls.conftest import Finished
 
@@ -67,6 +68,88 @@ def content_of(finished: Finished) -> dict[str, Any]:
     (span,) = [span for span in finished() if "gen_ai.operation.name" in (span.attributes or {})]
     attributes = span.attributes or {}
     return {name: json.loads(str(attributes[name])) for name in CONTENT if name in attributes}
+
+
+def lines(*events: dict[str, Any]) -> bytes:
+    return b"".join(json.dumps(event).encode() + b"\n" for event in events)
+
+
+def sse(*events: dict[str, Any]) -> bytes:
+    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+
+
+ASKED: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
+#: Shapes whose SDKs are not at hand: request, whole reply, stream; what is said in both.
+SHAPES: Any = {
+    "ollama.chat": (
+        {"messages": ASKED},
+        {"message": {"role": "assistant", "content": "Ada."}, "done": True, "done_reason": "stop"},
+        lines(
+            {"message": {"role": "assistant", "content": "A"}, "done": False},
+            {"message": {"role": "assistant", "content": "da."}, "done": False},
+            {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop"},
+        ),
+        ["system", "user"],
+    ),
+    "ollama.generate": (
+        {"prompt": "Who?", "system": "Be brief."},
+        {"response": "Ada.", "done": True, "done_reason": "stop"},
+        lines({"response": "A", "done": False}, {"response": "da.", "done": True, "done_reason": "stop"}),
+        ["user"],
+    ),
+    "cohere.chat": (
+        {"messages": ASKED},
+        {"message": {"role": "assistant", "content": [{"type": "text", "text": "Ada."}]}, "finish_reason": "COMPLETE"},
+        sse(
+            {"type": "message-start", "delta": {"message": {"role": "assistant", "content": []}}},
+            {"type": "content-delta", "index": 0, "delta": {"message": {"content": {"text": "A"}}}},
+            {"type": "content-delta", "index": 0, "delta": {"message": {"content": {"text": "da."}}}},
+            {"type": "message-end", "delta": {"finish_reason": "COMPLETE"}},
+        ),
+        ["system", "user"],
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("stream", [False, True])
+def test_content_of_shapes_without_an_sdk_at_hand(shape: str, stream: bool) -> None:
+    """The same question and the same answer, whole and in pieces."""
+    request, reply, streamed, roles = SHAPES[shape]
+    facts = Facts()
+    captured = Captured(shape, facts)
+    captured.request(json.dumps(request).encode())
+    if stream:
+        captured.stream(streamed)
+    else:
+        captured.reply(json.dumps(reply).encode())
+    asked = json.loads(facts.input_messages or "")
+    assert [message["role"] for message in asked] == roles
+    assert asked[-1]["parts"] == [{"type": "text", "content": "Who?"}]
+    assert ("Be brief." in (facts.system_instructions or "")) is (roles == ["user"])
+    (said,) = json.loads(facts.output_messages or "")
+    assert said["role"] == "assistant"
+    assert said["parts"] == [{"type": "text", "content": "Ada."}]
+    assert said["finish_reason"] in ("stop", "COMPLETE")
+
+
+@pytest.mark.parametrize(
+    ("shape", "request_body"),
+    [
+        ("ollama.embed", {"input": ["a", "b"]}),
+        ("cohere.embed", {"texts": ["a", "b"]}),
+        ("gemini.embed", {"content": {"parts": [{"text": "a"}, {"text": "b"}]}}),
+    ],
+)
+def test_what_is_embedded(shape: str, request_body: dict[str, Any]) -> None:
+    """It goes in, and what comes out is no text."""
+    facts = Facts()
+    captured = Captured(shape, facts)
+    captured.request(json.dumps(request_body).encode())
+    captured.reply(b'{"embeddings": [[0.1]]}')
+    texts = [part["content"] for message in json.loads(facts.input_messages or "") for part in message["parts"]]
+    assert texts == ["a", "b"]
+    assert facts.output_messages is None
 
 
 @pytest.mark.parametrize("stream", [False, True])

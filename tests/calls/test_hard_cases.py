@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import json
 import os
+import sys
 import threading
 from typing import Any
 
@@ -16,7 +18,6 @@ from opentelemetry import trace
 
 import byline
 from byline import afterwards
-from byline.spans import carriers
 from byline.testing import Gateway
 from tests.calls.conftest import Finished
 
@@ -71,25 +72,38 @@ def _forever() -> _Forever:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_lock_that_is_held_at_a_fork_is_free_in_the_child() -> None:
-    """The thread that held it does not exist there."""
-    holding, done = threading.Event(), threading.Event()
+def test_no_lock_that_is_held_at_a_fork_is_held_in_the_child() -> None:
+    """The thread that held it does not exist there. Those of all modules, and none besides for what a request makes."""
+    locks = {
+        f"{name}.{each}": value
+        for name, module in sys.modules.items()
+        if name.startswith("byline.") and not name.startswith("byline.testing")
+        for each, value in vars(module).items()
+        if isinstance(value, type(threading.Lock()))
+    }
+    assert {"byline.spans.carriers._lock", "byline.record._adding", "byline.calls.call._ending"} <= locks.keys()
+    with contextlib.ExitStack() as held:
+        for lock in locks.values():
+            held.enter_context(lock)
+        child = os.fork()
+        if child == 0:
+            os._exit(sum(not lock.acquire(blocking=False) for lock in locks.values()))
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
 
-    def hold() -> None:
-        with carriers._lock:
-            holding.set()
-            done.wait(30)
 
-    holder = threading.Thread(target=hold)
-    holder.start()
-    holding.wait(30)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_what_waits_in_the_parent_is_not_done_in_a_child_as_well() -> None:
+    done: list[int] = []
+    afterwards.put(lambda: done.append(os.getpid()))
     child = os.fork()
     if child == 0:
-        os._exit(0 if carriers._lock.acquire(timeout=20) else 1)
-    _, status = os.waitpid(child, 0)
-    done.set()
-    holder.join()
-    assert os.waitstatus_to_exitcode(status) == 0
+        byline.stats()
+        os._exit(len(done))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    byline.stats()
+    assert done == [os.getpid()]
 
 
 def test_a_second_call_leaves_the_facts_of_an_answered_span_alone(gateway: Gateway, finished: Finished) -> None:

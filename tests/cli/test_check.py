@@ -350,6 +350,22 @@ def test_settings_that_cannot_be_used_fail(
     assert variable in [row["variable"] for row in said["settings"]]
 
 
+@pytest.mark.parametrize("arguments", [["check"], ["check", "--json"]])
+def test_headers_that_cannot_be_read_are_one_row_among_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """And none of what stands in them is said: where a comma or a colon is wrong, anything may be the key."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-team=0123456789,authorization: Bearer abcdefghijkl")
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert "unreadable (byline.E066)" in said.out
+    assert "service_name" in said.out
+    assert "byline.E066: part 2" in said.out
+    for secret in ("0123456789", "abcdefghijkl"):
+        assert secret not in said.out + said.err
+
+
 def test_turned_off_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """No span would arrive, whatever the destinations say."""
     with Receiver() as otlp:

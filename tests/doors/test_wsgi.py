@@ -14,6 +14,7 @@ from flask import Flask, Response, request, stream_with_context
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import byline
 from byline import record
@@ -126,10 +127,30 @@ def test_a_generator_that_the_server_leaves_early() -> None:
 
 def test_a_body_that_nobody_closes_still_ends_the_app_span(finished: Finished, caplog: Any) -> None:
     """As test clients leave it where nobody reads the answer; OpenTelemetry has nothing to complain of."""
-    answer = AttributionMiddleware(answers(Body(b"a")))(environ_of(SENT), lambda *_: None)
-    del answer
-    assert len(finished()) == 1
+    app = AttributionMiddleware(answers(Body(b"a")))
+    app(environ_of(SENT), lambda *_: None)
+    run_wsgi(app, SENT)
+    assert [span.kind for span in finished()].count(trace.SpanKind.SERVER) == 2
     assert caplog.text == ""
+
+
+def test_a_body_that_is_collected_waits_for_no_lock(exporter: InMemorySpanExporter, monkeypatch: Any) -> None:
+    """A collection may begin in a thread that holds it."""
+    asked: list[str] = []
+
+    class Held:
+        def __enter__(self) -> None:
+            asked.append("lock")
+
+        def __exit__(self, *_: Any) -> None:
+            pass
+
+    answer = AttributionMiddleware(answers(Body(b"a")))(environ_of(SENT), lambda *_: None)
+    monkeypatch.setattr(exporter, "_lock", Held())
+    del answer
+    assert asked == []
+    byline.flush()
+    assert asked == ["lock"]
 
 
 def test_a_body_that_is_closed_before_it_was_read() -> None:

@@ -18,6 +18,7 @@ import pytest
 import byline
 from byline import counters
 from byline.export import OTLP, Destination, Langfuse
+from byline.export.line import Line
 from byline.testing import Gateway, Receiver
 from tests.export.support import App, running
 
@@ -135,6 +136,18 @@ def test_spans_that_are_rejected_out_of_a_batch_are_counted(receiver: Receiver) 
             app.chat()
         destination.flush()
     assert spans_of("otlp") == {"sent": 3, "dropped.rejected": 2}
+
+
+def test_what_an_exporter_says_once_on_its_session_is_said_of_every_batch(receiver: Receiver) -> None:
+    """OpenTelemetry's does so up to 1.44. Without them, a gzip would be read as protobuf."""
+    line = Line("line", headers={"x-api-key": "k"})
+    line.headers.update({"Content-Type": "application/x-protobuf", "User-Agent": "exporter", "Authorization": "other"})
+    with line:
+        for _ in range(2):
+            line.post(f"{receiver.url}/v1/traces", data=b"")
+    names = ("content-type", "user-agent", "x-api-key", "authorization")
+    said = [[request.headers.get(name) for name in names] for request in receiver.requests]
+    assert said == [["application/x-protobuf", "exporter", "k", None]] * 2
 
 
 def test_credentials_follow_no_redirect(receiver: Receiver) -> None:

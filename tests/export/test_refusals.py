@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,11 @@ from opentelemetry.sdk.trace import TracerProvider
 import byline
 from byline import counters
 from byline.destinations import OTLP, Langfuse
+from byline.export.draft import Draft, context_of
+from byline.export.filters import Filters
 from byline.export.halving import halve
 from byline.settings import SettingError
+from byline.spans.attributes import ORGANIZATION_ID
 from byline.testing import Receiver
 from byline.testing.server import Handler, Request
 from tests.export.support import running
@@ -218,6 +222,18 @@ def test_brackets_in_a_pattern_are_no_more_than_brackets(receiver: Receiver) -> 
             app.chat(model, **{"gen_ai.request.model": model})
         assert app.destinations[0].flush()
     assert sorted(span.name for span in receiver.spans) == ["claude-4[1m]", "gpt-5"]
+
+
+def test_filters_of_many_patterns_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of tenants is long, and is looked through for every span."""
+    many = Filters(organizations=[f"org-{number}-*" for number in range(2000)])
+    none = Filters(organizations=[])
+    monkeypatch.setattr(re, "compile", None)
+    spans = [
+        Draft("span", context_of(1, 1), attributes={ORGANIZATION_ID: name}) for name in ("org-1999-a", "org-2000-a", "")
+    ]
+    assert [many.keep(span) for span in spans] == [True, False, False]
+    assert [none.keep(span) for span in spans] == [False, False, False]
 
 
 def test_check_says_when_nothing_or_not_all_arrives(receiver: Receiver) -> None:

@@ -32,6 +32,7 @@ def watching(provider: TracerProvider) -> Watching:
             yield
         finally:
             calls.uninstall()
+            calls.forget()
 
     return watch
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
 from byline import counters, testing
-from byline.gateways import OpenRouter
+from byline.gateways import OpenRouter, key_status
 from byline.gateways.key_status import KeyStatus, Status
 from byline.gateways.keys import hash_key
 from byline.testing.server import Handler, Request
@@ -113,6 +114,24 @@ def test_it_is_asked_again_when_the_answer_has_grown_old(server: testing.Gateway
         while status._asking and time.monotonic() < deadline:
             time.sleep(0.005)
     assert status.of(hash_key(KEY)) == KNOWN
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_process_asks_for_itself(slow: Slow) -> None:
+    """Whoever asks in the parent at the fork will never answer here, and holds no lock."""
+    status = KeyStatus("openrouter", f"{slow.base_url}/key")
+    status.refresh(KEY)
+    slow.wait_for(1)
+    key_status._lock.acquire()
+    child = os.fork()
+    if child == 0:
+        asking = threading.Thread(target=status.refresh, args=(KEY,), daemon=True)
+        asking.start()
+        asking.join(20)
+        os._exit(int(asking.is_alive() or not status._asking[hash_key(KEY)].is_alive()))
+    key_status._lock.release()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_nobody_is_asked_unless_it_is_wanted(server: testing.Gateway, watching: Watching) -> None:

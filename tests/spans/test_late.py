@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,13 +14,6 @@ from byline.spans import carriers, late
 from tests.calls.conftest import Finished
 
 FACTS: Any = {"gen_ai.response.id": "r-1", "gen_ai.usage.cost": 0.5}
-
-
-@pytest.fixture(autouse=True)
-def nothing_waits() -> Iterator[None]:
-    yield
-    late.clear()
-    carriers.clear()
 
 
 def span_of(scope: str = "app", **attributes: Any) -> Any:

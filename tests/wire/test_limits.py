@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from byline.calls.limits import parse_reset, read_limits
+from byline.calls.limits import read_limits
 from byline.facts import Facts, Limit
+from byline.gateways.resets import parse_reset
 
 NOW = 1_800_000_000.0
 

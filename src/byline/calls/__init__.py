@@ -13,7 +13,7 @@ from byline.calls.clients import aiohttp, botocore, httpx, patches, requests, ur
 from byline.calls.own import LLMSpans
 from byline.gateways.gateway import Gateway
 from byline.settings import SettingError
-from byline.spans import carriers, late
+from byline.spans import carriers, late, stated
 from byline.spans.recognition import OWN_SCOPE
 
 #: The name of a client → the module that is hooked, and how.
@@ -56,9 +56,14 @@ def install(
 
 
 def uninstall() -> None:
-    """Take the hooks off."""
+    """Take the hooks off. What is known of calls is kept for the spans that are yet to be sent, until `forget`."""
     afterwards.run()
     rules.put_in_force(None)
     patches.take_off()
+
+
+def forget() -> None:
+    """Let go of what is known of calls."""
     late.clear()
+    stated.clear()
     carriers.clear()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Mapping, MutableMapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from copy import copy
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from opentelemetry.sdk.trace import Span
@@ -24,7 +23,11 @@ from byline.facts import Facts
 from byline.gateways.gateway import Gateway
 from byline.gateways.keys import key_of
 from byline.gateways.splice import members_of
+from byline.locks import make_lock
 from byline.spans import carriers, recognition, targets, unsampled
+
+#: One lock for all calls: it is held to see who ends one, and no longer.
+_ending: Final = make_lock()
 
 
 def begin(
@@ -83,7 +86,6 @@ class Call:
     ) -> None:
         self._rules = in_force
         self._wire = wire
-        self._lock = threading.Lock()
         self._open = True
         self.facts = facts
         self.content = body
@@ -144,10 +146,19 @@ class Call:
         else:
             self._put()
 
-    def current(self) -> AbstractContextManager[None]:
-        """Make a span of ours current while the client is at work, so that its HTTP span hangs below."""
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Make a span of ours current while the client is at work, so that its HTTP span hangs below.
+
+        What goes wrong meanwhile ends the call.
+        """
         below = self.span if self._own and self.span is not None and not unsampled.is_one(self.span) else None
-        return sending.send(self.facts.server_address or "", self._path, below)
+        try:
+            with sending.send(self.facts.server_address or "", self._path, below):
+                yield
+        except BaseException as error:
+            self.fail(error)
+            raise
 
     def answered(self, status: int, headers: Mapping[str, str]) -> None:
         """Take note of the reply's status and headers (names in lower case)."""
@@ -192,7 +203,7 @@ class Call:
 
     def end(self, body: bytes | None = None) -> None:
         """End the call; ``body`` where the client has read the whole of it already."""
-        with self._lock:
+        with _ending:
             if not self._open:
                 return
             self._open = False

@@ -60,6 +60,3 @@ def _first(headers: Mapping[str, str], groups: tuple[tuple[str, str, str], ...],
         if found != Limit():
             return found
     return None
-
-
-__all__ = ["parse_reset", "read_limits"]

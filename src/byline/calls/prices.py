@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Final
 
+from byline import guard
 from byline.facts import Facts
-
-_library: Any
-try:
-    import genai_prices as _library
-except ImportError:  # the extra byline[prices] is not installed
-    _library = None
 
 #: Facts → what the library calls them.
 _USAGE: Final = {
@@ -41,10 +37,23 @@ _unknown: Final[set[tuple[str, str | None]]] = set()
 _MAX_UNKNOWN: Final = 1000
 
 
+@functools.cache
+def _library() -> Any:
+    """Return the library, ``None`` where the extra ``byline[prices]`` is not installed."""
+    try:
+        import genai_prices
+    except ImportError:
+        return None
+    except Exception:
+        # It rests on others, which may not fit each other.
+        guard.report("prices")
+        return None
+    return genai_prices
+
+
 def warm_up() -> None:
-    """Let the library read its price list now, which takes a good part of a second, and not in a request."""
-    if _library is not None:
-        estimate(Facts(provider="openai", response_model="gpt-4o", input_tokens=1))
+    """Load the library and its list now, which takes a good part of a second, and not in a request."""
+    estimate(Facts(provider="openai", response_model="gpt-4o", input_tokens=1))
 
 
 def estimate(facts: Facts) -> None:
@@ -53,11 +62,12 @@ def estimate(facts: Facts) -> None:
     A stated cost always wins. What a gateway answered from its cache costs nothing and says what it
     saved. An unknown model, an error, or a call without tokens has no estimate.
     """
-    if _library is None or facts.error_type is not None or facts.input_tokens is None:
+    if facts.error_type is not None or facts.input_tokens is None:
         return
     if facts.cost is not None and not (facts.cache_hit and facts.cache_savings is None):
         return
-    price = _price(facts)
+    library = _library()
+    price = None if library is None else _price(library, facts)
     if price is None:
         return
     total = float(price.total_price)
@@ -70,7 +80,7 @@ def estimate(facts: Facts) -> None:
         facts.cost_source = "estimate"
 
 
-def _price(facts: Facts) -> Any:
+def _price(library: Any, facts: Facts) -> Any:
     provider = _PROVIDERS.get(facts.provider or "")
     for model in (facts.response_model, facts.request_model):
         if model is None:
@@ -80,10 +90,10 @@ def _price(facts: Facts) -> Any:
         if (name, provider) in _unknown:
             continue
         try:
-            usage = _library.Usage(
+            usage = library.Usage(
                 **{theirs: getattr(facts, ours) for ours, theirs in _USAGE.items() if getattr(facts, ours)}
             )
-            return _library.calc_price(usage, name, provider_id=None if "/" in model else provider)
+            return library.calc_price(usage, name, provider_id=None if "/" in model else provider)
         except Exception:
             if len(_unknown) < _MAX_UNKNOWN:
                 _unknown.add((name, provider))

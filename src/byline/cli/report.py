@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 from opentelemetry.sdk.trace.export import SpanExportResult
 
@@ -15,10 +13,8 @@ from byline import settings
 from byline.export import CheckResult, Destination, Langfuse
 from byline.export.otlp import parse_headers
 from byline.export.rehearsal import quiet
+from byline.export.scrubbing import scrub
 from byline.settings import SettingError
-
-_CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-_SECRET_IN_QUERY: Final = re.compile(r"([?&][^=&\s]*(?:key|token|secret|auth|password)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
 
 
 def test(destination: Destination) -> list[CheckResult]:
@@ -52,12 +48,12 @@ def probe(destination: Destination) -> list[CheckResult]:
 
 
 def hide(text: str) -> str:
-    """Mask every secret of the environment, and what looks like one in a URL."""
+    """Mask every secret of the environment, and what looks like one."""
     for secret in _secrets():
         # Anything shorter would be found in half of all words.
         if len(secret) >= 8:
             text = text.replace(secret, settings.mask(secret))
-    return _SECRET_IN_QUERY.sub(r"\1…", _CREDENTIALS_IN_URL.sub("…", text))
+    return scrub(text)
 
 
 def _secrets() -> Iterator[str]:

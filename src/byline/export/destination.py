@@ -78,8 +78,12 @@ class Destination:
     Raises:
         SettingError: ``byline.E040`` for an endpoint that cannot be used, ``byline.E042`` for
             ``http://`` towards another host, ``byline.E043`` for an unknown ``spans``,
-            ``byline.E045`` to ``byline.E049``, ``byline.E055``, ``byline.E056`` and ``byline.E063`` for
-            the others.
+            ``byline.E045`` to ``byline.E049``, ``byline.E055``, ``byline.E056``, ``byline.E063`` and
+            ``byline.E066`` for the others.
+
+    Example:
+        >>> Destination("http://127.0.0.1:4318/v1/traces", spans="llm", label="collector").label
+        'collector'
     """
 
     name = "destination"

@@ -20,6 +20,7 @@ from byline.export.family import Family
 from byline.export.kin import Kin
 from byline.export.pipeline import Pick, Pipeline
 from byline.export.reminder import Reminder
+from byline.locks import in_child
 from byline.spans import recognition
 
 _DEFAULT_ROOM: Final = 2048
@@ -246,12 +247,11 @@ def _delay(*, spooled: bool) -> float | None:
 
 
 def _at_fork(feed: Feed) -> None:
-    if hasattr(os, "register_at_fork"):
-        reference = weakref.ref(feed)
+    reference = weakref.ref(feed)
 
-        def start_anew() -> None:
-            found = reference()
-            if found is not None:
-                found.after_fork()
+    def start_anew() -> None:
+        found = reference()
+        if found is not None:
+            found.after_fork()
 
-        os.register_at_fork(after_in_child=start_anew)
+    in_child(start_anew)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
-from functools import lru_cache
-from typing import Any, Final
+from collections.abc import Callable, Collection
+from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 
@@ -53,7 +52,7 @@ class Filters:
         where: Where | None = None,
     ) -> None:
         given = {"organizations": organizations, "environments": environments, "keys": keys, "models": models}
-        self._patterns: dict[str, Sequence[str]] = {}
+        self._patterns: dict[str, re.Pattern[str]] = {}
         for name, patterns in given.items():
             if patterns is None:
                 continue
@@ -61,7 +60,7 @@ class Filters:
                 raise SettingError("byline.E047", f"{name} is {type(patterns).__name__}", f"pass a list: {name}=[…]")
             if not all(isinstance(pattern, str) for pattern in patterns):
                 raise SettingError("byline.E047", f"{name} has something that is no text", "pass a list of texts")
-            self._patterns[name] = tuple(patterns)
+            self._patterns[name] = _pattern(patterns)
         if where is not None and not callable(where):
             raise SettingError(
                 "byline.E047", f"where is {type(where).__name__}", "pass a function of the finished span"
@@ -75,10 +74,11 @@ class Filters:
 
     def keep(self, draft: Draft) -> bool:
         """Whether a span passes all filters. One that they cannot judge does not."""
-        for name, patterns in self._patterns.items():
+        for name, pattern in self._patterns.items():
             if name == "models" and not draft.is_leaf:
                 continue
-            if not any(_matches(draft.attributes.get(key), patterns) for key in _ATTRIBUTES[name]):
+            values = [draft.attributes.get(key) for key in _ATTRIBUTES[name]]
+            if not any(value is not None and pattern.fullmatch(str(value)) for value in values):
                 return False
         if self._where is None:
             return True
@@ -89,11 +89,8 @@ class Filters:
             return False
 
 
-def _matches(value: Any, patterns: Sequence[str]) -> bool:
-    return value is not None and any(_pattern(pattern).match(str(value)) for pattern in patterns)
-
-
-@lru_cache(maxsize=256)
-def _pattern(text: str) -> re.Pattern[str]:
+def _pattern(texts: Collection[str]) -> re.Pattern[str]:
     # A star stands for anything, and nothing else is special: models have brackets in their names.
-    return re.compile(re.escape(text).replace(r"\*", ".*") + r"\Z", re.DOTALL)
+    each = [re.escape(text).replace(r"\*", ".*") for text in texts]
+    # Of none, one that nothing matches.
+    return re.compile("|".join(each) or "(?!)", re.DOTALL)

@@ -35,11 +35,12 @@ class Langfuse(Destination):
             or your own server, with or without ``/api/public/otel``.
         spans: ``"llm"``, ``"all"`` or a function of the finished span.
         **options: As every destination takes them, see `Destination`: ``traces``, ``sampling``,
-            ``keep_errors``, ``privacy``, ``mask``, filters, ``allow_http``. ``unsampled`` is
-            ``"record"`` here, for a gateway sends every call.
+            ``keep_errors``, ``privacy``, ``mask``, filters, ``conventions``, ``spool``, ``label``,
+            ``allow_http``. ``unsampled`` is ``"record"`` here, for a gateway sends every call.
 
     Raises:
-        SettingError: ``byline.E041`` where a key is missing, or is not what it should be.
+        SettingError: ``byline.E041`` where a key is missing or is not what it should be, and whatever
+            `Destination` raises.
 
     Example:
         >>> Langfuse("pk-lf-1", "sk-lf-1", "https://us.cloud.langfuse.com").endpoint

@@ -114,8 +114,10 @@ class Line(requests.Session):
         """Send a batch until it is taken. Raises `Undelivered` where it is not."""
         # A redirect would carry credentials and content to wherever it points.
         options["allow_redirects"] = False
-        given = {**self.headers, **(options.get("headers") or {})}
-        self.headers.clear()
+        # Some exporters say theirs once, on the session, others with each batch.
+        for name in [name for name in self.headers if name.lower() not in _OF_EXPORTERS]:
+            del self.headers[name]
+        given = options.get("headers") or {}
         options["headers"] = {
             **{name: value for name, value in given.items() if name.lower() in _OF_EXPORTERS},
             **self._wanted,

@@ -19,11 +19,18 @@ class OTLP(Destination):
     """Any backend or collector that takes OTLP over HTTP.
 
     Args:
-        endpoint: Base URL, to which ``/v1/traces`` is appended unless it is there.
-        headers: Headers of each export, e.g. credentials.
+        endpoint: Base URL, to which ``/v1/traces`` is appended unless it is there; by default that of
+            ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` or ``OTEL_EXPORTER_OTLP_ENDPOINT``.
+        headers: Headers of each export, e.g. credentials; where the endpoint is the environment's, by
+            default those of ``OTEL_EXPORTER_OTLP_HEADERS``.
         spans: ``"all"``, ``"llm"`` or a function of the finished span.
         **options: As every destination takes them, see `Destination`: ``traces``, ``unsampled``,
-            ``sampling``, ``keep_errors``, ``privacy``, ``mask``, filters, ``allow_http``.
+            ``sampling``, ``keep_errors``, ``privacy``, ``mask``, filters, ``conventions``, ``spool``,
+            ``label``, ``allow_http``.
+
+    Raises:
+        SettingError: ``byline.E044`` where there is no endpoint, ``byline.E066`` for headers that HTTP
+            cannot carry, and whatever `Destination` raises.
 
     Example:
         >>> OTLP("http://127.0.0.1:4318").endpoint

@@ -15,12 +15,16 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from byline import counters
 from byline.gateways import values
 from byline.gateways.keys import hash_key
+from byline.locks import make_lock
 
 _logger: Final = logging.getLogger("byline")
 _MAX_KEYS: Final = 256
 _MAX_AT_ONCE: Final = 4
 _MAX_BYTES: Final = 64 * 1024
 _TIMEOUT: Final = 10.0
+
+#: One for all: it is held for a moment.
+_lock: Final = make_lock()
 
 
 class Status(NamedTuple):
@@ -52,9 +56,9 @@ class KeyStatus:
         self.url = url
         self._name = name
         self._seconds = seconds
-        self._lock = threading.Lock()
         self._known: OrderedDict[str, tuple[float, Status]] = OrderedDict()
-        self._asking: set[str] = set()
+        #: By the key's hash. Threads do not live on in a child process.
+        self._asking: dict[str, threading.Thread] = {}
         # Whatever the environment says of proxies is what the app's own clients go by.
         self._opener = build_opener(_NoRedirects)
 
@@ -66,18 +70,20 @@ class KeyStatus:
     def refresh(self, token: str) -> None:
         """Look the key up, unless that was done a short while ago."""
         key_hash = hash_key(token)
-        with self._lock:
+        with _lock:
             found = self._known.get(key_hash)
             if found is not None and time.monotonic() - found[0] < self._seconds:
                 return
+            self._asking = {each: thread for each, thread in self._asking.items() if thread.is_alive()}
             if key_hash in self._asking or len(self._asking) >= _MAX_AT_ONCE:
                 return
-            self._asking.add(key_hash)
-        try:
-            threading.Thread(target=self._ask, args=(token, key_hash), name="byline-key-status", daemon=True).start()
-        except RuntimeError:
-            # The interpreter is shutting down.
-            self._asking.discard(key_hash)
+            thread = threading.Thread(target=self._ask, args=(token, key_hash), name="byline-key-status", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                # The interpreter is shutting down.
+                return
+            self._asking[key_hash] = thread
 
     def _ask(self, token: str, key_hash: str) -> None:
         status = self.of(key_hash)
@@ -87,8 +93,8 @@ class KeyStatus:
             # Its message may name more than is anybody's business.
             counters.count("key_status.errors")
             _logger.debug("%s: the status of a key cannot be had: %s", self._name, type(error).__name__)
-        with self._lock:
-            self._asking.discard(key_hash)
+        with _lock:
+            self._asking.pop(key_hash, None)
             self._known[key_hash] = (time.monotonic(), status)
             self._known.move_to_end(key_hash)
             while len(self._known) > _MAX_KEYS:

@@ -85,12 +85,10 @@ class BylineSpanProcessor(SpanProcessor):
             raise SettingError("byline.E021", f"stamp={stamp!r}", 'pass "llm" or "all"')
         self.stamp = stamp
         self.enabled = True
-        self.is_new = True
         absence.end()
 
     def switch_on(self, stamp: Stamp) -> None:
         """Stamp from now on; the provider has this processor already."""
-        self.is_new = False
         self.stamp = stamp
         self.enabled = True
 

@@ -28,3 +28,9 @@ def keep(span: Span, cost: float | None) -> None:
 def cost_of(span_id: int) -> float | None:
     """Return what the call of a finished span has cost, ``None`` where nobody said it."""
     return _costs.get(span_id)
+
+
+def clear() -> None:
+    """Forget all of it."""
+    with _lock:
+        _costs.clear()

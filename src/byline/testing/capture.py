@@ -11,12 +11,11 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from byline.spans.attributes import ATTRIBUTION, METADATA
+from byline.spans.kept import keep
 from byline.spans.processor import BylineSpanProcessor
 from byline.testing.otlp import ReceivedSpan
 
 _lock: Final = threading.Lock()
-#: The SDK has no way to take a processor away again, so one a provider is kept, by this name on the
-#: provider itself, for some cannot be hashed, and switched on and off.
 _COLLECTOR: Final = "_byline_collector"
 
 
@@ -63,11 +62,7 @@ def capture_spans(tracer_provider: TracerProvider | None = None) -> Iterator[lis
         provider = TracerProvider()
         trace.set_tracer_provider(provider)
     with _lock:
-        collector = getattr(provider, _COLLECTOR, None)
-        if not isinstance(collector, _Collector):
-            collector = _Collector()
-            setattr(provider, _COLLECTOR, collector)
-            provider.add_span_processor(collector)
+        collector = keep(provider, _COLLECTOR, _Collector())
     spans: list[ReadableSpan] = []
     collector.lists.append(spans)
     try:

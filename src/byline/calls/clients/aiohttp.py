@@ -22,12 +22,8 @@ def _request(original: Callable[..., Any]) -> Callable[..., Any]:
         call = _begin(self, url, options) if rules.in_force is not None and method.upper() == "POST" else None
         if call is None:
             return await original(self, method, url, **options)
-        try:
-            with call.current():
-                response = await original(self, method, url, **options)
-        except BaseException as error:
-            call.fail(error)
-            raise
+        with call.under_way():
+            response = await original(self, method, url, **options)
         _answered(call, response)
         return response
 

@@ -39,12 +39,8 @@ def _send(original: Callable[..., Any]) -> Callable[..., Any]:
         )
         if call is None:
             return original(self, request)
-        try:
-            with call.current():
-                response = original(self, request)
-        except BaseException as error:
-            call.fail(error)
-            raise
+        with call.under_way():
+            response = original(self, request)
         _answered(call, request, response)
         return response
 

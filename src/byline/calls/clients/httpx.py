@@ -101,11 +101,8 @@ def _send(original: Callable[..., Any], module: Any, tee: Callable[[Any, Call], 
             return original(self, request, **options)
         response = None
         try:
-            with call.current():
+            with call.under_way():
                 response = original(self, request, **options)
-        except BaseException as error:
-            call.fail(error)
-            raise
         finally:
             _restore(request, response)
         _answered(call, response, tee if options.get("stream") else None)
@@ -121,11 +118,8 @@ def _send_async(original: Callable[..., Any], module: Any, tee: Callable[[Any, C
             return await original(self, request, **options)
         response = None
         try:
-            with call.current():
+            with call.under_way():
                 response = await original(self, request, **options)
-        except BaseException as error:
-            call.fail(error)
-            raise
         finally:
             _restore(request, response)
         _answered(call, response, tee if options.get("stream") else None)

@@ -53,13 +53,10 @@ def _send(original: Callable[..., Any]) -> Callable[..., Any]:
         token = _outer.set((call, host, port, body))
         response = None
         try:
-            _write(request, call)
-            with call.current():
+            with call.under_way():
+                _write(request, call)
                 # Read by hand below, so that a stream stays one.
                 response = original(self, request, **options)
-        except BaseException as error:
-            call.fail(error)
-            raise
         finally:
             _outer.reset(token)
             _restore(request, response, call, body)

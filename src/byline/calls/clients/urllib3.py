@@ -57,11 +57,8 @@ def _urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
             options["body"] = call.body
         token = _outer.set((call, host, port, body))
         try:
-            with call.current():
+            with call.under_way():
                 response = original(self, method, url, redirect, **options)
-        except BaseException as error:
-            call.fail(error)
-            raise
         finally:
             _outer.reset(token)
         answered(call, response, whole=options.get("preload_content", True), decoded=options.get("decode_content"))

@@ -22,7 +22,9 @@ class OllamaChat(Chat):
 
     def gather(self, stream: Iterable[Mapping[str, Any]]) -> list[Message]:
         """Each line has the next piece."""
-        return _join(stream, lambda event: values.mapping(event.get("message")).get("content"))
+        return _join(
+            (values.mapping(event.get("message")).get("content"), event.get("done_reason")) for event in stream
+        )
 
 
 class OllamaGenerate(Reader):
@@ -39,12 +41,13 @@ class OllamaGenerate(Reader):
 
     def gather(self, stream: Iterable[Mapping[str, Any]]) -> list[Message]:
         """Each line has the next piece."""
-        return _join(stream, lambda event: event.get("response"))
+        return _join((event.get("response"), event.get("done_reason")) for event in stream)
 
     def output(self, members: Mapping[str, Any]) -> list[Message]:
         """One message."""
         said = members.get("response")
-        return [parts.message("assistant", [parts.text(said)])] if isinstance(said, str) else []
+        reason = members.get("done_reason")
+        return [parts.message("assistant", [parts.text(said)], finish_reason=reason)] if isinstance(said, str) else []
 
 
 class CohereChat(Chat):
@@ -57,13 +60,15 @@ class CohereChat(Chat):
         return [{**message_of(said), "finish_reason": reason}] if isinstance(said, Mapping) else []
 
     def gather(self, stream: Iterable[Mapping[str, Any]]) -> list[Message]:
-        """Pieces of text stand in ``content-delta`` events."""
-
-        def piece(event: Mapping[str, Any]) -> object:
-            said = values.mapping(values.mapping(event.get("delta")).get("message"))
-            return values.mapping(said.get("content")).get("text")
-
-        return _join(stream, piece)
+        """Pieces of text stand in ``content-delta`` events, the reason in the last one."""
+        deltas = [values.mapping(event.get("delta")) for event in stream]
+        return _join(
+            (
+                values.mapping(values.mapping(delta.get("message")).get("content")).get("text"),
+                delta.get("finish_reason"),
+            )
+            for delta in deltas
+        )
 
 
 class Embeddings(Reader):
@@ -77,6 +82,12 @@ class Embeddings(Reader):
         return found
 
 
-def _join(stream: Iterable[Mapping[str, Any]], piece: Any) -> list[Message]:
-    pieces = [found for found in map(piece, stream) if isinstance(found, str)]
-    return [parts.message("assistant", [parts.text("".join(pieces))])] if pieces else []
+def _join(events: Iterable[tuple[object, object]]) -> list[Message]:
+    """Put the pieces of one message together, each with the reason for which it ends, where it has one."""
+    pieces: list[str] = []
+    reason: object = None
+    for piece, ending in events:
+        if isinstance(piece, str):
+            pieces.append(piece)
+        reason = ending or reason
+    return [parts.message("assistant", [parts.text("".join(pieces))], finish_reason=reason)] if pieces else []

@@ -1,0 +1,131 @@
+"""What arrives of a call that has several spans, or whose span was made or ended apart from the exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+import byline
+from byline.export import OTLP
+from byline.gateways import OpenRouter
+from byline.spans import carriers, late, stated, targets
+from byline.testing import Gateway, ReceivedSpan, Receiver
+from tests.export.support import AGENT, CHAT, running
+
+ASK: Any = {"model": "openai/gpt-4o", "messages": [{"role": "user", "content": "Who wrote this?"}]}
+#: What an instrumentation writes of its own.
+COUNTED = {"gen_ai.usage.input_tokens": 7, "gen_ai.usage.output_tokens": 3, "llm.usage.total_tokens": 10}
+FACTS: Any = {"gen_ai.response.id": "r-1", "gen_ai.usage.cost": 0.5, "byline.gateway.name": "openrouter"}
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as found:
+        yield found
+
+
+def usage_of(span: ReceivedSpan) -> dict[str, Any]:
+    return {key: value for key, value in span.attributes.items() if "usage" in key or ".cost" in key}
+
+
+def by_name(receiver: Receiver) -> dict[str, ReceivedSpan]:
+    return {span.name: span for span in receiver.spans}
+
+
+def test_of_two_spans_of_one_call_one_has_its_usage(receiver: Receiver) -> None:
+    """Two instrumentations each make one, the one within the other, and each counts the tokens."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    tracer = provider.get_tracer("app")
+    with Gateway() as gateway:
+        byline.instrument(
+            tracer_provider=provider,
+            destinations=[OTLP(receiver.url, spans="llm")],
+            gateways=[OpenRouter(gateway.base_url)],
+            llm_spans=False,
+        )
+        with tracer.start_as_current_span("agent", attributes={**AGENT, **COUNTED}):  # noqa: SIM117 - as they nest
+            with tracer.start_as_current_span("outer", attributes={**CHAT, **COUNTED}):
+                with tracer.start_as_current_span("inner", attributes=CHAT) as inner, httpx2.Client() as client:
+                    client.post(f"{gateway.base_url}/chat/completions", json=ASK)
+                    inner.set_attributes(COUNTED)
+        byline.uninstrument()
+    found = by_name(receiver)
+    assert found.keys() == {"agent", "outer", "inner"}
+    assert usage_of(found["outer"]) == {}
+    assert usage_of(found["inner"])["gen_ai.usage.cost"] > 0
+    assert COUNTED.items() <= usage_of(found["inner"]).items()
+    # An agent's is a sum, which other backends count by themselves.
+    assert usage_of(found["agent"]) == COUNTED
+
+
+def test_a_span_that_is_made_later_gets_the_facts_and_its_twin_gets_none(receiver: Receiver) -> None:
+    """The first one that says the reply's id has them, in every destination; what a span says itself stays."""
+    late.keep(FACTS, response_id="r-1", span=None)
+    with Receiver() as other, running(OTLP(receiver.url), OTLP(other.url, label="other")) as app:
+        app.chat("first", **{"gen_ai.response.id": "r-1", "byline.gateway.name": "mine"})
+        app.chat("twin", **{"gen_ai.response.id": "r-1", **COUNTED})
+        app.chat("stranger", **{"gen_ai.response.id": "r-2", **COUNTED})
+        for each in app.destinations:
+            assert each.flush()
+        for found in (by_name(receiver), by_name(other)):
+            assert usage_of(found["first"]) == {"gen_ai.usage.cost": 0.5}
+            assert found["first"].attributes["byline.gateway.name"] == "mine"
+            assert usage_of(found["twin"]) == {}
+            assert "byline.gateway.name" not in found["twin"].attributes
+            assert usage_of(found["stranger"]) == COUNTED
+
+
+def test_a_span_that_is_made_later_leaves_the_usage_to_a_gateway_that_sends_it(receiver: Receiver) -> None:
+    """Nothing of the call was there to be marked when the gateway answered."""
+    carriers.leave(None, "r-1")
+    with running(OTLP(receiver.url)) as app:
+        app.chat("chat", **{"gen_ai.response.id": "r-1", **COUNTED})
+    assert usage_of(by_name(receiver)["chat"]) == {}
+
+
+def test_what_is_known_of_calls_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest goes, for its span has been sent long since; a reply from a cache may be on many spans."""
+    monkeypatch.setattr(carriers, "_MAX", 4)
+    monkeypatch.setattr(stated, "_MAX", 4)
+    tracer: Any = TracerProvider(shutdown_on_exit=False).get_tracer("app")
+    for number in range(20):
+        with tracer.start_as_current_span("outer", attributes=CHAT) as outer:
+            span = tracer.start_span("chat", attributes=CHAT)
+        for each in (outer, span):
+            targets.register(each, trace.set_span_in_context(outer) if each is span else None)
+        carriers.carry(span, f"r-{number}")
+        carriers.leave(outer, f"e-{number}")
+        carriers.claim(f"c-{number}", number)
+        stated.keep(span, 0.5)
+    for _ in range(100):
+        carriers.carry(tracer.start_span("chat"), "cached")
+    kept = (carriers._carriers, carriers._around, carriers._elsewhere, stated._costs)
+    assert [len(each) for each in kept] == [4, 4, 4, 4]
+    assert len(carriers._carriers["cached"]) == carriers._MAX_SPANS
+
+
+def test_a_span_that_ended_before_its_reply_gets_the_facts(receiver: Receiver) -> None:
+    """As long as it has not been sent."""
+    with running(OTLP(receiver.url)) as app:
+        span: Any = app.tracer.start_span("early", attributes=CHAT)
+        late.keep(FACTS, response_id="r-1", span=span)
+        span.end()
+    assert by_name(receiver)["early"].attributes.items() >= FACTS.items()
+
+
+def test_what_a_library_writes_of_a_call_on_the_app_span_is_taken_off(receiver: Receiver) -> None:
+    """It has the sums of its calls, and would pass for one of them."""
+    with running(OTLP(receiver.url, spans="all")) as app, app.request() as server:
+        server.set_attributes(
+            {**CHAT, **COUNTED, "byline.llm.calls": 1, "http.route": "/chat", "llm.request.type": "chat"}
+        )
+        with trace.use_span(server):
+            app.chat("chat", **COUNTED)
+    found = by_name(receiver)
+    assert found["POST /chat"].attributes == {"byline.llm.calls": 1, "http.route": "/chat"}
+    assert usage_of(found["chat"]) == COUNTED
