@@ -88,8 +88,26 @@ TEXTS = [
     f"Headers([('api-key', '{SECRET}')])",
     f"curl -H 'api-key: {SECRET}'",
     str({"x-custom-token": SECRET}),
+    str({"headers": {"X-Token": SECRET}}),
     JWT,
 ]
+#: As their issuers write them; nothing but their look tells what they are.
+LOOKS = (
+    "sk-ant-api03-{} sk-proj-{} AIza{}{} gsk_{}{} xai-{}{} hf_{}{} pplx-{}{} nvapi-{}{} r8_{}{} npm_{}{} sk_live_{} "
+    "rk_test_{} ghp_{}{} github_pat_{}_{} glpat-{}{} xoxb-1234567890-{} ya29.a0Af_{}{} SG.{}.{}"
+).replace("{}", SECRET)
+PRIVATE_KEY = f"-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA{SECRET}\n{SECRET}==\n-----END RSA PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize("text", [*LOOKS.split(), PRIVATE_KEY, json.dumps(PRIVATE_KEY), PRIVATE_KEY[:70]])
+def test_credentials_are_told_by_their_look(text: str) -> None:
+    left = scrub(f"The server said that {text} is wrong.")
+    assert SECRET not in left
+    assert left.startswith("The server said that ")
+
+
+def test_temporary_keys_of_clouds_are_credentials_as_well() -> None:
+    assert scrub("ASIAIOSFODNN7EXAMPLE or AKIAIOSFODNN7EXAMPLE") == "… or …"
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -112,6 +130,10 @@ def test_texts_lose_their_credentials(text: str) -> None:
         "hockey, 2024-25-season began",
         "'monkey': 'banana12'",
         "basic 2024-economics-101-course",
+        "cost-per-token: 0.00001234",
+        "the max-token=123456789",
+        "npm_config and r8_small, Asia and SG.2",
+        "?monkeys=12345678&id=1",
     ],
 )
 def test_other_texts_stay_as_they_are(text: str) -> None:
@@ -130,6 +152,10 @@ for text in (
     "?" + "a-" * 200_000,
     "eyJ" * 200_000,
     "api_key" + " " * 200_000,
+    "key token " + ("1" * 20 + "_") * 20_000,
+    "key token " + "x-a-" * 100_000,
+    "=" + "?a-" * 100_000,
+    "PRIVATE KEY-----" * 20_000,
 ):
     scrub(text)
 """
