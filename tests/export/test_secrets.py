@@ -244,6 +244,45 @@ def test_privacy_leaves_out_long_and_structured_texts_under_unknown_names(receiv
     assert span.attributes["langfuse.trace.metadata.note"] == '{"kept": "x"}'
 
 
+CHOSEN = {
+    "gen_ai.request.reasoning.level": "low",
+    "gen_ai.request.reasoning_effort": "low",
+    "gen_ai.request.tool_choice": "auto",
+    "gen_ai.request.response_format": "json_schema",
+    "langfuse.observation.metadata.tool_choice": '"auto"',
+    "llm.finish_reason": '["stop"]',
+}
+
+
+def test_what_is_chosen_of_a_few_is_no_content(receiver: Receiver) -> None:
+    """Privacy keeps it, and Langfuse shows it among a generation's parameters."""
+    chat = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m", "gen_ai.request.temperature": 0.5, **CHOSEN}
+    export(Langfuse("pk-lf-1", "sk-lf-1", receiver.url, privacy=True, conventions=["openinference"]), chat)
+    attributes = receiver.spans[0].attributes
+    assert {key: attributes.get(key) for key in CHOSEN} == CHOSEN
+    for told in ("langfuse.observation.model.parameters", "llm.invocation_parameters"):
+        parameters = json.loads(attributes[told])
+        assert parameters["reasoning.level"] == "low"
+        assert parameters["tool_choice"] == "auto"
+        assert parameters["temperature"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "langfuse.observation.metadata.response_format",
+        "langfuse.observation.metadata.error",
+        "gen_ai.request.tool_choice",
+        "acme.answer.reason",
+        "acme.errors",
+    ],
+)
+@pytest.mark.parametrize("value", ['{"type": "json_schema", "schema": {"description": "MARKER"}}', "It is a MARKER"])
+def test_where_a_choice_may_stand_anything_longer_is_content(receiver: Receiver, key: str, value: str) -> None:
+    export(OTLP(receiver.url, privacy=True), {"gen_ai.operation.name": "chat", key: value})
+    assert key not in receiver.spans[0].attributes
+
+
 def test_parameters_keep_numbers_and_choices() -> None:
     kept = json.loads(without_texts('{"top_p": 1, "tool_choice": "auto", "suffix": "x", "stop": ["x"], "seed": null}'))
     assert kept == {"top_p": 1, "tool_choice": "auto", "seed": None}
@@ -269,6 +308,21 @@ def test_a_mask_sees_content_and_metadata_in_every_dialect_and_depth(receiver: R
     export(OTLP(receiver.url, mask=mask, conventions=with_all), attributes)
     assert b"MARKER" not in gzip.decompress(receiver.requests[-1].body)
     assert "gen_ai.input.messages" in seen
+
+
+def test_a_mask_sees_whatever_privacy_would_leave_out(receiver: Receiver) -> None:
+    """By whatever name it comes."""
+    attributes = {
+        "gen_ai.operation.name": "chat",
+        "http.url": "https://search.example/find?q=MARKER",
+        "llm.openai.extra_headers": "{'x-title': 'MARKER'}",
+        "llm.invocation_parameters": '{"suffix": "MARKER"}',
+        "acme.blob": "MARKER " * 100,
+        "acme.list": '["MARKER"]',
+    }
+    export(OTLP(receiver.url, mask=lambda name, value: value.replace("MARKER", "*")), attributes)
+    assert b"MARKER" not in gzip.decompress(receiver.requests[-1].body)
+    assert attributes.keys() <= receiver.spans[0].attributes.keys()
 
 
 @pytest.mark.parametrize("field", ["session.id", "user.id", "langfuse.release"])
