@@ -77,7 +77,8 @@ PLACES = (
     "exception.message exception.stacktrace byline.error.message error.message db.statement db.query.text "
     "http.request.body system_prompt my.question vendor.userPrompt some_answer_text haystack.component.input "
     "gen_ai.request.instructions gen_ai.request.input gen_ai.response.text gen_ai.request.messages "
-    "crewai.task.output smolagents.inputs dspy.outputs gen_ai.agent.description"
+    "crewai.task.output smolagents.inputs dspy.outputs gen_ai.agent.description "
+    "mcp.tool.description rag.passage user.comments prompt1 inputMessage2 messages[0].content"
 ).split()
 
 
@@ -125,7 +126,22 @@ KEPT: dict[str, Any] = {
     "langfuse.trace.metadata.my_prompt_choice": "b",
     "langfuse.trace.name": "Prompt evaluation",
     "langfuse.trace.tags": ["prompt"],
+    "llm.invocation_parameters": '{"temperature": 0.5}',
+    "embedding.invocation_parameters": '{"encoding_format": "float"}',
     "db.system": "postgresql",
+    "db.query.summary": "SELECT orders",
+    "db.response.status_code": "23505",
+    "rpc.response.status_code": "UNAVAILABLE",
+    "messaging.destination.name": "letters",
+    "messaging.kafka.message.key": "k-1",
+    "feature_flag.result.variant": "b",
+    "request.id": "r-1",
+    "request.path": "/chat",
+    "response.status": "ok",
+    "url.path": "/chat",
+    "http.request.header.user_agent": ["curl/8 (linux)"],
+    "http.request.header.content_type": ["application/json"],
+    "http.response.header.x-ratelimit-remaining-tokens": ["99"],
     "http.route": "/chat",
     "server.address": "api.openai.com",
     "my.count": 3,
@@ -139,6 +155,69 @@ def test_everything_else_stays(receiver: Receiver) -> None:
         app.chat("chat", **KEPT)
     attributes = receiver.spans[0].attributes
     assert {key: attributes.get(key) for key in KEPT} == KEPT
+
+
+@pytest.mark.parametrize("name", ["openrouter", "litellm", "traceloop", "openinference"])
+def test_custom_metadata_stays_in_every_dialect(receiver: Receiver, name: str) -> None:
+    """Whatever it is called: who sends it knows."""
+    metadata: Any = {"input_source": "form", "prompt_choice": "b"}
+    with running(OTLP(receiver.url, privacy=True, conventions=[name])) as app, app.request(metadata=metadata):
+        app.chat(**{"metadata.prompt": f"{MARKER}hi", "trace.metadata.answer": f"{MARKER}hi"})
+    attributes = next(span for span in receiver.spans if span.name.startswith("chat")).attributes
+    told = {
+        "openrouter": "trace.metadata.input_source",
+        "litellm": "metadata.input_source",
+        "traceloop": "traceloop.association.properties.input_source",
+        "openinference": "metadata",
+    }
+    assert "form" in attributes[told[name]]
+    assert MARKER.encode() not in wire(receiver)
+
+
+@pytest.mark.parametrize("key", ["referer", "x_title", "x_user_prompt", "location"])
+def test_headers_that_may_tell_what_was_asked_do_not_leave(receiver: Receiver, key: str) -> None:
+    with running(OTLP(receiver.url, privacy=True)) as app, app.request() as span:
+        span.set_attribute(f"http.request.header.{key}", [f"https://app.example/?q={MARKER}"])
+        span.set_attribute("url.original", f"https://app.example/?q={MARKER}")
+        span.set_attribute("url.fragment", f"{MARKER}below")
+    assert MARKER.encode() not in wire(receiver)
+    assert receiver.spans[0].attributes["url.original"] == "https://app.example/"
+
+
+TASK = "Find out why c0ntent-Ada left"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown", "more"),
+    [
+        # As OpenLLMetry's instrumentation for CrewAI names tasks.
+        (f"{TASK}.task", "chat gpt-4o", {"crewai.task.description": TASK}),
+        (TASK, "chat gpt-4o", {"gen_ai.input.messages": f'[{{"content": "{TASK}"}}]'}),
+        (f"{TASK}, where she went, with whom, and since when", "chat gpt-4o", {}),
+        ("look_up", "look_up", {"gen_ai.input.messages": "now look_up that"}),
+        ("chat gpt-4o", "chat gpt-4o", {"gen_ai.input.messages": "chat gpt-4o with me"}),
+        ("Chat with {model!r} here", "Chat with {model!r} here", {"logfire.msg_template": "Chat with {model!r} here"}),
+    ],
+)
+def test_a_span_that_is_named_by_what_was_asked_gets_another_name(
+    receiver: Receiver, name: str, shown: str, more: dict[str, Any]
+) -> None:
+    with running(OTLP(receiver.url, spans="llm", privacy=True)) as app, app.request():
+        app.chat(name, **more)
+    assert [span.name for span in receiver.spans] == [shown]
+
+
+def test_the_name_that_a_caller_gives_a_generation_stays(receiver: Receiver) -> None:
+    named: Any = {"generation_name": "Write the summary of the first of the nine chapters"}
+    with running(OTLP(receiver.url, spans="llm", privacy=True)) as app, app.request(**named):
+        app.chat()
+    assert [span.name for span in receiver.spans] == [named["generation_name"]]
+
+
+def test_events_of_llm_spans_are_judged_as_their_spans_are(receiver: Receiver) -> None:
+    with running(OTLP(receiver.url, spans="llm", privacy=True)) as app, app.request(), app.span("chat", CHAT) as span:
+        span.add_event("log", {"acme.blob": f"{MARKER} " * 50, "acme.list": f'["{MARKER}"]', "acme.stage": "draft"})
+    assert receiver.spans[0].events[0]["attributes"] == {"acme.stage": "draft"}
 
 
 def test_another_destination_still_gets_the_content(receiver: Receiver) -> None:

@@ -88,8 +88,26 @@ TEXTS = [
     f"Headers([('api-key', '{SECRET}')])",
     f"curl -H 'api-key: {SECRET}'",
     str({"x-custom-token": SECRET}),
+    str({"headers": {"X-Token": SECRET}}),
     JWT,
 ]
+#: As their issuers write them; nothing but their look tells what they are.
+LOOKS = (
+    "sk-ant-api03-{} sk-proj-{} AIza{}{} gsk_{}{} xai-{}{} hf_{}{} pplx-{}{} nvapi-{}{} r8_{}{} npm_{}{} sk_live_{} "
+    "rk_test_{} ghp_{}{} github_pat_{}_{} glpat-{}{} xoxb-1234567890-{} ya29.a0Af_{}{} SG.{}.{}"
+).replace("{}", SECRET)
+PRIVATE_KEY = f"-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA{SECRET}\n{SECRET}==\n-----END RSA PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize("text", [*LOOKS.split(), PRIVATE_KEY, json.dumps(PRIVATE_KEY), PRIVATE_KEY[:70]])
+def test_credentials_are_told_by_their_look(text: str) -> None:
+    left = scrub(f"The server said that {text} is wrong.")
+    assert SECRET not in left
+    assert left.startswith("The server said that ")
+
+
+def test_temporary_keys_of_clouds_are_credentials_as_well() -> None:
+    assert scrub("ASIAIOSFODNN7EXAMPLE or AKIAIOSFODNN7EXAMPLE") == "… or …"
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -112,6 +130,10 @@ def test_texts_lose_their_credentials(text: str) -> None:
         "hockey, 2024-25-season began",
         "'monkey': 'banana12'",
         "basic 2024-economics-101-course",
+        "cost-per-token: 0.00001234",
+        "the max-token=123456789",
+        "npm_config and r8_small, Asia and SG.2",
+        "?monkeys=12345678&id=1",
     ],
 )
 def test_other_texts_stay_as_they_are(text: str) -> None:
@@ -130,6 +152,10 @@ for text in (
     "?" + "a-" * 200_000,
     "eyJ" * 200_000,
     "api_key" + " " * 200_000,
+    "key token " + ("1" * 20 + "_") * 20_000,
+    "key token " + "x-a-" * 100_000,
+    "=" + "?a-" * 100_000,
+    "PRIVATE KEY-----" * 20_000,
 ):
     scrub(text)
 """
@@ -218,6 +244,45 @@ def test_privacy_leaves_out_long_and_structured_texts_under_unknown_names(receiv
     assert span.attributes["langfuse.trace.metadata.note"] == '{"kept": "x"}'
 
 
+CHOSEN = {
+    "gen_ai.request.reasoning.level": "low",
+    "gen_ai.request.reasoning_effort": "low",
+    "gen_ai.request.tool_choice": "auto",
+    "gen_ai.request.response_format": "json_schema",
+    "langfuse.observation.metadata.tool_choice": '"auto"',
+    "llm.finish_reason": '["stop"]',
+}
+
+
+def test_what_is_chosen_of_a_few_is_no_content(receiver: Receiver) -> None:
+    """Privacy keeps it, and Langfuse shows it among a generation's parameters."""
+    chat = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m", "gen_ai.request.temperature": 0.5, **CHOSEN}
+    export(Langfuse("pk-lf-1", "sk-lf-1", receiver.url, privacy=True, conventions=["openinference"]), chat)
+    attributes = receiver.spans[0].attributes
+    assert {key: attributes.get(key) for key in CHOSEN} == CHOSEN
+    for told in ("langfuse.observation.model.parameters", "llm.invocation_parameters"):
+        parameters = json.loads(attributes[told])
+        assert parameters["reasoning.level"] == "low"
+        assert parameters["tool_choice"] == "auto"
+        assert parameters["temperature"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "langfuse.observation.metadata.response_format",
+        "langfuse.observation.metadata.error",
+        "gen_ai.request.tool_choice",
+        "acme.answer.reason",
+        "acme.errors",
+    ],
+)
+@pytest.mark.parametrize("value", ['{"type": "json_schema", "schema": {"description": "MARKER"}}', "It is a MARKER"])
+def test_where_a_choice_may_stand_anything_longer_is_content(receiver: Receiver, key: str, value: str) -> None:
+    export(OTLP(receiver.url, privacy=True), {"gen_ai.operation.name": "chat", key: value})
+    assert key not in receiver.spans[0].attributes
+
+
 def test_parameters_keep_numbers_and_choices() -> None:
     kept = json.loads(without_texts('{"top_p": 1, "tool_choice": "auto", "suffix": "x", "stop": ["x"], "seed": null}'))
     assert kept == {"top_p": 1, "tool_choice": "auto", "seed": None}
@@ -243,6 +308,21 @@ def test_a_mask_sees_content_and_metadata_in_every_dialect_and_depth(receiver: R
     export(OTLP(receiver.url, mask=mask, conventions=with_all), attributes)
     assert b"MARKER" not in gzip.decompress(receiver.requests[-1].body)
     assert "gen_ai.input.messages" in seen
+
+
+def test_a_mask_sees_whatever_privacy_would_leave_out(receiver: Receiver) -> None:
+    """By whatever name it comes."""
+    attributes = {
+        "gen_ai.operation.name": "chat",
+        "http.url": "https://search.example/find?q=MARKER",
+        "llm.openai.extra_headers": "{'x-title': 'MARKER'}",
+        "llm.invocation_parameters": '{"suffix": "MARKER"}',
+        "acme.blob": "MARKER " * 100,
+        "acme.list": '["MARKER"]',
+    }
+    export(OTLP(receiver.url, mask=lambda name, value: value.replace("MARKER", "*")), attributes)
+    assert b"MARKER" not in gzip.decompress(receiver.requests[-1].body)
+    assert attributes.keys() <= receiver.spans[0].attributes.keys()
 
 
 @pytest.mark.parametrize("field", ["session.id", "user.id", "langfuse.release"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from starlette.applications import Starlette
@@ -50,10 +51,31 @@ def make_app(calls: Any) -> Any:
     return app
 
 
-async def ask(app: Any, method: str, session: str, trace_id: str, *, leaves: bool = False) -> Answer:
-    """Post a request as session's user; ``leaves`` lets the client go after the first chunk of the answer."""
+async def ask(
+    app: Any,
+    method: str,
+    session: str,
+    trace_id: str,
+    *,
+    leaves: bool = False,
+    query: str = "",
+    headers: Mapping[str, str] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> Answer:
+    """Post a request as session's user.
+
+    Args:
+        app: The app.
+        method: What it is to do.
+        session: Who asks.
+        trace_id: In which trace.
+        leaves: Whether the client goes away after the first chunk of the answer.
+        query: The query of its URL.
+        headers: Headers besides the usual ones.
+        more: What its body has besides the claims.
+    """
     claims = {"session_id": session, "user": f"user-of-{session}", "trace": {"trace_name": TRACE_NAME}}
-    body = json.dumps(claims).encode()
+    body = json.dumps({**claims, **(more or {})}).encode()
     scope = {
         "type": "http",
         # The version that servers speak which tell of a client's leaving by a message.
@@ -64,12 +86,13 @@ async def ask(app: Any, method: str, session: str, trace_id: str, *, leaves: boo
         "path": f"/{method}",
         "raw_path": f"/{method}".encode(),
         "root_path": "",
-        "query_string": b"",
+        "query_string": query.encode(),
         "headers": [
             (b"host", b"app"),
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"traceparent", f"00-{trace_id}-00f067aa0ba902b7-01".encode()),
+            *((name.encode(), value.encode()) for name, value in (headers or {}).items()),
         ],
         "client": ("10.1.2.3", 5000),
         "server": ("app", 80),

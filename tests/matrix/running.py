@@ -15,8 +15,8 @@ from tests.matrix.cells import Cell
 SECONDS = 120
 
 
-def run(cell: Cell) -> dict[str, Any]:
-    """Run all scenarios of a cell.
+def run(cell: Cell, program: str = "tests.matrix.scenario") -> dict[str, Any]:
+    """Run all scenarios of a cell, or another program in its environment.
 
     Raises:
         RuntimeError: It fails, hangs, or a hook of byline's failed within it; with the end of its output.
@@ -24,7 +24,7 @@ def run(cell: Cell) -> dict[str, Any]:
     python = environments.make(cell)
     with tempfile.TemporaryDirectory() as directory:
         target = Path(directory) / "found.json"
-        command = [str(python), "-m", "tests.matrix.scenario", cell.name, str(target)]
+        command = [str(python), "-m", program, cell.name, str(target)]
         try:
             done = subprocess.run(
                 command, cwd=environments.ROOT, capture_output=True, text=True, timeout=SECONDS, check=False

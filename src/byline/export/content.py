@@ -1,7 +1,6 @@
-"""What is content: every name under which an instrumentation puts prompts, completions and tool data.
+"""What is content: by the names that are known (`byline.export.places`), and a rule for those that will come.
 
-A table of the names that are known, and a rule for those that will come: texts under a name whose
-words speak of content are content.
+Texts under a name whose words speak of content are content.
 """
 
 from __future__ import annotations
@@ -11,184 +10,56 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-#: Names, and with a dot at the end everything below them.
-_KNOWN: Final[tuple[str, ...]] = (
-    # OpenTelemetry's GenAI conventions, now and before.
-    "gen_ai.input.messages",
-    "gen_ai.output.messages",
-    "gen_ai.system_instructions",
-    "gen_ai.tool.definitions",
-    "gen_ai.tool.description",
-    "gen_ai.tool.call.arguments",
-    "gen_ai.tool.call.result",
-    "gen_ai.prompt.variable.",
-    "gen_ai.prompt",
-    "gen_ai.prompt.0.",
-    "gen_ai.completion",
-    "gen_ai.agent.description",
-    "gen_ai.retrieval.query.text",
-    "gen_ai.retrieval.documents",
-    "gen_ai.evaluation.explanation",
-    # OpenLLMetry and traceloop.
-    "traceloop.entity.input",
-    "traceloop.entity.output",
-    "traceloop.association.properties.prompt",
-    "llm.prompts.",
-    "llm.completions.",
-    # OpenInference.
-    "input.value",
-    "output.value",
-    "llm.input_messages",
-    "llm.output_messages",
-    "llm.input_messages.",
-    "llm.output_messages.",
-    "llm.prompts",
-    "llm.choices",
-    "llm.function_call",
-    "llm.invocation_parameters",
-    "llm.prompt_template.",
-    "llm.tools.",
-    "message.",
-    "embedding.embeddings.",
-    "embedding.text",
-    "embedding.vector",
-    "retrieval.documents",
-    "retrieval.documents.",
-    "document.",
-    "reranker.",
-    "tool.parameters",
-    "tool.description",
-    "tool_call.function.arguments",
-    # Langfuse's SDK.
-    "langfuse.observation.input",
-    "langfuse.observation.output",
-    "langfuse.trace.input",
-    "langfuse.trace.output",
-    "langfuse.experiment.item.expected_output",
-    # litellm: the raw exchange, by provider.
-    "llm.openai.messages",
-    "llm.openai.choices",
-    "llm.openai.extra_body",
-    "hidden_params",
-    # openlit.
-    "gen_ai.tool.args",
-    "gen_ai.tool.arguments",
-    "gen_ai.content.prompt",
-    "gen_ai.content.completion",
-    "gen_ai.content.revised_prompt",
-    # logfire and Pydantic AI.
-    "request_data",
-    "response_data",
-    "logfire.msg",
-    "logfire.msg_template",
-    "all_messages_events",
-    "pydantic_ai.all_messages",
-    "final_result",
-    "tool_arguments",
-    "tool_response",
-    "model_request_parameters",
-    "prompt",
-    "response",
-    "events",
-    # The Vercel AI SDK, Google's ADK, MLflow, LiveKit, CrewAI.
-    "ai.prompt",
-    "ai.prompt.",
-    "ai.response.text",
-    "ai.response.object",
-    "ai.response.toolCalls",
-    "ai.toolCall.args",
-    "ai.toolCall.result",
-    "ai.value",
-    "ai.values",
-    "ai.schema",
-    "gcp.vertex.agent.",
-    "mlflow.spanInputs",
-    "mlflow.spanOutputs",
-    "lk.",
-    "crewai.",
-    "smolagents.task",
-    "agent.goal",
-    "agent.backstory",
-    "evaluation.explanation",
-    "annotation.explanation",
-    "db.chroma.get.where",
-    "llm.headers",
-    # Errors repeat what they stumble over.
-    "exception.message",
-    "exception.stacktrace",
-    "error.message",
-    "error.stack_trace",
-    "byline.error.message",
-    "langfuse.observation.status_message",
-    # What else a request may leave on an app's spans.
-    "db.statement",
-    "db.query.text",
-    "db.query.parameter.",
-    "http.request.body",
-    "http.response.body",
-    "gen_ai.headers",
-    "messaging.message.body",
-)
-_EXACT: Final = frozenset(name for name in _KNOWN if not name.endswith("."))
-_BELOW: Final = tuple(name for name in _KNOWN if name.endswith("."))
+from byline.export.places import KEPT, KNOWN
 
-#: Whatever else is in them, these stay: what OpenRouter's and Aptible's privacy modes keep.
-_KEPT: Final = (
-    "langfuse.trace.metadata.",
-    "langfuse.trace.name",
-    "langfuse.trace.tags",
-    "langfuse.observation.type",
-    "langfuse.observation.prompt.",
-    "langfuse.observation.model.",
-    "langfuse.observation.usage_details",
-    "langfuse.observation.cost_details",
-    "langfuse.observation.completion_start_time",
-    "gen_ai.usage.",
-    "gen_ai.aggregated_usage.",
-    "gen_ai.output.type",
-    "gen_ai.prompt.name",
-    "gen_ai.prompt.version",
-    "gen_ai.tool.name",
-    "gen_ai.tool.type",
-    "gen_ai.tool.call.id",
-    "input.mime_type",
-    "output.mime_type",
-    "llm.token_count.",
-    "byline.",
-    "exception.type",
-    "error.type",
-    "http.response.status_code",
-    "http.request.method",
-    "url.",
+_EXACT: Final = frozenset(name for name in KNOWN if not name.endswith("."))
+_BELOW: Final = tuple(name for name in KNOWN if name.endswith("."))
+
+#: Headers that say how one asks, never what; and how the names of others begin.
+_HEADERS: Final = re.compile(
+    r"accept|accept[_-](?:charset|encoding|language)|age|allow|cache[_-]control|connection|content[_-]"
+    r"(?:encoding|length|type)|date|etag|expires|forwarded|host|keep[_-]alive|openai[_-](?:processing[_-]ms|version)|"
+    r"origin|retry[_-]after|server|te|traceparent|transfer[_-]encoding|upgrade|user[_-]agent|vary|via|"
+    r"x[_-]forwarded[_-](?:by|for|host|port|proto)|x[_-]real[_-]ip|x[_-]stainless[_-].+|.+[_-]ratelimit[_-].+|.+[_-]id"
 )
 # fmt: off
 #: Words in a name which say that a text under it is content.
 _WORDS: Final = frozenset(
     {
-        "answer", "answers", "args", "argument", "arguments", "body", "chunk", "chunks", "choice", "choices",
-        "completion", "completions", "content", "contents", "conversation", "data", "document", "documents",
-        "embedding", "embeddings", "history", "input", "inputs", "instruction", "instructions", "message",
-        "messages", "output", "outputs", "params", "parameters", "payload", "prompt", "prompts", "query",
-        "question", "questions", "reasoning", "request", "response", "result", "results", "return", "schema",
-        "text", "thinking", "tools", "transcript", "value", "vector", "backstory", "comment", "context", "explanation",
-        "functions", "goal", "memories", "memory", "note", "passages", "prediction", "preamble", "snippet", "sql",
-        "suffix", "summary", "thought", "transcription", "translation", "utterance",
+        "answer", "arg", "argument", "backstory", "body", "caption", "choice", "chunk", "comment", "completion",
+        "content", "context", "conversation", "data", "description", "document", "embedding", "explanation",
+        "feedback", "functions", "goal", "header", "history", "input", "instruction", "memories", "memory", "message",
+        "note", "output", "param", "parameter", "passage", "payload", "prediction", "preamble", "prompt", "queries",
+        "query", "question", "reasoning", "replies", "reply", "result", "schema", "snippet", "sql", "suffix",
+        "summaries", "summary", "text", "thinking", "thought", "tools", "transcript", "transcription", "translation",
+        "utterance", "value", "vector",
     }
 )
+#: Words that do at the end of a name alone; elsewhere they say what the rest is about.
+_LAST: Final = frozenset({"error", "errors", "request", "response", "response format", "return"})
 #: Such a word says nothing where the name goes on to say that it means something else.
 _HARMLESS: Final = frozenset(
     {
-        "count", "fingerprint", "format", "hash", "id", "index", "kind", "length", "mime", "model", "name",
-        "provider", "reason", "reasons", "role", "size", "status", "tier", "tokens", "type", "version",
+        "arn", "code", "count", "fingerprint", "hash", "id", "index", "kind", "length", "mime", "model", "name",
+        "provider", "role", "size", "status", "tier", "tokens", "type", "version",
+    }
+)
+#: Under a name that ends so, a single word is one of a few choices, and anything longer is content.
+_CHOICES: Final = frozenset(
+    {
+        "effort", "error", "errors", "format", "formats", "reason", "reasons", "reasoning level", "thinking level",
+        "tool choice", "verbosity",
     }
 )
 # fmt: on
-_SPLIT: Final = re.compile(r"[._:\-/\s]+|(?<=[a-z])(?=[A-Z])")
+_SPLIT: Final = re.compile(r"[\W_\d]+|(?<=[a-z])(?=[A-Z])")
+#: As it is, in quotes, or alone in a list, as JSON has it.
+_WORD: Final = re.compile(r"""\[?["']?[\w.+/\-]{1,64}["']?\]?""")
 
 
 @lru_cache(maxsize=4096)
 def is_content(key: str) -> bool:
-    """Whether texts under this attribute name are content.
+    """Whether texts under this attribute name are content, as far as the name tells.
 
     Example:
         >>> is_content("traceloop.entity.input"), is_content("gen_ai.usage.input_tokens")
@@ -196,14 +67,46 @@ def is_content(key: str) -> bool:
     """
     if key in _EXACT or key.startswith(_BELOW):
         return not key.startswith(("gen_ai.prompt.name", "gen_ai.prompt.version"))
-    if key.startswith(_KEPT):
+    if key.startswith(KEPT):
         return False
-    # "request" and "response" say nothing here.
-    key = key.removeprefix("gen_ai.request.").removeprefix("gen_ai.response.")
-    words = [word.lower() for word in _SPLIT.split(key) if word]
-    if words and words[-1] in _HARMLESS:
+    _, header, name = key.partition(".header.")
+    if header and _HEADERS.fullmatch(name.lower()):
         return False
-    return not _WORDS.isdisjoint(words)
+    words = _words(key.removeprefix("gen_ai.request.").removeprefix("gen_ai.response."))
+    if not words or words[-1] in _HARMLESS:
+        return False
+    return _ends_in(words, _LAST) or any(word in _WORDS or word.removesuffix("s") in _WORDS for word in words)
+
+
+def holds_content(key: str, value: Any) -> bool:
+    """Whether a value under this attribute name is content.
+
+    Example:
+        >>> holds_content("tool_choice", "auto"), holds_content("response_format", '{"type": "json_schema"}')
+        (False, True)
+    """
+    return is_content(key) and is_text(value) and not (_is_choice(key) and _is_word(value))
+
+
+@lru_cache(maxsize=4096)
+def _is_choice(key: str) -> bool:
+    if key in _EXACT or key.startswith(_BELOW):
+        return False
+    return _ends_in(_words(key), _CHOICES)
+
+
+def _is_word(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_word(item) for item in value)
+    return isinstance(value, str) and _WORD.fullmatch(value) is not None
+
+
+def _ends_in(words: list[str], endings: frozenset[str]) -> bool:
+    return words[-1] in endings or " ".join(words[-2:]) in endings
+
+
+def _words(key: str) -> list[str]:
+    return [word.lower() for word in _SPLIT.split(key) if word]
 
 
 def is_text(value: Any) -> bool:

@@ -56,8 +56,8 @@ class Destination:
             completions, system instructions, tool definitions, arguments and results, and the texts
             of errors, which repeat them. Tokens, cost, timing, model and custom metadata stay.
             Credentials and binary parts never leave.
-        mask: A function ``(name, value)`` of each text that is content, metadata or an error's; what
-            it returns is sent in its place, nothing where that is ``None``.
+        mask: A function ``(name, value)`` of each text that may be content, of metadata, URLs and
+            errors; what it returns is sent in its place, nothing where that is ``None``.
         organizations: Patterns of organization ids, in which ``*`` stands for anything: only spans
             that match one are sent. The other filters work alike.
         environments: Patterns of environments, or of ids of the tenants' environments.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 from byline.export.content import is_content
 from byline.spans import attributes as names
 
 #: Attributes that hold request parameters as one JSON text.
-PARAMETERS: Final = frozenset({"langfuse.observation.model.parameters", "llm.invocation_parameters"})
+PARAMETERS: Final = frozenset(
+    {"embedding.invocation_parameters", "langfuse.observation.model.parameters", "llm.invocation_parameters"}
+)
 #: Parameters whose texts are choices of a few, and no content.
 _CHOICES: Final = frozenset(
     {
@@ -35,6 +38,7 @@ _KNOWN: Final = (
     "byline.",
     "gen_ai.",
     "langfuse.",
+    "llm.finish_reason",
     "llm.model_name",
     "llm.provider",
     "llm.system",
@@ -59,6 +63,8 @@ _KNOWN: Final = (
     "error.type",
     "exception.type",
 )
+#: What custom metadata is called elsewhere.
+_METADATA: Final = ("metadata.", "trace.metadata.", "traceloop.association.properties.")
 #: litellm writes every member of a request and a reply as ``llm.<provider>.<member>``; these are no content.
 _RAW_KEPT: Final = frozenset(
     {
@@ -85,10 +91,14 @@ _RAW_KEPT: Final = frozenset(
 
 def is_metadata(key: str) -> bool:
     """Whether custom metadata stands under this name, in any dialect."""
-    return (
-        key.startswith((names.METADATA, "metadata.", "traceloop.association.properties."))
-        or key == "metadata"
-        or ".metadata." in key
+    return key.startswith((names.METADATA, *_METADATA)) or key == "metadata" or ".metadata." in key
+
+
+def is_retold(key: str, value: Any, attributes: Mapping[str, Any]) -> bool:
+    """Whether this is custom metadata, which stays, told once more in another dialect."""
+    return any(
+        key.startswith(dialect) and attributes.get(names.METADATA + key[len(dialect) :]) == value
+        for dialect in _METADATA
     )
 
 
@@ -96,7 +106,7 @@ def is_unknown_text(key: str, value: Any) -> bool:
     """Whether a text of an LLM span is content for all that is known: long or structured, under an unknown name."""
     if not isinstance(value, str):
         return not isinstance(value, bool | int | float) and _is_raw(key)
-    if is_metadata(key):
+    if is_metadata(key) or key in PARAMETERS:
         return False
     if _is_raw(key):
         return True

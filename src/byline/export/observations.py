@@ -10,7 +10,7 @@ import json
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
-from byline.export.content import is_content
+from byline.export.content import holds_content
 from byline.export.draft import Draft
 from byline.export.mending import LEVEL, NAMES, STARTED, mend, short, to_json
 from byline.export.usage import cost_of, stated_cost, stated_usage, usage_of
@@ -112,7 +112,10 @@ def _tell_call(draft: Draft) -> None:
     parameters = {
         key[len(names.PARAMETERS) :]: value
         for key, value in attributes.items()
-        if key.startswith(names.PARAMETERS) and key != names.REQUEST_MODEL and value != "" and not is_content(key)
+        if key.startswith(names.PARAMETERS)
+        and key != names.REQUEST_MODEL
+        and value != ""
+        and not holds_content(key, value)
     }
     parameters = parameters or _invocation_parameters(attributes)
     if parameters:
@@ -151,7 +154,7 @@ def _invocation_parameters(attributes: dict[str, Any]) -> dict[str, Any]:
         key: value
         for key, value in stated.items()
         if key != "model"
-        and (isinstance(value, bool | int | float) or (isinstance(value, str) and not is_content(key)))
+        and (isinstance(value, bool | int | float) or (isinstance(value, str) and not holds_content(key, value)))
     }
 
 

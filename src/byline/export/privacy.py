@@ -12,17 +12,20 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Status, StatusCode
 
 from byline import counters, guard
-from byline.export.content import is_content, is_text
+from byline.export.content import holds_content, is_content, is_text
 from byline.export.draft import Draft
-from byline.export.judging import PARAMETERS, is_metadata, is_unknown_text, without_texts
+from byline.export.judging import PARAMETERS, is_metadata, is_retold, is_unknown_text, without_texts
 from byline.export.scrubbing import encodable, is_secret, scrub
+from byline.export.titles import repeats, title_of
 from byline.settings import SettingError
 from byline.spans.attributes import ATTRIBUTION, ERROR_TYPE
 
 Mask = Callable[[str, Any], Any]
 
-_URLS: Final = frozenset({"url.full", "http.url", "http.target", "url.query"})
+_URLS: Final = frozenset({"http.target", "http.url", "url.fragment", "url.full", "url.original", "url.query"})
 
+#: These repeat the span's name, and not the other way round.
+_LABELS: Final = frozenset({"logfire.msg", "logfire.msg_template"})
 #: What identifies callers, traces and versions.
 _IDS: Final = frozenset(name for field in ATTRIBUTION.values() for name in field)
 _INT64: Final = 1 << 63
@@ -47,8 +50,8 @@ class Privacy:
         private: Whether content is left out: prompts, completions, system instructions, tool
             definitions, arguments and results, and the texts of errors, which repeat them. Tokens,
             cost, timing, model and custom metadata stay.
-        mask: A function ``(name, value)`` of each text that is content, metadata or an error's, which
-            returns what is sent in its place. Where it fails, nothing is sent of it.
+        mask: A function ``(name, value)`` of each text that may be content, of metadata, URLs and
+            errors, which returns what is sent in its place. Where it fails, nothing is sent of it.
         again: Whether texts have been cleaned already, so that only what new names say is looked at.
     """
 
@@ -61,18 +64,22 @@ class Privacy:
     def hide(self, draft: Draft) -> None:
         """Take off a span what its destination may not see."""
         strict = self._private and draft.is_llm
-        draft.attributes = {
-            key: value
-            for key, value in self._clean(draft.attributes).items()
-            if not (strict and is_unknown_text(key, value))
-        }
+        whole = draft.attributes
+        draft.attributes = self._clean(whole, strict=strict)
         draft.name = scrub(draft.name)
+        if strict and draft.name != draft.attribution.generation_name:
+            hidden = [value for key, value in whole.items() if key not in draft.attributes and key not in _LABELS]
+            if repeats(draft.name, hidden):
+                draft.name = title_of(draft.attributes)
         if draft.events:
             draft.events = [
-                Event(scrub(event.name), self._clean(event.attributes or {}), event.timestamp) for event in draft.events
+                Event(scrub(event.name), self._clean(event.attributes or {}, strict=strict), event.timestamp)
+                for event in draft.events
             ]
         if draft.links:
-            draft.links = [Link(link.context, self._clean(link.attributes or {})) for link in draft.links]
+            draft.links = [
+                Link(link.context, self._clean(link.attributes or {}, strict=strict)) for link in draft.links
+            ]
         if draft.status.description:
             draft.status = Status(StatusCode.ERROR, self._error(draft))
         self._hide_around(draft)
@@ -100,7 +107,7 @@ class Privacy:
             return None if kind is None else str(kind)
         return None if draft.status.description is None else self._text("error.message", draft.status.description)
 
-    def _clean(self, attributes: Mapping[str, Any], around: str = "") -> dict[str, Any]:
+    def _clean(self, attributes: Mapping[str, Any], around: str = "", *, strict: bool = False) -> dict[str, Any]:
         cleaned: dict[str, Any] = {}
         for key, value in attributes.items():
             name = encodable(key)
@@ -118,12 +125,16 @@ class Privacy:
                 continue
             # What stands within content is content by whatever name.
             whole = f"{around}.{name}" if around else name
-            if self._private and (is_content(name) or (around and is_content(around))) and is_text(value):
+            if self._private and self._is_content(name, value, around) and not is_retold(name, value, attributes):
                 continue
             kept = self._value(whole, value)
-            if kept is not None:
+            if kept is not None and not (strict and is_unknown_text(name, kept)):
                 cleaned[name] = kept
         return cleaned
+
+    @staticmethod
+    def _is_content(name: str, value: Any, around: str) -> bool:
+        return holds_content(name, value) or bool(around and is_content(around) and is_text(value))
 
     def _value(self, key: str, value: Any) -> Any:
         if isinstance(value, str):
@@ -144,10 +155,10 @@ class Privacy:
         text = encodable(text) if key in _IDS else scrub(text)
         if self._private and key in _URLS:
             # What was searched for stands in the query.
-            text = "" if key == "url.query" else _without_query(text)
+            text = "" if key in ("url.fragment", "url.query") else _without_query(text)
         if self._private and key in PARAMETERS:
             text = without_texts(text)
-        if self._mask is None or not (is_content(key) or is_metadata(key)):
+        if self._mask is None or not _may_tell(key, text):
             return text
         try:
             masked = self._mask(key, text)
@@ -156,6 +167,11 @@ class Privacy:
             guard.report("mask")
             return _LEFT_OUT
         return masked if masked is None or isinstance(masked, str) else str(masked)
+
+
+def _may_tell(key: str, text: str) -> bool:
+    """Whether a text is a mask's business: whatever privacy would leave out, and metadata."""
+    return is_content(key) or is_metadata(key) or is_unknown_text(key, text) or key in PARAMETERS or key in _URLS
 
 
 def _without_query(url: str) -> str:

@@ -12,8 +12,18 @@ _SECRETS: Final[tuple[tuple[tuple[str, ...], re.Pattern[str]], ...]] = (
     (("sk-", "pk-", "rk-"), re.compile(r"\b(?:sk|pk|rk)-[A-Za-z0-9_\-]{12,}")),
     (("AIza",), re.compile(r"\bAIza[A-Za-z0-9_\-]{30,}")),
     (("gsk_", "xai-", "hf_"), re.compile(r"\b(?:gsk_|xai-|hf_)[A-Za-z0-9]{20,}")),
+    (("pplx-", "nvapi-", "r8_", "npm_"), re.compile(r"\b(?:pplx-|nvapi-|r8_|npm_)[A-Za-z0-9_\-]{20,}")),
+    (("_live_", "_test_"), re.compile(r"\b(?:sk|pk|rk)_(?:live|test)_[A-Za-z0-9]{16,}")),
     (("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), re.compile(r"\bgh[pousr]_[A-Za-z0-9]{30,}")),
-    (("AKIA",), re.compile(r"\bAKIA[A-Z0-9]{16}\b")),
+    (("github_pat_", "glpat-"), re.compile(r"\b(?:github_pat_|glpat-)[A-Za-z0-9_\-]{18,}")),
+    (("xox",), re.compile(r"\bxox[abeoprs]-[A-Za-z0-9\-]{16,}")),
+    (("ya29.", "SG."), re.compile(r"\b(?:ya29|SG)\.[A-Za-z0-9_\-.]{20,}")),
+    (("AKIA", "ASIA"), re.compile(r"\bA[KS]IA[A-Z0-9]{16}\b")),
+    (
+        ("PRIVATE KEY-----",),
+        # Up to its end, or to where the text was cut off.
+        re.compile(r"(?<=PRIVATE KEY-----)(?:[A-Za-z0-9+/=\s\\]|\\[nr]){16,16384}"),
+    ),
 )
 #: The same for what is written in any case. Everything has an end: a text may be long, and anybody's.
 _NAMED_SECRETS: Final[tuple[tuple[tuple[str, ...], re.Pattern[str]], ...]] = (
@@ -28,10 +38,10 @@ _NAMED_SECRETS: Final[tuple[tuple[tuple[str, ...], re.Pattern[str]], ...]] = (
     (
         ("key", "authorization", "password", "passwd", "secret", "token"),
         re.compile(
-            # What it is called …
-            r"((?<![a-z])(?:[a-z0-9]{1,20}[_-]){0,6}(?:(?:api|access|secret|private|subscription|virtual|signing)[_-]?key|"
+            # What it is called, with whatever before it that is not its own word; "x-…-token" is told by `_X_TOKEN` …
+            r"((?<![a-z])(?:(?:api|access|secret|private|subscription|virtual|signing)[_-]?key|"
             r"authorization|password|passwd|secret|(?:access|auth|api|session|security|refresh|bearer)[_-]?token|"
-            r"x-[a-z\-]{1,30}token)"
+            r"(?<=-)(?P<token>token))"
             # … what stands between, as in JSON within JSON, in a tuple and in a shell …
             r"(?:[\"'\\]{0,4}\s{0,4}[:=]\s{0,4}b?[\"'\\]{0,4}|[\"'\\]{1,4}\s{0,4},\s{0,4}b?[\"'\\]{1,4})"
             r"(?:bearer |basic )?)"
@@ -41,11 +51,11 @@ _NAMED_SECRETS: Final[tuple[tuple[tuple[str, ...], re.Pattern[str]], ...]] = (
         ),
     ),
 )
+_X_TOKEN: Final = re.compile(r"(?<![a-z])x-(?:[a-z\-]{0,29}-)?\Z", re.IGNORECASE)
 _JWT: Final = re.compile(r"\beyJ[A-Za-z0-9_\-]{8,4096}\.[A-Za-z0-9_\-]{8,8192}\.[A-Za-z0-9_\-]{8,4096}")
 _CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)[^/@?#\s\"']{1,512}(?=@)")
-_SECRET_IN_QUERY: Final = re.compile(
-    r"((?:^|[?&])[\w\-]{0,40}(?:key|token|secret|auth|password|signature|sig)=)[^&\s\"']{1,4096}", re.IGNORECASE
-)
+_QUERY: Final = re.compile(r"((?:^|[?&])([\w\-]{1,60})=)[^&\s\"']{1,4096}")
+_SECRETS_OF_QUERIES: Final = ("key", "token", "secret", "auth", "password", "signature", "sig")
 _DATA_URL: Final = re.compile(
     r"data:([\w.+-]{1,80}/[\w.+-]{1,80})?(?:;[\w=.+-]{1,80}){0,8};base64,[A-Za-z0-9+/=_\-]{16,}"
 )
@@ -126,7 +136,7 @@ def scrub(text: str) -> str:
     if "://" in text:
         text = _CREDENTIALS_IN_URL.sub("…", text)
     if "=" in text:
-        text = _SECRET_IN_QUERY.sub(r"\1…", text)
+        text = _QUERY.sub(_without_parameter, text)
     if "eyJ" in text:
         text = _JWT.sub("…", text)
     for marks, pattern in _SECRETS:
@@ -135,5 +145,16 @@ def scrub(text: str) -> str:
     folded = text.lower()
     for marks, pattern in _NAMED_SECRETS:
         if any(mark in folded for mark in marks):
-            text = pattern.sub(r"\1…", text)
+            text = pattern.sub(_without_value, text)
     return text
+
+
+def _without_parameter(found: re.Match[str]) -> str:
+    return f"{found[1]}…" if found[2].lower().endswith(_SECRETS_OF_QUERIES) else found[0]
+
+
+def _without_value(found: re.Match[str]) -> str:
+    # Looked for where it may be at all, for before every hyphen of a long text it would take too long.
+    if found.groupdict().get("token") and not _X_TOKEN.search(found.string[max(found.start() - 33, 0) : found.start()]):
+        return found[0]
+    return f"{found[1]}…"

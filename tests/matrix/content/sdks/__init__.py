@@ -1,0 +1,1 @@
+"""The calls of each SDK, marked wherever content can be."""
