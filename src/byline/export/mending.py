@@ -12,6 +12,7 @@ from typing import Any, Final
 from byline.spans import attributes as names
 
 LEVEL: Final = "langfuse.observation.level"
+METADATA: Final = "langfuse.observation.metadata."
 STARTED: Final = "langfuse.observation.completion_start_time"
 
 #: Langfuse refuses an observation, and the whole trace, where a name is longer.
@@ -80,6 +81,15 @@ def to_json(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
     except ValueError:
         return json.dumps(_finite(value), ensure_ascii=False, default=str)
+
+
+def json_object(value: Any) -> dict[str, Any]:
+    """Return a JSON object, or what a JSON text says that is one; nothing of any other value."""
+    try:
+        found = json.loads(value) if isinstance(value, str | bytes) else value
+    except (ValueError, RecursionError):
+        return {}
+    return dict(found) if isinstance(found, Mapping) else {}
 
 
 def _finite(value: Any) -> Any:
