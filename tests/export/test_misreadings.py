@@ -86,9 +86,9 @@ def test_tokens_in_the_form_of_openais_replies(receiver: Receiver, path: Path, s
 @both_paths
 def test_tokens_in_the_form_of_anthropics_replies(receiver: Receiver, path: Path) -> None:
     """What was cached stands beside the sum there, and is not taken off it."""
-    stated = {"input_tokens": 10, "output_tokens": 7, "cache_read_input_tokens": 30}
+    stated = json.dumps({"input_tokens": 10, "output_tokens": 7, "cache_read_input_tokens": 30})
     with running(Langfuse(*KEYS, receiver.url)) as app:
-        app.chat("call", **{"langfuse.observation.usage_details": json.dumps(stated)})
+        app.chat("call", **{"langfuse.observation.usage_details": stated})
     usage = observations(receiver.spans, path)["call"].usage
     assert usage == {"input": 10, "output": 7, "cache_read_input_tokens": 30}
 
@@ -131,7 +131,8 @@ def test_a_conversation_is_no_session_where_there_is_one(receiver: Receiver, pat
 def test_what_hangs_below_another_span_is_no_root(receiver: Receiver, path: Path, mark: str, view: Any) -> None:
     """Langfuse's SDK marks a span whose parent it does not send itself; here the parent is sent."""
     with running(Langfuse(*KEYS, receiver.url, spans=view)) as app, app.request(), app.span("agent", AGENT):
-        app.chat(**{mark: True, f"{OBSERVATION}input": "the call's", f"{OBSERVATION}output": "the call's"})
+        marked: dict[str, Any] = {mark: True, f"{OBSERVATION}input": "the call's"}
+        app.chat(**marked)
     (trace,) = traces(receiver.spans, path).values()
     assert trace.name == ("agent" if view == "llm" else "POST /chat")
     assert mark not in named(receiver.spans, "chat gpt-4o").attributes

@@ -41,7 +41,7 @@ class Field(NamedTuple):
         kind: How the value is written: ``text``, ``id`` (a text, or an object that has one as
             ``id``), ``tags`` (comma list or JSON array), ``metadata`` (JSON object), ``trace`` (the
             trace object), ``controls`` (LiteLLM's metadata object), ``entry`` (one entry of the
-            metadata, under its own name).
+            metadata, under its own name; a header's without ``langfuse_``).
         sent: Whether it is written onto calls, besides being read from requests.
         encoded: Whether the value is percent-encoded there.
         needs: Another top-level member of the body without which this one means something else.
