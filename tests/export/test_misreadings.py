@@ -31,7 +31,8 @@ def replayed(
     receiver: Receiver, instrumentation: str, scenario: str | None = None, **fields: Any
 ) -> list[ReceivedSpan]:
     """What Langfuse gets of an instrumentation's spans."""
-    with running(Langfuse(*KEYS, receiver.url, spans=fields.pop("spans", "llm"))) as app, app.request(**fields):
+    options = {name: fields.pop(name) for name in ("spans", "privacy") if name in fields}
+    with running(Langfuse(*KEYS, receiver.url, **options)) as app, app.request(**fields):
         for item in recorded(instrumentation, scenario):
             replay(app.provider, item)
     return receiver.spans
@@ -94,14 +95,15 @@ def test_tokens_in_the_form_of_anthropics_replies(receiver: Receiver, path: Path
 
 
 @both_paths
+@pytest.mark.parametrize("privacy", [False, True])
 @pytest.mark.parametrize(
     ("scenario", "model"), [("embeddings", "text-embedding-3-small"), ("err429", "gpt-4o-mini-err429")]
 )
 def test_the_model_of_openinferences_embeddings_and_failed_calls(
-    receiver: Receiver, path: Path, scenario: str, model: str
+    receiver: Receiver, path: Path, scenario: str, model: str, privacy: bool
 ) -> None:
-    """It stands under another name there, or among the parameters alone."""
-    (item,) = shown(replayed(receiver, "openinference", scenario), path)
+    """It stands under another name there, or among the parameters alone; it is no content."""
+    (item,) = shown(replayed(receiver, "openinference", scenario, privacy=privacy), path)
     assert item.model == model
     assert "model" not in item.parameters
 

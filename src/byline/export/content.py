@@ -200,10 +200,15 @@ def is_content(key: str) -> bool:
         return False
     # "request" and "response" say nothing here.
     key = key.removeprefix("gen_ai.request.").removeprefix("gen_ai.response.")
-    words = [word.lower() for word in _SPLIT.split(key) if word]
+    words = words_of(key)
     if words and words[-1] in _HARMLESS:
         return False
     return not _WORDS.isdisjoint(words)
+
+
+def words_of(key: str) -> list[str]:
+    """Return the words of a name in lower case."""
+    return [word.lower() for word in _SPLIT.split(key) if word]
 
 
 def is_text(value: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from byline.export.draft import Draft
+from byline.export.sides import INPUT, OUTPUT, masked
 
 _GIVEN: Final = "langfuse.observation.input"
 _RETURNED: Final = "langfuse.observation.output"
@@ -31,7 +32,9 @@ def note(draft: Draft) -> None:
     if family is None or not draft.is_leaf:
         return
     noted = family.root.exchanges.of(draft.trace)
-    given, returned = _first(draft, _INPUTS), _first(draft, _OUTPUTS)
+    hidden = masked(draft.attributes)
+    given = None if INPUT in hidden else _first(draft, _INPUTS)
+    returned = None if OUTPUT in hidden else _first(draft, _OUTPUTS)
     started, ended = draft.start_time or 0, draft.end_time or 0
     if given is not None and (_GIVEN not in noted or started < noted[_GIVEN][0]):
         noted[_GIVEN] = (started, given)

@@ -9,7 +9,9 @@ from byline.export.content import is_content
 from byline.spans import attributes as names
 
 #: Attributes that hold request parameters as one JSON text.
-PARAMETERS: Final = frozenset({"langfuse.observation.model.parameters", "llm.invocation_parameters"})
+PARAMETERS: Final = frozenset(
+    {"langfuse.observation.model.parameters", "llm.invocation_parameters", "embedding.invocation_parameters"}
+)
 #: Parameters whose texts are choices of a few, and no content.
 _CHOICES: Final = frozenset(
     {
@@ -96,7 +98,7 @@ def is_unknown_text(key: str, value: Any) -> bool:
     """Whether a text of an LLM span is content for all that is known: long or structured, under an unknown name."""
     if not isinstance(value, str):
         return not isinstance(value, bool | int | float) and _is_raw(key)
-    if is_metadata(key):
+    if is_metadata(key) or key in PARAMETERS:
         return False
     if _is_raw(key):
         return True

@@ -16,6 +16,7 @@ from byline.export.content import is_content, is_text
 from byline.export.draft import Draft
 from byline.export.judging import PARAMETERS, is_metadata, is_unknown_text, without_texts
 from byline.export.scrubbing import encodable, is_secret, scrub
+from byline.export.sides import BOTH, masked, sides_of
 from byline.settings import SettingError
 from byline.spans.attributes import ATTRIBUTION, ERROR_TYPE
 
@@ -41,7 +42,7 @@ def check(privacy: Any, mask: Any) -> None:
 
 
 class Privacy:
-    """What a destination may see.
+    """What a destination may see, and what a caller asks to be left out.
 
     Args:
         private: Whether content is left out: prompts, completions, system instructions, tool
@@ -53,28 +54,32 @@ class Privacy:
     """
 
     def __init__(self, *, private: bool, mask: Mask | None = None, again: bool = False) -> None:
-        self._private = private
+        self._hidden = BOTH if private else frozenset[str]()
         self._mask = mask
         self._again = again
         self._resources: dict[int, tuple[Resource, Resource]] = {}
 
     def hide(self, draft: Draft) -> None:
         """Take off a span what its destination may not see."""
-        strict = self._private and draft.is_llm
+        hidden = self._hidden | masked(draft.attributes)
+        if self._again and not hidden:
+            return
+        strict = hidden and draft.is_llm
         draft.attributes = {
             key: value
-            for key, value in self._clean(draft.attributes).items()
+            for key, value in self._clean(draft.attributes, hidden).items()
             if not (strict and is_unknown_text(key, value))
         }
         draft.name = scrub(draft.name)
         if draft.events:
             draft.events = [
-                Event(scrub(event.name), self._clean(event.attributes or {}), event.timestamp) for event in draft.events
+                Event(scrub(event.name), self._clean(event.attributes or {}, hidden), event.timestamp)
+                for event in draft.events
             ]
         if draft.links:
-            draft.links = [Link(link.context, self._clean(link.attributes or {})) for link in draft.links]
+            draft.links = [Link(link.context, self._clean(link.attributes or {}, hidden)) for link in draft.links]
         if draft.status.description:
-            draft.status = Status(StatusCode.ERROR, self._error(draft))
+            draft.status = Status(StatusCode.ERROR, self._error(draft, hidden))
         self._hide_around(draft)
 
     def _hide_around(self, draft: Draft) -> None:
@@ -82,7 +87,7 @@ class Privacy:
         if draft.resource is not None and draft.resource.attributes:
             found = self._resources.get(id(draft.resource))
             if found is None or found[0] is not draft.resource:
-                cleaned = Resource(self._clean(draft.resource.attributes), draft.resource.schema_url)
+                cleaned = Resource(self._clean(draft.resource.attributes, self._hidden), draft.resource.schema_url)
                 found = (draft.resource, cleaned)
                 if len(self._resources) >= _MAX_RESOURCES:
                     self._resources.clear()
@@ -91,16 +96,17 @@ class Privacy:
         scope = draft.scope
         if scope is not None and scope.attributes:
             draft.scope = InstrumentationScope(
-                scope.name, scope.version, scope.schema_url, self._clean(scope.attributes)
+                scope.name, scope.version, scope.schema_url, self._clean(scope.attributes, self._hidden)
             )
 
-    def _error(self, draft: Draft) -> str | None:
-        if self._private:
+    def _error(self, draft: Draft, hidden: frozenset[str]) -> str | None:
+        if hidden:
             kind = draft.attributes.get(ERROR_TYPE)
             return None if kind is None else str(kind)
-        return None if draft.status.description is None else self._text("error.message", draft.status.description)
+        text = draft.status.description
+        return None if text is None else self._text("error.message", text, hidden)
 
-    def _clean(self, attributes: Mapping[str, Any], around: str = "") -> dict[str, Any]:
+    def _clean(self, attributes: Mapping[str, Any], hidden: frozenset[str], around: str = "") -> dict[str, Any]:
         cleaned: dict[str, Any] = {}
         for key, value in attributes.items():
             name = encodable(key)
@@ -118,34 +124,36 @@ class Privacy:
                 continue
             # What stands within content is content by whatever name.
             whole = f"{around}.{name}" if around else name
-            if self._private and (is_content(name) or (around and is_content(around))) and is_text(value):
+            content = is_content(name) or (around and is_content(around))
+            # Of parameters the choices stay.
+            if content and name not in PARAMETERS and not hidden.isdisjoint(sides_of(whole)) and is_text(value):
                 continue
-            kept = self._value(whole, value)
+            kept = self._value(whole, value, hidden)
             if kept is not None:
                 cleaned[name] = kept
         return cleaned
 
-    def _value(self, key: str, value: Any) -> Any:
+    def _value(self, key: str, value: Any, hidden: frozenset[str]) -> Any:
         if isinstance(value, str):
-            return self._text(key, value)
+            return self._text(key, value, hidden)
         if isinstance(value, bytes | bytearray):
             return None
         if isinstance(value, Mapping):
-            return self._clean({str(name): item for name, item in value.items()}, key)
+            return self._clean({str(name): item for name, item in value.items()}, hidden, key)
         if isinstance(value, list | tuple):
-            found = [self._value(key, item) for item in value]
+            found = [self._value(key, item, hidden) for item in value]
             return [item for item in found if item is not None]
         return value
 
-    def _text(self, key: str, text: str) -> str | None:
+    def _text(self, key: str, text: str, hidden: frozenset[str]) -> str | None:
         if self._again:
             return text
         # Ids have to stay apart, whatever they look like.
         text = encodable(text) if key in _IDS else scrub(text)
-        if self._private and key in _URLS:
+        if hidden and key in _URLS:
             # What was searched for stands in the query.
             text = "" if key == "url.query" else _without_query(text)
-        if self._private and key in PARAMETERS:
+        if hidden and key in PARAMETERS:
             text = without_texts(text)
         if self._mask is None or not (is_content(key) or is_metadata(key)):
             return text

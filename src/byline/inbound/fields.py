@@ -88,9 +88,6 @@ IGNORED_CONTROLS: Final = frozenset({"update_trace_keys", "debug_langfuse", "pro
 #: Keys of any metadata that Langfuse takes for more than that, so that nobody may say by them what he may not say.
 LANGFUSE_KEYS: Final = {"langfuse_session_id": "session_id", "langfuse_user_id": "user_id", "langfuse_tags": "tags"}
 
-#: Keys of any metadata that ask for something to be done, and are kept whatever else there is.
-ASKING: Final = ("mask_input", "mask_output")
-
 #: Members of W3C baggage that are claims; all others are somebody else's.
 BAGGAGE: Final = {
     "session.id": "session_id",

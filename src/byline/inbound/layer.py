@@ -11,7 +11,7 @@ import msgspec
 from byline import attribution
 from byline.attribution import BROKEN, Rejected
 from byline.inbound.body import decode_slowly
-from byline.inbound.fields import ASKING, CONTROL_KEYS, IGNORED_CONTROLS, LANGFUSE_KEYS, TRACE_KEYS
+from byline.inbound.fields import CONTROL_KEYS, IGNORED_CONTROLS, LANGFUSE_KEYS, TRACE_KEYS
 
 _MAX_REASONS: Final = 50
 _decode = msgspec.json.Decoder().decode
@@ -19,7 +19,7 @@ _decode = msgspec.json.Decoder().decode
 #: What stands between user and session in the user ids of Claude Code.
 _SESSION: Final = "_session_"
 
-_SPECIAL: Final = (*LANGFUSE_KEYS, *ASKING)
+_SPECIAL: Final = (*LANGFUSE_KEYS, *attribution.MASKS)
 _IDS: Final = frozenset({"session_id", "user_id", "trace_id", "parent_span_id", "organization_id", "environment_id"})
 
 
@@ -67,7 +67,8 @@ class Layer(dict[str, Any]):
             for key, field in LANGFUSE_KEYS.items():
                 if key in value:
                     self.add(field, value[key])
-            asked = {key: value[key] for key in ASKING if key in value}
+            # First, so that no crowd of others drives them out.
+            asked = {key: value[key] for key in attribution.MASKS if key in value}
             value = {**asked, **{key: item for key, item in value.items() if key not in LANGFUSE_KEYS}}
         metadata, dropped = attribution.clean_metadata(value)
         for key, reason in dropped:
