@@ -64,12 +64,10 @@ class Privacy:
         hidden = self._hidden | masked(draft.attributes)
         if self._again and not hidden:
             return
-        strict = hidden and draft.is_llm
-        draft.attributes = {
-            key: value
-            for key, value in self._clean(draft.attributes, hidden).items()
-            if not (strict and is_unknown_text(key, value))
-        }
+        cleaned = self._clean(draft.attributes, hidden)
+        if hidden and draft.is_llm:
+            cleaned = {key: value for key, value in cleaned.items() if not _is_doubtful(key, value, hidden)}
+        draft.attributes = cleaned
         draft.name = scrub(draft.name)
         if draft.events:
             draft.events = [
@@ -164,6 +162,11 @@ class Privacy:
             guard.report("mask")
             return _LEFT_OUT
         return masked if masked is None or isinstance(masked, str) else str(masked)
+
+
+def _is_doubtful(key: str, value: Any, hidden: frozenset[str]) -> bool:
+    spared = is_content(key) and hidden.isdisjoint(sides_of(key))
+    return not spared and is_unknown_text(key, value)
 
 
 def _without_query(url: str) -> str:
