@@ -178,7 +178,8 @@ _WORDS: Final = frozenset(
 #: Such a word says nothing where the name goes on to say that it means something else.
 _HARMLESS: Final = frozenset(
     {
-        "count", "fingerprint", "format", "hash", "id", "index", "kind", "length", "mime", "model", "name",
+        "count", "effort", "fingerprint", "format", "hash", "id", "index", "kind", "length", "level", "mime", "model",
+        "name",
         "provider", "reason", "reasons", "role", "size", "status", "tier", "tokens", "type", "version",
     }
 )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
-from byline.export.content import is_content
+from byline.export.content import is_content, is_text
 from byline.export.draft import Draft
 from byline.export.mending import METADATA, NAMES, STARTED, json_object, to_json
 from byline.export.usage import cost_of, stated_cost, stated_usage, usage_of
@@ -70,7 +70,10 @@ def _requested(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key[len(names.PARAMETERS) :]: value
         for key, value in attributes.items()
-        if key.startswith(names.PARAMETERS) and key != names.REQUEST_MODEL and value != "" and not is_content(key)
+        if key.startswith(names.PARAMETERS)
+        and key != names.REQUEST_MODEL
+        and value != ""
+        and not (is_content(key) and is_text(value))
     }
 
 
