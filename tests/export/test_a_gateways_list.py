@@ -1,4 +1,4 @@
-"""What Aptible's gateway says that it sends with each request, item by item: first-class in Langfuse, or to filter by."""
+"""What Aptible's gateway says that it sends of each request, item by item: in a field of Langfuse's or to filter by."""
 
 from __future__ import annotations
 

@@ -203,3 +203,49 @@ def test_tool_definitions_are_content(receiver: Receiver) -> None:
     with running(Langfuse(*KEYS, receiver.url, privacy=True)) as app:
         app.chat("call", **{"gen_ai.tool.definitions": '[{"name": "search"}]'})
     assert "search" not in str(receiver.spans)
+
+
+@both_paths
+@both_views
+def test_metadata_of_the_same_name_is_not_lost(receiver: Receiver, path: Path, view: Any) -> None:
+    """One path has one room for that of the trace and that of the span: byline's own gives way to another name."""
+    custom = {"route": "premium", "provider": "house", "request_id": "r-1"}
+    with running(Langfuse(*KEYS, receiver.url, spans=view)) as app, app.request(metadata=custom) as span:
+        span.set_attribute("byline.request.id", "r-2")
+        app.chat("call", **{"byline.route": "/chat", "byline.request.id": "r-2"})
+    (trace,) = traces(receiver.spans, path).values()
+    call = observations(receiver.spans, path)["call"]
+    assert {key: trace.metadata[key] for key in custom} == custom
+    assert (call.metadata["byline_route"], call.metadata["byline_request_id"]) == ("/chat", "r-2")
+    assert call.metadata["byline_provider"] == "openai"
+    if path == "direct":
+        assert {key: call.metadata[key] for key in custom} == custom
+
+
+@both_paths
+@both_views
+def test_nobody_passes_for_another_tenant_by_way_of_metadata(receiver: Receiver, path: Path, view: Any) -> None:
+    """Metadata is a claim; the tenant is known."""
+    claimed = {"organization_id": "other", "environment_id": "other"}
+    known = {"organization_id": "org-1", "environment_id": "env-1"}
+    with running(Langfuse(*KEYS, receiver.url, spans=view)) as app, app.request(metadata=claimed, **known):
+        app.chat("call")
+    (trace,) = traces(receiver.spans, path).values()
+    call = observations(receiver.spans, path)["call"]
+    assert {key: trace.metadata[key] for key in known} == known
+    assert {key: call.metadata[key] for key in known} == known
+
+
+@both_paths
+@pytest.mark.parametrize(("key", "field"), [("langfuse.session.id", "session"), ("langfuse.user.id", "user")])
+def test_what_the_app_calls_session_or_user_counts_for_the_whole_trace(
+    receiver: Receiver, path: Path, key: str, field: str
+) -> None:
+    """Langfuse's names go before the ones that the caller's are signed under, on each span by itself."""
+    fields = {"session_id": "caller", "user_id": "caller", "span_name": "Step"}
+    with running(Langfuse(*KEYS, receiver.url, spans="all")) as app, app.request(**fields):
+        app.chat("first", **{key: "app"})
+        app.chat("second")
+    (trace,) = traces(receiver.spans, path).values()
+    told = {item.name: getattr(item, field) for item in shown(receiver.spans, path)}
+    assert set(told.values()) == {"app"} == {getattr(trace, field)}

@@ -130,13 +130,22 @@ def _tell_prompt(attributes: dict[str, Any]) -> None:
 
 def _tell_metadata(attributes: dict[str, Any]) -> None:
     # Whatever stands on a span otherwise cannot be filtered by.
-    told = {key: value for key, value in attributes.items() if key.startswith(_BYLINE) and key not in _NOT_METADATA}
-    for key, value in told.items():
-        attributes.setdefault(METADATA + key[len(_BYLINE) :].replace(".", "_"), value)
-    for root, further in ((METADATA, _FURTHER), (names.METADATA, _OF_TRACE)):
-        for key, name in further.items():
-            if key in attributes:
-                attributes.setdefault(root + name, attributes[key])
+    for key, name in _OF_TRACE.items():
+        if key in attributes:
+            # Whatever the metadata claims: that may come from anybody.
+            attributes[names.METADATA + name] = attributes[key]
+    told = {
+        key[len(_BYLINE) :].replace(".", "_"): value
+        for key, value in attributes.items()
+        if key.startswith(_BYLINE) and key not in _NOT_METADATA
+    }
+    for key, name in _FURTHER.items():
+        if key in attributes:
+            told.setdefault(name, attributes[key])
+    for name, value in told.items():
+        # One write path has one room for the metadata of both.
+        taken = attributes.get(names.METADATA + name, value) != value
+        attributes.setdefault(f"{METADATA}byline_{name}" if taken else METADATA + name, value)
 
 
 def _tell_trace(draft: Draft) -> None:
