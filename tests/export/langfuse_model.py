@@ -115,6 +115,10 @@ def _observe(span: ReceivedSpan, path: Path) -> Observation | None:
         if not all(read.is_number(value) for value in cost.values()):
             cost = {}
     given, returned = read.content_of(span)
+    usage = {} if agents else read.usage_of(a)
+    model = None if agents else read.model_of(a)
+    if model and not usage and read.level_of(span) != "ERROR":
+        usage = read.counted_for(given, returned)
     metadata = read.metadata_of(a, "observation") | (read.metadata_of(a, "trace") if path == "direct" else {})
     return Observation(
         id=span.span_id,
@@ -124,9 +128,9 @@ def _observe(span: ReceivedSpan, path: Path) -> Observation | None:
         name=read.name_of(span),
         level=read.level_of(span),
         status_message=read.first(a, "langfuse.observation.status_message") or span.status_message or None,
-        model=None if agents else read.model_of(a),
+        model=model,
         parameters=read.parameters_of(a),
-        usage={} if agents else read.usage_of(a),
+        usage=usage,
         cost=cost,
         completion_start=read.completion_start_of(span),
         prompt=prompt,

@@ -151,6 +151,13 @@ def usage_of(a: Attributes) -> dict[str, float]:
     return _count(found)
 
 
+def counted_for(given: Any, returned: Any) -> dict[str, float]:
+    """What the server counts itself of a model call that states no tokens, roughly; it has a price for them too."""
+    found = {"input": given, "output": returned}
+    counts: dict[str, float] = {side: len(str(value)) // 4 + 1 for side, value in found.items() if value}
+    return {**counts, "total": sum(counts.values())} if counts else {}
+
+
 def _count(found: dict[str, float]) -> dict[str, float]:
     counted: dict[str, float] = {}
     for whole, names in (("input", _INPUTS), ("output", _OUTPUTS)):

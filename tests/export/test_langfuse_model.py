@@ -289,3 +289,15 @@ def test_levels_and_messages_of_failed_spans(path: Path) -> None:
     stated = {f"{OBSERVATION}level": "WARNING", f"{OBSERVATION}status_message": "hm"}
     assert read(stated, path, **failed)[5:7] == ("WARNING", "hm")
     assert read({}, path, events=[{"name": "exception", "attributes": {"exception.message": "x"}}])[6] is None
+
+
+@both_paths
+def test_tokens_that_nobody_states_are_counted_by_the_server(path: Path) -> None:
+    """Where there is a model and content, and no error; noughts are a statement."""
+    asked = {"model": "m", "input.value": "q" * 40}
+    assert read(asked, path).usage == {"input": 11, "total": 11}
+    assert read({**asked, f"{OBSERVATION}usage_details": "{}"}, path).usage["input"] == 11
+    assert read({**asked, f"{OBSERVATION}usage_details": '{"input": 0}'}, path).usage == {"input": 0}
+    assert read(asked, path, status="ERROR").usage == {}
+    assert read({"model": "m"}, path).usage == {}
+    assert read({"input.value": "q"}, path).usage == {}

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from byline.export import Langfuse
+from byline.spans import carriers
 from byline.testing import ReceivedSpan, Receiver
 from tests.export.langfuse_model import Observation, Path, observations, session_cost, shown, traces
 from tests.export.langfuse_spans import TYPES
 from tests.export.replay import INSTRUMENTATIONS, recorded, replay
-from tests.export.support import AGENT, EXAMPLE, running
+from tests.export.support import AGENT, CHAT, EXAMPLE, running
 
 KEYS = ("pk-lf-1", "sk-lf-1")
 OBSERVATION = "langfuse.observation."
@@ -23,8 +24,10 @@ both_views = pytest.mark.parametrize("view", ["llm", "all"])
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
+    carriers.clear()
     with Receiver(keys=KEYS) as found:
         yield found
+    carriers.clear()
 
 
 def replayed(
@@ -145,3 +148,50 @@ def test_tool_definitions_are_content(receiver: Receiver) -> None:
     with running(Langfuse(*KEYS, receiver.url, privacy=True)) as app:
         app.chat("call", **{"gen_ai.tool.definitions": '[{"name": "search"}]'})
     assert "search" not in str(receiver.spans)
+
+
+ASKED = {"input.value": "a question", "output.value": "an answer", "gen_ai.response.id": "r-1"}
+
+
+@both_paths
+def test_a_second_span_of_a_call_is_not_counted_by_langfuse_itself(receiver: Receiver, path: Path) -> None:
+    """It counts what states no tokens, by its content, and has a price for that."""
+    with running(Langfuse(*KEYS, receiver.url)) as app, app.request():
+        with app.span("carrier", {**CHAT, **ASKED, "gen_ai.usage.input_tokens": 3}) as span:
+            carriers.carry(span, "r-1")
+        app.chat("twin", **ASKED, **{"gen_ai.usage.input_tokens": 3})
+    told = {item.name: item.usage for item in shown(receiver.spans, path)}
+    assert told == {"carrier": {"input": 3}, "twin": {"input": 0, "output": 0}}
+
+
+@both_paths
+def test_a_call_that_its_gateway_tells_of_is_not_counted_by_langfuse_itself(receiver: Receiver, path: Path) -> None:
+    with running(Langfuse(*KEYS, receiver.url)) as app, app.request(), app.span("call", {**CHAT, **ASKED}) as span:
+        carriers.leave(span, "r-1")
+    assert observations(receiver.spans, path)["call"].usage == {"input": 0, "output": 0}
+
+
+@both_paths
+def test_of_two_spans_of_a_stream_one_counts(receiver: Receiver, path: Path) -> None:
+    """The first ends before there is anything to count; it may be sent before the second is there."""
+    items = shown(replayed(receiver, "logfire", "chat_stream"), path)
+    assert [item.usage for item in items] == [{"input": 0, "output": 0}, {"input": 11, "output": 7}]
+
+
+@both_paths
+def test_a_call_whose_tokens_nobody_knows_is_counted_by_langfuse(receiver: Receiver, path: Path) -> None:
+    """A stream of which no usage was asked: an estimate is better than nothing."""
+    with running(Langfuse(*KEYS, receiver.url)) as app:
+        app.chat("call", **ASKED)
+    assert observations(receiver.spans, path)["call"].usage["input"] > 0
+
+
+@both_paths
+@pytest.mark.parametrize("key", ["gen_ai.request.model", "llm.model_name", "langfuse.observation.model.name"])
+def test_what_is_no_call_is_not_counted_for_naming_a_model(receiver: Receiver, path: Path, key: str) -> None:
+    """An agent, which shows what was asked and answered as its calls do."""
+    attributes = {"openinference.span.kind": "AGENT", key: "gpt-4o", **ASKED}
+    with running(Langfuse(*KEYS, receiver.url)) as app, app.request(), app.span("agent", attributes):
+        pass
+    agent = observations(receiver.spans, path)["agent"]
+    assert (agent.type, sum(agent.usage.values())) == ("agent", 0)

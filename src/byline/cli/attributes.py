@@ -48,7 +48,12 @@ _DIALECTS: Final = {
 _LANGFUSE: Final = """\
 `"langfuse"` is no table: for each span it says as `langfuse.observation.*` what that is to Langfuse: its type, model,
 parameters, tokens, cost, first token, level, prompt and metadata. The destination for Langfuse always does; it is for a
-collector that stands before Langfuse."""
+collector that stands before Langfuse.
+
+What Langfuse has no field for can be filtered by in the metadata of the observation: `byline.*` with underscores and
+without its prefix (`gateway_overhead`, `cache_hit`, `caller_address`), and `finish_reasons`, `response_id`, `provider`,
+`tool_definitions` and `error_type`. Where the request's own metadata says something else under such a name, byline's
+stands under `byline_<name>`; of the tenant, `organization_id` and `environment_id`, what is known counts."""
 
 
 def render() -> Iterator[str]:

@@ -35,6 +35,16 @@ _FIRST_CHUNK: Final = (
 )
 
 
+#: Langfuse counts for itself where no tokens are stated, and has a price for them.
+_NOTHING: Final = {"input": 0, "output": 0}
+
+
+def tell_no_call(attributes: dict[str, Any]) -> None:
+    """Say of a span that is no model call, but names a model, that there is nothing to count of it."""
+    if any(attributes.get(key) for key in (_MODEL, *_MODELS)):
+        attributes[_USAGE] = to_json(_NOTHING)
+
+
 def tell_call(draft: Draft) -> None:
     """Write what a model call was onto its span, all of it: what is left out Langfuse looks for elsewhere."""
     attributes = draft.attributes
@@ -45,7 +55,8 @@ def tell_call(draft: Draft) -> None:
         attributes.setdefault(_MODEL, str(model))
     if not json_object(attributes.get(_PARAMETERS)):
         attributes[_PARAMETERS] = to_json(_requested(attributes) or _invoked(invocation))
-    attributes[_USAGE] = to_json(stated_usage(attributes.pop(_USAGE, None)) or usage_of(attributes))
+    usage = stated_usage(attributes.pop(_USAGE, None)) or usage_of(attributes)
+    attributes[_USAGE] = to_json(_NOTHING if draft.is_double else usage)
     stated = stated_cost(attributes.pop(_COST, None))
     cost = cost_of(attributes) or stated
     if cost:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from byline.export.draft import Draft
-from byline.export.generations import tell_call
+from byline.export.generations import tell_call, tell_no_call
 from byline.export.mending import LEVEL, METADATA, mend, short
 from byline.spans import attributes as names
 from byline.spans import carriers
@@ -91,6 +91,7 @@ def _tell_other(draft: Draft) -> None:
     attributes = carriers.without_usage(draft.attributes)
     if "model" in attributes:
         attributes.setdefault(METADATA + "model", attributes.pop("model"))
+    tell_no_call(attributes)
     draft.attributes = attributes
 
 
