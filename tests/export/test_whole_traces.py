@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.resources import Resource
 
 from byline.export import Langfuse
 from byline.testing import Receiver
@@ -183,3 +184,29 @@ def test_a_name_of_no_end_of_parts_is_no_message(receiver: Receiver) -> None:
     with running(Langfuse(*KEYS, receiver.url)) as app, app.request(span_name="Step"):
         app.chat("call", **{"gen_ai.prompt.0" + ".x" * 5000: "q"})
     assert len(receiver.spans) == 2
+
+
+@both_paths
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        ("Prod EU", "prod-eu"),
+        ("prod.eu/1", "prod-eu-1"),
+        ("e" * 50, "e" * 40),
+        ("Production", "production"),
+        ("…", "default"),
+    ],
+)
+@pytest.mark.parametrize("where", ["resource", "span"])
+def test_an_environment_that_langfuse_would_not_take_is_brought_into_form(
+    receiver: Receiver, path: Path, stated: str, told: str, where: str
+) -> None:
+    """It would be shown as ``default``, like that of all others."""
+    resource = Resource({"deployment.environment.name": stated} if where == "resource" else {})
+    with running(Langfuse(*KEYS, receiver.url, spans="all"), resource=resource) as app, app.request() as span:
+        if where == "span":
+            span.set_attribute("langfuse.environment", stated)
+        app.chat("call")
+    assert {item.environment for item in observations(receiver.spans, path).values()} == {told}
+    (trace,) = traces(receiver.spans, path).values()
+    assert trace.environment == told

@@ -41,6 +41,7 @@ _TEXTS: Final = (
     names.VERSION,
     names.ENVIRONMENT,
 )
+_NO_ENVIRONMENT: Final = re.compile(r"[^a-z0-9_-]+")
 _TIME: Final = re.compile(
     r'"?(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?)?"?', re.ASCII
 )
@@ -57,6 +58,8 @@ def mend(attributes: dict[str, Any]) -> None:
             attributes[key] = short(str(attributes[key]), most)
     if names.TRACE_NAME in attributes:
         attributes[names.TRACE_NAME] = short(attributes[names.TRACE_NAME])
+    if names.ENVIRONMENT in attributes:
+        attributes[names.ENVIRONMENT] = environment(attributes[names.ENVIRONMENT])
     if LEVEL in attributes:
         level = str(attributes.pop(LEVEL)).upper()
         if level in _LEVELS:
@@ -68,6 +71,16 @@ def mend(attributes: dict[str, Any]) -> None:
 def short(name: str, most: int = MAX_NAME) -> str:
     """Return a name that is no longer than may be."""
     return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def environment(name: str) -> str:
+    """Return an environment as Langfuse takes it, which shows any other as ``default``.
+
+    Example:
+        >>> environment("Prod EU")
+        'prod-eu'
+    """
+    return _NO_ENVIRONMENT.sub("-", name.lower())[:40].strip("-") or "default"
 
 
 def to_json(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from byline.export.draft import Draft
 from byline.export.generations import tell_call, tell_no_call
-from byline.export.mending import LEVEL, METADATA, mend, short
+from byline.export.mending import LEVEL, METADATA, environment, mend, short
 from byline.spans import attributes as names
 from byline.spans import carriers
 
@@ -162,7 +162,7 @@ def _tell_trace(draft: Draft) -> None:
         around = draft.resource.attributes
         found = next((around[key] for key in _ENVIRONMENTS if key in around), None)
         if found:
-            attributes[names.ENVIRONMENT] = str(found)
+            attributes[names.ENVIRONMENT] = environment(str(found))
 
 
 def _take(attributes: dict[str, Any], *keys: str) -> Any:
