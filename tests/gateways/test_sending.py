@@ -340,6 +340,19 @@ def test_litellm_is_asked_to_keep_no_content_where_the_caller_asks(
     assert others == [set(), set()]
 
 
+@pytest.mark.parametrize("name", [name for name in ROWS if not name.startswith("litellm")])
+def test_masks_take_no_room_where_nobody_understands_them(
+    name: str, server: testing.Gateway, watching: Watching
+) -> None:
+    """Some gateways take five entries of metadata."""
+    row = ROWS[name]
+    base = server.url + row.path
+    with watching(row.make(base)), byline.bound(**{**KNOWN, "metadata": {"mask_input": True, "team": "blue"}}):
+        ask(base)
+    (request,) = server.requests
+    assert "mask" not in f"{request.headers} {request.body!r}"
+
+
 @pytest.mark.parametrize("path", ["/embeddings", "/api/generate"])
 def test_only_bodies_that_take_the_fields_get_them(path: str, server: testing.Gateway, watching: Watching) -> None:
     """Other endpoints get the header alone."""

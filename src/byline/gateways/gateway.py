@@ -179,7 +179,8 @@ class Gateway:
             self.join(call)
         for field in self.fields:
             if field.sent and field.where == "header":
-                self.put(call, field.name, getattr(call.attribution, field.field))
+                known = self.gather(call, {}) if field.field == "metadata" else getattr(call.attribution, field.field)
+                self.put(call, field.name, known)
 
     def join(self, call: Outgoing) -> None:
         """Write the LLM span's ``traceparent``, where that is recorded and the app has set none."""
