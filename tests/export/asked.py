@@ -16,6 +16,10 @@ QUESTION: Final = "Summarize this document..."
 MESSAGES: Final = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTION}]
 #: What is passed to the SDK besides model and messages.
 PARAMETERS: Final[dict[str, Any]] = {"temperature": 0.2, "max_tokens": 64, "top_p": 0.9}
+TOOL: Final[dict[str, Any]] = {
+    "type": "function",
+    "function": {"name": "search", "description": "Finds.", "parameters": {"type": "object", "properties": {}}},
+}
 PARENT: Final = "00f067aa0ba902b7"
 
 
@@ -86,12 +90,15 @@ HEADER_CONTROLS: Final = {
 REQUESTS: Final = {
     # The first one is answered by `ANSWER`.
     "resolved": Asked("resolved", {"trace": "resolved"}),
+    # And the second one by an error.
+    "failed": Asked("failed", {"trace": {"trace_id": "failed", "generation_name": "Try"}}),
     "whole": Asked("workflow_12345", OPENROUTER),
     "streamed": Asked("workflow_12345", OPENROUTER, stream=True),
     "linked": Asked("linked", LINKED),
     "controls": Asked("trace-123", {"metadata": BODY_CONTROLS}),
     "headers": Asked("headers", headers=HEADER_CONTROLS),
     "existing": Asked("existing", {"metadata": {"existing_trace_id": "existing", "trace_id": "new", "version": "v9"}}),
+    "tools": Asked("tools", {"trace": {"trace_id": "tools", "generation_name": "Pick a tool"}, "tools": [TOOL]}),
     "mask_input": Asked("mask-in", {"metadata": {"trace_id": "mask-in", "mask_input": True}}),
     "mask_output": Asked("mask-out", {"trace": "mask-out"}, {"langfuse_mask_output": "true"}),
     **{

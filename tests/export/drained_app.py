@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -56,8 +57,8 @@ def main(cell: str, gateway: str, langfuse: str, collector: str) -> None:
 
     async def chat(request: Request) -> JSONResponse:
         body = await request.json()
-        async with openai.AsyncOpenAI(base_url=gateway, api_key="k") as client:
-            asked: Any = {"model": body["model"], "messages": body["messages"], **PARAMETERS}
+        async with openai.AsyncOpenAI(base_url=gateway, api_key="k", max_retries=0) as client:
+            asked: Any = {key: body[key] for key in ("model", "messages", "tools") if key in body} | PARAMETERS
             if body["stream"]:
                 stream: Any = await client.chat.completions.create(
                     **asked, stream=True, stream_options={"include_usage": True}
@@ -65,7 +66,9 @@ def main(cell: str, gateway: str, langfuse: str, collector: str) -> None:
                 async for _ in stream:
                     pass
             else:
-                await client.chat.completions.create(**asked)
+                # One of them is answered by an error, which is the app's to handle.
+                with suppress(openai.APIStatusError):
+                    await client.chat.completions.create(**asked)
         return JSONResponse({})
 
     # Whichever the SDK has brought.

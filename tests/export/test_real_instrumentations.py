@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from byline.testing import Gateway, ReceivedSpan, Receiver
-from tests.export.asked import ANSWER, MESSAGES, MODEL, PARAMETERS, PARENT, QUESTION, REQUESTS, price
+from tests.export.asked import ANSWER, MESSAGES, MODEL, PARAMETERS, PARENT, QUESTION, REQUESTS, TOOL, price
 from tests.export.langfuse_model import Observation, Path, Trace, session_cost, shown, traces
 from tests.export.support import tree
 from tests.matrix import environments
@@ -48,6 +48,7 @@ def drained(request: pytest.FixtureRequest) -> Drained:
     python = environments.make(find(request.param))
     with Receiver() as langfuse, Receiver() as collector, Gateway() as gateway:
         gateway.answer(ANSWER)
+        gateway.fail(429)
         command = [str(python), "-m", "tests.export.drained_app", request.param]
         done = subprocess.run(
             [*command, gateway.base_url, langfuse.url, collector.url],
@@ -118,6 +119,32 @@ def test_openrouters_further_rows(drained: Drained, path: Path) -> None:
     trace = drained.trace("linked", path)
     assert (trace.release, trace.environment) == ("2026.11", "production")
     assert trace.name == "Document Processing Pipeline"
+
+
+# --- what all of them promise of calls that end otherwise
+
+
+@both_paths
+def test_a_call_that_fails(drained: Drained, path: Path) -> None:
+    """Its model, its error, and nothing to pay."""
+    item = drained.generation("failed", path)
+    assert item.name == "Try"
+    assert item.model in (MODEL, MODEL.partition("/")[2])
+    assert item.level == "ERROR"
+    assert "told to fail" in str(item.status_message)
+    assert item.metadata["error_type"]
+    assert (item.usage, item.cost) == ({}, {})
+
+
+@both_paths
+def test_a_call_that_asks_for_a_tool(drained: Drained, path: Path) -> None:
+    """It keeps its own name, and shows which."""
+    item = drained.generation("tools", path)
+    assert item.name == "Pick a tool"
+    assert TOOL["function"]["name"] in str(item.output)
+    # OpenLLMetry has a word of its own for it.
+    assert "tool_call" in str(item.metadata["finish_reasons"])
+    assert item.cost["total"] == pytest.approx(price(item.usage))
 
 
 # --- LiteLLM's page
