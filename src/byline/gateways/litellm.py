@@ -54,7 +54,7 @@ class LiteLLM(Gateway):
                 "`langfuse_mask_input`, `langfuse_mask_output` where the caller asks for it, and for either "
                 "`x-litellm-enable-message-redaction`"
             ),
-            "source",
+            "run for real",
         ),
         (
             "reads",
@@ -119,7 +119,9 @@ class LiteLLM(Gateway):
             "Of its controls for Langfuse `generation_id` is metadata, for the ids of an observation are those of its "
             "span; `existing_trace_id` is the trace's id, and what the request says of that trace counts; "
             "`update_trace_keys` and `debug_langfuse` say how records of its own are kept, and are left out. What "
-            "`mask_input` and `mask_output` do: [destinations](destinations.md#privacy)."
+            "`mask_input` and `mask_output` do: [destinations](destinations.md#privacy). Its exports by OpenTelemetry "
+            "leave both sides out of its LLM span for either; its span of the raw exchange, which only the first of "
+            "its two modes makes, has the question all the same, unless the proxy captures no content at all."
         ),
         (
             "With `LITELLM_OTEL_V2`: LiteLLM's own server span stands between ours and its LLM span, as its SDK makes "
