@@ -24,6 +24,10 @@ _ENVIRONMENT = re.compile(r"(?!langfuse)[a-z0-9_-]{1,40}\Z")
 
 MetadataValue = str | int | float | bool
 
+#: Keys of the metadata by which a caller asks that what a model is asked, or answers, is not recorded.
+MASKS: Final = ("mask_input", "mask_output")
+_NO: Final = frozenset({"", "0", "false", "no", "none", "null", "off"})
+
 
 class Attribution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The accepted attribution of one request; every field is optional.
@@ -224,6 +228,16 @@ def clean_metadata(value: object) -> tuple[dict[str, MetadataValue], list[tuple[
             if cleaned is not None:
                 kept[key] = cleaned
     return kept, reasons
+
+
+def is_asked(value: object) -> bool:
+    """Whether a switch among the metadata is on: whatever is not clearly a no.
+
+    Example:
+        >>> is_asked(True), is_asked("true"), is_asked("0"), is_asked(None)
+        (True, True, False, False)
+    """
+    return str(value).strip().lower() not in _NO
 
 
 def merge(layers: Iterable[Mapping[str, Any]]) -> Attribution:

@@ -1,6 +1,6 @@
-"""An app with one instrumentation at work, asked once whole and once as a stream; its spans go to Langfuse.
+"""An app with one instrumentation at work, asked all that was promised; its spans go to Langfuse and a collector.
 
-Run in the instrumentation's own environment: ``python -m tests.export.drained_app CELL GATEWAY LANGFUSE``.
+Run in the instrumentation's own environment: ``python -m tests.export.drained_app CELL GATEWAY LANGFUSE COLLECTOR``.
 """
 
 from __future__ import annotations
@@ -8,9 +8,15 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import os
 import sys
-from typing import Any
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any, Final
 
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Span, SpanProcessor
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -18,46 +24,51 @@ from starlette.routing import Route
 
 import byline
 from byline.asgi import AttributionMiddleware
+from tests.export.asked import MESSAGES, MODEL, PARAMETERS, REQUESTS
 from tests.matrix import setups
 
-BODY: dict[str, Any] = {
-    "model": "openai/gpt-4o",
-    "messages": [{"role": "user", "content": "Summarize this document..."}],
-    "user": "user_12345",
-    "session_id": "session_abc",
-    "trace": {
-        "trace_id": "workflow_12345",
-        "trace_name": "Document Processing Pipeline",
-        "span_name": "Summarization Step",
-        "generation_name": "Generate Summary",
-        "environment": "production",
-        "pipeline_version": "2.1.0",
-    },
-}
+_stamped: Final[ContextVar[dict[str, Any] | None]] = ContextVar("stamped", default=None)
 
 
-def main(cell: str, gateway: str, langfuse: str) -> None:
+class Stamps(SpanProcessor):
+    """Sets attributes on each span, as apps do that know a backend's names."""
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        span.set_attributes(_stamped.get() or {})
+
+
+def main(cell: str, gateway: str, langfuse: str, collector: str) -> None:
+    # Others capture content anyway.
+    os.environ["OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"] = "SPAN_ONLY"
     setups.before(cell)
     byline.instrument(
-        destinations=[byline.destinations.Langfuse("pk-lf-1", "sk-lf-1", langfuse)],
+        destinations=[
+            byline.destinations.Langfuse("pk-lf-1", "sk-lf-1", langfuse),
+            byline.destinations.OTLP(collector, spans="llm", conventions=["litellm"]),
+        ],
         gateways=[byline.gateways.OpenRouter(base_url=gateway)],
+        capture_content=True,
     )
     setups.after(cell)
+    provider: Any = trace.get_tracer_provider()
+    provider.add_span_processor(Stamps())
     # Not before: some instrumentations patch what is imported after them alone.
     import openai
 
     async def chat(request: Request) -> JSONResponse:
         body = await request.json()
-        async with openai.AsyncOpenAI(base_url=gateway, api_key="k") as client:
-            asked: Any = {"model": body["model"], "messages": body["messages"], "temperature": 0.2}
-            if body.get("stream"):
+        async with openai.AsyncOpenAI(base_url=gateway, api_key="k", max_retries=0) as client:
+            asked: Any = {key: body[key] for key in ("model", "messages", "tools") if key in body} | PARAMETERS
+            if body["stream"]:
                 stream: Any = await client.chat.completions.create(
                     **asked, stream=True, stream_options={"include_usage": True}
                 )
                 async for _ in stream:
                     pass
             else:
-                await client.chat.completions.create(**asked)
+                # One of them is answered by an error, which is the app's to handle.
+                with suppress(openai.APIStatusError):
+                    await client.chat.completions.create(**asked)
         return JSONResponse({})
 
     # Whichever the SDK has brought.
@@ -65,8 +76,10 @@ def main(cell: str, gateway: str, langfuse: str) -> None:
 
     async def send() -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
-            for stream in (False, True):
-                assert (await client.post("/chat", json={**BODY, "stream": stream})).status_code == 200
+            for asked in REQUESTS.values():
+                _stamped.set(asked.stamped)
+                body = {"model": MODEL, "messages": MESSAGES, "stream": asked.stream, **asked.body}
+                assert (await client.post("/chat", json=body, headers=asked.headers)).status_code == 200
 
     app = AttributionMiddleware(Starlette(routes=[Route("/chat", chat, methods=["POST"])]))
     asyncio.run(send())

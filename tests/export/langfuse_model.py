@@ -1,35 +1,32 @@
 """What Langfuse's server makes of OTLP spans, after its ingestion code: the two write paths.
 
-Each rule stands where a row of its mapping stands. ``legacy`` keeps a trace record of its own over which
-events are merged; ``direct`` (version 4) keeps everything on spans and aggregates them into traces.
+``legacy`` keeps a trace record of its own over which events are merged; ``direct`` (version 4) keeps
+everything on spans and aggregates them into traces. What is read off one span: `langfuse_spans`.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from byline.testing import ReceivedSpan
+from tests.export import langfuse_spans as read
+from tests.export.langfuse_spans import moment
+
+__all__ = ["Observation", "Path", "Trace", "moment", "observations", "session_cost", "shown", "traces"]
 
 Path = Literal["legacy", "direct"]
 
-TYPES = {"span", "generation", "event", "embedding", "agent", "tool", "chain", "retriever", "guardrail", "evaluator"}
-OPERATIONS = {
-    **dict.fromkeys(("chat", "completion", "text_completion", "generate_content", "generate"), "generation"),
-    "embeddings": "embedding",
-    "invoke_agent": "agent",
-    "create_agent": "agent",
-    "execute_tool": "tool",
-}
-KINDS = {"LLM": "generation", "EMBEDDING": "embedding", "RERANKER": None}
-TRACE_UPDATES = (
+#: Longer than this, a trace's name makes the server refuse all that its event says.
+_MAX_NAME = 1000
+#: Keys that make a span which is no root update the trace; with a dot at the end all below them.
+_UPDATES = (
     "langfuse.trace.name",
     "langfuse.trace.input",
     "langfuse.trace.output",
     "langfuse.trace.metadata",
+    "langfuse.trace.metadata.",
     "langfuse.trace.public",
     "langfuse.trace.tags",
     "langfuse.user.id",
@@ -79,15 +76,20 @@ class Trace(NamedTuple):
     output: Any
 
 
-def observations(spans: Sequence[ReceivedSpan], path: Path) -> dict[str, Observation]:
-    """What is shown of each span, by its name. A span that is refused is missing."""
+def shown(spans: Sequence[ReceivedSpan], path: Path) -> list[Observation]:
+    """What is shown of the spans. One that is refused is missing."""
     found = [_observe(span, path) for span in spans]
-    return {item.name: item for item in found if item is not None}
+    return [item for item in found if item is not None]
+
+
+def observations(spans: Sequence[ReceivedSpan], path: Path) -> dict[str, Observation]:
+    """What is shown of the spans, by name; of those of one name the last."""
+    return {item.name: item for item in shown(spans, path)}
 
 
 def traces(spans: Sequence[ReceivedSpan], path: Path) -> dict[str, Trace]:
-    """What is shown of each trace, by its id."""
-    ids = {span.trace_id for span in spans}
+    """What is shown of each trace, by its id. Spans come in the order of their arrival."""
+    ids = dict.fromkeys(span.trace_id for span in spans)
     merge = _merge if path == "legacy" else _aggregate
     return {trace_id: merge([span for span in spans if span.trace_id == trace_id]) for trace_id in ids}
 
@@ -95,288 +97,147 @@ def traces(spans: Sequence[ReceivedSpan], path: Path) -> dict[str, Trace]:
 def session_cost(spans: Sequence[ReceivedSpan], path: Path) -> dict[str, float]:
     """What the sessions' page adds up: only of observations that carry the session themselves."""
     costs: dict[str, float] = {}
-    for item in observations(spans, path).values():
+    for item in shown(spans, path):
         if item.session is not None and "total" in item.cost:
             costs[item.session] = costs.get(item.session, 0.0) + item.cost["total"]
     return costs
 
 
-# --- one span
-
-
 def _observe(span: ReceivedSpan, path: Path) -> Observation | None:
     a = span.attributes
-    kind = _type(a)
-    agent = a.get("gen_ai.operation.name") in ("invoke_agent", "agent_step")
-    cost = {} if agent else _cost(a)
-    version = _first(a, "langfuse.observation.prompt.version", "langfuse.prompt.version")
-    prompt_name = _first(a, "langfuse.observation.prompt.name", "langfuse.prompt.name")
+    kind = read.type_of(a)
+    agents = read.is_agents(a)
+    cost = {} if agents else read.cost_of(a)
+    prompt = read.prompt_of(a) if kind == "generation" else None
     if path == "legacy":
-        if version is not None and not isinstance(version, int):
+        if prompt is not None and (isinstance(prompt[1], bool) or not isinstance(prompt[1], int)):
             return None
-        if any(not isinstance(value, int | float) for value in cost.values()):
+        if not all(read.is_number(value) for value in cost.values()):
             cost = {}
-    given, returned = _content(a)
+    given, returned = read.content_of(span)
+    usage = {} if agents else read.usage_of(a)
+    model = None if agents else read.model_of(a)
+    if model and not usage and read.level_of(span) != "ERROR":
+        usage = read.counted_for(given, returned)
+    metadata = read.metadata_of(a, "observation") | (read.metadata_of(a, "trace") if path == "direct" else {})
     return Observation(
         id=span.span_id,
         trace_id=span.trace_id,
         parent=span.parent_id,
         type=kind,
-        name=_name(span),
-        level=_level(span),
-        status_message=_first(a, "langfuse.observation.status_message") or span.status_message or None,
-        model=None if agent else _model(a),
-        parameters=_parameters(a),
-        usage={} if agent else _usage(a),
+        name=read.name_of(span),
+        level=read.level_of(span),
+        status_message=read.first(a, "langfuse.observation.status_message") or span.status_message or None,
+        model=model,
+        parameters=read.parameters_of(a),
+        usage=usage,
         cost=cost,
-        completion_start=_completion_start(span),
-        prompt=(prompt_name, version) if kind == "generation" and prompt_name and version is not None else None,
+        completion_start=read.completion_start_of(span),
+        prompt=prompt,
         input=given,
         output=returned,
-        metadata=_metadata(a, "observation") | (_metadata(a, "trace") if path == "direct" else {}),
-        session=_session(a),
-        user=_user(a),
-        environment=_environment(span),
+        metadata={**metadata, **read.further_of(span)},
+        session=read.session_of(a),
+        user=read.user_of(a),
+        environment=read.environment_of(span),
     )
-
-
-def _type(a: Mapping[str, Any]) -> str:
-    if a.get("langfuse.observation.type") in TYPES:
-        return str(a["langfuse.observation.type"])
-    kind = a.get("openinference.span.kind")
-    if kind is not None and (found := KINDS.get(kind, kind.lower())) in TYPES:
-        return str(found)
-    if a.get("gen_ai.operation.name") in OPERATIONS:
-        return OPERATIONS[a["gen_ai.operation.name"]]
-    if _first(a, "gen_ai.tool.name", "gen_ai.tool.call.id"):
-        return "tool"
-    models = ("langfuse.observation.model.name", "gen_ai.request.model", "gen_ai.response.model", "llm.model_name")
-    return "generation" if _first(a, *models, "model") else "span"
-
-
-def _name(span: ReceivedSpan) -> str:
-    return str(
-        _first(span.attributes, "gen_ai.tool.name", "genkit:name", "logfire.msg", "ai.toolCall.name") or span.name
-    )
-
-
-def _level(span: ReceivedSpan) -> str:
-    stated = str(span.attributes.get("langfuse.observation.level", "")).upper()
-    levels = {"INFO": "DEFAULT", "LOG": "DEFAULT", "WARN": "WARNING", "FATAL": "ERROR", "CRITICAL": "ERROR"}
-    if stated:
-        return levels.get(stated, stated)
-    return "ERROR" if span.status == "ERROR" else "DEFAULT"
-
-
-def _model(a: Mapping[str, Any]) -> str | None:
-    found = _first(
-        a,
-        "langfuse.observation.model.name",
-        "gen_ai.response.model",
-        "ai.model.id",
-        "gen_ai.request.model",
-        "llm.response.model",
-        "llm.model_name",
-        "model",
-    )
-    return found if found is None or isinstance(found, str) else json.dumps(found)
-
-
-def _parameters(a: Mapping[str, Any]) -> dict[str, Any]:
-    for key in ("langfuse.observation.model.parameters", "llm.invocation_parameters", "model_config"):
-        if a.get(key):
-            found = json.loads(a[key])
-            break
-    else:
-        found = {
-            key.removeprefix("gen_ai.request."): value
-            for key, value in a.items()
-            if key.startswith("gen_ai.request.") and key != "gen_ai.request.model"
-        }
-    plain = (str, int, float)
-    return {k: v if isinstance(v, plain) and not isinstance(v, bool) else json.dumps(v) for k, v in found.items()}
-
-
-def _usage(a: Mapping[str, Any]) -> dict[str, float]:
-    stated = a.get("langfuse.observation.usage_details")
-    if stated:
-        return dict(json.loads(stated)) if isinstance(stated, str) else {}
-    names = {"prompt_tokens": "input", "input_tokens": "input", "prompt": "input"}
-    names |= {"completion_tokens": "output", "output_tokens": "output", "completion": "output", "total_tokens": "total"}
-    found: dict[str, float] = {}
-    for key, value in a.items():
-        if key.startswith(("gen_ai.usage.", "llm.token_count.")) and key != "gen_ai.usage.cost":
-            short = key.removeprefix("gen_ai.usage.").removeprefix("llm.token_count.")
-            try:
-                found[names.get(short, short)] = float(value)
-            except (TypeError, ValueError):
-                continue
-    for part, name in (("cache_read.input_tokens", "input_cached_tokens"),):
-        if part in found:
-            found[name] = found.pop(part)
-            found["input"] = found.get("input", 0) - found[name]
-    return found
-
-
-def _cost(a: Mapping[str, Any]) -> dict[str, Any]:
-    stated = a.get("langfuse.observation.cost_details")
-    if stated:
-        return dict(json.loads(stated)) if isinstance(stated, str) else {}
-    for key in ("gen_ai.usage.cost", "llm.cost.total"):
-        if a.get(key):
-            return {"total": a[key]}
-    return {}
-
-
-def _completion_start(span: ReceivedSpan) -> datetime | None:
-    stated = span.attributes.get("langfuse.observation.completion_start_time")
-    if stated:
-        return datetime.fromisoformat(stated.strip('"').replace("Z", "+00:00"))
-    milliseconds = _first(span.attributes, "ai.response.msToFirstChunk", "ai.stream.msToFirstChunk")
-    if milliseconds:
-        return moment(span.start) + timedelta(milliseconds=float(milliseconds))
-    return None
-
-
-def _content(a: Mapping[str, Any]) -> tuple[Any, Any]:
-    pairs = (
-        ("langfuse.observation.input", "langfuse.observation.output"),
-        ("traceloop.entity.input", "traceloop.entity.output"),
-        ("input.value", "output.value"),
-        ("gen_ai.prompt", "gen_ai.completion"),
-        ("gen_ai.input.messages", "gen_ai.output.messages"),
-        ("gen_ai.tool.call.arguments", "gen_ai.tool.call.result"),
-    )
-    for given, returned in pairs:
-        if given in a or returned in a:
-            # Whichever pair is there first counts; the other half of it is then blank.
-            return a.get(given), a.get(returned)
-    return None, None
-
-
-# --- what spans say of their trace
-
-
-def _session(a: Mapping[str, Any]) -> str | None:
-    found = _first(a, "langfuse.session.id", "session.id", "gen_ai.conversation.id", *_metadata_keys("session_id"))
-    return found if found is None or isinstance(found, str) else json.dumps(found)
-
-
-def _user(a: Mapping[str, Any]) -> str | None:
-    found = _first(a, "langfuse.user.id", "user.id", *_metadata_keys("user_id"))
-    return found if found is None or isinstance(found, str) else json.dumps(found)
-
-
-def _tags(a: Mapping[str, Any]) -> list[str]:
-    found = _first(a, "langfuse.trace.tags", "langfuse.tags", *_metadata_keys("tags"), "tag.tags")
-    if found is None:
-        return []
-    if isinstance(found, list | tuple):
-        return [str(tag) for tag in found]
-    if found.strip().startswith("["):
-        return [str(tag) for tag in json.loads(found)]
-    return [tag.strip() for tag in found.split(",")]
-
-
-def _environment(span: ReceivedSpan) -> str:
-    for key in ("langfuse.environment", "deployment.environment.name", "deployment.environment"):
-        found = span.attributes.get(key) or span.resource.get(key)
-        if found:
-            plain = str(found).lower()
-            while re.match(r"langfuse[-_]?", plain):
-                plain = re.sub(r"^langfuse[-_]?", "", plain)
-            return plain[:40] if re.fullmatch(r"[a-z0-9-_]+", plain[:40]) else "default"
-    return "default"
-
-
-def _release(span: ReceivedSpan) -> str | None:
-    return span.attributes.get("langfuse.release") or span.resource.get("langfuse.release")
-
-
-def _version(span: ReceivedSpan) -> str | None:
-    return span.attributes.get("langfuse.version") or span.resource.get("service.version")
-
-
-def _public(a: Mapping[str, Any]) -> bool | None:
-    found = _first(a, "langfuse.trace.public", "langfuse.public")
-    return None if found is None else found in (True, "true")
-
-
-def _metadata(a: Mapping[str, Any], of: str) -> dict[str, Any]:
-    """Only what is filterable: the keys that stand at the top of the metadata."""
-    root = f"langfuse.{of}.metadata"
-    found: dict[str, Any] = json.loads(a[root]) if isinstance(a.get(root), str) else {}
-    return found | {key[len(root) + 1 :]: value for key, value in a.items() if key.startswith(root + ".")}
-
-
-def _metadata_keys(field: str) -> tuple[str, str]:
-    return f"langfuse.observation.metadata.langfuse_{field}", f"langfuse.trace.metadata.langfuse_{field}"
-
-
-# --- traces
 
 
 def _merge(spans: Sequence[ReceivedSpan]) -> Trace:
-    """Merge trace events by start time; blanks overwrite where the server writes null."""
-    record: dict[str, Any] = {"tags": set(), "metadata": {}}
-    for span in sorted(spans, key=lambda span: span.start):
-        a = span.attributes
-        root = span.parent_id is None or str(a.get("langfuse.internal.as_root")).lower() == "true"
-        updates = any(a.get(key) for key in TRACE_UPDATES) or any(k.startswith("langfuse.trace.metadata.") for k in a)
-        record.setdefault("environment", _environment(span))
-        if not root and not updates:
-            continue
-        name = a.get("langfuse.trace.name") or (_name(span) if root else None)
-        if name is not None and len(name) > 1000:
-            continue
-        if name is not None:
-            record["name"] = name
-        for field, value in (("session", _session(a)), ("user", _user(a))):
-            if value is not None:
+    """Merge trace events by their spans' start: what is not said keeps what is there, what is null overwrites it."""
+    events = [
+        event
+        for number, span in enumerate(spans)
+        # The first one that is seen of a trace makes it, whatever it says.
+        if (event := _event(span)) is not None or (number == 0 and (event := _shallow(span)))
+    ]
+    record: dict[str, Any] = {}
+    for event in sorted(events, key=lambda event: event["start"]):
+        for field, value in event.items():
+            if field == "tags":
+                record["tags"] = sorted({*record.get("tags", ()), *value})
+            elif field == "metadata":
+                record["metadata"] = _deep(record.get("metadata", {}), value)
+            elif field in ("input", "output"):
+                record[field] = value or record.get(field)
+            elif field != "environment" or "environment" not in record:
                 record[field] = value
-        record["release"], record["version"] = _release(span), _version(span)
-        record["public"] = bool(_public(a))
-        record["tags"] |= set(_tags(a))
-        record["metadata"] |= _metadata(a, "trace") | (_metadata(a, "observation") if root else {})
-        given, returned = _content(a) if root else (None, None)
-        record["input"] = a.get("langfuse.trace.input") or given or record.get("input")
-        record["output"] = a.get("langfuse.trace.output") or returned or record.get("output")
-    return Trace(
-        name=record.get("name"),
-        session=record.get("session"),
-        user=record.get("user"),
-        tags=sorted(record["tags"]),
-        release=record.get("release"),
-        version=record.get("version"),
-        environment=record["environment"],
-        public=record.get("public", False),
-        metadata=record["metadata"],
-        input=record.get("input"),
-        output=record.get("output"),
-    )
+    del record["start"]
+    blank = Trace(None, None, None, [], None, None, "default", public=False, metadata={}, input=None, output=None)
+    return blank._replace(**record)
+
+
+def _shallow(span: ReceivedSpan) -> dict[str, Any]:
+    return {"start": span.start, "environment": read.environment_of(span)}
+
+
+def _event(span: ReceivedSpan) -> dict[str, Any] | None:
+    """The event by which a span makes or updates its trace, ``None`` where it does not."""
+    a = span.attributes
+    root = span.parent_id is None or a.get("langfuse.internal.as_root") in (True, "true")
+    below = tuple(key for key in _UPDATES if key.endswith("."))
+    if not root and not any(a.get(key) for key in _UPDATES) and not any(key.startswith(below) for key in a):
+        return None
+    metadata = {
+        **_resource_metadata(span),
+        **read.metadata_of(a, "trace"),
+        **({**read.metadata_of(a, "observation"), **read.further_of(span)} if root else {}),
+    }
+    given, returned = read.content_of(span) if root else (None, None)
+    said = {
+        "name": a.get("langfuse.trace.name") or (read.name_of(span) if root else None),
+        "session": read.session_of(a),
+        "user": read.user_of(a),
+    }
+    if len(said["name"] or "") > _MAX_NAME:
+        return None
+    return {
+        **_shallow(span),
+        **{field: value for field, value in said.items() if value is not None},
+        "release": read.release_of(span),
+        "version": read.version_of(span),
+        "public": read.is_public(a),
+        "tags": read.tags_of(a),
+        "metadata": metadata,
+        "input": a.get("langfuse.trace.input") or given,
+        "output": a.get("langfuse.trace.output") or returned,
+    }
+
+
+def _resource_metadata(span: ReceivedSpan) -> dict[str, Any]:
+    prefix = "langfuse.trace.metadata."
+    return {key[len(prefix) :]: value for key, value in span.resource.items() if key.startswith(prefix)}
+
+
+def _deep(record: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(record)
+    for key, value in told.items():
+        held = merged.get(key)
+        merged[key] = _deep(held, value) if isinstance(held, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _aggregate(spans: Sequence[ReceivedSpan]) -> Trace:
-    """Take the latest value that is not blank; tags are the last span's that has any."""
-    ordered = sorted(spans, key=lambda span: span.start)
+    """Take of each field what the last span says that says anything, as they were written."""
     last: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
-    for span in ordered:
+    for span in spans:
         a = span.attributes
-        values = {
-            "session": _session(a),
-            "user": _user(a),
-            "tags": _tags(a),
-            "release": _release(span),
-            "version": _version(span),
-            "environment": _environment(span),
+        said = {
+            "session": read.session_of(a),
+            "user": read.user_of(a),
+            "tags": read.tags_of(a),
+            "release": read.release_of(span),
+            "version": read.version_of(span),
+            "environment": read.environment_of(span),
             "name": a.get("langfuse.trace.name"),
         }
-        last |= {field: value for field, value in values.items() if value}
+        last |= {field: value for field, value in said.items() if value}
+        if span.parent_id is None or a.get("langfuse.internal.is_app_root") is True:
+            last.setdefault("root", read.name_of(span))
         if span.parent_id is None:
-            metadata = _metadata(a, "trace") | _metadata(a, "observation")
-            last["input"], last["output"] = _content(a)
-            last.setdefault("root", _name(span))
+            metadata = read.metadata_of(a, "trace") | read.metadata_of(a, "observation") | read.further_of(span)
+            last["input"], last["output"] = read.content_of(span)
     return Trace(
         name=last.get("name") or last.get("root"),
         session=last.get("session"),
@@ -385,17 +246,8 @@ def _aggregate(spans: Sequence[ReceivedSpan]) -> Trace:
         release=last.get("release"),
         version=last.get("version"),
         environment=last["environment"],
-        public=any(_public(span.attributes) for span in ordered),
+        public=any(read.is_public(span.attributes) for span in spans),
         metadata=metadata,
         input=last.get("input"),
         output=last.get("output"),
     )
-
-
-def moment(nanoseconds: int) -> datetime:
-    """The time of a span's timestamp."""
-    return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=nanoseconds // 1000)
-
-
-def _first(a: Mapping[str, Any], *keys: str) -> Any:
-    return next((a[key] for key in keys if a.get(key)), None)

@@ -19,6 +19,7 @@ from byline.asgi import AttributionMiddleware
 from byline.export import Langfuse
 from byline.settings import SETTINGS
 from byline.testing import Gateway, Receiver
+from tests.export import asked
 from tests.export.langfuse_model import Path, moment, observations, session_cost, traces
 from tests.export.replay import INSTRUMENTATIONS, recorded, replay
 from tests.export.support import AGENT, EXAMPLE, TOOL, named, running, tree
@@ -27,39 +28,9 @@ KEYS = ("pk-lf-1", "sk-lf-1")
 FILED = "7af15d27557f4b0547b66811c67d365d"
 both_paths = pytest.mark.parametrize("path", ["legacy", "direct"])
 
-#: The example in OpenRouter's page, as a client sends it.
-OPENROUTER: dict[str, Any] = {
-    "model": "openai/gpt-4o",
-    "messages": [{"role": "user", "content": "Summarize this document..."}],
-    "user": "user_12345",
-    "session_id": "session_abc",
-    "trace": {
-        "trace_id": "workflow_12345",
-        "trace_name": "Document Processing Pipeline",
-        "span_name": "Summarization Step",
-        "generation_name": "Generate Summary",
-        "environment": "production",
-        "pipeline_version": "2.1.0",
-    },
-}
-#: What LiteLLM's page passes as metadata, and the other controls that it knows.
-LITELLM: dict[str, Any] = {
-    "model": "openai/gpt-4o",
-    "messages": [{"role": "user", "content": "Hello!"}],
-    "metadata": {
-        "generation_name": "welcome-message",
-        "trace_id": "trace-123",
-        "session_id": "sess-42",
-        "tags": ["prod", "beta-user"],
-        "trace_name": "Onboarding",
-        "trace_user_id": "user-7",
-        "trace_release": "2026.11",
-        "version": "v9",
-        "parent_observation_id": "00f067aa0ba902b7",
-        "trace_metadata": {"plan": "gold"},
-        "team": "blue",
-    },
-}
+#: The examples in OpenRouter's and LiteLLM's pages, as a client sends them.
+OPENROUTER: dict[str, Any] = {"model": asked.MODEL, "messages": asked.MESSAGES, **asked.OPENROUTER}
+LITELLM: dict[str, Any] = {"model": asked.MODEL, "messages": asked.MESSAGES, "metadata": asked.BODY_CONTROLS}
 
 
 @pytest.fixture

@@ -323,6 +323,36 @@ def test_body_is_left_alone_for_the_response_cache(server: testing.Gateway, watc
     assert raw.headers["x-openrouter-cache-status"] == "HIT"
 
 
+@pytest.mark.parametrize("masks", [{"mask_input": True}, {"mask_output": "true"}, {"mask_input": 1, "mask_output": 1}])
+def test_litellm_is_asked_to_keep_no_content_where_the_caller_asks(
+    masks: dict[str, Any], server: testing.Gateway, watching: Watching
+) -> None:
+    """What it exports by OpenTelemetry heeds the last header alone, which is for both."""
+    base = server.url + "/v1"
+    with watching(LiteLLM(base)):
+        for metadata in (masks, dict.fromkeys(masks, False), {}):
+            with byline.bound(metadata=metadata):
+                ask(base)
+    asked, *others = [
+        {name for name in request.headers if "mask" in name or "redact" in name} for request in server.requests
+    ]
+    assert asked == {*(f"langfuse_{mask}" for mask in masks), "x-litellm-enable-message-redaction"}
+    assert others == [set(), set()]
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if not name.startswith("litellm")])
+def test_masks_take_no_room_where_nobody_understands_them(
+    name: str, server: testing.Gateway, watching: Watching
+) -> None:
+    """Some gateways take five entries of metadata."""
+    row = ROWS[name]
+    base = server.url + row.path
+    with watching(row.make(base)), byline.bound(**{**KNOWN, "metadata": {"mask_input": True, "team": "blue"}}):
+        ask(base)
+    (request,) = server.requests
+    assert "mask" not in f"{request.headers} {request.body!r}"
+
+
 @pytest.mark.parametrize("path", ["/embeddings", "/api/generate"])
 def test_only_bodies_that_take_the_fields_get_them(path: str, server: testing.Gateway, watching: Watching) -> None:
     """Other endpoints get the header alone."""

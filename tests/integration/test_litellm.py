@@ -240,6 +240,18 @@ kinds = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.parametrize("mask", ["mask_input", "mask_output"])
+def test_what_a_caller_asks_to_be_masked_the_gateway_does_not_record(proxy: Setting, app: str, mask: str) -> None:
+    """On its LLM span neither question nor answer, for it knows nothing of the two apart."""
+    plain = ask(proxy, app, f"plainly {mask}")
+    # Its second mode records no content by default.
+    assert ("plainly" in str(plain.theirs)) is (proxy.mode == "V1")
+    masked = ask(proxy, app, f"masked-question {mask}", metadata={mask: True})
+    assert "masked-question" not in str(masked.theirs)
+    assert masked.last["choices"][0]["message"]["content"] not in str(masked.theirs)
+    assert masked.theirs.trace_id == masked.ours.trace_id
+
+
 @kinds
 def test_the_gateways_llm_span_hangs_below_ours(proxy: Setting, app: str, options: dict[str, Any]) -> None:
     """In the same trace; with V2 there is LiteLLM's own server span between the two."""

@@ -48,7 +48,12 @@ _DIALECTS: Final = {
 _LANGFUSE: Final = """\
 `"langfuse"` has no table: it writes what a span is to Langfuse as `langfuse.observation.*`: type, model, parameters,
 tokens, cost, time of the first token, level, prompt and metadata. `Langfuse(…)` always does so; name the convention for
-an `OTLP(…)` that leads to a collector in front of Langfuse."""
+an `OTLP(…)` that leads to a collector in front of Langfuse.
+
+What Langfuse has no field for can be filtered by in the metadata of the observation: `byline.*` with underscores and
+without its prefix (`gateway_overhead`, `cache_hit`, `caller_address`), and `finish_reasons`, `response_id`, `provider`,
+`tool_definitions` and `error_type`. Where the request's own metadata says something else under such a name, byline's
+stands under `byline_<name>`. Of the tenant, `organization_id` and `environment_id`, what is known counts."""
 
 
 def render() -> Iterator[str]:

@@ -72,7 +72,7 @@ def is_content(key: str) -> bool:
     _, header, name = key.partition(".header.")
     if header and _HEADERS.fullmatch(name.lower()):
         return False
-    words = _words(key.removeprefix("gen_ai.request.").removeprefix("gen_ai.response."))
+    words = words_of(key.removeprefix("gen_ai.request.").removeprefix("gen_ai.response."))
     if not words or words[-1] in _HARMLESS:
         return False
     return _ends_in(words, _LAST) or any(word in _WORDS or word.removesuffix("s") in _WORDS for word in words)
@@ -92,7 +92,7 @@ def holds_content(key: str, value: Any) -> bool:
 def _is_choice(key: str) -> bool:
     if key in _EXACT or key.startswith(_BELOW):
         return False
-    return _ends_in(_words(key), _CHOICES)
+    return _ends_in(words_of(key), _CHOICES)
 
 
 def _is_word(value: Any) -> bool:
@@ -105,7 +105,8 @@ def _ends_in(words: list[str], endings: frozenset[str]) -> bool:
     return words[-1] in endings or " ".join(words[-2:]) in endings
 
 
-def _words(key: str) -> list[str]:
+def words_of(key: str) -> list[str]:
+    """Return the words of a name in lower case."""
     return [word.lower() for word in _SPLIT.split(key) if word]
 
 

@@ -202,7 +202,7 @@ class Destination:
         translating = (self._translate,) if self.conventions else ()
         hiding = Privacy(private=self.privacy, mask=self.mask)
         # Once more for what dialects and backends have made of it, by other names.
-        cleaning = (Privacy(private=True, again=True).hide,) if self.privacy else ()
+        cleaning = Privacy(private=self.privacy, again=True)
         # Before anything is hidden, for what is told is content as well.
         telling = (exchange.tell,) if observe in self.steps() else ()
         return Pipeline(
@@ -211,7 +211,7 @@ class Destination:
             picks=self.picks,
             keeps=self._keeps if self._filters.any or self.sampling < 1 else None,
             drain=lambda exports: Drain(exports, traces=self.traces, whole=self.spans == "all"),
-            steps=(*telling, hiding.hide, *translating, *self.steps(), *cleaning),
+            steps=(*telling, hiding.hide, *translating, *self.steps(), cleaning.hide),
         )
 
     def rename(self, label: str) -> None:

@@ -24,6 +24,7 @@ class Draft:
         kin: Where the span stands among the others of its request, ``None`` where nobody saw it start.
         attribution: What is known of its request by now.
         is_llm: Whether it stands for a model call, an agent step or a tool call.
+        is_double: Whether another span carries usage and cost of the call that it stands for.
     """
 
     __slots__ = (
@@ -33,6 +34,7 @@ class Draft:
         "context",
         "end_time",
         "events",
+        "is_double",
         "is_llm",
         "kin",
         "kind",
@@ -78,6 +80,7 @@ class Draft:
         self.kin = kin
         self.attribution = attribution
         self.is_llm = False
+        self.is_double = False
         self._dropped = 0
 
     @classmethod

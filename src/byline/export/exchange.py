@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from byline.export.draft import Draft
+from byline.export.mending import to_json
+from byline.export.sides import INPUT, OUTPUT, masked
 
 _GIVEN: Final = "langfuse.observation.input"
 _RETURNED: Final = "langfuse.observation.output"
-#: Where instrumentations put it, in the order in which Langfuse looks.
+_DEEPEST: Final = 32
+#: Where instrumentations put it, in the order in which Langfuse looks; some write each message in parts of its own.
 _INPUTS: Final = (
     _GIVEN,
+    "mlflow.spanInputs",
     "traceloop.entity.input",
     "input.value",
-    "gen_ai.input.messages",
+    "input",
     "gen_ai.prompt",
+    "gen_ai.prompt.*",
+    "llm.input_messages.*",
+    "gen_ai.input.messages",
 )
 _OUTPUTS: Final = (
     _RETURNED,
+    "mlflow.spanOutputs",
     "traceloop.entity.output",
     "output.value",
-    "gen_ai.output.messages",
+    "output",
     "gen_ai.completion",
+    "gen_ai.completion.*",
+    "llm.output_messages.*",
+    "gen_ai.output.messages",
 )
 
 
@@ -31,7 +43,9 @@ def note(draft: Draft) -> None:
     if family is None or not draft.is_leaf:
         return
     noted = family.root.exchanges.of(draft.trace)
-    given, returned = _first(draft, _INPUTS), _first(draft, _OUTPUTS)
+    hidden = masked(draft.attributes)
+    given = None if INPUT in hidden else _first(draft, _INPUTS)
+    returned = None if OUTPUT in hidden else _first(draft, _OUTPUTS)
     started, ended = draft.start_time or 0, draft.end_time or 0
     if given is not None and (_GIVEN not in noted or started < noted[_GIVEN][0]):
         noted[_GIVEN] = (started, given)
@@ -50,5 +64,32 @@ def tell(draft: Draft) -> None:
             draft.attributes.setdefault(name, told[1])
 
 
-def _first(draft: Draft, keys: tuple[str, ...]) -> Any:
-    return next((draft.attributes[key] for key in keys if draft.attributes.get(key)), None)
+def _first(draft: Draft, places: tuple[str, ...]) -> Any:
+    attributes = draft.attributes
+    found = (attributes.get(each) if each[-1] != "*" else _gather(attributes, each[:-1]) for each in places)
+    return next((value for value in found if value), None)
+
+
+def _gather(attributes: Mapping[str, Any], prefix: str) -> str | None:
+    """Return messages whose parts stand under numbered names, as JSON; ``None`` where there are none."""
+    whole: dict[str, Any] = {}
+    for key, value in attributes.items():
+        parts = key[len(prefix) :].split(".")
+        if not key.startswith(prefix) or not parts[0].isdecimal() or len(parts) > _DEEPEST:
+            continue
+        inner = whole
+        for part in parts[:-1]:
+            below = inner.get(part)
+            if not isinstance(below, dict):
+                below = inner[part] = {}
+            inner = below
+        inner[parts[-1]] = value
+    return to_json(_listed(whole)) if whole else None
+
+
+def _listed(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if all(key.isdecimal() for key in value):
+        return [_listed(value[key]) for key in sorted(value, key=int)]
+    return {key: _listed(item) for key, item in value.items()}

@@ -26,5 +26,8 @@ def join(draft: Draft) -> None:
     cost = stated.cost_of(span_id)
     if cost is not None:
         draft.attributes[COST] = cost
-    if carriers.is_double(span_id, draft.attributes.get(RESPONSE_ID)):
+    draft.is_double = carriers.is_double(span_id, draft.attributes.get(RESPONSE_ID)) or (
+        draft.scope is not None and late.comes_again(draft.scope.name, draft.attributes)
+    )
+    if draft.is_double:
         draft.attributes = carriers.without_usage(draft.attributes)

@@ -12,6 +12,7 @@ from typing import Any, Final
 from byline.spans import attributes as names
 
 LEVEL: Final = "langfuse.observation.level"
+METADATA: Final = "langfuse.observation.metadata."
 STARTED: Final = "langfuse.observation.completion_start_time"
 
 #: Langfuse refuses an observation, and the whole trace, where a name is longer.
@@ -40,6 +41,7 @@ _TEXTS: Final = (
     names.VERSION,
     names.ENVIRONMENT,
 )
+_NO_ENVIRONMENT: Final = re.compile(r"[^a-z0-9_-]+")
 _TIME: Final = re.compile(
     r'"?(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?)?"?', re.ASCII
 )
@@ -56,6 +58,8 @@ def mend(attributes: dict[str, Any]) -> None:
             attributes[key] = short(str(attributes[key]), most)
     if names.TRACE_NAME in attributes:
         attributes[names.TRACE_NAME] = short(attributes[names.TRACE_NAME])
+    if names.ENVIRONMENT in attributes:
+        attributes[names.ENVIRONMENT] = environment(attributes[names.ENVIRONMENT])
     if LEVEL in attributes:
         level = str(attributes.pop(LEVEL)).upper()
         if level in _LEVELS:
@@ -69,6 +73,16 @@ def short(name: str, most: int = MAX_NAME) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
+def environment(name: str) -> str:
+    """Return an environment as Langfuse takes it, which shows any other as ``default``.
+
+    Example:
+        >>> environment("Prod EU")
+        'prod-eu'
+    """
+    return _NO_ENVIRONMENT.sub("-", name.lower())[:40].strip("-") or "default"
+
+
 def to_json(value: Any) -> str:
     """Return JSON that any parser reads: Python's own writes numbers that are none.
 
@@ -80,6 +94,15 @@ def to_json(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
     except ValueError:
         return json.dumps(_finite(value), ensure_ascii=False, default=str)
+
+
+def json_object(value: Any) -> dict[str, Any]:
+    """Return a JSON object, or what a JSON text says that is one; nothing of any other value."""
+    try:
+        found = json.loads(value) if isinstance(value, str | bytes) else value
+    except (ValueError, RecursionError):
+        return {}
+    return dict(found) if isinstance(found, Mapping) else {}
 
 
 def _finite(value: Any) -> Any:

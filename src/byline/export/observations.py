@@ -6,28 +6,19 @@ release. Its own ``langfuse.observation.*`` attributes win over all of them.
 
 from __future__ import annotations
 
-import json
-from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
-from byline.export.content import holds_content
 from byline.export.draft import Draft
-from byline.export.mending import LEVEL, NAMES, STARTED, mend, short, to_json
-from byline.export.usage import cost_of, stated_cost, stated_usage, usage_of
+from byline.export.generations import tell_call, tell_no_call
+from byline.export.mending import LEVEL, METADATA, environment, mend, short
 from byline.spans import attributes as names
 from byline.spans import carriers
 
 TYPE: Final = "langfuse.observation.type"
 _MESSAGE: Final = "langfuse.observation.status_message"
-_MODEL: Final = "langfuse.observation.model.name"
-_PARAMETERS: Final = "langfuse.observation.model.parameters"
-_USAGE: Final = "langfuse.observation.usage_details"
-_COST: Final = "langfuse.observation.cost_details"
-_METADATA: Final = "langfuse.observation.metadata."
 _PROMPT: Final = "langfuse.observation.prompt."
 _BYLINE: Final = "byline."
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _TYPES: Final = frozenset(
     {"span", "generation", "event", "embedding", "agent", "tool", "chain", "retriever", "guardrail", "evaluator"}
 )
@@ -50,19 +41,17 @@ _TYPE_OF: Final = {
     "evaluator": "evaluator",
 }
 _KINDS: Final = (names.OPERATION_NAME, "openinference.span.kind", "traceloop.span.kind", "llm.request.type")
-_MODELS: Final = (
-    names.FACTS["response_model"],
-    names.REQUEST_MODEL,
-    "llm.response.model",
-    "llm.model_name",
-    "llm.request.model",
-)
-_FIRST_CHUNK: Final = (
-    names.FACTS["time_to_first_chunk"],
-    "gen_ai.client.operation.time_to_first_chunk",
-    "gen_ai.server.time_to_first_token",
-)
 _ENVIRONMENTS: Final = ("langfuse.environment", "deployment.environment.name", "deployment.environment")
+_ROOT_MARKS: Final = ("langfuse.internal.as_root", "langfuse.internal.is_app_root")
+#: What Langfuse has no place for, and what it is called where it can be filtered by.
+_FURTHER: Final = {
+    names.FACTS["finish_reasons"]: "finish_reasons",
+    "llm.finish_reason": "finish_reasons",
+    names.RESPONSE_ID: "response_id",
+    names.PROVIDER_NAME: "provider",
+    names.FACTS["tool_definitions"]: "tool_definitions",
+    names.ERROR_TYPE: "error_type",
+}
 #: What Langfuse shows elsewhere.
 _NOT_METADATA: Final = frozenset({names.ERROR_MESSAGE, names.GENERATION_NAME, names.STEP_NAME})
 #: Of the tenant, and so worth finding traces by.
@@ -71,23 +60,17 @@ _OF_TRACE: Final = {names.ORGANIZATION_ID: "organization_id", names.ENVIRONMENT_
 
 def observe(draft: Draft) -> None:
     """Write what a span is to Langfuse onto it."""
-    attributes = draft.attributes
-    mend(attributes)
-    attributes[TYPE] = _type(draft, leaf=draft.is_leaf)
-    if attributes[TYPE] in ("generation", "embedding"):
-        _tell_call(draft)
+    mend(draft.attributes)
+    draft.attributes[TYPE] = _type(draft, leaf=draft.is_leaf)
+    if draft.attributes[TYPE] in ("generation", "embedding"):
+        tell_call(draft)
     else:
         _tell_other(draft)
     draft.name = short(draft.name)
     _tell_error(draft)
-    _tell_prompt(attributes)
-    _tell_metadata(attributes)
-    if names.ENVIRONMENT not in attributes and draft.resource is not None:
-        found = next(
-            (draft.resource.attributes[key] for key in _ENVIRONMENTS if key in draft.resource.attributes), None
-        )
-        if found:
-            attributes[names.ENVIRONMENT] = str(found)
+    _tell_prompt(draft.attributes)
+    _tell_metadata(draft.attributes)
+    _tell_trace(draft)
 
 
 def _type(draft: Draft, *, leaf: bool) -> str:
@@ -104,76 +87,22 @@ def _type(draft: Draft, *, leaf: bool) -> str:
     return found or "span"
 
 
-def _tell_call(draft: Draft) -> None:
-    attributes = draft.attributes
-    model = next((attributes[key] for key in _MODELS if attributes.get(key)), None)
-    if model is not None:
-        attributes.setdefault(_MODEL, str(model))
-    parameters = {
-        key[len(names.PARAMETERS) :]: value
-        for key, value in attributes.items()
-        if key.startswith(names.PARAMETERS)
-        and key != names.REQUEST_MODEL
-        and value != ""
-        and not holds_content(key, value)
-    }
-    parameters = parameters or _invocation_parameters(attributes)
-    if parameters:
-        attributes.setdefault(_PARAMETERS, to_json(parameters))
-    # Also where nothing is known: else whatever stands under gen_ai.usage.* is taken for tokens.
-    attributes[_USAGE] = to_json(stated_usage(attributes.pop(_USAGE, None)) or usage_of(attributes))
-    stated = stated_cost(attributes.pop(_COST, None))
-    cost = cost_of(attributes) or stated
-    if cost:
-        attributes[_COST] = to_json(cost)
-    if "total" in cost:
-        attributes[names.COST] = cost["total"]
-    else:
-        attributes.pop(names.COST, None)
-    started = _first_chunk(draft)
-    if started is not None:
-        attributes.setdefault(STARTED, started)
-    if "gen_ai.tool.name" in attributes:
-        # Of a tool that the model asked for; it would give its name to the generation.
-        attributes[_METADATA + "tool_name"] = attributes.pop("gen_ai.tool.name")
-    if draft.attribution.generation_name:
-        for key in NAMES:
-            if key != "ai.telemetry.functionId":
-                attributes.pop(key, None)
-
-
-def _invocation_parameters(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Return OpenInference's, without the messages and tools that may stand among them."""
-    try:
-        stated = json.loads(attributes["llm.invocation_parameters"])
-    except (KeyError, TypeError, ValueError):
-        return {}
-    if not isinstance(stated, dict):
-        return {}
-    return {
-        key: value
-        for key, value in stated.items()
-        if key != "model"
-        and (isinstance(value, bool | int | float) or (isinstance(value, str) and not holds_content(key, value)))
-    }
-
-
 def _tell_other(draft: Draft) -> None:
     attributes = carriers.without_usage(draft.attributes)
     if "model" in attributes:
-        attributes.setdefault(_METADATA + "model", attributes.pop("model"))
+        attributes.setdefault(METADATA + "model", attributes.pop("model"))
+    tell_no_call(attributes)
     draft.attributes = attributes
 
 
 def _tell_error(draft: Draft) -> None:
     attributes = draft.attributes
-    if draft.is_error:
-        attributes.setdefault(LEVEL, "ERROR")
-    elif LEVEL not in attributes:
+    if not draft.is_error:
         return
+    attributes.setdefault(LEVEL, "ERROR")
     told = (attributes.get(names.ERROR_MESSAGE), draft.status.description, _exception(draft))
     message = next((text for text in (*told, attributes.get(names.ERROR_TYPE)) if text), None)
-    if message and draft.is_error:
+    if message:
         attributes.setdefault(_MESSAGE, str(message))
 
 
@@ -197,28 +126,43 @@ def _tell_prompt(attributes: dict[str, Any]) -> None:
         return
     for key, value in (("prompt_name", name), ("prompt_version", version)):
         if value is not None:
-            attributes.setdefault(_METADATA + key, str(value))
+            attributes.setdefault(METADATA + key, str(value))
 
 
 def _tell_metadata(attributes: dict[str, Any]) -> None:
     # Whatever stands on a span otherwise cannot be filtered by.
-    told = {key: value for key, value in attributes.items() if key.startswith(_BYLINE) and key not in _NOT_METADATA}
-    for key, value in told.items():
-        attributes.setdefault(_METADATA + key[len(_BYLINE) :].replace(".", "_"), value)
     for key, name in _OF_TRACE.items():
         if key in attributes:
-            attributes.setdefault(names.METADATA + name, attributes[key])
+            # Whatever the metadata claims: that may come from anybody.
+            attributes[names.METADATA + name] = attributes[key]
+    told = {
+        key[len(_BYLINE) :].replace(".", "_"): value
+        for key, value in attributes.items()
+        if key.startswith(_BYLINE) and key not in _NOT_METADATA
+    }
+    for key, name in _FURTHER.items():
+        if key in attributes:
+            told.setdefault(name, attributes[key])
+    for name, value in told.items():
+        # One write path has one room for the metadata of both.
+        taken = attributes.get(names.METADATA + name, value) != value
+        attributes.setdefault(f"{METADATA}byline_{name}" if taken else METADATA + name, value)
 
 
-def _first_chunk(draft: Draft) -> str | None:
-    seconds = next((draft.attributes[key] for key in _FIRST_CHUNK if key in draft.attributes), None)
-    if not isinstance(seconds, int | float) or draft.start_time is None or not 0 <= seconds < 1e6:
-        return None
-    nanoseconds = draft.start_time + int(seconds * 1e9)
-    if draft.end_time is not None:
-        nanoseconds = min(nanoseconds, draft.end_time)
-    moment = _EPOCH + timedelta(microseconds=nanoseconds // 1000)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+def _tell_trace(draft: Draft) -> None:
+    attributes = draft.attributes
+    if draft.parent is not None and not draft.parent.is_remote:
+        # Marked by who does not know what else is sent, it would name the trace.
+        for key in _ROOT_MARKS:
+            attributes.pop(key, None)
+    if names.SESSION_ID not in attributes and attributes.get(names.CONVERSATION_ID):
+        # Below a root a conversation alone does not reach the trace.
+        attributes[names.SESSION_ID] = attributes[names.CONVERSATION_ID]
+    if names.ENVIRONMENT not in attributes and draft.resource is not None:
+        around = draft.resource.attributes
+        found = next((around[key] for key in _ENVIRONMENTS if key in around), None)
+        if found:
+            attributes[names.ENVIRONMENT] = environment(str(found))
 
 
 def _take(attributes: dict[str, Any], *keys: str) -> Any:

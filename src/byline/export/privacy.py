@@ -16,6 +16,7 @@ from byline.export.content import holds_content, is_content, is_text
 from byline.export.draft import Draft
 from byline.export.judging import PARAMETERS, is_metadata, is_retold, is_unknown_text, without_texts
 from byline.export.scrubbing import encodable, is_secret, scrub
+from byline.export.sides import BOTH, masked, sides_of
 from byline.export.titles import repeats, title_of
 from byline.settings import SettingError
 from byline.spans.attributes import ATTRIBUTION, ERROR_TYPE
@@ -44,7 +45,7 @@ def check(privacy: Any, mask: Any) -> None:
 
 
 class Privacy:
-    """What a destination may see.
+    """What a destination may see, and what a caller asks to be left out.
 
     Args:
         private: Whether content is left out: prompts, completions, system instructions, tool
@@ -56,32 +57,35 @@ class Privacy:
     """
 
     def __init__(self, *, private: bool, mask: Mask | None = None, again: bool = False) -> None:
-        self._private = private
+        self._hidden = BOTH if private else frozenset[str]()
         self._mask = mask
         self._again = again
         self._resources: dict[int, tuple[Resource, Resource]] = {}
 
     def hide(self, draft: Draft) -> None:
         """Take off a span what its destination may not see."""
-        strict = self._private and draft.is_llm
+        hidden = self._hidden | masked(draft.attributes)
+        if self._again and not hidden:
+            return
+        strict = bool(hidden) and draft.is_llm
         whole = draft.attributes
-        draft.attributes = self._clean(whole, strict=strict)
+        draft.attributes = self._clean(whole, hidden, strict=strict)
         draft.name = scrub(draft.name)
         if strict and draft.name != draft.attribution.generation_name:
-            hidden = [value for key, value in whole.items() if key not in draft.attributes and key not in _LABELS]
-            if repeats(draft.name, hidden):
+            gone = [value for key, value in whole.items() if key not in draft.attributes and key not in _LABELS]
+            if repeats(draft.name, gone):
                 draft.name = title_of(draft.attributes)
         if draft.events:
             draft.events = [
-                Event(scrub(event.name), self._clean(event.attributes or {}, strict=strict), event.timestamp)
+                Event(scrub(event.name), self._clean(event.attributes or {}, hidden, strict=strict), event.timestamp)
                 for event in draft.events
             ]
         if draft.links:
             draft.links = [
-                Link(link.context, self._clean(link.attributes or {}, strict=strict)) for link in draft.links
+                Link(link.context, self._clean(link.attributes or {}, hidden, strict=strict)) for link in draft.links
             ]
         if draft.status.description:
-            draft.status = Status(StatusCode.ERROR, self._error(draft))
+            draft.status = Status(StatusCode.ERROR, self._error(draft, hidden))
         self._hide_around(draft)
 
     def _hide_around(self, draft: Draft) -> None:
@@ -89,7 +93,7 @@ class Privacy:
         if draft.resource is not None and draft.resource.attributes:
             found = self._resources.get(id(draft.resource))
             if found is None or found[0] is not draft.resource:
-                cleaned = Resource(self._clean(draft.resource.attributes), draft.resource.schema_url)
+                cleaned = Resource(self._clean(draft.resource.attributes, self._hidden), draft.resource.schema_url)
                 found = (draft.resource, cleaned)
                 if len(self._resources) >= _MAX_RESOURCES:
                     self._resources.clear()
@@ -98,16 +102,19 @@ class Privacy:
         scope = draft.scope
         if scope is not None and scope.attributes:
             draft.scope = InstrumentationScope(
-                scope.name, scope.version, scope.schema_url, self._clean(scope.attributes)
+                scope.name, scope.version, scope.schema_url, self._clean(scope.attributes, self._hidden)
             )
 
-    def _error(self, draft: Draft) -> str | None:
-        if self._private:
+    def _error(self, draft: Draft, hidden: frozenset[str]) -> str | None:
+        if hidden:
             kind = draft.attributes.get(ERROR_TYPE)
             return None if kind is None else str(kind)
-        return None if draft.status.description is None else self._text("error.message", draft.status.description)
+        text = draft.status.description
+        return None if text is None else self._text("error.message", text, hidden)
 
-    def _clean(self, attributes: Mapping[str, Any], around: str = "", *, strict: bool = False) -> dict[str, Any]:
+    def _clean(
+        self, attributes: Mapping[str, Any], hidden: frozenset[str], around: str = "", *, strict: bool = False
+    ) -> dict[str, Any]:
         cleaned: dict[str, Any] = {}
         for key, value in attributes.items():
             name = encodable(key)
@@ -125,10 +132,11 @@ class Privacy:
                 continue
             # What stands within content is content by whatever name.
             whole = f"{around}.{name}" if around else name
-            if self._private and self._is_content(name, value, around) and not is_retold(name, value, attributes):
+            of_side = not hidden.isdisjoint(sides_of(whole))
+            if of_side and self._is_content(name, value, around) and not is_retold(name, value, attributes):
                 continue
-            kept = self._value(whole, value)
-            if kept is not None and not (strict and is_unknown_text(name, kept)):
+            kept = self._value(whole, value, hidden)
+            if kept is not None and not (strict and _is_doubtful(name, kept, hidden)):
                 cleaned[name] = kept
         return cleaned
 
@@ -136,27 +144,27 @@ class Privacy:
     def _is_content(name: str, value: Any, around: str) -> bool:
         return holds_content(name, value) or bool(around and is_content(around) and is_text(value))
 
-    def _value(self, key: str, value: Any) -> Any:
+    def _value(self, key: str, value: Any, hidden: frozenset[str]) -> Any:
         if isinstance(value, str):
-            return self._text(key, value)
+            return self._text(key, value, hidden)
         if isinstance(value, bytes | bytearray):
             return None
         if isinstance(value, Mapping):
-            return self._clean({str(name): item for name, item in value.items()}, key)
+            return self._clean({str(name): item for name, item in value.items()}, hidden, key)
         if isinstance(value, list | tuple):
-            found = [self._value(key, item) for item in value]
+            found = [self._value(key, item, hidden) for item in value]
             return [item for item in found if item is not None]
         return value
 
-    def _text(self, key: str, text: str) -> str | None:
+    def _text(self, key: str, text: str, hidden: frozenset[str]) -> str | None:
         if self._again:
             return text
         # Ids have to stay apart, whatever they look like.
         text = encodable(text) if key in _IDS else scrub(text)
-        if self._private and key in _URLS:
+        if hidden and key in _URLS:
             # What was searched for stands in the query.
             text = "" if key in ("url.fragment", "url.query") else _without_query(text)
-        if self._private and key in PARAMETERS:
+        if hidden and key in PARAMETERS:
             text = without_texts(text)
         if self._mask is None or not _may_tell(key, text):
             return text
@@ -172,6 +180,11 @@ class Privacy:
 def _may_tell(key: str, text: str) -> bool:
     """Whether a text is a mask's business: whatever privacy would leave out, and metadata."""
     return is_content(key) or is_metadata(key) or is_unknown_text(key, text) or key in PARAMETERS or key in _URLS
+
+
+def _is_doubtful(key: str, value: Any, hidden: frozenset[str]) -> bool:
+    spared = is_content(key) and hidden.isdisjoint(sides_of(key))
+    return not spared and is_unknown_text(key, value)
 
 
 def _without_query(url: str) -> str:

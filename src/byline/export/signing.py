@@ -27,6 +27,9 @@ _OF_TRACE: Final = (
     names.RELEASE,
     names.VERSION,
     names.ENVIRONMENT,
+    # On the spans that have them Langfuse prefers these.
+    "langfuse.session.id",
+    "langfuse.user.id",
     "langfuse.trace.public",
     "langfuse.public",
 )

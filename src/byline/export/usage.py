@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, Final
 
+from byline.export.mending import json_object
 from byline.spans import attributes as names
 
 #: The spellings of each count, the first one found counts.
@@ -15,14 +15,18 @@ _INPUT: Final = (
     "gen_ai.usage.prompt_tokens",
     "llm.token_count.prompt",
     "llm.usage.prompt_tokens",
+    "usage.prompt_tokens",
+    "usage.input_tokens",
 )
 _OUTPUT: Final = (
     "gen_ai.usage.output_tokens",
     "gen_ai.usage.completion_tokens",
     "llm.token_count.completion",
     "llm.usage.completion_tokens",
+    "usage.completion_tokens",
+    "usage.output_tokens",
 )
-_TOTAL: Final = ("gen_ai.usage.total_tokens", "llm.usage.total_tokens", "llm.token_count.total")
+_TOTAL: Final = ("gen_ai.usage.total_tokens", "llm.usage.total_tokens", "llm.token_count.total", "usage.total_tokens")
 #: Langfuse's name of a part → its spellings.
 _INPUT_PARTS: Final[dict[str, tuple[str, ...]]] = {
     "input_cached_tokens": (
@@ -31,6 +35,8 @@ _INPUT_PARTS: Final[dict[str, tuple[str, ...]]] = {
         "gen_ai.usage.details.cache_read_tokens",
         "llm.token_count.prompt_details.cache_read",
         "llm.usage.cache_read_input_tokens",
+        "usage.prompt_tokens_details.cached_tokens",
+        "usage.input_tokens_details.cached_tokens",
     ),
     "input_cache_creation": (
         "gen_ai.usage.cache_write.input_tokens",
@@ -39,10 +45,13 @@ _INPUT_PARTS: Final[dict[str, tuple[str, ...]]] = {
         "gen_ai.usage.details.cache_write_tokens",
         "llm.token_count.prompt_details.cache_write",
         "llm.usage.cache_creation_input_tokens",
+        "usage.prompt_tokens_details.cache_write_tokens",
+        "usage.input_tokens_details.cache_write_tokens",
     ),
     "input_audio_tokens": (
         "gen_ai.usage.audio.input_tokens",
         "llm.token_count.prompt_details.audio",
+        "usage.prompt_tokens_details.audio_tokens",
     ),
 }
 _OUTPUT_PARTS: Final[dict[str, tuple[str, ...]]] = {
@@ -52,12 +61,18 @@ _OUTPUT_PARTS: Final[dict[str, tuple[str, ...]]] = {
         "gen_ai.usage.details.reasoning_tokens",
         "llm.token_count.completion_details.reasoning",
         "llm.usage.reasoning_tokens",
+        "usage.completion_tokens_details.reasoning_tokens",
+        "usage.output_tokens_details.reasoning_tokens",
     ),
     "output_audio_tokens": (
         "gen_ai.usage.audio.output_tokens",
         "llm.token_count.completion_details.audio",
+        "usage.completion_tokens_details.audio_tokens",
     ),
 }
+#: What providers' replies call the sums of their tokens.
+_REPLIES: Final = frozenset({"prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"})
+_OF_REPLIES: Final = _REPLIES | {"total_tokens"}
 _COST: Final = (names.COST, "gen_ai.usage.cost.amount", "llm.cost.total", "gen_ai.usage.total_cost")
 
 
@@ -101,8 +116,21 @@ def cost_of(attributes: Mapping[str, Any]) -> dict[str, float]:
 
 
 def stated_usage(text: Any) -> dict[str, int]:
-    """Return the tokens that an instrumentation has written in Langfuse's own way, a JSON object."""
-    return {key: int(number) for key, number in _stated(text).items()}
+    """Return the tokens that an instrumentation has written in Langfuse's own way, a JSON object.
+
+    Example:
+        >>> stated_usage('{"prompt_tokens": 11, "prompt_tokens_details": {"cached_tokens": 3}}')
+        {'input': 8, 'input_cached_tokens': 3}
+    """
+    stated = json_object(text)
+    flat = _numbers(stated)
+    if _REPLIES.isdisjoint(flat):
+        return {key: int(number) for key, number in flat.items()}
+    # As OpenAI's replies have them: the parts are within the sums, and objects of their own.
+    parts = {f"{whole}.{key}": value for whole in stated for key, value in json_object(stated[whole]).items()}
+    counted = usage_of({f"usage.{key}": value for key, value in {**stated, **parts}.items()})
+    # Anthropic's are beside the sums, and stay what they are called.
+    return {**counted, **{key: int(number) for key, number in flat.items() if key not in _OF_REPLIES}}
 
 
 def stated_cost(text: Any) -> dict[str, float]:
@@ -112,16 +140,10 @@ def stated_cost(text: Any) -> dict[str, float]:
         >>> stated_cost('{"total": "0.5", "currency": "USD"}')
         {'total': 0.5}
     """
-    return _stated(text)
+    return _numbers(json_object(text))
 
 
-def _stated(text: Any) -> dict[str, float]:
-    try:
-        stated = json.loads(text)
-    except (TypeError, ValueError):
-        return {}
-    if not isinstance(stated, dict):
-        return {}
+def _numbers(stated: Mapping[str, Any]) -> dict[str, float]:
     found = {key: number for key, value in stated.items() if (number := _number(value)) is not None}
     # Zeros all over say that nothing is known.
     return found if any(found.values()) else {}

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from byline.attribution import MetadataValue
+from byline.attribution import MASKS, MetadataValue
 from byline.gateways.values import as_text
 
 LeaveOut = Callable[[str, str], None]
@@ -98,6 +98,9 @@ def gather(
     """
     both: dict[str, MetadataValue] = {name: value for name, value in ids.items() if value and isinstance(value, str)}
     for key, value in metadata.items():
+        if key in MASKS:
+            # Asked of byline; who understands it is told in its own way.
+            continue
         if key in ids or key in reserved:
             leave_out(f"metadata {key}", "the name is taken")
         elif isinstance(value, float) and not math.isfinite(value):

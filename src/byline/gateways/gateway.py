@@ -41,7 +41,7 @@ class Field(NamedTuple):
         kind: How the value is written: ``text``, ``id`` (a text, or an object that has one as
             ``id``), ``tags`` (comma list or JSON array), ``metadata`` (JSON object), ``trace`` (the
             trace object), ``controls`` (LiteLLM's metadata object), ``entry`` (one entry of the
-            metadata, under its own name).
+            metadata, under its own name; a header's without ``langfuse_``).
         sent: Whether it is written onto calls, besides being read from requests.
         encoded: Whether the value is percent-encoded there.
         needs: Another top-level member of the body without which this one means something else.
@@ -179,7 +179,8 @@ class Gateway:
             self.join(call)
         for field in self.fields:
             if field.sent and field.where == "header":
-                self.put(call, field.name, getattr(call.attribution, field.field))
+                known = self.gather(call, {}) if field.field == "metadata" else getattr(call.attribution, field.field)
+                self.put(call, field.name, known)
 
     def join(self, call: Outgoing) -> None:
         """Write the LLM span's ``traceparent``, where that is recorded and the app has set none."""

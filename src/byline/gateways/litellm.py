@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
+from byline.attribution import MASKS, is_asked
 from byline.facts import Facts, Limit
 from byline.gateways import values
 from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
@@ -44,6 +45,14 @@ class LiteLLM(Gateway):
                 "`langfuse_trace_name`, `langfuse_generation_name`, `langfuse_trace_release`, "
                 "`langfuse_trace_version`, `langfuse_trace_metadata`; a proxy in between may drop names with "
                 "underscores"
+            ),
+            "run for real",
+        ),
+        (
+            "sends",
+            (
+                "`langfuse_mask_input`, `langfuse_mask_output` where the caller asks for it, and for either "
+                "`x-litellm-enable-message-redaction`"
             ),
             "run for real",
         ),
@@ -107,6 +116,14 @@ class LiteLLM(Gateway):
             "that is not set: nothing in a request changes it."
         ),
         (
+            "Of its controls for Langfuse `generation_id` is metadata, for the ids of an observation are those of its "
+            "span; `existing_trace_id` is the trace's id, and what the request says of that trace counts; "
+            "`update_trace_keys` and `debug_langfuse` say how records of its own are kept, and are left out. What "
+            "`mask_input` and `mask_output` do: [destinations](destinations.md#privacy). Its exports by OpenTelemetry "
+            "leave both sides out of its LLM span for either; its span of the raw exchange, which only the first of "
+            "its two modes makes, has the question all the same, unless the proxy captures no content at all."
+        ),
+        (
             "With `LITELLM_OTEL_V2`: LiteLLM's own server span stands between ours and its LLM span, as its SDK makes "
             "one for each request; its LLM span takes no generation name, release, version or metadata; a cache hit "
             "makes no LLM span, only `cache.get`; and `cache.set`, which runs after the reply, is a trace of its own."
@@ -119,13 +136,18 @@ class LiteLLM(Gateway):
         Field("user_id", "header", "x-litellm-customer-id"),
         Field("user_id", "header", "langfuse_trace_user_id"),
         Field("generation_name", "header", "langfuse_generation_name"),
+        Field("trace_id", "header", "langfuse_existing_trace_id"),
         Field("trace_id", "header", "langfuse_trace_id"),
         Field("parent_span_id", "header", "langfuse_parent_observation_id"),
         Field("release", "header", "langfuse_trace_release"),
         Field("version", "header", "langfuse_trace_version"),
+        Field("version", "header", "langfuse_version"),
         Field("tags", "header", "x-litellm-tags", "tags"),
         Field("metadata", "header", "x-litellm-spend-logs-metadata", "metadata"),
         Field("metadata", "header", "langfuse_trace_metadata", "metadata"),
+        Field("metadata", "header", "langfuse_generation_id", "entry"),
+        Field("metadata", "header", "langfuse_mask_input", "entry"),
+        Field("metadata", "header", "langfuse_mask_output", "entry"),
         Field("session_id", "body", "litellm_session_id"),
         # Others call many things tags; beside a model they are LiteLLM's.
         Field("tags", "body", "tags", "tags", needs="model"),
@@ -140,6 +162,7 @@ class LiteLLM(Gateway):
         """Write ids, tags and names as headers; the body stays as it is."""
         known = call.attribution
         self.join(call)
+        self._mask(call)
         # Its rule of eight letters, digits, dashes and underscores is for x-session-id, not for its own header.
         self.put(call, "x-litellm-session-id", known.session_id)
         trace_id = self.trace_of(call)
@@ -156,6 +179,14 @@ class LiteLLM(Gateway):
         self.put(call, "langfuse_trace_release", known.release)
         self.put(call, "langfuse_trace_version", known.version)
         self.put(call, "langfuse_trace_metadata", self.gather(call, {}))
+
+    def _mask(self, call: Outgoing) -> None:
+        asked = [mask for mask in MASKS if is_asked(call.attribution.metadata.get(mask))]
+        for mask in asked:
+            self.put(call, f"langfuse_{mask}", "true")
+        if asked:
+            # Of the two, its exports by OpenTelemetry take no notice.
+            self.put(call, "x-litellm-enable-message-redaction", "true")
 
     def read(self, reply: Reply, facts: Facts) -> None:
         """Read what LiteLLM's headers say, and the usage of its last chunk."""

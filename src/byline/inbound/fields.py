@@ -59,11 +59,11 @@ TRACE_KEYS: Final = {
     "langfuse.trace.tags": "tags",
 }
 
-#: Keys of LiteLLM's ``metadata`` object; every further key is metadata.
+#: Keys of LiteLLM's ``metadata`` object, of which the first for a field counts; every further key is metadata.
 CONTROL_KEYS: Final = {
     "session_id": "session_id",
-    "trace_id": "trace_id",
     "existing_trace_id": "trace_id",
+    "trace_id": "trace_id",
     "trace_name": "trace_name",
     "trace_user_id": "user_id",
     # Anthropic's; it may have a session in it.
@@ -83,9 +83,10 @@ CONTROL_KEYS: Final = {
 }
 
 #: Switches of LiteLLM's ``metadata`` object that say nothing about the request.
-IGNORED_CONTROLS: Final = frozenset(
-    {"generation_id", "mask_input", "mask_output", "update_trace_keys", "debug_langfuse", "prompt"}
-)
+IGNORED_CONTROLS: Final = frozenset({"update_trace_keys", "debug_langfuse", "prompt"})
+
+#: Keys of any metadata that Langfuse takes for more than that, so that nobody may say by them what he may not say.
+LANGFUSE_KEYS: Final = {"langfuse_session_id": "session_id", "langfuse_user_id": "user_id", "langfuse_tags": "tags"}
 
 #: Members of W3C baggage that are claims; all others are somebody else's.
 BAGGAGE: Final = {

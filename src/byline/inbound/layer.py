@@ -11,7 +11,7 @@ import msgspec
 from byline import attribution
 from byline.attribution import BROKEN, Rejected
 from byline.inbound.body import decode_slowly
-from byline.inbound.fields import CONTROL_KEYS, IGNORED_CONTROLS, TRACE_KEYS
+from byline.inbound.fields import CONTROL_KEYS, IGNORED_CONTROLS, LANGFUSE_KEYS, TRACE_KEYS
 
 _MAX_REASONS: Final = 50
 _decode = msgspec.json.Decoder().decode
@@ -19,6 +19,7 @@ _decode = msgspec.json.Decoder().decode
 #: What stands between user and session in the user ids of Claude Code.
 _SESSION: Final = "_session_"
 
+_SPECIAL: Final = (*LANGFUSE_KEYS, *attribution.MASKS)
 _IDS: Final = frozenset({"session_id", "user_id", "trace_id", "parent_span_id", "organization_id", "environment_id"})
 
 
@@ -46,17 +47,13 @@ class Layer(dict[str, Any]):
             return
         try:
             if field == "tags":
-                tags, reasons = attribution.clean_tags(value)
+                tags, reasons = attribution.clean_tags(_as_list(value))
                 for reason in reasons:
                     self.reject("tags", reason)
                 if tags:
                     self["tags"] = tuple(dict.fromkeys((*self.get("tags", ()), *tags)))
             elif field == "metadata":
-                metadata, dropped = attribution.clean_metadata(value)
-                for key, reason in dropped:
-                    self.reject("metadata" if key == "*" else f"metadata.{key}", reason)
-                if metadata:
-                    self["metadata"] = {**metadata, **self.get("metadata", {})}
+                self._add_metadata(value)
             else:
                 clean = attribution.clean_environment if field == "environment" else attribution.clean_text
                 text = clean(value)
@@ -64,6 +61,20 @@ class Layer(dict[str, Any]):
                     self[field] = text
         except Rejected as rejected:
             self.reject(field, str(rejected))
+
+    def _add_metadata(self, value: object) -> None:
+        if isinstance(value, Mapping) and any(key in value for key in _SPECIAL):
+            for key, field in LANGFUSE_KEYS.items():
+                if key in value:
+                    self.add(field, value[key])
+            # First, so that no crowd of others drives them out.
+            asked = {key: value[key] for key in attribution.MASKS if key in value}
+            value = {**asked, **{key: item for key, item in value.items() if key not in LANGFUSE_KEYS}}
+        metadata, dropped = attribution.clean_metadata(value)
+        for key, reason in dropped:
+            self.reject("metadata" if key == "*" else f"metadata.{key}", reason)
+        if metadata:
+            self["metadata"] = {**metadata, **self.get("metadata", {})}
 
     def add_header(self, field: str, kind: str, values: list[str]) -> None:
         """Add a claim that came as header lines of one name."""
@@ -105,7 +116,8 @@ class Layer(dict[str, Any]):
             else:
                 self.add(field, _decode_percent(texts[0]))
         elif kind == "tags":
-            self.add(field, [_decode_percent(part.strip()) for part in parts])
+            listed = _as_list(",".join(lines))
+            self.add(field, listed if isinstance(listed, list) else [_decode_percent(part.strip()) for part in parts])
         else:
             pairs = [part.strip().partition(":") for part in parts]
             self.add(field, {_decode_percent(key): _decode_percent(value) for key, colon, value in pairs if colon})
@@ -126,15 +138,11 @@ class Layer(dict[str, Any]):
             self.add(field, value)
 
     def _add_known(self, value: Mapping[str, Any], known: Mapping[str, str], ignored: frozenset[str]) -> None:
-        further: dict[str, Any] = {}
-        for key, item in value.items():
-            field = known.get(key)
-            if key == "user_id" and field is not None:
-                continue
-            if field is not None:
-                self.add(field, item)
-            elif key not in ignored:
-                further[key] = item
+        # In the order of the table, whatever that of the sender is.
+        for key, field in known.items():
+            if key in value and key != "user_id":
+                self.add(field, value[key])
+        further = {key: item for key, item in value.items() if key not in known and key not in ignored}
         if further:
             self.add("metadata", further)
         if "user_id" in known and "user_id" in value:
@@ -152,6 +160,12 @@ class Layer(dict[str, Any]):
             value, _, session = value.rpartition(_SESSION)
             self.add("session_id", session)
         self.add("user_id", value)
+
+
+def _as_list(tags: object) -> object:
+    """Return tags as a list where they are one in JSON, and as they are otherwise."""
+    found = from_json(tags) if isinstance(tags, str) and tags.lstrip().startswith("[") else None
+    return found if isinstance(found, list) else tags
 
 
 def _decode_percent(text: str) -> str:

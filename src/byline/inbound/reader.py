@@ -181,7 +181,9 @@ def add_headers(layer: Layer, headers: Mapping[str, list[str]]) -> None:
     if len(found) > 1:
         found.sort(key=_by_rank)
     for _, field, lines in found:
-        if field.encoded:
+        if field.kind == "entry":
+            layer.add(field.field, {field.name.removeprefix("langfuse_"): lines[0]})
+        elif field.encoded:
             layer.add_encoded(field.field, field.kind, lines)
         else:
             layer.add_header(field.field, field.kind, lines)

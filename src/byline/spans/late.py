@@ -10,7 +10,7 @@ from typing import Any, Final
 from opentelemetry.sdk.trace import Span
 
 from byline.locks import make_lock
-from byline.spans.attributes import AttributeValue
+from byline.spans.attributes import ERROR_TYPE, FACTS, RESPONSE_ID, AttributeValue
 from byline.spans.writing import attributes_of
 
 _MAX: Final = 2048
@@ -62,6 +62,13 @@ def take_second(span: Span) -> Facts | None:
     with _lock:
         found = _waiting.pop(_place_of(span), None)
     return None if found is None else found[1]
+
+
+def comes_again(scope: str, attributes: Mapping[str, Any]) -> bool:
+    """Whether a finished span is the first one of a stream, so that a second one tells its tokens."""
+    told = (RESPONSE_ID, ERROR_TYPE, FACTS["input_tokens"])
+    second = attributes.get("logfire.span_type") == "log"
+    return scope in _TWO_SPANS and not second and not any(key in attributes for key in told)
 
 
 def clear() -> None:
