@@ -10,14 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import requests
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from requests.adapters import HTTPAdapter
 
 from byline import counters, guard, settings
+from byline.export.answer import Answer
 from byline.export.scrubbing import scrub
 
 _TIMEOUT: Final = 10.0
@@ -26,7 +25,6 @@ _DIVISIBLE: Final = frozenset({400, 413})
 _MAX_WAIT: Final = 60.0
 #: What an exporter may say of a batch by itself.
 _OF_EXPORTERS: Final = frozenset({"accept", "accept-encoding", "content-encoding", "content-type", "user-agent"})
-_MAX_BODY: Final = 64 * 1024
 #: What a later try may mend: OTLP's own list, and whatever else a server says of itself.
 _PASSING: Final = frozenset({408, 425, 429})
 #: What the settings have to mend before any span is taken.
@@ -65,12 +63,6 @@ class Undelivered(Exception):  # noqa: N818 - it is an answer, not an error
         self.wait = wait
 
 
-class _Answer(NamedTuple):
-    status: int | None
-    reason: str
-    response: requests.Response | None
-
-
 class Line(requests.Session):
     """The session of one destination's exporter.
 
@@ -95,16 +87,19 @@ class Line(requests.Session):
         self.posts = 0
         self.divisible = False
         self.rejected = 0
-        verify = os.environ.get(
-            "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", os.environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE")
-        )
-        if verify:
-            self.verify = verify
+        self.verify = _file("CERTIFICATE") or True
+        own, key = _file("CLIENT_CERTIFICATE"), _file("CLIENT_KEY")
+        self.cert = (own, key) if own and key else own
 
     def hurry(self, seconds: float) -> None:
         """Try each batch once from now on, and none after so many seconds."""
-        self._deadline = time.monotonic() + seconds
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
         self._hurried.set()
+
+    @property
+    def left(self) -> float:
+        """How many seconds are left to send anything."""
+        return max(self._deadline - time.monotonic(), 0.0)
 
     def after_fork(self) -> None:
         """Leave the parent's connections to the parent."""
@@ -126,6 +121,8 @@ class Line(requests.Session):
         }
         # An answer is read here, and no more of it than there is use for.
         options["stream"] = True
+        # Else a bundle for everything in the environment would go before the one for this endpoint.
+        options["verify"] = self.verify
         self.divisible = False
         self.rejected = 0
         until = time.monotonic() + self._patience
@@ -139,11 +136,13 @@ class Line(requests.Session):
             answer = self._try(method, url, *args, **options)
             self.posts += 1
             counters.count(f"{self._name}.submissions")
-            self.told = _told(answer)
+            self.told = str(answer)
             took = f"{time.monotonic() - started:.2f} s"
             say(f"{self._name}: {method} {url}, {len(options.get('data') or b'')} bytes: {self.told} in {took}")
-            if answer.response is not None and answer.status is not None and 200 <= answer.status < 300:
-                self._note_rejected(answer.response)
+            if answer.response is not None and answer.is_taken:
+                self.rejected = answer.rejected
+                if self.rejected:
+                    counters.count(f"{self._name}.spans.dropped.rejected", self.rejected)
                 return answer.response
             undelivered = self._judge(answer)
             counters.count(f"{self._name}.submissions.failed")
@@ -157,15 +156,14 @@ class Line(requests.Session):
             self._hurried.wait(wait)
             attempt += 1
 
-    def _try(self, *args: Any, **options: Any) -> _Answer:
+    def _try(self, *args: Any, **options: Any) -> Answer:
         try:
             response = super().request(*args, **options)
-            _read(response)
         except (requests.RequestException, OSError) as error:
-            return _Answer(None, type(error).__name__, None)
-        return _Answer(response.status_code, str(response.reason or ""), response)
+            return Answer(None, type(error).__name__)
+        return Answer.read(response, time.monotonic() + min(_TIMEOUT, self.left))
 
-    def _judge(self, answer: _Answer) -> Undelivered:
+    def _judge(self, answer: Answer) -> Undelivered:
         status = answer.status
         if status is None or status in _PASSING or status >= 500:
             guard.warn_once(
@@ -174,9 +172,12 @@ class Line(requests.Session):
                 self._name,
                 answer.reason if status is None else f"HTTP {status}",
             )
-            return Undelivered(_told(answer), passing=True, wait=_retry_after(answer.response))
-        redirect = 300 <= status < 400
-        advice = "name the URL that it redirects to" if redirect else _SETTINGS.get(status)
+            return Undelivered(str(answer), passing=True, wait=answer.retry_after)
+        advice = _SETTINGS.get(status)
+        if status < 300:
+            advice = "check its URL, which answers with a web page"
+        elif status < 400:
+            advice = "name the URL that it redirects to"
         if advice is not None:
             guard.error_once(
                 f"refused.{self._name}.{status}",
@@ -185,7 +186,7 @@ class Line(requests.Session):
                 status,
                 advice,
             )
-            return Undelivered(_told(answer), passing=False)
+            return Undelivered(str(answer), passing=False)
         guard.error_once(
             f"refused.{self._name}.{status}",
             "byline.E058: %s refuses a batch of spans (HTTP %d), and it is dropped: "
@@ -193,34 +194,16 @@ class Line(requests.Session):
             self._name,
             status,
         )
-        return Undelivered(_told(answer), passing=False, hopeless=True, divisible=status in _DIVISIBLE)
-
-    def _note_rejected(self, response: requests.Response) -> None:
-        # A destination may take a batch and reject some of its spans.
-        if "protobuf" not in response.headers.get("content-type", "") or not 0 < len(response.content) < _MAX_BODY:
-            return
-        with contextlib.suppress(Exception):
-            rejected = ExportTraceServiceResponse.FromString(response.content).partial_success.rejected_spans
-            if rejected > 0:
-                self.rejected = rejected
-                counters.count(f"{self._name}.spans.dropped.rejected", rejected)
+        return Undelivered(str(answer), passing=False, hopeless=True, divisible=status in _DIVISIBLE)
 
 
 def _no_auth(request: Any) -> Any:
     return request
 
 
-def _read(response: requests.Response) -> None:
-    """Read the body, as far as there is use for it; one that comes by drips, or without an end, is left."""
-    kept: list[bytes] = []
-    until = time.monotonic() + _TIMEOUT
-    for chunk in response.iter_content(8192):
-        kept.append(chunk)
-        if sum(map(len, kept)) > _MAX_BODY or time.monotonic() > until:
-            response.close()
-            break
-    response._content = b"".join(kept)
-    response._content_consumed = True  # type: ignore[attr-defined]
+def _file(name: str) -> str | None:
+    start = "OTEL_EXPORTER_OTLP_"
+    return os.environ.get(f"{start}TRACES_{name}") or os.environ.get(f"{start}{name}") or None
 
 
 def backoff(attempt: int) -> float:
@@ -233,23 +216,3 @@ def say(text: str) -> None:
     with contextlib.suppress(Exception):
         if settings.find("debug").value:
             sys.stderr.write(f"byline: {scrub(text)}\n")
-
-
-def _told(answer: _Answer) -> str:
-    if answer.status is None:
-        return answer.reason
-    return f"HTTP {answer.status} {answer.reason}".rstrip()
-
-
-def _retry_after(response: requests.Response | None) -> float | None:
-    value = None if response is None else response.headers.get("retry-after")
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError):
-            return None
-    return min(max(seconds, 0.0), 3600.0) if math.isfinite(seconds) else None
