@@ -158,10 +158,11 @@ class Destination:
         if self.spool is None:
             line = Line(self.label, headers=self.headers)
             return Outlet(self._exporter(line), line)
-        line = Line(self.label, patience=0, headers=self.headers)
+        line, spare = (Line(self.label, patience=0, headers=self.headers) for _ in range(2))
         spool = Spool(self.spool, name=self.label, max_bytes=self.spool_bytes)
+        sending = self._exporter(spare)
         return Spooling(
-            self.label, self._exporter(line), line=line, spool=spool, endpoint=self.endpoint, headers=self.headers
+            self.label, sending, spare, line=line, spool=spool, endpoint=self.endpoint, headers=self.headers
         )
 
     def steps(self) -> Sequence[Step]:
