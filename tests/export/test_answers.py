@@ -49,6 +49,29 @@ def test_what_a_destination_has_taken_is_not_sent_again(
 
 
 @pytest.mark.parametrize("spooled", [False, True])
+def test_a_connection_that_was_kept_and_is_gone_costs_nothing_at_the_end(spooled: bool, tmp_path: Path) -> None:
+    """Load balancers forget those that are idle; the next batch may be the last that the process tries."""
+    nasty = Nasty(says(PLAIN), cuts_after(b""))
+    with nasty, running(OTLP(nasty.url, spool=tmp_path if spooled else "")) as app:
+        app.chat()
+        assert app.destinations[0].flush()
+        app.chat()
+        app.close()
+        assert nasty.posts == 3
+    assert spans_of("otlp")["sent"] == 2
+
+
+def test_a_dead_destination_is_not_asked_twice_at_the_end() -> None:
+    nasty = Nasty(cuts_after(b""), cuts_after(b""))
+    with nasty, running(OTLP(nasty.url)) as app:
+        app.chat()
+        app.destinations[0].hurry(5)
+        app.close()
+        assert nasty.posts == 1
+    assert spans_of("otlp") == {"dropped.unsent": 1}
+
+
+@pytest.mark.parametrize("spooled", [False, True])
 def test_a_web_page_is_no_answer(spooled: bool, tmp_path: Path, production: pytest.LogCaptureFixture) -> None:
     """Sites have one for every address; to take it for an answer would be to lose all spans without a word."""
     nasty = Nasty(says(PAGE))

@@ -82,6 +82,7 @@ class Line(requests.Session):
         self._patience = patience
         self._deadline = math.inf
         self._hurried = threading.Event()
+        self._keeps = False
         #: How many posts were made, whether a part of the last batch may be taken although the whole was
         #: not, and how many of its spans were rejected though it was taken.
         self.posts = 0
@@ -108,6 +109,7 @@ class Line(requests.Session):
         self.mount("http://", HTTPAdapter())
         self._hurried = threading.Event()
         self._deadline = math.inf
+        self._keeps = False
 
     def request(self, method: Any, url: Any, *args: Any, **options: Any) -> requests.Response:
         """Send a batch until it is taken. Raises `Undelivered` where it is not."""
@@ -140,10 +142,16 @@ class Line(requests.Session):
             took = f"{time.monotonic() - started:.2f} s"
             say(f"{self._name}: {method} {url}, {len(options.get('data') or b'')} bytes: {self.told} in {took}")
             if answer.response is not None and answer.is_taken:
+                self._keeps = True
                 self.rejected = answer.rejected
                 if self.rejected:
                     counters.count(f"{self._name}.spans.dropped.rejected", self.rejected)
                 return answer.response
+            # A connection that was kept may be gone, and that is known by using it alone.
+            kept, self._keeps = self._keeps, answer.status is not None
+            if kept and answer.reason == "ConnectionError":
+                counters.count(f"{self._name}.submissions.failed")
+                continue
             undelivered = self._judge(answer)
             counters.count(f"{self._name}.submissions.failed")
             self.divisible = undelivered.divisible
