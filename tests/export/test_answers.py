@@ -10,6 +10,7 @@ from requests.adapters import HTTPAdapter
 
 from byline.export import OTLP
 from byline.export.line import Line, Undelivered
+from byline.testing import Receiver
 from tests.export.nasty import Behaviour, Nasty, cuts_after, drips_after, says, stalls_after
 from tests.export.support import running
 from tests.export.test_delivery import spans_of
@@ -102,6 +103,23 @@ def test_nobody_waits_for_ever_or_for_the_past() -> None:
     """Whatever is wished."""
     assert asked_to_wait("-5") == asked_to_wait("Sat, 01 Jan 2000 00:00:00 GMT") == 0.0
     assert asked_to_wait("99999999999") == asked_to_wait("Fri, 31 Dec 9999 23:59:59 GMT") == 3600.0
+
+
+@pytest.mark.parametrize("file", ["", "/no/such/file.pem"])
+def test_certificates_that_do_not_fit_are_said_with_what_to_do(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, production: pytest.LogCaptureFixture
+) -> None:
+    """And nothing is lost where there is a spool, for it may be the server that is mended."""
+    if file:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", file)
+    with Receiver() as receiver, running(OTLP(receiver.url.replace("http:", "https:"), spool=tmp_path)) as app:
+        app.chat()
+        assert not app.destinations[0].flush()
+        app.chat()
+        assert not app.destinations[0].flush()
+    assert production.text.count("byline.E057") == 1
+    assert "OTEL_EXPORTER_OTLP_CERTIFICATE" in production.text
+    assert spans_of("otlp") == {"spooled": 2}
 
 
 def test_certificates_are_those_of_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:

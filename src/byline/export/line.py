@@ -28,12 +28,14 @@ _OF_EXPORTERS: Final = frozenset({"accept", "accept-encoding", "content-encoding
 #: What a later try may mend: OTLP's own list, and whatever else a server says of itself.
 _PASSING: Final = frozenset({408, 425, 429})
 #: What the settings have to mend before any span is taken.
-_SETTINGS: Final[dict[int, str]] = {
+_SETTINGS: Final[dict[int | str, str]] = {
     401: "check its keys, and that they are of this server or region",
     403: "check that its keys may write, and that the account is not suspended",
     404: "check its URL; Langfuse takes OpenTelemetry from version 3.22 on",
     405: "check its URL, which is no OTLP endpoint",
     407: "check the credentials of the proxy",
+    "SSLError": "check that its URL and certificate fit; OTEL_EXPORTER_OTLP_CERTIFICATE names the CA of one's own",
+    "OSError": "check that the files exist which OTEL_EXPORTER_OTLP_CERTIFICATE and its like name",
 }
 
 
@@ -173,34 +175,36 @@ class Line(requests.Session):
 
     def _judge(self, answer: Answer) -> Undelivered:
         status = answer.status
-        if status is None or status in _PASSING or status >= 500:
+        what = answer.reason if status is None else f"HTTP {status}"
+        advice = _SETTINGS.get(answer.reason if status is None else status)
+        if advice is None and (status is None or status in _PASSING or status >= 500):
             guard.warn_once(
                 f"unreachable.{self._name}",
                 "byline.E059: %s takes no spans at the moment (%s); they are tried again, and counted where that fails",
                 self._name,
-                answer.reason if status is None else f"HTTP {status}",
+                what,
             )
             return Undelivered(str(answer), passing=True, wait=answer.retry_after)
-        advice = _SETTINGS.get(status)
-        if status < 300:
+        if status is not None and status < 300:
             advice = "check its URL, which answers with a web page"
-        elif status < 400:
+        elif status is not None and status < 400:
             advice = "name the URL that it redirects to"
         if advice is not None:
             guard.error_once(
-                f"refused.{self._name}.{status}",
-                "byline.E057: %s refuses all spans (HTTP %d): %s",
+                f"refused.{self._name}.{what}",
+                "byline.E057: %s refuses all spans (%s): %s",
                 self._name,
-                status,
+                what,
                 advice,
             )
-            return Undelivered(str(answer), passing=False)
+            # It may be the server's certificate that is mended.
+            return Undelivered(str(answer), passing=status is None)
         guard.error_once(
-            f"refused.{self._name}.{status}",
-            "byline.E058: %s refuses a batch of spans (HTTP %d), and it is dropped: "
+            f"refused.{self._name}.{what}",
+            "byline.E058: %s refuses a batch of spans (%s), and it is dropped: "
             "check that it takes OTLP over HTTP as protobuf, and how large a request may be",
             self._name,
-            status,
+            what,
         )
         return Undelivered(str(answer), passing=False, hopeless=True, divisible=status in _DIVISIBLE)
 
