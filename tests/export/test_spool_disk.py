@@ -182,6 +182,35 @@ def test_spans_that_are_rejected_where_the_disk_takes_none_are_counted(receiver:
     assert counters.snapshot()["otlp.spool.failed"] == 1
 
 
+def test_a_spool_stays_where_it_is_when_the_process_goes_elsewhere(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As daemons do; the next one starts where this one has."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    receiver.stop()
+    with running(OTLP(receiver.url, spool="spool")) as app:
+        monkeypatch.chdir("elsewhere")
+        app.chat()
+    (path,) = files(tmp_path)
+    assert path.parent.parent == tmp_path / "spool"
+
+
+@pytest.mark.parametrize("name", ["a b", "ä\n'\"", "*?[x]", "\udcff", "%20", "x" * 200])
+def test_a_folder_may_have_any_name(receiver: Receiver, tmp_path: Path, name: str) -> None:
+    with running(OTLP(receiver.url, spool=tmp_path / name)) as app:
+        app.chat()
+        assert app.destinations[0].flush()
+    assert spans_of("otlp") == {"spooled": 1, "sent": 1}
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/spool", "x" * 300, "/proc/spool"])
+def test_a_folder_that_cannot_be_is_said_with_what_to_do(receiver: Receiver, name: str) -> None:
+    with pytest.raises(byline.SettingError, match=r"byline\.E049"):
+        OTLP(receiver.url, spool=name)
+
+
 def test_files_of_others_are_left_alone(receiver: Receiver, tmp_path: Path) -> None:
     """However old, and whatever they point to."""
     destination = OTLP(receiver.url, spool=tmp_path)
