@@ -24,7 +24,7 @@ def main(url: str, spool: str, first: int, count: int, how: str) -> None:
         for number in numbers:
             with app.request(session_id=f"s-{number}"):
                 app.chat(f"chat {number}")
-        feed._batch_processor.force_flush()
+        feed.force_flush()
         print(numbers.stop, flush=True)
 
     make(range(first, first + count))

@@ -182,6 +182,31 @@ def test_spans_that_are_rejected_where_the_disk_takes_none_are_counted(receiver:
     assert counters.snapshot()["otlp.spool.failed"] == 1
 
 
+def test_halves_that_find_no_room_on_disk_are_counted_once(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is dropped was not sent, and what was sent is not dropped."""
+    left = [None, None]
+    write = Spool.write
+
+    def fill_up(spool: Spool, data: bytes, spans: int) -> Path:
+        if not left:
+            raise OSError(errno.ENOSPC, "full")
+        left.pop()
+        return write(spool, data, spans)
+
+    monkeypatch.setattr(Spool, "write", fill_up)
+    receiver.fail(413)
+    with running(OTLP(receiver.url, spool=tmp_path)) as app:
+        for _ in range(4):
+            app.chat()
+        app.destinations[0].flush()
+    found = spans_of("otlp")
+    assert found["spooled"] == found.get("sent", 0) + found["dropped.refused"] == 4
+    assert len(receiver.spans) == found.get("sent", 0)
+    assert files(tmp_path) == []
+
+
 def test_a_spool_stays_where_it_is_when_the_process_goes_elsewhere(
     receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -218,13 +218,16 @@ class Spooling(Outlet):
 
     def _split(self, path: Path, data: bytes) -> None:
         """Try the halves of a batch that is refused; of a single span there is nothing left to try."""
+        written: list[Path] = []
         try:
-            halves = halve(data) if data else []
-            for half, spans in halves:
-                self._spool.write(half, spans)
+            for half, spans in halve(data) if data else ():
+                written.append(self._spool.write(half, spans))
         except Exception:
-            halves = []
-        if halves:
+            # One of them alone would be sent, and the whole counted as refused.
+            for half_path in written:
+                self._spool.delete(half_path)
+            written = []
+        if written:
             self._halved = True
             self._refusals += 1
         else:
