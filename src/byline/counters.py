@@ -10,7 +10,7 @@ from byline.locks import in_child, make_lock
 
 _lock: Final = make_lock()
 _counts: Final[Counter[str]] = Counter()
-_levels: Final[dict[str, Callable[[], int]]] = {}
+_levels: Final[dict[str, Callable[[], dict[str, int]]]] = {}
 
 # What the parent has counted is the parent's to tell.
 in_child(_counts.clear)
@@ -22,19 +22,19 @@ def count(name: str, amount: int = 1) -> None:
         _counts[name] += amount
 
 
-def watch(name: str, read: Callable[[], int]) -> None:
-    """Let a level be read together with the counters, e.g. how long a queue is, until `unwatch`."""
+def watch(name: str, read: Callable[[], dict[str, int]]) -> None:
+    """Let levels of one thing be read together with the counters, e.g. how long its queue is, until `unwatch`."""
     _levels[name] = read
 
 
 def unwatch(name: str) -> None:
-    """Read a level no more."""
+    """Read its levels no more."""
     _levels.pop(name, None)
 
 
 def levels() -> dict[str, int]:
     """Return all levels as they stand."""
-    return {name: read() for name, read in sorted(_levels.items())}
+    return {f"{name}.{level}": value for name, read in sorted(_levels.items()) for level, value in read().items()}
 
 
 def snapshot() -> dict[str, int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import os
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -23,6 +25,7 @@ def before(*, pause: Callable[[], object], stop: Callable[[], object]) -> None:
     if len(_stopping) == 1:
         atexit.unregister(run_stop)
         atexit.register(run_stop)
+        _stop_at_childs_end()
 
 
 def never_mind() -> None:
@@ -44,6 +47,26 @@ def run_pause() -> None:
 def run_stop() -> None:
     """Do what has to be done last."""
     _run(_stopping)
+
+
+def _stop_at_childs_end(_: object = None) -> None:
+    """A child of multiprocessing ends without the interpreter's own end, but for what its own module does."""
+    util = sys.modules.get("multiprocessing.util")
+    process = sys.modules.get("multiprocessing.process")
+    if util is not None and process is not None and process.parent_process() is not None:
+        # Last of all, when the threads that feed its queues are done.
+        util.Finalize(None, run_stop, exitpriority=-100)
+
+
+def _after_fork() -> None:
+    # The child forgets first what is to be done at its end, and calls then whoever has asked for it here.
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.register_after_fork(run_stop, _stop_at_childs_end)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _run(callbacks: list[Callable[[], object]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Collection, Sequence
 from typing import Any, Final, Literal
@@ -162,17 +161,14 @@ def _replaces(*given: Any) -> bool:
 
 def _pause() -> None:
     """Send what waits while a server stops, which must not take long in all."""
-    until = time.monotonic() + _FAREWELL
-    for destination in _destinations:
-        destination.flush(max(until - time.monotonic(), 0.1))
+    for destination, seconds in several.in_turn(_destinations, _FAREWELL):
+        destination.flush(seconds)
 
 
 def _stop() -> None:
-    # All at once, for one that hangs must not use up the time of the others.
-    for destination in _destinations:
-        destination.hurry(_FAREWELL)
-    for destination in _destinations:
+    for destination, seconds in several.in_turn(_destinations, _FAREWELL):
         try:
+            destination.hurry(seconds)
             destination.shutdown()
         except Exception:
             guard.report("destination")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from byline import ending
@@ -27,7 +27,7 @@ async def live(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None
         nonlocal touched
         touched = True
         if message["type"] in _LAST:
-            await to_thread.run_sync(ending.run_pause)
+            await _pause()
         await send(message)
 
     try:
@@ -40,7 +40,12 @@ async def live(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None
     while True:
         message = await receive()
         if message["type"] == "lifespan.shutdown":
-            await to_thread.run_sync(ending.run_pause)
+            await _pause()
             await send({"type": "lifespan.shutdown.complete"})
             return
         await send({"type": "lifespan.startup.complete"})
+
+
+async def _pause() -> None:
+    # With a limit of its own, for the app's threads may all be in use, and for long.
+    await to_thread.run_sync(ending.run_pause, limiter=CapacityLimiter(1))

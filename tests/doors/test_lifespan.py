@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from anyio import create_task_group, to_thread
 
 from byline import ending
 from byline.asgi import AttributionMiddleware
@@ -83,3 +85,27 @@ def test_a_farewell_that_fails_does_not_keep_the_server_from_ending(production: 
         ending.never_mind()
     assert log[-1] == STOPPED
     assert "prompt" not in production.text
+
+
+def test_threads_of_the_app_that_are_all_in_use_do_not_hold_up_the_end(log: list[Any]) -> None:
+    """Such as requests that wait for a model and that nobody waits for any more."""
+    over = threading.Event()
+
+    async def busy(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(STARTED)
+        limit = to_thread.current_default_thread_limiter()
+        limit.total_tokens = 1
+        async with create_task_group() as group:
+            group.start_soon(to_thread.run_sync, over.wait, 60.0)
+            while limit.available_tokens:
+                await asyncio.sleep(0)
+            await receive()
+            await asyncio.wait_for(send(STOPPED), 10)
+            over.set()
+
+    try:
+        live(busy, log)
+    finally:
+        over.set()
+    assert log == [STARTUP, STARTED, SHUTDOWN, "paused", STOPPED]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
 import os
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -194,6 +197,34 @@ def test_ten_thousand_spans_through_a_dead_destination_are_all_accounted_for(dea
     assert sum(counted.values()) == 10_000
     assert set(counted) == {"dropped.queue_full", "dropped.unsent"}
     assert feed.waiting == 0
+
+
+def test_a_dead_destination_takes_no_more_memory_the_longer_it_is_dead(
+    dead: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once its queue is full, thousands of requests with all that is known of them leave nothing behind."""
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "200")
+
+    def serve(count: int) -> int:
+        for number in range(count):
+            with app.request(session_id=f"s-{number}", trace_id=f"t-{number}", metadata={"key": "value" * 20}):
+                app.chat(**{"gen_ai.input.messages": f"{number} {'prompt ' * 100}"})
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    # What is logged of a failure holds on to its batch, and pytest to what is logged.
+    logging.disable(logging.CRITICAL)
+    with running(OTLP(dead, spans="llm")) as app:
+        tracemalloc.start()
+        try:
+            full = serve(500)
+            later = serve(5_000)
+        finally:
+            tracemalloc.stop()
+            logging.disable(logging.NOTSET)
+    assert spans_of("otlp")["dropped.queue_full"] > 4_000
+    # A batch may just be on its way; a kilobyte of each request would be three times as much.
+    assert later < full * 2
 
 
 def test_threads_lose_no_count(dead: str) -> None:

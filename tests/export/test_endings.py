@@ -128,3 +128,108 @@ def test_a_provider_of_the_apps_own_that_shuts_nothing_down_loses_nothing_either
     env = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
     subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
     assert [span.name for span in receiver.spans] == ["chat"]
+
+
+CHILDREN = """
+import multiprocessing as mp
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from opentelemetry import trace
+import byline
+
+def work(name):
+    byline.instrument()
+    trace.get_tracer("app").start_span(name).end()
+
+if __name__ == "__main__":
+    byline.instrument()
+    context = mp.get_context(sys.argv[1])
+    if sys.argv[2] == "process":
+        child = context.Process(target=work, args=("child",))
+        child.start()
+        child.join()
+    elif sys.argv[2] == "pool":
+        with context.Pool(1) as pool:
+            pool.map(work, ["child"])
+            pool.close()
+            pool.join()
+    else:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            list(pool.map(work, ["child"]))
+    work("parent")
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "kind", "spooled"),
+    [
+        ("fork", "process", False),
+        ("fork", "process", True),
+        ("forkserver", "process", False),
+        ("spawn", "process", False),
+        ("fork", "pool", False),
+        ("fork", "executor", False),
+    ],
+)
+def test_children_of_multiprocessing_send_their_spans(
+    receiver: Receiver, tmp_path: Path, start: str, kind: str, spooled: bool
+) -> None:
+    """They end without the interpreter's own end."""
+    script = tmp_path / "script.py"
+    script.write_text(CHILDREN)
+    env = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
+    if spooled:
+        env["BYLINE_SPOOL"] = str(tmp_path / "spool")
+    done = subprocess.run(
+        [sys.executable, str(script), start, kind], env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(span.name for span in receiver.spans) == ["child", "parent"]
+    assert [path for path in (tmp_path / "spool").rglob("*") if path.is_file()] == []
+
+
+MANY = """
+import sys
+from opentelemetry import trace
+import byline
+from byline.destinations import OTLP
+*hanging, good = sys.argv[2:]
+byline.instrument(
+    destinations=[*(OTLP(url, label=f"hangs-{n}", spool=sys.argv[1]) for n, url in enumerate(hanging)), OTLP(good)],
+    clients=(),
+)
+trace.get_tracer("app").start_span("chat").end()
+"""
+
+
+PAUSE = "import byline.ending; byline.ending.run_pause(); import os; os._exit(0)"
+
+
+@pytest.mark.parametrize(("spooled", "end"), [(False, ""), (True, ""), (False, PAUSE)])
+def test_destinations_that_hang_take_no_time_of_the_others(
+    receiver: Receiver, tmp_path: Path, spooled: bool, end: str
+) -> None:
+    """At the end of a process, which all together hold up for some seconds."""
+    with Receiver() as one, Receiver() as two, Receiver() as three:
+        for each in (one, two, three):
+            each.hold()
+        spool = str(tmp_path) if spooled else ""
+        command = [sys.executable, "-c", MANY + end, spool, one.url, two.url, three.url, receiver.url]
+        env = {**os.environ, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
+        subprocess.run(command, env=env, capture_output=True, check=True, timeout=12)
+    assert [span.name for span in receiver.spans] == ["chat"]
+
+
+def test_a_child_that_ends_at_once_sends_its_spans(receiver: Receiver, tmp_path: Path) -> None:
+    """There are no threads any more by then in newer Pythons, so that it sends them by itself."""
+    code = (
+        SCRIPT + "import os\nif os.fork() == 0:\n    trace.get_tracer('app').start_span('child').end()\nelse: os.wait()"
+    )
+    env = {
+        **os.environ,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+        "OTEL_BSP_SCHEDULE_DELAY": "600000",
+        "BYLINE_SPOOL": str(tmp_path),
+    }
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=env, capture_output=True, check=True, timeout=60)
+    assert sorted(span.name for span in receiver.spans) == ["chat", "child"]

@@ -100,6 +100,10 @@ def spool_folder(spool: Any, max_bytes: Any, *, label: str, identity: str) -> Pa
     if not spool:
         return None
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
-    folder = Path(spool).expanduser() / f"{label}-{digest}"
+    try:
+        # A process may go elsewhere, as daemons do.
+        folder = Path(spool).expanduser().absolute() / f"{label}-{digest}"
+    except RuntimeError:
+        raise SettingError("byline.E049", f"spool {spool} has no such home", "choose another folder") from None
     Spool(folder, name=label)
     return folder

@@ -13,11 +13,12 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from byline import settings
 from byline.export import drain, exchange, rehearsal
 from byline.export.checks import check_endpoint, check_headers, check_label, spool_folder
+from byline.export.debug import say
 from byline.export.draft import Draft
 from byline.export.drain import Drain, Traces
 from byline.export.feed import Feed
 from byline.export.filters import Filters, Where
-from byline.export.line import Line, say
+from byline.export.line import Line
 from byline.export.observations import observe
 from byline.export.options import CheckResult, Spans, Unsampled
 from byline.export.outlet import Outlet
@@ -162,10 +163,11 @@ class Destination:
         if self.spool is None:
             line = Line(self.label, headers=self.headers)
             return Outlet(self._exporter(line), line)
-        line = Line(self.label, patience=0, headers=self.headers)
+        line, spare = (Line(self.label, patience=0, headers=self.headers) for _ in range(2))
         spool = Spool(self.spool, name=self.label, max_bytes=self.spool_bytes)
+        sending = self._exporter(spare)
         return Spooling(
-            self.label, self._exporter(line), line=line, spool=spool, endpoint=self.endpoint, headers=self.headers
+            self.label, sending, spare, line=line, spool=spool, endpoint=self.endpoint, headers=self.headers
         )
 
     def _tell(self) -> None:

@@ -9,9 +9,9 @@ from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
 from byline import guard, settings
+from byline.export.debug import say
 from byline.export.destination import Destination
 from byline.export.langfuse import Langfuse
-from byline.export.line import say
 from byline.export.otlp import OTLP
 
 _GRPC: Final = "the OTLP endpoint of the environment speaks gRPC, and byline speaks HTTP: it gets nothing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -28,6 +29,8 @@ _DEFAULT_ROOM: Final = 2048
 _SPOOL_DELAY: Final = 500.0
 #: How long the end of a process may be held up, in seconds.
 _FAREWELL: Final = 5.0
+#: What a batch that was given up in time may take to be counted.
+_GRACE: Final = 0.2
 
 
 class Ticket:
@@ -75,9 +78,8 @@ class Feed(BatchSpanProcessor):
         self._reminder = Reminder(self._remind)
         pipeline.waits = self._reminder.set
         pipeline.outlet.start()
-        self._levels = {"queue": self._read_waiting, **pipeline.outlet.levels()}
-        for level, read in self._levels.items():
-            counters.watch(f"{name}.{level}", read)
+        self._until = math.inf
+        counters.watch(name, self._read_levels)
         super().__init__(
             pipeline,
             max_queue_size=self._room,
@@ -91,8 +93,8 @@ class Feed(BatchSpanProcessor):
         """How many spans wait for the next batch."""
         return self._waiting
 
-    def _read_waiting(self) -> int:
-        return self._waiting
+    def _read_levels(self) -> dict[str, int]:
+        return {"queue": self._waiting, **self._pipeline.outlet.levels()}
 
     def on_start(self, span: Span, parent_context: otel_context.Context | None = None) -> None:
         """Take note of what the span hangs below."""
@@ -191,14 +193,13 @@ class Feed(BatchSpanProcessor):
         self.closed = True
         self._reminder.stop()
         self.hurry(_FAREWELL)
-        for level in self._levels:
-            counters.unwatch(f"{self._name}.{level}")
+        counters.unwatch(self._name)
         inner: Any = getattr(self, "_batch_processor", None)
         if inner is None:
             super().shutdown()  # type: ignore[no-untyped-call, unused-ignore]
         else:
             # The SDK would wait half a minute for a destination that hangs.
-            inner.shutdown(timeout_millis=int((_FAREWELL + 1) * 1000))
+            inner.shutdown(timeout_millis=int((max(self._until - time.monotonic(), 0.0) + _GRACE) * 1000))
         with self._counting:
             lost, self._waiting = self._waiting, 0
         if lost:
@@ -212,6 +213,7 @@ class Feed(BatchSpanProcessor):
 
     def hurry(self, seconds: float) -> None:
         """Try each batch once from now on, and none after so many seconds."""
+        self._until = min(self._until, time.monotonic() + seconds)
         self._pipeline.outlet.hurry(seconds)
 
     def retire(self) -> None:
@@ -223,6 +225,7 @@ class Feed(BatchSpanProcessor):
         """Start anew in a child process; what waited is the parent's to send."""
         self._counting = threading.Lock()
         self._waiting = 0
+        self._until = math.inf
         self._reminder.stop()
         self._pipeline.after_fork()
 

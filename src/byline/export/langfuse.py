@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Final
 import requests
 
 from byline import settings
-from byline.export import troubles
+from byline.export import certificates, troubles
 from byline.export.destination import Destination
 from byline.export.draft import Draft
-from byline.export.line import authority
 from byline.export.observations import observe
 from byline.export.options import CheckResult, Options, Spans
 from byline.export.pipeline import Step
@@ -103,7 +102,8 @@ class Langfuse(Destination):
                 f"{self.base_url}/api/public/projects",
                 headers={"Authorization": self.headers["Authorization"]},
                 timeout=10,
-                verify=authority(),
+                verify=certificates.authority(),
+                cert=certificates.own(),
                 # Else requests would put in what stands in ~/.netrc for the host.
                 auth=lambda request: request,
                 # Elsewhere the keys are nobody's business.

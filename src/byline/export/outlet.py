@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -51,8 +51,8 @@ class Outlet(SpanExporter):
         """Send what is kept here. Returns whether nothing is left."""
         return True
 
-    def levels(self) -> dict[str, Callable[[], int]]:
-        """Return how to read what waits here, by name."""
+    def levels(self) -> dict[str, int]:
+        """Return what waits here, by name."""
         return {}
 
     def hurry(self, seconds: float) -> None:

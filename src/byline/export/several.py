@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from opentelemetry.sdk.trace import SpanProcessor
@@ -25,13 +27,33 @@ def check(destinations: Any) -> list[Destination]:
 
 
 def tell_apart(destinations: list[Destination]) -> list[Destination]:
-    """Number destinations of one name, so that counters and messages tell them apart."""
+    """Number destinations of one name, so that counters and messages tell them apart.
+
+    Raises:
+        SettingError: ``byline.E049`` where they would share a spool.
+    """
+    spools: dict[Path, str] = {}
+    for destination in destinations:
+        account = f"{destination.endpoint} {sorted(destination.headers.items())}"
+        if destination.spool and spools.setdefault(destination.spool, account) != account:
+            raise SettingError(
+                "byline.E049",
+                f"two destinations are labelled {destination.label!r}, and would send each other's spool",
+                "give each a label of its own",
+            )
     seen: dict[str, int] = {}
     for destination in dict.fromkeys(destinations):
         seen[destination.label] = number = seen.get(destination.label, 0) + 1
         if number > 1:
             destination.rename(f"{destination.label}-{number}")
     return list(dict.fromkeys(destinations))
+
+
+def in_turn(destinations: Sequence[Destination], seconds: float) -> Iterator[tuple[Destination, float]]:
+    """Yield each destination with its share of the time that is left: one that hangs takes none of the others'."""
+    until = time.monotonic() + seconds
+    for number, destination in enumerate(destinations):
+        yield destination, max((until - time.monotonic()) / (len(destinations) - number), 0.1)
 
 
 def begin(destinations: list[Destination]) -> list[SpanProcessor]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +31,8 @@ class Spooling(Outlet):
 
     Args:
         name: The destination's name in counters.
-        exporter: What sends a batch that the disk does not take, by the same line.
+        exporter: What sends a batch that the disk does not take.
+        spare: The session that the exporter sends by: another one, for both may be under way at once.
         line: The session to send by, which tries each batch once.
         spool: Where batches wait.
         endpoint: Where they are posted.
@@ -40,11 +42,19 @@ class Spooling(Outlet):
     keeps = True
 
     def __init__(
-        self, name: str, exporter: SpanExporter, *, line: Line, spool: Spool, endpoint: str, headers: Mapping[str, str]
+        self,
+        name: str,
+        exporter: SpanExporter,
+        spare: Line,
+        *,
+        line: Line,
+        spool: Spool,
+        endpoint: str,
+        headers: Mapping[str, str],
     ) -> None:
-        super().__init__(exporter, line)
+        super().__init__(exporter, spare)
         self._name = name
-        self._line: Line = line
+        self._line = line
         self._spool = spool
         self._endpoint = endpoint
         self._headers = {
@@ -71,11 +81,14 @@ class Spooling(Outlet):
 
     def start(self) -> None:
         """Send what an earlier process has left, and wait for more."""
-        if self._thread is None or self._pid != os.getpid():
-            if self._pid != os.getpid():
-                self.after_fork()
-            self._thread = threading.Thread(target=self._work, name=f"byline-spool-{self._name}", daemon=True)
-            self._thread.start()
+        if self._pid != os.getpid():
+            self.after_fork()
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name=f"byline-spool-{self._name}", daemon=True)
+            # Where the interpreter is about to end there are no threads any more, and `shutdown` sends what waits.
+            with contextlib.suppress(RuntimeError):
+                thread.start()
+                self._thread = thread
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Make a batch safe; it is sent from there."""
@@ -92,7 +105,7 @@ class Spooling(Outlet):
             )
             result = self._exporter.export(spans)
             if result is SpanExportResult.SUCCESS:
-                counters.count(f"{self._name}.spans.sent", len(spans))
+                counters.count(f"{self._name}.spans.sent", max(len(spans) - self.rejected, 0))
             return result
         counters.count(f"{self._name}.spans.spooled", len(spans))
         self.start()
@@ -103,8 +116,8 @@ class Spooling(Outlet):
 
     def drain(self, timeout: float) -> bool:
         """Try at once to send everything. Returns whether the spool is empty within ``timeout`` seconds."""
-        if self._closing or not self._spool.paths():
-            return not self._spool.paths()
+        if self._closing or self._spool.is_empty():
+            return self._spool.is_empty()
         self.start()
         with self._wake:
             rounds, failed = self._rounds, self._failed_rounds
@@ -113,18 +126,19 @@ class Spooling(Outlet):
             self._wake.notify_all()
             # A round that is under way may have begun before the last batch was there.
             self._wake.wait_for(
-                lambda: self._rounds >= rounds + 2 or self._failed_rounds > failed or not self._spool.paths(), timeout
+                lambda: self._rounds >= rounds + 2 or self._failed_rounds > failed or self._spool.is_empty(), timeout
             )
-        return not self._spool.paths()
+        return self._spool.is_empty()
 
-    def levels(self) -> dict[str, Callable[[], int]]:
-        """Return how to read what waits on disk."""
-        spool = self._spool
-        return {
-            "spool.files": lambda: spool.waiting().files,
-            "spool.spans": lambda: spool.waiting().spans,
-            "spool.bytes": lambda: spool.waiting().size,
-        }
+    def levels(self) -> dict[str, int]:
+        """Return what waits on disk."""
+        waiting = self._spool.waiting()
+        return {"spool.files": waiting.files, "spool.spans": waiting.spans, "spool.bytes": waiting.size}
+
+    def hurry(self, seconds: float) -> None:
+        """Try each batch once from now on, and none after so many seconds."""
+        super().hurry(seconds)
+        self._line.hurry(seconds)
 
     def shutdown(self) -> None:
         """Send what can be sent now; the rest waits on disk for the next process."""
@@ -133,13 +147,16 @@ class Spooling(Outlet):
             self._wake.notify_all()
         thread = self._thread
         if thread is not None and self._pid == os.getpid():
-            thread.join(_IDLE)
+            # One that hangs in an answer is left behind.
+            thread.join(min(self._line.left, _IDLE))
         self._round()
         super().shutdown()
 
     def after_fork(self) -> None:
         """Start anew in a child process."""
         super().after_fork()
+        self._line.after_fork()
+        self._spool.after_fork()
         self._prepare()
         self._not_before = 0.0
 
@@ -196,22 +213,25 @@ class Spooling(Outlet):
                     return False
                 self._failures = self._refusals = 0
                 self._spool.delete(path)
-                counters.count(f"{self._name}.spans.sent", max(spans_of(path) - self._line.rejected, 0))
+                counters.count(f"{self._name}.spans.sent", max(spans_of(path.name) - self._line.rejected, 0))
         return True
 
     def _split(self, path: Path, data: bytes) -> None:
         """Try the halves of a batch that is refused; of a single span there is nothing left to try."""
+        written: list[Path] = []
         try:
-            halves = halve(data) if data else []
-            for half, spans in halves:
-                self._spool.write(half, spans)
+            for half, spans in halve(data) if data else ():
+                written.append(self._spool.write(half, spans))
         except Exception:
-            halves = []
-        if halves:
+            # One of them alone would be sent, and the whole counted as refused.
+            for half_path in written:
+                self._spool.delete(half_path)
+            written = []
+        if written:
             self._halved = True
             self._refusals += 1
         else:
-            counters.count(f"{self._name}.spans.dropped.refused", spans_of(path))
+            counters.count(f"{self._name}.spans.dropped.refused", spans_of(path.name))
         self._spool.delete(path)
 
     def _pause(self, undelivered: Undelivered) -> None:

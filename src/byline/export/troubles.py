@@ -22,6 +22,9 @@ _SETTINGS: Final[dict[int, str]] = {
 _PROTOCOL: Final = "check that it takes OTLP over HTTP as protobuf, and how large a request may be"
 _GRPC_PORT: Final = 4317
 NO_ANSWER: Final = "no answer in time"
+#: Also of a connection that was kept for long.
+CLOSED: Final = "it closed the connection without an answer"
+_NO_FILE: Final = "a certificate's file cannot be read"
 #: The first that is found in an error, or in what led to it, says it best; and what to do about it.
 _WORDS: Final[tuple[tuple[type[BaseException], str, str], ...]] = (
     (requests.ReadTimeout, NO_ANSWER, "it has taken the connection and is silent: look at its log"),
@@ -35,9 +38,14 @@ _WORDS: Final[tuple[tuple[type[BaseException], str, str], ...]] = (
     (ssl.SSLError, "it does not speak TLS", "check its port, or whether it wants http://"),
     (socket.gaierror, "no such host", "check how its name is written, and that this machine knows it"),
     (ConnectionRefusedError, "connection refused", "check its port, and that it is running"),
-    (ConnectionError, "it closed the connection without an answer", "check its port, and look at its log"),
+    (ConnectionError, CLOSED, "check its port, and look at its log"),
 )
-_ADVICE: Final = {words: advice for _, words, advice in _WORDS}
+_ADVICE: Final = {
+    **{words: advice for _, words, advice in _WORDS},
+    _NO_FILE: "check the files that OTEL_EXPORTER_OTLP_CERTIFICATE and its like name",
+}
+#: What no later try mends by itself.
+_LASTING: Final = frozenset({_NO_FILE, *(words for kind, words, _ in _WORDS if issubclass(kind, ssl.SSLError))})
 
 
 def name(error: BaseException) -> str:
@@ -51,7 +59,8 @@ def name(error: BaseException) -> str:
     for kind, words, _ in _WORDS:
         if any(isinstance(cause, kind) for cause in causes):
             return words
-    return type(error).__name__
+    # As requests says it.
+    return _NO_FILE if type(error) is OSError else type(error).__name__
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -71,8 +80,12 @@ def is_page(response: requests.Response) -> bool:
     return "html" in response.headers.get("content-type", "") and response.content.lstrip().startswith(b"<")
 
 
-def of_settings(status: int, *, page: bool) -> str | None:
-    """Say what in the settings has to be mended, ``None`` where they are not at fault."""
+def is_of_settings(status: int | None, reason: str, *, page: bool) -> bool:
+    """Whether the settings, or the server's own, have to be mended before any span is taken."""
+    return reason in _LASTING if status is None else _of_settings(status, page=page) is not None
+
+
+def _of_settings(status: int, *, page: bool) -> str | None:
     if page and 200 <= status < 300:
         return "check its URL, where a web page answers"
     if 300 <= status < 400:
@@ -97,4 +110,4 @@ def advise_on(status: int, *, page: bool = False) -> str:
     """Say what to do about an answer by which nothing was taken."""
     if status in (408, 425, 429) or status >= 500:
         return "the server has trouble of its own: look at its log, or try again later"
-    return of_settings(status, page=page) or _PROTOCOL
+    return _of_settings(status, page=page) or _PROTOCOL

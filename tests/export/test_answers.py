@@ -1,0 +1,144 @@
+"""What servers and what stands between answer: taken is what was said to be taken, whatever becomes of the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from requests.adapters import HTTPAdapter
+
+from byline.export import OTLP
+from byline.export.line import Line, Undelivered
+from byline.testing import Receiver
+from tests.export.nasty import Behaviour, Nasty, cuts_after, drips_after, says, stalls_after
+from tests.export.support import running
+from tests.export.test_delivery import spans_of
+
+BEGUN = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n{"
+CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+PAGE = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 22\r\n\r\n\n<!doctype html><html>"
+PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nok"
+
+TAKEN: dict[str, Behaviour] = {
+    "reset in its body": cuts_after(BEGUN),
+    "by drips": drips_after(BEGUN),
+    "stalled in its body": stalls_after(BEGUN),
+    "stalled before its first chunk": stalls_after(CHUNKED),
+    "no chunks": says(CHUNKED + b"zz\r\nno number\r\n"),
+    "badly packed": says(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nhello"),
+    "nothing": says(b"HTTP/1.1 204 No Content\r\n\r\n"),
+    "a word as a page": says(PLAIN),
+}
+
+
+@pytest.mark.parametrize("spooled", [False, True])
+@pytest.mark.parametrize("answer", TAKEN)
+def test_what_a_destination_has_taken_is_not_sent_again(
+    answer: str, spooled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its status says so, and that its body never ends does not hold anything up either."""
+    monkeypatch.setattr("byline.export.line._TIMEOUT", 0.5)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
+    with Nasty(TAKEN[answer]) as nasty, running(OTLP(nasty.url, spool=tmp_path if spooled else "")) as app:
+        app.chat()
+        assert app.destinations[0].flush()
+        app.chat()
+        assert app.destinations[0].flush()
+        assert nasty.posts == 2
+    assert spans_of("otlp")["sent"] == 2
+
+
+@pytest.mark.parametrize("spooled", [False, True])
+def test_a_connection_that_was_kept_and_is_gone_costs_nothing_at_the_end(spooled: bool, tmp_path: Path) -> None:
+    """Load balancers forget those that are idle; the next batch may be the last that the process tries."""
+    nasty = Nasty(says(PLAIN), cuts_after(b""))
+    with nasty, running(OTLP(nasty.url, spool=tmp_path if spooled else "")) as app:
+        app.chat()
+        assert app.destinations[0].flush()
+        app.chat()
+        app.close()
+        assert nasty.posts == 3
+    assert spans_of("otlp")["sent"] == 2
+
+
+def test_a_dead_destination_is_not_asked_twice_at_the_end() -> None:
+    nasty = Nasty(cuts_after(b""), cuts_after(b""))
+    with nasty, running(OTLP(nasty.url)) as app:
+        app.chat()
+        app.destinations[0].hurry(5)
+        app.close()
+        assert nasty.posts == 1
+    assert spans_of("otlp") == {"dropped.unsent": 1}
+
+
+@pytest.mark.parametrize("spooled", [False, True])
+def test_a_web_page_is_no_answer(spooled: bool, tmp_path: Path, production: pytest.LogCaptureFixture) -> None:
+    """Sites have one for every address; to take it for an answer would be to lose all spans without a word."""
+    nasty = Nasty(says(PAGE))
+    with nasty, running(OTLP(nasty.url, spool=tmp_path if spooled else "")) as app:
+        app.chat()
+        assert not app.destinations[0].flush()
+        assert "byline.E057: otlp refuses all spans (HTTP 200): check its URL" in production.text
+        assert "sent" not in spans_of("otlp")
+
+
+def asked_to_wait(wish: str) -> float | None:
+    line = Line("otlp", patience=0)
+    with Nasty(says(f"HTTP/1.1 429 Later\r\nRetry-After: {wish}\r\nContent-Length: 0\r\n\r\n".encode())) as nasty:
+        with pytest.raises(Undelivered) as told:
+            line.request("POST", nasty.url, data=b"x")
+        line.close()
+    assert told.value.passing
+    return told.value.wait
+
+
+@pytest.mark.parametrize("wish", ["soon", "1e999", "nan", "Mon, 1 Jan 2026 00:00:00 +999999999999999"])
+def test_a_wish_that_cannot_be_read_is_none(wish: str) -> None:
+    """The batch passes for one that may be taken later, as without it."""
+    assert asked_to_wait(wish) is None
+
+
+def test_nobody_waits_for_ever_or_for_the_past() -> None:
+    """Whatever is wished."""
+    assert asked_to_wait("-5") == asked_to_wait("Sat, 01 Jan 2000 00:00:00 GMT") == 0.0
+    assert asked_to_wait("99999999999") == asked_to_wait("Fri, 31 Dec 9999 23:59:59 GMT") == 3600.0
+
+
+@pytest.mark.parametrize(
+    ("file", "advice"), [("", "wants http://"), ("/no/such/file.pem", "OTEL_EXPORTER_OTLP_CERTIFICATE")]
+)
+def test_certificates_that_do_not_fit_are_said_with_what_to_do(
+    file: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, production: pytest.LogCaptureFixture
+) -> None:
+    """And nothing is lost where there is a spool, for it may be the server that is mended."""
+    if file:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", file)
+    with Receiver() as receiver, running(OTLP(receiver.url.replace("http:", "https:"), spool=tmp_path)) as app:
+        app.chat()
+        assert not app.destinations[0].flush()
+        app.chat()
+        assert not app.destinations[0].flush()
+    assert production.text.count("byline.E057") == 1
+    assert advice in production.text
+    assert spans_of("otlp") == {"spooled": 2}
+
+
+def test_certificates_are_those_of_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By way of a spool too, and whatever else in the environment is for other hosts."""
+    seen: list[Any] = []
+
+    class Spying(HTTPAdapter):
+        def send(self, *args: Any, **options: Any) -> Any:
+            seen.append((options["verify"], options["cert"]))
+            raise OSError
+
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/for/others.pem")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/own.pem")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/key.pem")
+    line = Line("otlp", patience=0)
+    line.mount("https://", Spying())
+    with pytest.raises(Undelivered):
+        line.request("POST", "https://collector.example/v1/traces", data=b"x")
+    assert seen == [("/ca.pem", ("/own.pem", "/key.pem"))]
