@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanContext
 
 from byline import record
 from byline.export.family import Family, closing, family_of
-from byline.spans import recognition, targets
+from byline.spans import recognition, server, targets
 from byline.spans.attributes import FACTS, REQUEST_MODEL
 from byline.spans.writing import attributes_of
 
@@ -26,6 +26,7 @@ from byline.spans.writing import attributes_of
 _KIN: Final = "_byline_kin"
 #: What an LLM span is known by, which long conversations push off it before it ends.
 _TELLING: Final = (*recognition.KEYS, REQUEST_MODEL, FACTS["response_model"], "llm.model_name")
+_ALL: Final = -1
 
 #: By span id: what ends is a copy of the span, which knows nothing of what the span remembers.
 _open: Final[weakref.WeakValueDictionary[int, Kin]] = weakref.WeakValueDictionary()
@@ -37,11 +38,13 @@ class Kin:
     Attributes:
         above: The nearest span around it that is kept track of.
         span: The span: live until it has ended, then as it ended.
-        promised: The destinations that have exported something that hangs below it.
+        verdicts: Whether it is exported, by destination, where that is settled: what hangs below it may be
+            gone already, or it may be gone itself.
+        heard: The feeds that hear of its end, as bits.
         carries: Whether it is an LLM span, or has one somewhere below it.
         is_llm: Whether it started as an LLM span.
         telling: The attributes by which that was known.
-        filed: The trace that it is exported in, by destination, where that was settled before its end.
+        filed: The trace that it is exported in, by destination, where that is settled.
     """
 
     __slots__ = (
@@ -52,11 +55,12 @@ class Kin:
         "carries",
         "ended",
         "filed",
+        "heard",
         "is_llm",
-        "promised",
         "span_id",
         "telling",
         "trace_id",
+        "verdicts",
     )
 
     def __init__(self, span: ReadableSpan, context: SpanContext, above: Kin | None) -> None:
@@ -65,13 +69,18 @@ class Kin:
         self.above = above
         self._live = weakref.ref(span)
         self.ended: ReadableSpan | None = None
-        self.promised: set[int] = set()
+        self.verdicts: dict[int, bool] = {}
+        self.heard = 0
         self.carries = False
         self.is_llm = False
         self.telling: Mapping[str, Any] = {}
         self.filed: dict[int, int] = {}
         owner = targets.owner_of(span) or record.get()
-        self._family: Family | None = (above.family if above else None) if owner is None else family_of(owner)
+        self._family: Family | None = None
+        if owner is None:
+            self._family = None if above is None else above.family
+        elif server.meet(owner, span):
+            self._family = family_of(owner)
         if self.family is not None and not self.family.root.number:
             self.family.root.number = f"{self.trace_id:032x}{self.span_id:016x}"
 
@@ -104,32 +113,39 @@ class Kin:
             # It has turned into one since it started.
             self.carry()
         family = self.family
+        if family is None and self.above is not None:
+            # Another request within one, that has no record of its own.
+            family = self._family = self.above.family
         if family is not None:
             family.learn()
 
 
-def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool) -> None:
+def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool, bit: int) -> None:
     """Take note of a span that starts.
 
     Args:
         span: The span.
         parent_context: Its parent's context; by default the current one.
         deep: Whether every span counts, or LLM spans alone, between which the others are seen through.
+        bit: Who asks, and will hear of its end.
     """
     found = span.__dict__.get(_KIN)
     if found is not None and found.span_id == span.get_span_context().span_id:
         # Another destination has seen it already.
+        found.heard |= bit
         return
     if found is None:
         around = trace.get_current_span(parent_context)
         found = getattr(around, _KIN, None)
-        if found is None and deep and isinstance(around, Span) and around.is_recording():
+        if found is None and deep and _is_heard_like(around, span):
             # It started before anybody looked, and will be exported all the same.
             found = around.__dict__[_KIN] = Kin(around, around.get_span_context(), None)
+            found.heard = _ALL
             _open[found.span_id] = found
     is_llm = recognition.is_llm_span(span)
     if deep or is_llm:
         kin = Kin(span, span.get_span_context(), found)
+        kin.heard = bit
         if is_llm:
             kin.carry()
             kin.is_llm = True
@@ -140,6 +156,13 @@ def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool
         _open[kin.span_id] = kin
     elif found is not None:
         span.__dict__[_KIN] = found
+
+
+def _is_heard_like(around: object, span: Span) -> TypeGuard[Span]:
+    """Whether a span records and is of the same provider, so that whoever hears of one hears of the other."""
+    if not isinstance(around, Span) or not around.is_recording():
+        return False
+    return getattr(around, "_span_processor", None) is getattr(span, "_span_processor", None)
 
 
 def find(span: ReadableSpan) -> Kin | None:

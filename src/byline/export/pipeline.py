@@ -6,9 +6,10 @@ thread, on copies.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -24,6 +25,9 @@ from byline.export.joining import join
 from byline.export.kin import Kin
 from byline.export.line import Undelivered
 from byline.export.outlet import Outlet
+from byline.spans import recognition
+
+_numbers: Final = itertools.count()
 
 Pick = Callable[[ReadableSpan], bool]
 Step = Callable[[Draft], None]
@@ -36,6 +40,7 @@ class Pipeline(SpanExporter):
         name: The destination's name in counters.
         outlet: What sends them.
         picks: Which finished spans the destination takes.
+        unsampled: Whether LLM spans are taken that the app's sampler lets record, not export.
         keeps: Which of the picked spans it keeps, or ``None`` for all: filters and sampling.
         drain: Makes the drain of a predicate that tells which spans are exported.
         steps: What is done to each span, in order; the last word has privacy.
@@ -47,6 +52,7 @@ class Pipeline(SpanExporter):
         outlet: Outlet,
         *,
         picks: Pick,
+        unsampled: bool = False,
         keeps: Callable[[Draft], bool] | None,
         drain: Callable[[Callable[[Kin], bool]], Drain],
         steps: Sequence[Step],
@@ -54,10 +60,13 @@ class Pipeline(SpanExporter):
         self._name = name
         self.outlet = outlet
         self._picks = picks
+        self._unsampled = unsampled
         self._keeps = keeps
         self._steps = steps
         self._drain = drain(self._exports)
         self._lock = threading.Lock()
+        #: Stands for the destination among those that hear of a span.
+        self.bit = 1 << next(_numbers)
         #: How many batches were not taken.
         self.failures = 0
         self._refusals = 0
@@ -65,6 +74,21 @@ class Pipeline(SpanExporter):
         self.taken: Callable[[int], None] = _nobody
         #: Told that something waits here, to be looked at again although no spans may come.
         self.waits: Callable[[], None] = _nobody
+
+    def wants(self, span: ReadableSpan, own: Kin | None) -> bool:
+        """Whether a span is taken, as it is by now or by what hangs below it already."""
+        verdict = None if own is None else own.verdicts.get(id(self))
+        if verdict is not None:
+            return verdict
+        context = span.get_span_context()
+        if context is None or not self._picks(span):
+            return False
+        return context.trace_flags.sampled or (self._unsampled and recognition.is_llm_span(span))
+
+    def lose(self, own: Kin | None) -> None:
+        """Take note that a span is not exported, for good."""
+        if own is not None:
+            own.verdicts[id(self)] = False
 
     def export(self, spans: Sequence[Any]) -> SpanExportResult:
         """Rewrite and send a batch of tickets."""
@@ -117,12 +141,12 @@ class Pipeline(SpanExporter):
             try:
                 if ticket.picked:
                     draft = self._draft(ticket.span, ticket.context, ticket.kin)
-                    promised = ticket.kin is not None and id(self) in ticket.kin.promised
-                    if self._keeps is None or promised or self._keeps(draft):
+                    if self._is_kept(draft):
                         exchange.note(draft)
                         self._drain.regroup(draft)
                         drafts.append(draft)
                     else:
+                        self.lose(ticket.kin)
                         left_out += 1
                 if ticket.closes is not None:
                     drafts += self._drain.close(ticket.closes, ticket.span.start_time, ticket.span.end_time)
@@ -135,6 +159,11 @@ class Pipeline(SpanExporter):
         if self._drain.waits:
             self.waits()
         return self._finish(drafts)
+
+    def _is_kept(self, draft: Draft) -> bool:
+        if self._keeps is None or (draft.kin is not None and draft.kin.verdicts.get(id(self))):
+            return True
+        return self._keeps(draft)
 
     def _draft(self, span: ReadableSpan, context: SpanContext, own: Kin | None) -> Draft:
         family = None if own is None else own.family
@@ -162,18 +191,20 @@ class Pipeline(SpanExporter):
         return done
 
     def _exports(self, above: Kin) -> bool:
-        if id(self) in above.promised:
-            return True
+        verdict = above.verdicts.get(id(self))
+        if verdict is not None:
+            return verdict
         span = above.span
-        if span is None:
+        if span is None or not above.heard & self.bit:
             return False
         try:
-            found = self._picks(span) and (self._keeps is None or self._keeps(self._glance(span, above)))
+            found = self.wants(span, above) and (self._keeps is None or self._keeps(self._glance(span, above)))
         except Exception:
             guard.report("export")
             return False
         if found:
-            above.promised.add(id(self))
+            # A promise: what asks is exported below it.
+            above.verdicts[id(self)] = True
         return found
 
     def _glance(self, span: ReadableSpan, own: Kin) -> Draft:
