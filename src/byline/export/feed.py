@@ -111,13 +111,11 @@ class Feed(BatchSpanProcessor):
         context = span.get_span_context()
         if context is None:
             return
-        own = None if self.closed else kin.find(span)
-        picked = self._pipeline.wants(span, own)
-        if own is None and picked and not self.closed:
-            own = kin.make_late(span)
-        if own is not None and own.ended is None:
-            own.end(span)
-        closes = kin.closed_by(span)
+        ending = kin.end(span, context.span_id)
+        closes = ending.closes
+        picked = self._pipeline.wants(span, ending.kin)
+        if picked and ending.kin is None:
+            ending.kin = kin.make_late(span, context)
         if not picked and (closes is None or not closes.steps):
             return
         if not context.trace_flags.sampled:
@@ -127,10 +125,10 @@ class Feed(BatchSpanProcessor):
             room = self._waiting < self._room and not self.closed
             self._waiting += room
         if room:
-            ticket: Any = Ticket(span, context, own, picked=picked, closes=closes)
+            ticket: Any = Ticket(span, context, ending.kin, picked=picked, closes=closes)
             super().on_end(ticket)
         elif picked:
-            self._pipeline.lose(own)
+            self._pipeline.lose(ending.kin)
             counters.count(f"{self._name}.spans.dropped.{'closed' if self.closed else 'queue_full'}")
             if not self.closed:
                 guard.warn_once(

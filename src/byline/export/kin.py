@@ -24,8 +24,10 @@ from byline.spans.writing import attributes_of
 #: Under this name a span of the SDK remembers its kin, or that of what it hangs below. Nothing has to
 #: be cleared away: all of it dies with the span.
 _KIN: Final = "_byline_kin"
+#: Under this one what ends remembers what is known of it.
+_ENDING: Final = "_byline_ending"
 #: What an LLM span is known by, which long conversations push off it before it ends.
-_TELLING: Final = (*recognition.KEYS, REQUEST_MODEL, FACTS["response_model"], "llm.model_name")
+_TELLING: Final = recognition.KEYS | {REQUEST_MODEL, FACTS["response_model"], "llm.model_name"}
 _ALL: Final = -1
 
 #: By span id: what ends is a copy of the span, which knows nothing of what the span remembers.
@@ -81,8 +83,9 @@ class Kin:
             self._family = None if above is None else above.family
         elif server.meet(owner, span):
             self._family = family_of(owner)
-        if self.family is not None and not self.family.root.number:
-            self.family.root.number = f"{self.trace_id:032x}{self.span_id:016x}"
+        family = self.family
+        if family is not None and not family.root.number:
+            family.root.number = f"{self.trace_id:032x}{self.span_id:016x}"
 
     def carry(self) -> None:
         """Say that this one is an LLM span, to all that it hangs below."""
@@ -129,10 +132,14 @@ def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool
         deep: Whether every span counts, or LLM spans alone, between which the others are seen through.
         bit: Who asks, and will hear of its end.
     """
-    found = span.__dict__.get(_KIN)
+    seen = span.__dict__
+    found: Kin | None = seen.get(_KIN)
     if found is not None and found.span_id == span.get_span_context().span_id:
         # Another destination has seen it already.
         found.heard |= bit
+        return
+    if _KIN in seen and not deep:
+        # And it is not one to be kept track of.
         return
     if found is None:
         around = trace.get_current_span(parent_context)
@@ -149,13 +156,11 @@ def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool
         if is_llm:
             kin.carry()
             kin.is_llm = True
-            recognition.remember(span)
+            recognition.settle(span, is_llm=True)
             attributes = attributes_of(span)
-            kin.telling = {key: attributes[key] for key in _TELLING if key in attributes}
-        span.__dict__[_KIN] = kin
-        _open[kin.span_id] = kin
-    elif found is not None:
-        span.__dict__[_KIN] = found
+            kin.telling = {key: attributes[key] for key in _TELLING & attributes.keys()}
+        found = _open[kin.span_id] = kin
+    seen[_KIN] = found
 
 
 def _is_heard_like(around: object, span: Span) -> TypeGuard[Span]:
@@ -165,34 +170,40 @@ def _is_heard_like(around: object, span: Span) -> TypeGuard[Span]:
     return getattr(around, "_span_processor", None) is getattr(span, "_span_processor", None)
 
 
-def find(span: ReadableSpan) -> Kin | None:
-    """Return the kin of a span that is just ending."""
-    context = span.get_span_context()
-    own = None if context is None else _open.get(context.span_id)
-    if own is not None and own.is_llm:
-        recognition.remember(span)
-    return own
+class Ending:
+    """What is known of a span as it ends, found out once for all destinations.
+
+    Attributes:
+        kin: Its kin, ``None`` where nobody has kept track of it.
+        closes: The request that is over with it, ``None`` where none is.
+    """
+
+    __slots__ = ("closes", "kin")
+
+    def __init__(self, span: ReadableSpan, span_id: int) -> None:
+        self.kin = own = _open.get(span_id)
+        recognition.settle(span, is_llm=(own is not None and own.is_llm) or recognition.is_llm_span(span))
+        if own is not None:
+            own.end(span)
+        self.closes = closing.get(span_id)
+        if self.closes is not None:
+            self.closes.learn()
 
 
-def make_late(span: ReadableSpan) -> Kin | None:
+def end(span: ReadableSpan, span_id: int) -> Ending:
+    """Take note of a span that ends."""
+    found: Ending | None = span.__dict__.get(_ENDING)
+    if found is None:
+        found = span.__dict__[_ENDING] = Ending(span, span_id)
+    return found
+
+
+def make_late(span: ReadableSpan, context: SpanContext) -> Kin:
     """Return kin for a span that has turned into an LLM span since it started, as it ends."""
-    context = span.get_span_context()
-    if context is None:
-        return None
     around = trace.get_current_span()
     # What is around it by now is what it hangs below, unless it ends elsewhere.
     fits = span.parent is not None and around.get_span_context().span_id == span.parent.span_id
     own = Kin(span, context, getattr(around, _KIN, None) if fits else None)
     own.carries = True
+    own.end(span)
     return own
-
-
-def closed_by(span: ReadableSpan) -> Family | None:
-    """Return the request that is over with the end of this span, ``None`` where none is."""
-    context = span.get_span_context()
-    if closing and context is not None:
-        family = closing.get(context.span_id)
-        if family is not None:
-            family.learn()
-            return family
-    return None
