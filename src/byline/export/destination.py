@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from byline import guard, settings
 from byline.export import drain, exchange, rehearsal
 from byline.export.checks import check_endpoint, check_headers, check_label, spool_folder
+from byline.export.choice import Choice
 from byline.export.draft import Draft
 from byline.export.drain import Drain, Traces
 from byline.export.feed import Feed
@@ -191,9 +192,11 @@ class Destination:
         return Pipeline(
             self.label,
             outlet,
-            picks=self.picks,
-            unsampled=self.unsampled == "record",
-            keeps=self._keeps if self._filters.any or self.sampling < 1 else None,
+            choice=Choice(
+                picks=self.picks,
+                unsampled=self.unsampled == "record",
+                keeps=self._keeps if self._filters.any or self.sampling < 1 else None,
+            ),
             drain=lambda exports: Drain(exports, traces=self.traces, whole=self.spans == "all"),
             steps=(*telling, hiding.hide, *translating, *self.steps(), *cleaning),
         )

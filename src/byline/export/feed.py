@@ -58,6 +58,7 @@ class Feed(BatchSpanProcessor):
     def __init__(self, name: str, pipeline: Pipeline, *, deep: bool) -> None:
         self._name = name
         self._pipeline = pipeline
+        self._choice = pipeline.choice
         self._deep = deep
         self._room = _room()
         self._waiting = 0
@@ -93,7 +94,7 @@ class Feed(BatchSpanProcessor):
         if self.closed:
             return
         try:
-            kin.start(span, parent_context, deep=self._deep, bit=self._pipeline.bit)
+            kin.start(span, parent_context, deep=self._deep, bit=self._choice.bit)
         except Exception:
             guard.report("export")
 
@@ -113,7 +114,7 @@ class Feed(BatchSpanProcessor):
             return
         ending = kin.end(span, context.span_id)
         closes = ending.closes
-        picked = self._pipeline.wants(span, ending.kin)
+        picked = self._choice.picks(span, ending.kin)
         if picked and ending.kin is None:
             ending.kin = kin.make_late(span, context)
         if not picked and (closes is None or not closes.steps):
@@ -128,7 +129,7 @@ class Feed(BatchSpanProcessor):
             ticket: Any = Ticket(span, context, ending.kin, picked=picked, closes=closes)
             super().on_end(ticket)
         elif picked:
-            self._pipeline.lose(ending.kin)
+            self._choice.lose(ending.kin)
             counters.count(f"{self._name}.spans.dropped.{'closed' if self.closed else 'queue_full'}")
             if not self.closed:
                 guard.warn_once(
