@@ -112,11 +112,11 @@ class Feed(BatchSpanProcessor):
         context = span.get_span_context()
         if context is None:
             return
-        ending = kin.end(span, context.span_id)
+        own, ending = kin.end(span, context.span_id)
         closes = ending.closes
-        picked = self._choice.picks(span, ending.kin)
-        if picked and ending.kin is None:
-            ending.kin = kin.make_late(span, context)
+        picked = self._choice.picks(span, own)
+        if picked and own is None:
+            own = ending.late = kin.make_late(span, context)
         if not picked and (closes is None or not closes.steps):
             return
         if not context.trace_flags.sampled:
@@ -126,10 +126,10 @@ class Feed(BatchSpanProcessor):
             room = self._waiting < self._room and not self.closed
             self._waiting += room
         if room:
-            ticket: Any = Ticket(span, context, ending.kin, picked=picked, closes=closes)
+            ticket: Any = Ticket(span, context, own, picked=picked, closes=closes)
             super().on_end(ticket)
         elif picked:
-            self._choice.lose(ending.kin)
+            self._choice.lose(own)
             counters.count(f"{self._name}.spans.dropped.{'closed' if self.closed else 'queue_full'}")
             if not self.closed:
                 guard.warn_once(

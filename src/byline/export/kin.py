@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanContext
 
 from byline import record
 from byline.export.family import Family, closing, family_of
+from byline.record import Record
 from byline.spans import recognition, server, targets
 from byline.spans.attributes import FACTS, REQUEST_MODEL
 from byline.spans.writing import attributes_of
@@ -65,7 +66,7 @@ class Kin:
         "verdicts",
     )
 
-    def __init__(self, span: ReadableSpan, context: SpanContext, above: Kin | None) -> None:
+    def __init__(self, span: ReadableSpan, context: SpanContext, above: Kin | None, owner: Record | None) -> None:
         self.span_id = context.span_id
         self.trace_id = context.trace_id
         self.above = above
@@ -77,7 +78,6 @@ class Kin:
         self.is_llm = False
         self.telling: Mapping[str, Any] = {}
         self.filed: dict[int, int] = {}
-        owner = targets.owner_of(span) or record.get()
         self._family: Family | None = None
         if owner is None:
             self._family = None if above is None else above.family
@@ -146,12 +146,12 @@ def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool
         found = getattr(around, _KIN, None)
         if found is None and deep and _is_heard_like(around, span):
             # It started before anybody looked, and will be exported all the same.
-            found = around.__dict__[_KIN] = Kin(around, around.get_span_context(), None)
+            found = around.__dict__[_KIN] = Kin(around, around.get_span_context(), None, _owner_of(around))
             found.heard = _ALL
             _open[found.span_id] = found
     is_llm = recognition.is_llm_span(span)
     if deep or is_llm:
-        kin = Kin(span, span.get_span_context(), found)
+        kin = Kin(span, span.get_span_context(), found, _owner_of(span))
         kin.heard = bit
         if is_llm:
             kin.carry()
@@ -161,6 +161,10 @@ def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool
             kin.telling = {key: attributes[key] for key in _TELLING & attributes.keys()}
         found = _open[kin.span_id] = kin
     seen[_KIN] = found
+
+
+def _owner_of(span: ReadableSpan) -> Record | None:
+    return targets.owner_of(span) or record.get()
 
 
 def _is_heard_like(around: object, span: Span) -> TypeGuard[Span]:
@@ -173,15 +177,17 @@ def _is_heard_like(around: object, span: Span) -> TypeGuard[Span]:
 class Ending:
     """What is known of a span as it ends, found out once for all destinations.
 
+    It is kept on the span, and must not lead back to it: what is exported is let go at once.
+
     Attributes:
-        kin: Its kin, ``None`` where nobody has kept track of it.
         closes: The request that is over with it, ``None`` where none is.
+        late: Its kin where that was made as it ended.
     """
 
-    __slots__ = ("closes", "kin")
+    __slots__ = ("closes", "late")
 
-    def __init__(self, span: ReadableSpan, span_id: int) -> None:
-        self.kin = own = _open.get(span_id)
+    def __init__(self, span: ReadableSpan, span_id: int, own: Kin | None) -> None:
+        self.late: Kin | None = None
         recognition.settle(span, is_llm=(own is not None and own.is_llm) or recognition.is_llm_span(span))
         if own is not None:
             own.end(span)
@@ -190,20 +196,27 @@ class Ending:
             self.closes.learn()
 
 
-def end(span: ReadableSpan, span_id: int) -> Ending:
-    """Take note of a span that ends."""
-    found: Ending | None = span.__dict__.get(_ENDING)
-    if found is None:
-        found = span.__dict__[_ENDING] = Ending(span, span_id)
-    return found
+def end(span: ReadableSpan, span_id: int) -> tuple[Kin | None, Ending]:
+    """Take note of a span that ends; return its kin, ``None`` where nobody has kept track of it."""
+    own = _open.get(span_id)
+    ending: Ending | None = span.__dict__.get(_ENDING)
+    if ending is None:
+        ending = span.__dict__[_ENDING] = Ending(span, span_id, own)
+    return own or ending.late, ending
 
 
 def make_late(span: ReadableSpan, context: SpanContext) -> Kin:
     """Return kin for a span that has turned into an LLM span since it started, as it ends."""
     around = trace.get_current_span()
-    # What is around it by now is what it hangs below, unless it ends elsewhere.
-    fits = span.parent is not None and around.get_span_context().span_id == span.parent.span_id
-    own = Kin(span, context, getattr(around, _KIN, None) if fits else None)
+    near = around.get_span_context()
+    # What is around it by now is what it hangs below, and the request its own, unless it ends elsewhere.
+    fits = span.parent is not None and near.span_id == span.parent.span_id
+    above = getattr(around, _KIN, None) if fits else None
+    owner = targets.owner_of(span)
+    if owner is None and (not near.is_valid or near.trace_id == context.trace_id):
+        owner = record.get()
+    own = Kin(span, context, above, owner)
     own.carries = True
-    own.end(span)
+    if own.family is not None:
+        own.family.learn()
     return own
