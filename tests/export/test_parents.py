@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import Link, SpanContext, SpanKind
 
 import byline
 from byline import record
@@ -212,3 +213,26 @@ def test_a_destination_that_comes_during_a_request_gets_its_app_span_signed(rece
         app.close()
         destination.shutdown()
     assert named(receiver.spans, "POST /chat").attributes["session.id"] == "s"
+
+
+def test_links_within_the_apps_trace_lead_to_where_it_is_filed() -> None:
+    """Those to other traces stay."""
+
+    class Kept(OTLP):
+        def exporter(self) -> InMemorySpanExporter:
+            return exported
+
+    exported = InMemorySpanExporter()
+    elsewhere = SpanContext(0xA1, 0xB2, is_remote=True)
+    with running(Kept("http://127.0.0.1:9/v1/traces")) as app, app.request(trace_id="t"):
+        with app.span("first") as first:
+            pass
+        app.tracer.start_span(
+            "second", links=[Link(first.get_span_context(), {"why": "because"}), Link(elsewhere)]
+        ).end()
+        app.destinations[0].flush()
+    (second,) = [span for span in exported.get_finished_spans() if span.name == "second"]
+    within, beyond = second.links
+    assert (within.context.trace_id, within.context.span_id) == (trace_id_of("t"), first.get_span_context().span_id)
+    assert within.attributes == {"why": "because"}
+    assert beyond.context == elsewhere

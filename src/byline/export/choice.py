@@ -79,14 +79,14 @@ class Choice:
         try:
             if not self.picks(span, above):
                 return False
-            draft = _glance(span, above)
-            if self._keeps is not None and not self._keeps(draft):
+            draft = _glance(span, above) if above.ended is None or self._keeps is not None else None
+            if draft is not None and self._keeps is not None and not self._keeps(draft):
                 return False
         except Exception:
             guard.report("export")
             return False
         above.verdicts[self.bit] = True
-        if above.ended is None:
+        if draft is not None and above.ended is None:
             self._promised[above.span_id] = (above, draft)
             while len(self._promised) > _MAX:
                 self._promised.popitem(last=False)

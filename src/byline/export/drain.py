@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import Link, SpanContext
 
 from byline.export.draft import Draft, context_of
 from byline.export.family import Family
@@ -85,6 +85,7 @@ class Drain:
             draft.kin.filed[id(self)] = filed
         if filed != app_trace:
             draft.attributes.setdefault(names.APP_TRACE_ID, f"{app_trace:032x}")
+            draft.links = [_along(link, app_trace, filed) for link in draft.links]
         if attribution.generation_name and draft.is_leaf:
             draft.name = attribution.generation_name
         above = self._nearest(draft.kin, filed)
@@ -210,6 +211,13 @@ def _is_of_step(draft: Draft, above: Kin | None) -> bool:
     app_span_id = 0 if family is None else family.root.app_span_id
     carries = draft.is_llm or (draft.kin is not None and draft.kin.carries)
     return carries and draft.context.span_id != app_span_id and (above is None or above.span_id == app_span_id)
+
+
+def _along(link: Link, app_trace: int, filed: int) -> Link:
+    """Return a link that leads to where the other spans of its trace are filed as well."""
+    if link.context.trace_id != app_trace:
+        return link
+    return Link(context_of(filed, link.context.span_id, like=link.context), link.attributes)
 
 
 def _widen(draft: Draft, start: int | None, end: int | None) -> None:
