@@ -17,7 +17,6 @@ from byline import record
 from byline.export import OTLP
 from byline.export.ids import trace_id_of
 from byline.export.sampling import is_sampled
-from byline.spans.processor import BylineSpanProcessor
 from byline.spans.server import adopt
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, named, running, tree
@@ -95,25 +94,6 @@ def test_another_providers_span_is_no_parent(receiver: Receiver) -> None:
     assert tree(receiver.spans) == {None: ["POST /chat"], "POST /chat": ["within"]}
 
 
-@pytest.mark.parametrize("spans", ["llm", "all"])
-def test_a_destination_may_hear_of_spans_before_byline_does(receiver: Receiver, spans: Any) -> None:
-    """Where the app has added it first; the app span is made within the request."""
-    provider = TracerProvider(shutdown_on_exit=False)
-    destination = OTLP(receiver.url, spans=spans)
-    provider.add_span_processor(destination.processor())
-    provider.add_span_processor(BylineSpanProcessor())
-    tracer = provider.get_tracer("app")
-    with (
-        byline.bound(trace_id="t", span_name="Step"),
-        tracer.start_as_current_span("POST", kind=SpanKind.SERVER),
-        tracer.start_as_current_span("chat", attributes=CHAT),
-    ):
-        pass
-    provider.shutdown()
-    expected: Any = {None: ["POST"], "POST": ["Step"], "Step": ["chat"]}
-    assert tree(receiver.spans) == (expected if spans == "all" else {None: ["Step"], "Step": ["chat"]})
-
-
 @pytest.mark.parametrize("has_record", [True, False])
 def test_a_request_that_starts_within_another_one_is_its_own(receiver: Receiver, has_record: bool) -> None:
     """As pipelined ones do; where nothing is known of it, it is a part of the first."""
@@ -189,30 +169,6 @@ def test_a_function_that_fails_on_the_app_span_costs_that_span_alone(
         assert tree(receiver.spans) == {None: ["Step"], "Step": ["chat"]}
     assert "with a prompt in it" not in production.text
     assert "RuntimeError" in production.text
-
-
-def test_a_destination_that_is_added_by_hand_as_well_sends_once(receiver: Receiver) -> None:
-    provider = TracerProvider(shutdown_on_exit=False)
-    destination = OTLP(receiver.url)
-    provider.add_span_processor(destination.processor())
-    byline.instrument(tracer_provider=provider, destinations=[destination, destination], clients=())
-    try:
-        with provider.get_tracer("app").start_as_current_span("job"):
-            pass
-        assert byline.flush()
-    finally:
-        byline.uninstrument()
-    assert [span.name for span in receiver.spans] == ["job"]
-
-
-def test_a_destination_that_comes_during_a_request_gets_its_app_span_signed(receiver: Receiver) -> None:
-    destination = OTLP(receiver.url)
-    with running() as app:
-        with app.request(session_id="s"):
-            app.provider.add_span_processor(destination.processor())
-        app.close()
-        destination.shutdown()
-    assert named(receiver.spans, "POST /chat").attributes["session.id"] == "s"
 
 
 def test_links_within_the_apps_trace_lead_to_where_it_is_filed() -> None:

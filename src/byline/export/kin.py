@@ -136,7 +136,7 @@ def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool
     found: Kin | None = seen.get(_KIN)
     if found is not None and found.span_id == span.get_span_context().span_id:
         # Another destination has seen it already.
-        found.heard |= bit
+        _hear(found, span, bit)
         return
     if _KIN in seen and not deep:
         # And it is not one to be kept track of.
@@ -152,7 +152,7 @@ def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool
     is_llm = recognition.is_llm_span(span)
     if deep or is_llm:
         kin = Kin(span, span.get_span_context(), found, _owner_of(span))
-        kin.heard = bit
+        _hear(kin, span, bit)
         if is_llm:
             kin.carry()
             kin.is_llm = True
@@ -165,6 +165,16 @@ def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool
 
 def _owner_of(span: ReadableSpan) -> Record | None:
     return targets.owner_of(span) or record.get()
+
+
+def _hear(kin: Kin, span: Span, bit: int) -> None:
+    """Note who hears of a span, and so of those around it that it has not seen start."""
+    kin.heard |= bit
+    above = kin.above
+    while above is not None and not above.heard & bit:
+        if _is_heard_like(above.span, span):
+            above.heard |= bit
+        above = above.above
 
 
 def _is_heard_like(around: object, span: Span) -> TypeGuard[Span]:
