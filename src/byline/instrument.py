@@ -101,7 +101,8 @@ def instrument(
         keys.set_aliases(aliases)
         _active.append(processor)
         for destination, feeding in zip(targets, feeds, strict=True):
-            found_provider.add_span_processor(feeding)
+            if feeding not in provider.processors_of(found_provider, ()):
+                found_provider.add_span_processor(feeding)
             _feeding.add(feeding)
             _destinations.append(destination)
         if targets:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from contextvars import copy_context
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from byline.export import OTLP, Langfuse, family, kin
 from byline.testing import Receiver
@@ -99,3 +100,41 @@ def test_a_span_that_started_before_anybody_looked_is_sent_all_the_same(receiver
         tracer.start_span("inner").end()
     provider.shutdown()
     assert tree(receiver.spans) == {None: ["early"], "early": ["inner"]}
+
+
+@pytest.mark.parametrize("spans", ["llm", "all"])
+def test_what_was_exported_is_let_go_without_the_garbage_collector(receiver: Receiver, spans: Any) -> None:
+    """Also of what was not picked, and of what has turned into an LLM span."""
+    ended: list[weakref.ref[ReadableSpan]] = []
+
+    class Watching(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            ended.append(weakref.ref(span))
+
+    with running(OTLP(receiver.url, spans=spans), OTLP(receiver.url, spans="llm", label="other")) as app:
+        app.provider.add_span_processor(Watching())
+        gc.collect()
+        gc.disable()
+        try:
+            with app.request(session_id="s", span_name="Step"), app.span("plain"), app.span("agent", AGENT):
+                app.chat("chat")
+                with app.span("late") as late:
+                    late.set_attributes(CHAT)
+                del late
+            for destination in app.destinations:
+                assert destination.flush()
+            assert len(ended) == 5
+            assert [reference() for reference in ended] == [None] * 5
+        finally:
+            gc.enable()
+
+
+def test_a_span_that_ends_in_another_request_is_not_taken_for_its(receiver: Receiver) -> None:
+    """Though it has turned into an LLM span only after its start, when nobody keeps track of it."""
+    with running(OTLP(receiver.url, spans="llm")) as app:
+        with app.request(session_id="first"):
+            span = app.tracer.start_span("chat")
+            span.set_attributes(CHAT)
+        with app.request(session_id="second"):
+            span.end()
+    assert receiver.spans[0].attributes.get("session.id") is None

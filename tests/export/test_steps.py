@@ -66,3 +66,37 @@ def test_no_reminder_is_left_behind(receiver: Receiver) -> None:
                 thread.join(10)
                 assert not thread.is_alive()
     assert tree(receiver.spans) == {None: ["Nightly"], "Nightly": ["call"]}
+
+
+def test_steps_within_a_request_last_as_long_as_their_own_calls(receiver: Receiver) -> None:
+    """And are sent with the request's end, though it has no step itself and is not exported."""
+    destination = OTLP(receiver.url, spans="llm")
+    with running(destination) as app:
+        with app.request():
+            for name in ("Load", "Summarize"):
+                with byline.bound(span_name=name):
+                    app.chat(f"chat {name}")
+            assert destination.flush()
+        assert destination.flush()
+        spans = receiver.spans
+        assert tree(spans) == {
+            None: ["Load", "Summarize"],
+            "Load": ["chat Load"],
+            "Summarize": ["chat Summarize"],
+        }
+        for name in ("Load", "Summarize"):
+            step, call = named(spans, name), named(spans, f"chat {name}")
+            assert (step.start, step.end) == (call.start, call.end)
+
+
+def test_a_step_within_a_request_does_not_last_for_all_of_it(receiver: Receiver) -> None:
+    """Where the whole app is exported."""
+    with running(OTLP(receiver.url)) as app, app.request(span_name="All"):
+        app.chat("chat")
+        with byline.bound(span_name="Part"):
+            app.chat("in part")
+    spans = receiver.spans
+    server = named(spans, "POST /chat")
+    assert (named(spans, "All").start, named(spans, "All").end) == (server.start, server.end)
+    part, call = named(spans, "Part"), named(spans, "in part")
+    assert (part.start, part.end) == (call.start, call.end)

@@ -10,9 +10,10 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter
 
-from byline import settings
+from byline import guard, settings
 from byline.export import drain, exchange, rehearsal
 from byline.export.checks import check_endpoint, check_headers, check_label, spool_folder
+from byline.export.choice import Choice
 from byline.export.debug import say
 from byline.export.draft import Draft
 from byline.export.drain import Drain, Traces
@@ -188,13 +189,7 @@ class Destination:
         return self._feed
 
     def _make_feed(self, outlet: Outlet) -> Feed:
-        return Feed(
-            self.label,
-            self.pipeline(outlet),
-            picks=self.picks,
-            deep=self.spans != "llm",
-            record_unsampled=self.unsampled == "record",
-        )
+        return Feed(self.label, self.pipeline(outlet), deep=self.spans != "llm")
 
     def _translate(self, draft: Draft) -> None:
         draft.attributes.update(translate(draft.attributes, self.conventions, is_llm=draft.is_llm))
@@ -210,8 +205,11 @@ class Destination:
         return Pipeline(
             self.label,
             outlet,
-            picks=self.picks,
-            keeps=self._keeps if self._filters.any or self.sampling < 1 else None,
+            choice=Choice(
+                picks=self.picks,
+                unsampled=self.unsampled == "record",
+                keeps=self._keeps if self._filters.any or self.sampling < 1 else None,
+            ),
             drain=lambda exports: Drain(exports, traces=self.traces, whole=self.spans == "all"),
             steps=(*telling, hiding.hide, *translating, *self.steps(), cleaning.hide),
         )
@@ -231,7 +229,11 @@ class Destination:
             return True
         if self.spans == "llm":
             return recognition.is_llm_span(span)
-        return bool(self.spans(span))
+        try:
+            return bool(self.spans(span))
+        except Exception:
+            guard.report("spans")
+            return False
 
     def _keeps(self, draft: Draft) -> bool:
         if self._filters.any and not self._filters.keep(draft):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import Link, SpanContext
 
 from byline.export.draft import Draft, context_of
 from byline.export.family import Family
@@ -80,8 +80,12 @@ class Drain:
         app_trace = draft.context.trace_id
         named = attribution.trace_id
         filed = self._trace_of(draft.kin, named, app_trace, draft.context.span_id)
+        if draft.kin is not None:
+            # Whatever comes to hang below it looks for it there.
+            draft.kin.filed[id(self)] = filed
         if filed != app_trace:
             draft.attributes.setdefault(names.APP_TRACE_ID, f"{app_trace:032x}")
+            draft.links = [_along(link, app_trace, filed) for link in draft.links]
         if attribution.generation_name and draft.is_leaf:
             draft.name = attribution.generation_name
         above = self._nearest(draft.kin, filed)
@@ -98,8 +102,12 @@ class Drain:
 
     def close(self, root: Family, start: int | None, end: int | None) -> list[Draft]:
         """Return the steps of a request that is over."""
-        found = [step_id for step_id, step in self._waiting.items() if step.root is root]
-        return [self._finish(step_id, start, end) for step_id in found]
+        found = [(step_id, step.draft.name) for step_id, step in self._waiting.items() if step.root is root]
+        # The step of a part is as long as its own spans.
+        whole, part = (start, end), (None, None)
+        return [
+            self._finish(step_id, *(whole if name == root.attribution.span_name else part)) for step_id, name in found
+        ]
 
     def overdue(self, *, everything: bool = False) -> list[Draft]:
         """Return the steps whose request has not been heard of for long; all of them at the end."""
@@ -113,7 +121,7 @@ class Drain:
 
     def _trace_of(self, kin: Kin | None, named: str | None, app_trace: int, span_id: int) -> int:
         if kin is not None and id(self) in kin.filed:
-            # Something hangs below it there already.
+            # It is there already, or something that hangs below it is.
             return kin.filed[id(self)]
         if named:
             return trace_id_of(named)
@@ -203,6 +211,13 @@ def _is_of_step(draft: Draft, above: Kin | None) -> bool:
     app_span_id = 0 if family is None else family.root.app_span_id
     carries = draft.is_llm or (draft.kin is not None and draft.kin.carries)
     return carries and draft.context.span_id != app_span_id and (above is None or above.span_id == app_span_id)
+
+
+def _along(link: Link, app_trace: int, filed: int) -> Link:
+    """Return a link that leads to where the other spans of its trace are filed as well."""
+    if link.context.trace_id != app_trace:
+        return link
+    return Link(context_of(filed, link.context.span_id, like=link.context), link.attributes)
 
 
 def _widen(draft: Draft, start: int | None, end: int | None) -> None:

@@ -23,6 +23,7 @@ class Family:
         above: The family of what it is a part of.
         root: The family of the whole request.
         app_span_id: The id of the request's app span, 0 where it has none.
+        steps: Whether it, or a part of it, is a step of its trace.
         number: A number of its own within the request's trace, the same for all its spans.
         said: What its own spans say of their traces beyond that, by attribute.
         shared: What all spans of the request say of them, where they agree; of the whole request alone.
@@ -44,6 +45,7 @@ class Family:
         "said",
         "sampled_by",
         "shared",
+        "steps",
     )
 
     def __init__(self, owner: Record) -> None:
@@ -54,6 +56,7 @@ class Family:
         self.above: Family | None = None if around is None else family_of(around)
         self.root: Family = self if self.above is None else self.above.root
         self.app_span_id = 0
+        self.steps = False
         self.number = ""
         self.said: ByTrace[Any] = ByTrace()
         self.shared: ByTrace[Said] = ByTrace()
@@ -88,6 +91,8 @@ class Family:
             if self.attribution and known != self.attribution:
                 self.past = (*self.past[-4:], self.attribution)
             self.attribution = known
+            if known.span_name:
+                self.root.steps = True
 
 
 def family_of(owner: Record) -> Family:

@@ -19,10 +19,9 @@ from byline.export import kin
 from byline.export.draft import context_of
 from byline.export.family import Family
 from byline.export.kin import Kin
-from byline.export.pipeline import Pick, Pipeline
+from byline.export.pipeline import Pipeline
 from byline.export.reminder import Reminder
 from byline.locks import in_child
-from byline.spans import recognition
 
 _DEFAULT_ROOM: Final = 2048
 #: How long a span may be in memory alone where there is a spool, in milliseconds.
@@ -57,17 +56,14 @@ class Feed(BatchSpanProcessor):
     Args:
         name: The destination's name in counters.
         pipeline: What takes the batches.
-        picks: Which finished spans the destination takes.
         deep: Whether other spans than LLM spans may be picked.
-        record_unsampled: Whether LLM spans are taken that the app's sampler lets record, not export.
     """
 
-    def __init__(self, name: str, pipeline: Pipeline, *, picks: Pick, deep: bool, record_unsampled: bool) -> None:
+    def __init__(self, name: str, pipeline: Pipeline, *, deep: bool) -> None:
         self._name = name
         self._pipeline = pipeline
-        self._picks = picks
+        self._choice = pipeline.choice
         self._deep = deep
-        self._record_unsampled = record_unsampled
         self._room = _room()
         self._waiting = 0
         self._counting = threading.Lock()
@@ -101,7 +97,7 @@ class Feed(BatchSpanProcessor):
         if self.closed:
             return
         try:
-            kin.start(span, parent_context, deep=self._deep)
+            kin.start(span, parent_context, deep=self._deep, bit=self._choice.bit)
         except Exception:
             guard.report("export")
 
@@ -119,18 +115,16 @@ class Feed(BatchSpanProcessor):
         context = span.get_span_context()
         if context is None:
             return
-        own = None if self.closed else kin.find(span)
-        picked = (own is not None and id(self._pipeline) in own.promised) or self._picks(span)
-        if own is None and picked and not self.closed:
-            own = kin.make_late(span)
-        if own is not None and own.ended is None:
-            own.end(span)
-        if picked and not context.trace_flags.sampled:
-            picked = self._record_unsampled and recognition.is_llm_span(span)
-            context = context_of(context.trace_id, context.span_id, like=context)
-        closes = kin.closed_by(span)
-        if not picked and (closes is None or not closes.attribution.span_name):
+        own, ending = kin.end(span, context.span_id)
+        closes = ending.closes
+        picked = self._choice.picks(span, own)
+        if picked and own is None:
+            own = ending.late = kin.make_late(span, context)
+        if not picked and (closes is None or not closes.steps):
             return
+        if not context.trace_flags.sampled:
+            # The SDK's processor would let it fall.
+            context = context_of(context.trace_id, context.span_id, like=context)
         with self._counting:
             room = self._waiting < self._room and not self.closed
             self._waiting += room
@@ -138,6 +132,7 @@ class Feed(BatchSpanProcessor):
             ticket: Any = Ticket(span, context, own, picked=picked, closes=closes)
             super().on_end(ticket)
         elif picked:
+            self._choice.lose(own)
             counters.count(f"{self._name}.spans.dropped.{'closed' if self.closed else 'queue_full'}")
             if not self.closed:
                 guard.warn_once(

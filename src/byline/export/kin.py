@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -17,15 +17,19 @@ from opentelemetry.trace import SpanContext
 
 from byline import record
 from byline.export.family import Family, closing, family_of
-from byline.spans import recognition, targets
+from byline.record import Record
+from byline.spans import recognition, server, targets
 from byline.spans.attributes import FACTS, REQUEST_MODEL
 from byline.spans.writing import attributes_of
 
 #: Under this name a span of the SDK remembers its kin, or that of what it hangs below. Nothing has to
 #: be cleared away: all of it dies with the span.
 _KIN: Final = "_byline_kin"
+#: Under this one what ends remembers what is known of it.
+_ENDING: Final = "_byline_ending"
 #: What an LLM span is known by, which long conversations push off it before it ends.
-_TELLING: Final = (*recognition.KEYS, REQUEST_MODEL, FACTS["response_model"], "llm.model_name")
+_TELLING: Final = recognition.KEYS | {REQUEST_MODEL, FACTS["response_model"], "llm.model_name"}
+_ALL: Final = -1
 
 #: By span id: what ends is a copy of the span, which knows nothing of what the span remembers.
 _open: Final[weakref.WeakValueDictionary[int, Kin]] = weakref.WeakValueDictionary()
@@ -37,11 +41,13 @@ class Kin:
     Attributes:
         above: The nearest span around it that is kept track of.
         span: The span: live until it has ended, then as it ended.
-        promised: The destinations that have exported something that hangs below it.
+        verdicts: Whether it is exported, by destination, where that is settled: what hangs below it may be
+            gone already, or it may be gone itself.
+        heard: The feeds that hear of its end, as bits.
         carries: Whether it is an LLM span, or has one somewhere below it.
         is_llm: Whether it started as an LLM span.
         telling: The attributes by which that was known.
-        filed: The trace that it is exported in, by destination, where that was settled before its end.
+        filed: The trace that it is exported in, by destination, where that is settled.
     """
 
     __slots__ = (
@@ -52,28 +58,34 @@ class Kin:
         "carries",
         "ended",
         "filed",
+        "heard",
         "is_llm",
-        "promised",
         "span_id",
         "telling",
         "trace_id",
+        "verdicts",
     )
 
-    def __init__(self, span: ReadableSpan, context: SpanContext, above: Kin | None) -> None:
+    def __init__(self, span: ReadableSpan, context: SpanContext, above: Kin | None, owner: Record | None) -> None:
         self.span_id = context.span_id
         self.trace_id = context.trace_id
         self.above = above
         self._live = weakref.ref(span)
         self.ended: ReadableSpan | None = None
-        self.promised: set[int] = set()
+        self.verdicts: dict[int, bool] = {}
+        self.heard = 0
         self.carries = False
         self.is_llm = False
         self.telling: Mapping[str, Any] = {}
         self.filed: dict[int, int] = {}
-        owner = targets.owner_of(span) or record.get()
-        self._family: Family | None = (above.family if above else None) if owner is None else family_of(owner)
-        if self.family is not None and not self.family.root.number:
-            self.family.root.number = f"{self.trace_id:032x}{self.span_id:016x}"
+        self._family: Family | None = None
+        if owner is None:
+            self._family = None if above is None else above.family
+        elif server.meet(owner, span):
+            self._family = family_of(owner)
+        family = self.family
+        if family is not None and not family.root.number:
+            family.root.number = f"{self.trace_id:032x}{self.span_id:016x}"
 
     def carry(self) -> None:
         """Say that this one is an LLM span, to all that it hangs below."""
@@ -104,72 +116,117 @@ class Kin:
             # It has turned into one since it started.
             self.carry()
         family = self.family
+        if family is None and self.above is not None:
+            # Another request within one, that has no record of its own.
+            family = self._family = self.above.family
         if family is not None:
             family.learn()
 
 
-def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool) -> None:
+def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool, bit: int) -> None:
     """Take note of a span that starts.
 
     Args:
         span: The span.
         parent_context: Its parent's context; by default the current one.
         deep: Whether every span counts, or LLM spans alone, between which the others are seen through.
+        bit: Who asks, and will hear of its end.
     """
-    found = span.__dict__.get(_KIN)
+    seen = span.__dict__
+    found: Kin | None = seen.get(_KIN)
     if found is not None and found.span_id == span.get_span_context().span_id:
         # Another destination has seen it already.
+        _hear(found, span, bit)
+        return
+    if _KIN in seen and not deep:
+        # And it is not one to be kept track of.
         return
     if found is None:
         around = trace.get_current_span(parent_context)
         found = getattr(around, _KIN, None)
-        if found is None and deep and isinstance(around, Span) and around.is_recording():
+        if found is None and deep and _is_heard_like(around, span):
             # It started before anybody looked, and will be exported all the same.
-            found = around.__dict__[_KIN] = Kin(around, around.get_span_context(), None)
+            found = around.__dict__[_KIN] = Kin(around, around.get_span_context(), None, _owner_of(around))
+            found.heard = _ALL
             _open[found.span_id] = found
     is_llm = recognition.is_llm_span(span)
     if deep or is_llm:
-        kin = Kin(span, span.get_span_context(), found)
+        kin = Kin(span, span.get_span_context(), found, _owner_of(span))
+        _hear(kin, span, bit)
         if is_llm:
             kin.carry()
             kin.is_llm = True
-            recognition.remember(span)
+            recognition.settle(span, is_llm=True)
             attributes = attributes_of(span)
-            kin.telling = {key: attributes[key] for key in _TELLING if key in attributes}
-        span.__dict__[_KIN] = kin
-        _open[kin.span_id] = kin
-    elif found is not None:
-        span.__dict__[_KIN] = found
+            kin.telling = {key: attributes[key] for key in _TELLING & attributes.keys()}
+        found = _open[kin.span_id] = kin
+    seen[_KIN] = found
 
 
-def find(span: ReadableSpan) -> Kin | None:
-    """Return the kin of a span that is just ending."""
-    context = span.get_span_context()
-    own = None if context is None else _open.get(context.span_id)
-    if own is not None and own.is_llm:
-        recognition.remember(span)
-    return own
+def _owner_of(span: ReadableSpan) -> Record | None:
+    return targets.owner_of(span) or record.get()
 
 
-def make_late(span: ReadableSpan) -> Kin | None:
+def _hear(kin: Kin, span: Span, bit: int) -> None:
+    """Note who hears of a span, and so of those around it that it has not seen start."""
+    kin.heard |= bit
+    above = kin.above
+    while above is not None and not above.heard & bit:
+        if _is_heard_like(above.span, span):
+            above.heard |= bit
+        above = above.above
+
+
+def _is_heard_like(around: object, span: Span) -> TypeGuard[Span]:
+    """Whether a span records and is of the same provider, so that whoever hears of one hears of the other."""
+    if not isinstance(around, Span) or not around.is_recording():
+        return False
+    return getattr(around, "_span_processor", None) is getattr(span, "_span_processor", None)
+
+
+class Ending:
+    """What is known of a span as it ends, found out once for all destinations.
+
+    It is kept on the span, and must not lead back to it: what is exported is let go at once.
+
+    Attributes:
+        closes: The request that is over with it, ``None`` where none is.
+        late: Its kin where that was made as it ended.
+    """
+
+    __slots__ = ("closes", "late")
+
+    def __init__(self, span: ReadableSpan, span_id: int, own: Kin | None) -> None:
+        self.late: Kin | None = None
+        recognition.settle(span, is_llm=(own is not None and own.is_llm) or recognition.is_llm_span(span))
+        if own is not None:
+            own.end(span)
+        self.closes = closing.get(span_id)
+        if self.closes is not None:
+            self.closes.learn()
+
+
+def end(span: ReadableSpan, span_id: int) -> tuple[Kin | None, Ending]:
+    """Take note of a span that ends; return its kin, ``None`` where nobody has kept track of it."""
+    own = _open.get(span_id)
+    ending: Ending | None = span.__dict__.get(_ENDING)
+    if ending is None:
+        ending = span.__dict__[_ENDING] = Ending(span, span_id, own)
+    return own or ending.late, ending
+
+
+def make_late(span: ReadableSpan, context: SpanContext) -> Kin:
     """Return kin for a span that has turned into an LLM span since it started, as it ends."""
-    context = span.get_span_context()
-    if context is None:
-        return None
     around = trace.get_current_span()
-    # What is around it by now is what it hangs below, unless it ends elsewhere.
-    fits = span.parent is not None and around.get_span_context().span_id == span.parent.span_id
-    own = Kin(span, context, getattr(around, _KIN, None) if fits else None)
+    near = around.get_span_context()
+    # What is around it by now is what it hangs below, and the request its own, unless it ends elsewhere.
+    fits = span.parent is not None and near.span_id == span.parent.span_id
+    above = getattr(around, _KIN, None) if fits else None
+    owner = targets.owner_of(span)
+    if owner is None and (not near.is_valid or near.trace_id == context.trace_id):
+        owner = record.get()
+    own = Kin(span, context, above, owner)
     own.carries = True
+    if own.family is not None:
+        own.family.learn()
     return own
-
-
-def closed_by(span: ReadableSpan) -> Family | None:
-    """Return the request that is over with the end of this span, ``None`` where none is."""
-    context = span.get_span_context()
-    if closing and context is not None:
-        family = closing.get(context.span_id)
-        if family is not None:
-            family.learn()
-            return family
-    return None

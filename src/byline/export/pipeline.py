@@ -7,6 +7,7 @@ thread, on copies.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from opentelemetry.trace import SpanContext
 from byline import counters, guard
 from byline.attribution import EMPTY
 from byline.export import exchange, signing
-from byline.export.draft import Draft, context_of
+from byline.export.choice import Choice
+from byline.export.draft import Draft
 from byline.export.drain import Drain
 from byline.export.halving import MAX_REFUSALS
 from byline.export.joining import join
@@ -25,7 +27,6 @@ from byline.export.kin import Kin
 from byline.export.line import Undelivered
 from byline.export.outlet import Outlet
 
-Pick = Callable[[ReadableSpan], bool]
 Step = Callable[[Draft], None]
 
 
@@ -35,8 +36,7 @@ class Pipeline(SpanExporter):
     Args:
         name: The destination's name in counters.
         outlet: What sends them.
-        picks: Which finished spans the destination takes.
-        keeps: Which of the picked spans it keeps, or ``None`` for all: filters and sampling.
+        choice: Which spans the destination takes.
         drain: Makes the drain of a predicate that tells which spans are exported.
         steps: What is done to each span, in order; the last word has privacy.
     """
@@ -46,17 +46,15 @@ class Pipeline(SpanExporter):
         name: str,
         outlet: Outlet,
         *,
-        picks: Pick,
-        keeps: Callable[[Draft], bool] | None,
+        choice: Choice,
         drain: Callable[[Callable[[Kin], bool]], Drain],
         steps: Sequence[Step],
     ) -> None:
         self._name = name
         self.outlet = outlet
-        self._picks = picks
-        self._keeps = keeps
+        self.choice = choice
         self._steps = steps
-        self._drain = drain(self._exports)
+        self._drain = drain(choice.promises)
         self._lock = threading.Lock()
         #: How many batches were not taken.
         self.failures = 0
@@ -74,9 +72,9 @@ class Pipeline(SpanExporter):
         return self._send(done)
 
     def shutdown(self) -> None:
-        """Send the steps whose requests are still under way, and stop."""
+        """Send the steps whose requests are still under way, and the parents of what is sent, and stop."""
         with self._lock:
-            done = self._finish(self._drain.overdue(everything=True))
+            done = self._finish(self._overdue(everything=True))
         self._send(done)
         self.outlet.shutdown()
 
@@ -117,8 +115,7 @@ class Pipeline(SpanExporter):
             try:
                 if ticket.picked:
                     draft = self._draft(ticket.span, ticket.context, ticket.kin)
-                    promised = ticket.kin is not None and id(self) in ticket.kin.promised
-                    if self._keeps is None or promised or self._keeps(draft):
+                    if self.choice.keeps(draft):
                         exchange.note(draft)
                         self._drain.regroup(draft)
                         drafts.append(draft)
@@ -127,14 +124,41 @@ class Pipeline(SpanExporter):
                 if ticket.closes is not None:
                     drafts += self._drain.close(ticket.closes, ticket.span.start_time, ticket.span.end_time)
             except Exception:
-                counters.count(f"{self._name}.spans.dropped.failed")
-                guard.report("export")
+                self._fail()
         if left_out:
             counters.count(f"{self._name}.spans.left_out", left_out)
-        drafts += self._drain.overdue()
+        drafts += self._overdue()
         if self._drain.waits:
             self.waits()
         return self._finish(drafts)
+
+    def _overdue(self, *, everything: bool = False) -> list[Draft]:
+        drafts = []
+        # What is sent here may hang below something that is to be sent for it.
+        while broken := self.choice.broken(everything=everything):
+            for own, promised in broken:
+                try:
+                    draft = self._unended(own, promised)
+                    self._drain.regroup(draft)
+                    drafts.append(draft)
+                except Exception:
+                    self._fail()
+        return drafts + self._drain.overdue(everything=everything)
+
+    def _unended(self, own: Kin, promised: Draft) -> Draft:
+        draft, span, family = promised, own.span, own.family
+        if span is not None:
+            # It is under way, and more may be known by now.
+            if family is not None:
+                family.learn()
+            draft = self._draft(span, promised.context, own)
+        draft.end_time = draft.end_time or time.time_ns()
+        return draft
+
+    def _fail(self) -> None:
+        # Half rewritten, a span may hold what it must not.
+        counters.count(f"{self._name}.spans.dropped.failed")
+        guard.report("export")
 
     def _draft(self, span: ReadableSpan, context: SpanContext, own: Kin | None) -> Draft:
         family = None if own is None else own.family
@@ -154,39 +178,16 @@ class Pipeline(SpanExporter):
                 for step in self._steps:
                     step(draft)
             except Exception:
-                # Half rewritten, it may hold what it must not.
-                counters.count(f"{self._name}.spans.dropped.failed")
-                guard.report("export")
+                self._fail()
             else:
                 done.append(draft.finish())
         return done
-
-    def _exports(self, above: Kin) -> bool:
-        if id(self) in above.promised:
-            return True
-        span = above.span
-        if span is None:
-            return False
-        try:
-            found = self._picks(span) and (self._keeps is None or self._keeps(self._glance(span, above)))
-        except Exception:
-            guard.report("export")
-            return False
-        if found:
-            above.promised.add(id(self))
-        return found
-
-    def _glance(self, span: ReadableSpan, own: Kin) -> Draft:
-        family = own.family
-        context = span.get_span_context() or context_of(own.trace_id, own.span_id)
-        draft = Draft.of(span, context, own, EMPTY if family is None else family.attribution)
-        signing.sign(draft)
-        return draft
 
     def after_fork(self) -> None:
         """Forget what the parent process was at; it is the parent's to send."""
         self._lock = threading.Lock()
         self._drain.overdue(everything=True)
+        self.choice.broken(everything=True)
         self.outlet.after_fork()
 
 

@@ -64,7 +64,8 @@ def _decide(family: Family, session: str, trace: int) -> str:
             decided = _decide(above, session, trace)
         else:
             decided = session or _of_trace(trace)
-        family.sampled_by.of(trace)[_KEY] = decided
+        # Other destinations may have decided meanwhile, and all of them go by the first.
+        decided = family.sampled_by.of(trace).setdefault(_KEY, decided)
     return decided
 
 

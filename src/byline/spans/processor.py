@@ -7,7 +7,6 @@ from typing import Final, Literal
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
-from opentelemetry.trace import SpanKind
 
 from byline import afterwards, guard, record
 from byline.record import Record
@@ -114,13 +113,8 @@ class BylineSpanProcessor(SpanProcessor):
                 inherit(span, parent_context)
                 self._take_note(span, parent_context)
             return
-        if span.kind is SpanKind.SERVER:
-            if owner.app_span is not None:
-                # Another request, which the server or the app has started in the context of this one.
-                return
-            # Made further inside, it ends before the door can tell it all.
-            owner.app_span = span
-            owner.app_span_ends_first = True
+        if not server.meet(owner, span):
+            return
         targets.adopt(span, owner)
         if recognition.is_llm_span(span):
             self._sign(span, owner)

@@ -94,8 +94,8 @@ _LEAF_TYPES: Final = frozenset({"generation", "embedding"})
 #: litellm makes a second span of the raw exchange inside the first.
 _NO_LEAF_NAMES: Final = frozenset({"raw_gen_ai_request"})
 
-#: What `remember` leaves on a span.
-_REMEMBERED: Final = "_byline_remembered"
+#: What `settle` leaves on a span.
+_SETTLED: Final = "_byline_is_one"
 
 _by_scope: dict[str, bool] = {}
 
@@ -122,18 +122,21 @@ def is_llm_span(span: ReadableSpan) -> bool:
         >>> is_llm_span(tracer.start_span("x", attributes={"gen_ai.conversation.id": "s-1"}))
         False
     """
+    settled: bool | None = span.__dict__.get(_SETTLED)
+    if settled is not None:
+        return settled
     scope = span.instrumentation_scope
     if scope is not None and is_llm_scope(scope.name):
         return True
     if span.kind is SpanKind.SERVER:
         # Some libraries write on the app's own span what they know of a call.
         return False
-    return not KEYS.isdisjoint(attributes_of(span)) or _REMEMBERED in span.__dict__
+    return not KEYS.isdisjoint(attributes_of(span))
 
 
-def remember(span: ReadableSpan) -> None:
-    """Take a span for an LLM span from now on: the SDK drops the oldest attributes, by which it was known."""
-    span.__dict__[_REMEMBERED] = True
+def settle(span: ReadableSpan, *, is_llm: bool) -> None:
+    """Say once for all whether a span is one: the SDK drops the oldest attributes, by which it was known."""
+    span.__dict__[_SETTLED] = is_llm
 
 
 def is_leaf(name: str, attributes: Mapping[str, Any]) -> bool:

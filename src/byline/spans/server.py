@@ -11,6 +11,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.trace import INVALID_SPAN, ProxyTracerProvider, Span, SpanKind
 
@@ -71,6 +72,25 @@ def adopt(owner: Record, span: Span | None) -> None:
     owner.app_span = span
     if isinstance(span, SdkSpan) and span.is_recording():
         targets.adopt(span, owner)
+
+
+def meet(owner: Record, span: ReadableSpan) -> bool:
+    """Take a server span that starts within a request, made by the app itself, for its app span.
+
+    Returns:
+        Whether it belongs to the request, as all other spans do; no second server span does: that is
+        another request, which the server or the app has started in the context of this one.
+    """
+    if span.kind is not SpanKind.SERVER:
+        return True
+    if owner.app_span is not None:
+        # By its id, for what ends is a copy.
+        return owner.app_span.get_span_context() == span.get_span_context()
+    if isinstance(span, SdkSpan):
+        # Made further inside, it ends before the door can tell it all.
+        owner.app_span = span
+        owner.app_span_ends_first = True
+    return True
 
 
 def made_here(span: Span) -> Span | None:

@@ -1,0 +1,108 @@
+"""A destination's choice: which spans it exports, and what it has promised to those that are gone already.
+
+A parent that was promised may never come: a span is let go without being ended, as by a stream that nobody
+reads to its end, or the process ends before it. What hangs below it must not hang below nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from byline import guard
+from byline.attribution import EMPTY
+from byline.export import signing
+from byline.export.draft import Draft, context_of
+from byline.export.kin import Kin
+from byline.spans import recognition
+
+Pick = Callable[[ReadableSpan], bool]
+Keep = Callable[[Draft], bool]
+
+_MAX: Final = 10_000
+_numbers: Final = itertools.count()
+
+
+class Choice:
+    """What one destination takes.
+
+    Args:
+        picks: Which finished spans it takes.
+        unsampled: Whether it takes LLM spans that the app's sampler lets record, not export.
+        keeps: Which of these it keeps, or ``None`` for all: filters and sampling.
+    """
+
+    def __init__(self, *, picks: Pick, unsampled: bool, keeps: Keep | None) -> None:
+        self._picks = picks
+        self._unsampled = unsampled
+        self._keeps = keeps
+        self._promised: OrderedDict[int, tuple[Kin, Draft]] = OrderedDict()
+        #: Stands for the destination among those that hear of a span.
+        self.bit = 1 << next(_numbers)
+
+    def picks(self, span: ReadableSpan, own: Kin | None) -> bool:
+        """Whether a span is taken, as it is by now or by what hangs below it already."""
+        verdict = None if own is None else own.verdicts.get(self.bit)
+        if verdict is not None:
+            return verdict
+        context = span.get_span_context()
+        if context is None or not self._picks(span):
+            return False
+        return context.trace_flags.sampled or (self._unsampled and recognition.is_llm_span(span))
+
+    def keeps(self, draft: Draft) -> bool:
+        """Whether a span that has come is exported."""
+        self._promised.pop(draft.context.span_id, None)
+        own = draft.kin
+        if self._keeps is None or (own is not None and own.verdicts.get(self.bit)) or self._keeps(draft):
+            return True
+        self.lose(own)
+        return False
+
+    def lose(self, own: Kin | None) -> None:
+        """Take note that a span is not exported, for good."""
+        if own is not None:
+            own.verdicts[self.bit] = False
+
+    def promises(self, above: Kin) -> bool:
+        """Whether a span is exported, or will be, so that another one may hang below it."""
+        verdict = above.verdicts.get(self.bit)
+        if verdict is not None:
+            return verdict
+        span = above.span
+        if span is None or not above.heard & self.bit:
+            return False
+        try:
+            if not self.picks(span, above):
+                return False
+            draft = _glance(span, above) if above.ended is None or self._keeps is not None else None
+            if draft is not None and self._keeps is not None and not self._keeps(draft):
+                return False
+        except Exception:
+            guard.report("export")
+            return False
+        above.verdicts[self.bit] = True
+        if draft is not None and above.ended is None:
+            self._promised[above.span_id] = (above, draft)
+            while len(self._promised) > _MAX:
+                self._promised.popitem(last=False)
+        return True
+
+    def broken(self, *, everything: bool = False) -> list[tuple[Kin, Draft]]:
+        """Return what was let go without an end, as it was promised; all that is still under way at the end."""
+        found = [each for each in self._promised.values() if everything or each[0].span is None]
+        for own, _ in found:
+            del self._promised[own.span_id]
+        return found
+
+
+def _glance(span: ReadableSpan, own: Kin) -> Draft:
+    family = own.family
+    context = context_of(own.trace_id, own.span_id)
+    draft = Draft.of(span, context, own, EMPTY if family is None else family.attribution)
+    signing.sign(draft)
+    return draft
