@@ -152,6 +152,10 @@ class Record:
         """Whether the request has made any LLM call."""
         return self._totals is not None
 
+    def has_come(self) -> bool:
+        """Whether the whole of the request has come in, so that nothing more is to be read of it."""
+        return self.body is None or self.body.is_complete()
+
     def root(self) -> Record:
         """The record of the whole request."""
         record = self

@@ -20,6 +20,7 @@ class Family:
     Attributes:
         attribution: What was known of it when its latest span ended.
         past: What was known before that.
+        settled: Whether the whole of the request had come in by then.
         above: The family of what it is a part of.
         root: The family of the whole request.
         app_span_id: The id of the request's app span, 0 where it has none.
@@ -44,6 +45,7 @@ class Family:
         "root",
         "said",
         "sampled_by",
+        "settled",
         "shared",
         "steps",
     )
@@ -52,6 +54,7 @@ class Family:
         self._owner = weakref.ref(owner)
         self.attribution: Attribution = EMPTY
         self.past: tuple[Attribution, ...] = ()
+        self.settled = False
         around = owner.parent
         self.above: Family | None = None if around is None else family_of(around)
         self.root: Family = self if self.above is None else self.above.root
@@ -75,6 +78,10 @@ class Family:
         app_span = None if self._app_span is None else self._app_span()
         return app_span is None or not app_span.is_recording()
 
+    def is_early(self) -> bool:
+        """Whether the app is still to read what its request says."""
+        return not self.settled and not self.is_over() and self._owner() is not None
+
     def is_gone(self) -> bool:
         """Whether it is over and has no app span with which it ends: a job's record is let go with the job."""
         return not self.app_span_id and self._owner() is None
@@ -87,6 +94,7 @@ class Family:
         if owner is None:
             return
         known = owner.attribution()
+        self.settled = self.settled or owner.has_come()
         if known is not self.attribution:
             if self.attribution and known != self.attribution:
                 self.past = (*self.past[-4:], self.attribution)

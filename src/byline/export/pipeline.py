@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -21,6 +21,7 @@ from byline.export import exchange, signing
 from byline.export.choice import Choice
 from byline.export.draft import Draft
 from byline.export.drain import Drain
+from byline.export.early import Early
 from byline.export.halving import MAX_REFUSALS
 from byline.export.joining import join
 from byline.export.kin import Kin
@@ -55,6 +56,7 @@ class Pipeline(SpanExporter):
         self.choice = choice
         self._steps = steps
         self._drain = drain(choice.promises)
+        self._early = Early()
         self._lock = threading.Lock()
         #: How many batches were not taken.
         self.failures = 0
@@ -68,13 +70,13 @@ class Pipeline(SpanExporter):
         """Rewrite and send a batch of tickets."""
         self.taken(len(spans))
         with self._lock:
-            done = self._rewrite(spans)
+            done = self._rewrite(self._early.pass_on(spans))
         return self._send(done)
 
     def shutdown(self) -> None:
-        """Send the steps whose requests are still under way, and the parents of what is sent, and stop."""
+        """Send what waits for requests that are still under way, and the parents of what is sent, and stop."""
         with self._lock:
-            done = self._finish(self._overdue(everything=True))
+            done = self._rewrite(self._early.empty(), everything=True)
         self._send(done)
         self.outlet.shutdown()
 
@@ -108,7 +110,7 @@ class Pipeline(SpanExporter):
             counters.count(f"{self._name}.spans.dropped.unsent", len(spans))
         return result
 
-    def _rewrite(self, tickets: Sequence[Any]) -> list[ReadableSpan]:
+    def _rewrite(self, tickets: Iterable[Any], *, everything: bool = False) -> list[ReadableSpan]:
         drafts: list[Draft] = []
         left_out = 0
         for ticket in tickets:
@@ -127,8 +129,8 @@ class Pipeline(SpanExporter):
                 self._fail()
         if left_out:
             counters.count(f"{self._name}.spans.left_out", left_out)
-        drafts += self._overdue()
-        if self._drain.waits:
+        drafts += self._overdue(everything=everything)
+        if self._drain.waits or self._early:
             self.waits()
         return self._finish(drafts)
 
@@ -186,6 +188,7 @@ class Pipeline(SpanExporter):
     def after_fork(self) -> None:
         """Forget what the parent process was at; it is the parent's to send."""
         self._lock = threading.Lock()
+        self._early.empty()
         self._drain.overdue(everything=True)
         self.choice.broken(everything=True)
         self.outlet.after_fork()
