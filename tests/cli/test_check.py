@@ -12,7 +12,8 @@ import pytest
 
 from byline import counters
 from byline.cli import main
-from byline.export import OTLP, Langfuse, line
+from byline.export import OTLP, Langfuse
+from byline.export.delivery import line
 from byline.settings import SETTINGS
 from byline.testing import Gateway, Receiver
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from byline.export.ids import trace_id_of
+from byline.gateways.ids import trace_id_of
 from byline.testing.replies import chat
 from byline.testing.replies.model import PRICE_IN, PRICE_OUT, Ask
 

@@ -9,7 +9,7 @@ import pytest
 from requests.adapters import HTTPAdapter
 
 from byline.export import OTLP
-from byline.export.line import Line, Undelivered
+from byline.export.delivery.line import Line, Undelivered
 from byline.testing import Receiver
 from tests.export.nasty import Behaviour, Nasty, cuts_after, drips_after, says, stalls_after
 from tests.export.support import running
@@ -38,7 +38,7 @@ def test_what_a_destination_has_taken_is_not_sent_again(
     answer: str, spooled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its status says so, and that its body never ends does not hold anything up either."""
-    monkeypatch.setattr("byline.export.line._TIMEOUT", 0.5)
+    monkeypatch.setattr("byline.export.delivery.line._TIMEOUT", 0.5)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
     with Nasty(TAKEN[answer]) as nasty, running(OTLP(nasty.url, spool=tmp_path if spooled else "")) as app:
         app.chat()

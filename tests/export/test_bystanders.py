@@ -9,8 +9,8 @@ import pytest
 
 import byline
 from byline.export import OTLP, Langfuse
-from byline.export.ids import trace_id_of
 from byline.export.sampling import is_sampled
+from byline.gateways.ids import trace_id_of
 from byline.testing import ReceivedSpan, Receiver
 from tests.export.support import AGENT, App, named, running, tree
 
@@ -94,7 +94,7 @@ def test_what_has_changed_meanwhile_is_no_dispute(receiver: Receiver) -> None:
 
 def test_the_memory_of_a_job_without_end_is_bounded(receiver: Receiver) -> None:
     from byline import record
-    from byline.export.family import family_of
+    from byline.export.drain.family import family_of
 
     with running(OTLP(receiver.url, spans="llm", sampling=0.5)) as app, byline.bound():
         owner = record.get()

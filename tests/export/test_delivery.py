@@ -21,7 +21,7 @@ import pytest
 import byline
 from byline import counters
 from byline.export import OTLP, Destination, Langfuse
-from byline.export.line import Line
+from byline.export.delivery.line import Line
 from byline.testing import Gateway, Receiver
 from tests.export.support import App, running
 

@@ -14,8 +14,9 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 
 import byline
 from byline import record
-from byline.export import OTLP, Langfuse, drain
-from byline.export.ids import span_id_of, trace_id_of
+from byline.export import OTLP, Langfuse
+from byline.export.drain import drain
+from byline.gateways.ids import span_id_of, trace_id_of
 from byline.spans.server import adopt
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, EXAMPLE, TOOL, App, named, running, tree

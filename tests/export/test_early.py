@@ -12,7 +12,8 @@ from opentelemetry.trace import SpanKind
 
 from byline import record
 from byline.asgi import AttributionMiddleware
-from byline.export import OTLP, early
+from byline.export import OTLP
+from byline.export.drain import early
 from byline.inbound.body import Body
 from byline.inbound.reader import InboundReader
 from byline.record import Record

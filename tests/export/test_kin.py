@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
-from byline.export import OTLP, Langfuse, family, kin
+from byline.export import OTLP, Langfuse
+from byline.export.drain import family, kin
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, App, running, tree
 

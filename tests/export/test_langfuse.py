@@ -160,7 +160,7 @@ def test_litellms_metadata_controls(receiver: Receiver, path: Path) -> None:
 
 
 def byline_trace(name: str) -> str:
-    from byline.export.ids import trace_id_of
+    from byline.gateways.ids import trace_id_of
 
     return f"{trace_id_of(name):032x}"
 

@@ -10,7 +10,7 @@ import pytest
 
 from byline import bound
 from byline.export import OTLP, Destination, Langfuse
-from byline.export.sides import sides_of
+from byline.export.privacy.sides import sides_of
 from byline.testing import Receiver
 from tests.export.langfuse_model import observations, traces
 from tests.export.replay import INSTRUMENTATIONS, MARKER, recorded, replay

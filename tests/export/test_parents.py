@@ -15,8 +15,8 @@ from opentelemetry.trace import Link, SpanContext, SpanKind
 import byline
 from byline import record
 from byline.export import OTLP
-from byline.export.ids import trace_id_of
 from byline.export.sampling import is_sampled
+from byline.gateways.ids import trace_id_of
 from byline.spans.server import adopt
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, named, running, tree

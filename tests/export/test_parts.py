@@ -12,7 +12,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind
 
 import byline
 from byline.export import OTLP, Langfuse
-from byline.export.ids import trace_id_of
+from byline.gateways.ids import trace_id_of
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, named, running, tree
 

@@ -15,9 +15,9 @@ from opentelemetry.sdk.trace import TracerProvider
 import byline
 from byline import counters
 from byline.destinations import OTLP, Langfuse
-from byline.export.draft import Draft, context_of
+from byline.export.delivery.halving import halve
+from byline.export.drain.draft import Draft, context_of
 from byline.export.filters import Filters
-from byline.export.halving import halve
 from byline.settings import SettingError
 from byline.spans.attributes import ORGANIZATION_ID
 from byline.testing import Receiver

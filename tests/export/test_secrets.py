@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import byline
 from byline.destinations import OTLP, Langfuse
-from byline.export.judging import without_texts
+from byline.export.privacy.judging import without_texts
 from byline.export.scrubbing import is_secret, scrub
 from byline.testing import Receiver
 

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 import byline
 from byline import counters
 from byline.export import OTLP, Langfuse
-from byline.export.spool import Spool
+from byline.export.delivery.spool import Spool
 from byline.testing import Receiver
 from tests.export.support import App, running
 from tests.export.test_delivery import spans_of

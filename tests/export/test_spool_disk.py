@@ -18,7 +18,7 @@ import pytest
 import byline
 from byline import counters
 from byline.export import OTLP, Langfuse
-from byline.export.spool import Spool
+from byline.export.delivery.spool import Spool
 from byline.testing import Receiver
 from tests.export.support import running
 from tests.export.test_delivery import spans_of
@@ -285,7 +285,7 @@ def test_two_destinations_of_one_label_would_send_each_others_spool(receiver: Re
 FORKED = """
 import os, sys
 from pathlib import Path
-from byline.export.spool import Spool
+from byline.export.delivery.spool import Spool
 spool = Spool(Path(sys.argv[1]), name="x")
 with spool.take(spool.write(b"batch", 1)) as data:
     assert data is not None

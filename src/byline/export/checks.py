@@ -11,8 +11,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from byline import settings
+from byline.export.delivery.spool import Spool
 from byline.export.scrubbing import scrub
-from byline.export.spool import Spool
 from byline.settings import SettingError
 
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")

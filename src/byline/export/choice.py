@@ -15,9 +15,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from byline import guard
 from byline.attribution import EMPTY
-from byline.export import signing
-from byline.export.draft import Draft, context_of
-from byline.export.kin import Kin
+from byline.export.drain import signing
+from byline.export.drain.draft import Draft, context_of
+from byline.export.drain.kin import Kin
 from byline.spans import recognition
 
 Pick = Callable[[ReadableSpan], bool]

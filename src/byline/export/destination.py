@@ -11,26 +11,28 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from byline import guard, settings
-from byline.export import drain, exchange, rehearsal
+from byline.export import rehearsal
 from byline.export.checks import check_endpoint, check_headers, check_label, spool_folder
 from byline.export.choice import Choice
 from byline.export.debug import say
-from byline.export.draft import Draft
-from byline.export.drain import Drain, Traces
+from byline.export.delivery.line import Line
+from byline.export.delivery.outlet import Outlet
+from byline.export.delivery.spool import DEFAULT_BYTES, Spool
+from byline.export.delivery.spooling import Spooling
+from byline.export.drain import drain
+from byline.export.drain.draft import Draft
+from byline.export.drain.drain import Drain, Traces
 from byline.export.feed import Feed
 from byline.export.filters import Filters, Where
-from byline.export.line import Line
-from byline.export.observations import observe
+from byline.export.observations import exchange
+from byline.export.observations.observations import observe
 from byline.export.options import CheckResult, Spans, Unsampled
-from byline.export.outlet import Outlet
-from byline.export.pipeline import Pipeline, Step
-from byline.export.privacy import Mask, Privacy
-from byline.export.privacy import check as check_privacy
+from byline.export.pipeline import Pipeline, Rewrite
+from byline.export.privacy.privacy import Mask, Privacy
+from byline.export.privacy.privacy import check as check_privacy
 from byline.export.rehearsal import Watched
 from byline.export.sampling import check as check_sampling
 from byline.export.sampling import is_sampled, key_of
-from byline.export.spool import DEFAULT_BYTES, Spool
-from byline.export.spooling import Spooling
 from byline.settings import SettingError
 from byline.spans import recognition
 from byline.spans.conventions import LANGFUSE, translate
@@ -178,7 +180,7 @@ class Destination:
         """Say which credentials are in force, none of them whole."""
         return ", ".join(f"{name}: {settings.mask(value)}" for name, value in self.headers.items()) or "no headers"
 
-    def steps(self) -> Sequence[Step]:
+    def rewrites(self) -> Sequence[Rewrite]:
         """Return what is done to each span once content is taken off it, in order."""
         return (observe,) if LANGFUSE in self.conventions else ()
 
@@ -201,7 +203,7 @@ class Destination:
         # Once more for what dialects and backends have made of it, by other names.
         cleaning = Privacy(private=self.privacy, again=True)
         # Before anything is hidden, for what is told is content as well.
-        telling = (exchange.tell,) if observe in self.steps() else ()
+        telling = (exchange.tell,) if observe in self.rewrites() else ()
         return Pipeline(
             self.label,
             outlet,
@@ -211,7 +213,7 @@ class Destination:
                 keeps=self._keeps if self._filters.any or self.sampling < 1 else None,
             ),
             drain=lambda exports: Drain(exports, traces=self.traces, whole=self.spans == "all"),
-            steps=(*telling, hiding.hide, *translating, *self.steps(), cleaning.hide),
+            rewrites=(*telling, hiding.hide, *translating, *self.rewrites(), cleaning.hide),
         )
 
     def rename(self, label: str) -> None:

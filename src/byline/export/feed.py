@@ -15,10 +15,10 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanContext
 
 from byline import counters, guard
-from byline.export import kin
-from byline.export.draft import context_of
-from byline.export.family import Family
-from byline.export.kin import Kin
+from byline.export.drain import kin
+from byline.export.drain.draft import context_of
+from byline.export.drain.family import Family
+from byline.export.drain.kin import Kin
 from byline.export.pipeline import Pipeline
 from byline.export.reminder import Reminder
 from byline.locks import in_child
@@ -80,7 +80,7 @@ class Feed(BatchSpanProcessor):
             pipeline,
             max_queue_size=self._room,
             max_export_batch_size=min(self._room, _batch(self._room)),
-            schedule_delay_millis=_delay(spooled=pipeline.outlet.keeps),
+            schedule_delay_millis=_delay(spooled=pipeline.outlet.stores),
         )
         _at_fork(self)
 
@@ -166,7 +166,7 @@ class Feed(BatchSpanProcessor):
             work()
         if done != [True] or self._pipeline.failures > failures:
             return False
-        return self._pipeline.outlet.drain(max(until - time.monotonic(), 0.0))
+        return self._pipeline.outlet.empty(max(until - time.monotonic(), 0.0))
 
     def _remind(self) -> None:
         with self._counting:

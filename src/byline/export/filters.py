@@ -9,7 +9,7 @@ from typing import Final
 from opentelemetry.sdk.trace import ReadableSpan
 
 from byline import guard
-from byline.export.draft import Draft
+from byline.export.drain.draft import Draft
 from byline.settings import SettingError
 from byline.spans import attributes as names
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Final
 import requests
 
 from byline import settings
-from byline.export import certificates, troubles
+from byline.export.delivery import certificates, troubles
 from byline.export.destination import Destination
-from byline.export.draft import Draft
-from byline.export.observations import observe
+from byline.export.drain.draft import Draft
+from byline.export.observations.observations import observe
 from byline.export.options import CheckResult, Options, Spans
-from byline.export.pipeline import Step
+from byline.export.pipeline import Rewrite
 from byline.settings import SettingError
 from byline.spans import attributes as names
 
@@ -76,7 +76,7 @@ class Langfuse(Destination):
         """Say which keys are in force, by so much of the public one as tells projects apart."""
         return f"public key {self._public_key[:14]}…"
 
-    def steps(self) -> Sequence[Step]:
+    def rewrites(self) -> Sequence[Rewrite]:
         """Say of each span what it is to Langfuse, and the environment's values where it says none."""
         defaults = {
             names.ENVIRONMENT: settings.find("langfuse_environment").value,

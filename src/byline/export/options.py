@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple, TypedDict
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from byline.export.drain import Traces
+from byline.export.drain.drain import Traces
 from byline.export.filters import Where
-from byline.export.privacy import Mask
+from byline.export.privacy.privacy import Mask
 
 Spans = Literal["llm", "all"] | Callable[[ReadableSpan], bool]
 Unsampled = Literal["record", "skip"]

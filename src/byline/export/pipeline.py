@@ -17,18 +17,19 @@ from opentelemetry.trace import SpanContext
 
 from byline import counters, guard
 from byline.attribution import EMPTY
-from byline.export import exchange, signing
 from byline.export.choice import Choice
-from byline.export.draft import Draft
-from byline.export.drain import Drain
-from byline.export.early import Early
-from byline.export.halving import MAX_REFUSALS
-from byline.export.joining import join
-from byline.export.kin import Kin
-from byline.export.line import Undelivered
-from byline.export.outlet import Outlet
+from byline.export.delivery.halving import MAX_REFUSALS
+from byline.export.delivery.line import Undelivered
+from byline.export.delivery.outlet import Outlet
+from byline.export.drain import signing
+from byline.export.drain.draft import Draft
+from byline.export.drain.drain import Drain
+from byline.export.drain.early import Early
+from byline.export.drain.joining import join
+from byline.export.drain.kin import Kin
+from byline.export.observations import exchange
 
-Step = Callable[[Draft], None]
+Rewrite = Callable[[Draft], None]
 
 
 class Pipeline(SpanExporter):
@@ -39,7 +40,7 @@ class Pipeline(SpanExporter):
         outlet: What sends them.
         choice: Which spans the destination takes.
         drain: Makes the drain of a predicate that tells which spans are exported.
-        steps: What is done to each span, in order; the last word has privacy.
+        rewrites: What is done to each span, in order; the last word has privacy.
     """
 
     def __init__(
@@ -49,12 +50,12 @@ class Pipeline(SpanExporter):
         *,
         choice: Choice,
         drain: Callable[[Callable[[Kin], bool]], Drain],
-        steps: Sequence[Step],
+        rewrites: Sequence[Rewrite],
     ) -> None:
         self._name = name
         self.outlet = outlet
         self.choice = choice
-        self._steps = steps
+        self._rewrites = rewrites
         self._drain = drain(choice.promises)
         self._early = Early()
         self._lock = threading.Lock()
@@ -98,7 +99,7 @@ class Pipeline(SpanExporter):
             guard.report("exporter")
         if result is SpanExportResult.SUCCESS:
             self._refusals = 0
-            if not self.outlet.keeps:
+            if not self.outlet.stores:
                 counters.count(f"{self._name}.spans.sent", max(len(spans) - self.outlet.rejected, 0))
         elif len(spans) > 1 and self._refusals < MAX_REFUSALS and self.outlet.refused_batch(posts):
             # It may be too large, or one span of it may be what displeases.
@@ -177,8 +178,8 @@ class Pipeline(SpanExporter):
             try:
                 # Once more, for what later spans of the batch have told of the trace.
                 signing.sign(draft)
-                for step in self._steps:
-                    step(draft)
+                for rewrite in self._rewrites:
+                    rewrite(draft)
             except Exception:
                 self._fail()
             else:

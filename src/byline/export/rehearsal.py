@@ -13,12 +13,12 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import SpanKind
 
 from byline import record
-from byline.export import troubles
-from byline.export.content import is_content
+from byline.export.delivery import troubles
+from byline.export.delivery.line import Line
+from byline.export.delivery.outlet import Outlet
 from byline.export.feed import Feed
-from byline.export.line import Line
 from byline.export.options import CheckResult
-from byline.export.outlet import Outlet
+from byline.export.privacy.content import is_content
 from byline.export.sampling import is_sampled
 from byline.record import Record
 from byline.spans import attributes as names

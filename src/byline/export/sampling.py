@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final
 
-from byline.export.draft import Draft
-from byline.export.family import Family
-from byline.export.ids import trace_id_of
+from byline.export.drain.draft import Draft
+from byline.export.drain.family import Family
+from byline.gateways.ids import trace_id_of
 from byline.settings import SettingError
 from byline.spans.attributes import SESSION_ID
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import requests
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from byline.export import troubles
+from byline.export.delivery import troubles
 
 #: How much of a body there is use for.
 _MAX_BODY: Final = 8 * 1024

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from byline.attribution import MASKS, is_asked
-from byline.export.content import words_of
+from byline.export.privacy.content import words_of
 from byline.spans import attributes as names
 
 INPUT: Final = "input"

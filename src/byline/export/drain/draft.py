@@ -11,8 +11,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from byline.attribution import EMPTY, Attribution
-from byline.export.ids import trace_id_of
-from byline.export.kin import Kin
+from byline.export.drain.kin import Kin
+from byline.gateways.ids import trace_id_of
 from byline.spans import recognition
 from byline.spans.attributes import ERROR_TYPE
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from byline.locks import make_lock
 
 if TYPE_CHECKING:
-    from byline.export.family import Family
+    from byline.export.drain.family import Family
 
 T = TypeVar("T")
 

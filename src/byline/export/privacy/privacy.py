@@ -12,12 +12,12 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Status, StatusCode
 
 from byline import counters, guard
-from byline.export.content import holds_content, is_content, is_text
-from byline.export.draft import Draft
-from byline.export.judging import PARAMETERS, is_metadata, is_retold, is_unknown_text, without_texts
+from byline.export.drain.draft import Draft
+from byline.export.privacy.content import holds_content, is_content, is_text
+from byline.export.privacy.judging import PARAMETERS, is_metadata, is_retold, is_unknown_text, without_texts
+from byline.export.privacy.sides import BOTH, masked, sides_of
+from byline.export.privacy.titles import repeats, title_of
 from byline.export.scrubbing import encodable, is_secret, scrub
-from byline.export.sides import BOTH, masked, sides_of
-from byline.export.titles import repeats, title_of
 from byline.settings import SettingError
 from byline.spans.attributes import ATTRIBUTION, ERROR_TYPE
 

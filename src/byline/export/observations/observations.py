@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from byline.export.draft import Draft
-from byline.export.generations import tell_call, tell_no_call
-from byline.export.mending import LEVEL, METADATA, environment, mend, short
+from byline.export.drain.draft import Draft
+from byline.export.observations.generations import tell_call, tell_no_call
+from byline.export.observations.mending import LEVEL, METADATA, environment, mend, short
 from byline.spans import attributes as names
 from byline.spans import carriers
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from byline.export.draft import Draft
+from byline.export.drain.draft import Draft
 from byline.spans import carriers, late, stated
 from byline.spans.attributes import COST, LLM_CALLS, RESPONSE_ID
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from byline import counters, guard
-from byline.export.grip import Grip
-from byline.export.room import Room
+from byline.export.delivery.grip import Grip
+from byline.export.delivery.room import Room
 from byline.settings import SettingError
 
 DEFAULT_BYTES: Final = 256 * 1024 * 1024

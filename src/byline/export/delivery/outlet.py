@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from byline.export.line import Line
+from byline.export.delivery.line import Line
 
 
 class Outlet(SpanExporter):
@@ -19,7 +19,7 @@ class Outlet(SpanExporter):
     """
 
     #: Whether batches are kept until they are sent, and counted here when they are.
-    keeps = False
+    stores = False
 
     def __init__(self, exporter: SpanExporter, line: Line | None = None) -> None:
         self._exporter = exporter
@@ -47,7 +47,7 @@ class Outlet(SpanExporter):
         line = self._outer_line
         return line is not None and (line.divisible or line.posts == posts)
 
-    def drain(self, timeout: float) -> bool:  # noqa: ARG002 - for outlets that keep something
+    def empty(self, timeout: float) -> bool:  # noqa: ARG002 - for outlets that keep something
         """Send what is kept here. Returns whether nothing is left."""
         return True
 
@@ -71,4 +71,4 @@ class Outlet(SpanExporter):
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Send what is kept here."""
-        return self.drain(timeout_millis / 1000)
+        return self.empty(timeout_millis / 1000)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from byline.export.draft import Draft
-from byline.export.mending import to_json
-from byline.export.sides import INPUT, OUTPUT, masked
+from byline.export.drain.draft import Draft
+from byline.export.observations.mending import to_json
+from byline.export.privacy.sides import INPUT, OUTPUT, masked
 
 _GIVEN: Final = "langfuse.observation.input"
 _RETURNED: Final = "langfuse.observation.output"

@@ -15,10 +15,10 @@ from typing import Final, Literal
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext
 
-from byline.export.draft import Draft, context_of
-from byline.export.family import Family
-from byline.export.ids import span_id_of, trace_id_of
-from byline.export.kin import Kin
+from byline.export.drain.draft import Draft, context_of
+from byline.export.drain.family import Family
+from byline.export.drain.kin import Kin
+from byline.gateways.ids import span_id_of, trace_id_of
 from byline.settings import SettingError
 from byline.spans import attributes as names
 from byline.spans.recognition import OWN_SCOPE

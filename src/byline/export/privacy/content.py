@@ -1,4 +1,4 @@
-"""What is content: by the names that are known (`byline.export.places`), and a rule for those that will come.
+"""What is content: by the names that are known (`byline.export.privacy.places`), and a rule for those that will come.
 
 Texts under a name whose words speak of content are content.
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from byline.export.places import KEPT, KNOWN
+from byline.export.privacy.places import KEPT, KNOWN
 
 _EXACT: Final = frozenset(name for name in KNOWN if not name.endswith("."))
 _BELOW: Final = tuple(name for name in KNOWN if name.endswith("."))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from byline.export.mending import json_object
+from byline.export.observations.mending import json_object
 from byline.spans import attributes as names
 
 #: The spellings of each count, the first one found counts.

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from byline.export.content import is_content
+from byline.export.privacy.content import is_content
 from byline.spans import attributes as names
 
 #: Attributes that hold request parameters as one JSON text.

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from byline.attribution import EMPTY, Attribution
-from byline.export.draft import Draft
-from byline.export.family import Family
-from byline.export.sayings import Said
+from byline.export.drain.draft import Draft
+from byline.export.drain.family import Family
+from byline.export.drain.sayings import Said
 from byline.spans import attributes as names
 from byline.spans.attributes import of_attribution
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
-from byline.export.content import holds_content
-from byline.export.draft import Draft
-from byline.export.mending import METADATA, NAMES, STARTED, json_object, to_json
-from byline.export.usage import cost_of, stated_cost, stated_usage, usage_of
+from byline.export.drain.draft import Draft
+from byline.export.observations.mending import METADATA, NAMES, STARTED, json_object, to_json
+from byline.export.observations.usage import cost_of, stated_cost, stated_usage, usage_of
+from byline.export.privacy.content import holds_content
 from byline.spans import attributes as names
 
 _MODEL: Final = "langfuse.observation.model.name"

@@ -13,9 +13,9 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from byline import counters, guard
-from byline.export import certificates, troubles
-from byline.export.answer import Answer
 from byline.export.debug import say
+from byline.export.delivery import certificates, troubles
+from byline.export.delivery.answer import Answer
 
 _TIMEOUT: Final = 10.0
 #: Too large, or with something in it that displeases.

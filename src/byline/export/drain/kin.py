@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.trace import SpanContext
 
 from byline import record
-from byline.export.family import Family, closing, family_of
+from byline.export.drain.family import Family, closing, family_of
 from byline.record import Record
 from byline.spans import recognition, server, targets
 from byline.spans.attributes import FACTS, REQUEST_MODEL

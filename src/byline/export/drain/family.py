@@ -6,7 +6,7 @@ import weakref
 from typing import Any, Final
 
 from byline.attribution import EMPTY, Attribution
-from byline.export.sayings import ByTrace, Said
+from byline.export.drain.sayings import ByTrace, Said
 from byline.record import Record
 
 #: By the id of the app span with which a request is over.

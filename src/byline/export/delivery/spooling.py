@@ -16,10 +16,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from byline import counters, guard
-from byline.export.halving import MAX_REFUSALS, halve
-from byline.export.line import Line, Undelivered, backoff
-from byline.export.outlet import Outlet
-from byline.export.spool import Spool, spans_of
+from byline.export.delivery.halving import MAX_REFUSALS, halve
+from byline.export.delivery.line import Line, Undelivered, backoff
+from byline.export.delivery.outlet import Outlet
+from byline.export.delivery.spool import Spool, spans_of
 
 _IDLE: Final = 30.0
 #: How long to leave a destination alone that refuses everything, in seconds.
@@ -39,7 +39,7 @@ class Spooling(Outlet):
         headers: Headers of each post; they never go to disk.
     """
 
-    keeps = True
+    stores = True
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Spooling(Outlet):
             self._wake.notify_all()
         return SpanExportResult.SUCCESS
 
-    def drain(self, timeout: float) -> bool:
+    def empty(self, timeout: float) -> bool:
         """Try at once to send everything. Returns whether the spool is empty within ``timeout`` seconds."""
         if self._closing or self._spool.is_empty():
             return self._spool.is_empty()

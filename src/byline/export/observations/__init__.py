@@ -1,0 +1,1 @@
+"""What Langfuse makes of a span, said in its own words."""

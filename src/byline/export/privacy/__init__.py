@@ -1,0 +1,1 @@
+"""What a destination may not see: content, credentials, binary parts."""
