@@ -96,7 +96,7 @@ def test_the_memory_of_a_job_without_end_is_bounded(receiver: Receiver) -> None:
     from byline import record
     from byline.export.drain.family import family_of
 
-    with running(OTLP(receiver.url, spans="llm", sampling=0.5)) as app, byline.bound():
+    with running(Langfuse(*KEYS, receiver.url, sampling=0.5)) as app, byline.bound():
         owner = record.get()
         assert owner is not None
         for number in range(1200):
@@ -108,6 +108,7 @@ def test_the_memory_of_a_job_without_end_is_bounded(receiver: Receiver) -> None:
         family = family_of(owner)
         for kept in (family.said, family.shared, family.sampled_by, family.exchanges):
             assert len(kept._found) <= 500
+        assert family.exchanges._found
     assert 400 < len(receiver.spans) < 800
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.resources import Resource
 
-from byline.export import Langfuse
+from byline.export import OTLP, Langfuse
 from byline.testing import Receiver
 from tests.export.langfuse_model import Path, observations, shown, traces
 from tests.export.support import AGENT, named, running
@@ -178,6 +178,24 @@ def test_a_trace_of_private_calls_shows_nothing(receiver: Receiver) -> None:
             with app.request(span_name="Step"):
                 app.chat("call", **{key: f"c0ntent-{value}" for key, value in attributes.items()})
     assert "c0ntent" not in str([span.attributes for span in receiver.spans]).replace("c0ntent-no part of it", "")
+
+
+@pytest.mark.parametrize("other", [Langfuse, OTLP])
+def test_what_a_destination_does_not_get_is_not_shown_on_its_outermost_span(receiver: Receiver, other: Any) -> None:
+    """Though another destination gets it: filters tell whose content may go where."""
+    with Receiver(keys=KEYS) as elsewhere:
+        whole = Langfuse(*KEYS, elsewhere.url) if other is Langfuse else OTLP(elsewhere.url)
+        part = Langfuse(*KEYS, receiver.url, models=["gpt-*"])
+        with running(whole, part) as app:
+            for _ in range(2):
+                with app.request(span_name="Step"):
+                    app.chat("first", **{"gen_ai.request.model": "claude", "input.value": "hid", "output.value": "den"})
+                    app.chat("second", **{"input.value": "q", "output.value": "a"})
+                    app.chat("third", **{"gen_ai.request.model": "claude", "input.value": "hid", "output.value": "den"})
+                whole.flush()
+    steps = [span for span in receiver.spans if span.name == "Step"]
+    told = [(step.attributes[f"{OBSERVATION}input"], step.attributes[f"{OBSERVATION}output"]) for step in steps]
+    assert told == [("q", "a")] * 2
 
 
 def test_a_name_of_no_end_of_parts_is_no_message(receiver: Receiver) -> None:

@@ -24,7 +24,7 @@ from byline.export.drain.draft import Draft
 from byline.export.drain.drain import Drain, Traces
 from byline.export.feed import Feed
 from byline.export.filters import Filters, Where
-from byline.export.observations import exchange
+from byline.export.observations.exchange import Exchange
 from byline.export.observations.observations import observe
 from byline.export.options import CheckResult, Spans, Unsampled
 from byline.export.pipeline import Pipeline, Rewrite
@@ -202,8 +202,10 @@ class Destination:
         hiding = Privacy(private=self.privacy, mask=self.mask)
         # Once more for what dialects and backends have made of it, by other names.
         cleaning = Privacy(private=self.privacy, again=True)
+        own = self.rewrites()
+        exchange = Exchange() if observe in own else None
         # Before anything is hidden, for what is told is content as well.
-        telling = (exchange.tell,) if observe in self.rewrites() else ()
+        telling = () if exchange is None else (exchange.tell,)
         return Pipeline(
             self.label,
             outlet,
@@ -213,7 +215,8 @@ class Destination:
                 keeps=self._keeps if self._filters.any or self.sampling < 1 else None,
             ),
             drain=lambda exports: Drain(exports, traces=self.traces, whole=self.spans == "all"),
-            rewrites=(*telling, hiding.hide, *translating, *self.rewrites(), cleaning.hide),
+            rewrites=(*telling, hiding.hide, *translating, *own, cleaning.hide),
+            note=None if exchange is None else exchange.note,
         )
 
     def rename(self, label: str) -> None:

@@ -27,7 +27,6 @@ from byline.export.drain.drain import Drain
 from byline.export.drain.early import Early
 from byline.export.drain.joining import join
 from byline.export.drain.kin import Kin
-from byline.export.observations import exchange
 
 Rewrite = Callable[[Draft], None]
 
@@ -41,6 +40,7 @@ class Pipeline(SpanExporter):
         choice: Which spans the destination takes.
         drain: Makes the drain of a predicate that tells which spans are exported.
         rewrites: What is done to each span, in order; the last word has privacy.
+        note: Told each span that is kept, before anything is done to it.
     """
 
     def __init__(
@@ -51,11 +51,13 @@ class Pipeline(SpanExporter):
         choice: Choice,
         drain: Callable[[Callable[[Kin], bool]], Drain],
         rewrites: Sequence[Rewrite],
+        note: Rewrite | None = None,
     ) -> None:
         self._name = name
         self.outlet = outlet
         self.choice = choice
         self._rewrites = rewrites
+        self._note = note
         self._drain = drain(choice.promises)
         self._early = Early()
         self._lock = threading.Lock()
@@ -82,7 +84,7 @@ class Pipeline(SpanExporter):
         self.outlet.shutdown()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Nothing waits here."""
+        """Send what the outlet keeps; what waits here waits for its request, or for the end."""
         return self.outlet.force_flush(timeout_millis)
 
     def _send(self, spans: list[ReadableSpan]) -> SpanExportResult:
@@ -119,7 +121,8 @@ class Pipeline(SpanExporter):
                 if ticket.picked:
                     draft = self._draft(ticket.span, ticket.context, ticket.kin)
                     if self.choice.keeps(draft):
-                        exchange.note(draft)
+                        if self._note is not None:
+                            self._note(draft)
                         self._drain.regroup(draft)
                         drafts.append(draft)
                     else:

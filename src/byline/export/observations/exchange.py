@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from byline.export.privacy.sides import INPUT, OUTPUT, masked
 _GIVEN: Final = "langfuse.observation.input"
 _RETURNED: Final = "langfuse.observation.output"
 _DEEPEST: Final = 32
+_numbers: Final = itertools.count()
 #: Where instrumentations put it, in the order in which Langfuse looks; some write each message in parts of its own.
 _INPUTS: Final = (
     _GIVEN,
@@ -37,31 +39,37 @@ _OUTPUTS: Final = (
 )
 
 
-def note(draft: Draft) -> None:
-    """Take note of what a model call was asked and has answered."""
-    family = None if draft.kin is None else draft.kin.family
-    if family is None or not draft.is_leaf:
-        return
-    noted = family.root.exchanges.of(draft.trace)
-    hidden = masked(draft.attributes)
-    given = None if INPUT in hidden else _first(draft, _INPUTS)
-    returned = None if OUTPUT in hidden else _first(draft, _OUTPUTS)
-    started, ended = draft.start_time or 0, draft.end_time or 0
-    if given is not None and (_GIVEN not in noted or started < noted[_GIVEN][0]):
-        noted[_GIVEN] = (started, given)
-    if returned is not None and (_RETURNED not in noted or ended >= noted[_RETURNED][0]):
-        noted[_RETURNED] = (ended, returned)
+class Exchange:
+    """What one destination got of it: another one's filters may let through what this one must not show."""
 
+    def __init__(self) -> None:
+        number = next(_numbers)
+        self._given, self._returned = f"{_GIVEN} {number}", f"{_RETURNED} {number}"
 
-def tell(draft: Draft) -> None:
-    """Put the first question and the last answer of a trace onto its outermost span, the app's or a step's."""
-    family = None if draft.kin is None else draft.kin.family
-    if family is None or draft.is_llm or draft.parent is not None:
-        return
-    for name in (_GIVEN, _RETURNED):
-        told = family.root.exchanges.look(draft.trace, name)
-        if told is not None:
-            draft.attributes.setdefault(name, told[1])
+    def note(self, draft: Draft) -> None:
+        """Take note of what a model call was asked and has answered."""
+        family = None if draft.kin is None else draft.kin.family
+        if family is None or not draft.is_leaf:
+            return
+        noted = family.root.exchanges.of(draft.trace)
+        hidden = masked(draft.attributes)
+        given = None if INPUT in hidden else _first(draft, _INPUTS)
+        returned = None if OUTPUT in hidden else _first(draft, _OUTPUTS)
+        started, ended = draft.start_time or 0, draft.end_time or 0
+        if given is not None and (self._given not in noted or started < noted[self._given][0]):
+            noted[self._given] = (started, given)
+        if returned is not None and (self._returned not in noted or ended >= noted[self._returned][0]):
+            noted[self._returned] = (ended, returned)
+
+    def tell(self, draft: Draft) -> None:
+        """Put the first question and the last answer of a trace onto its outermost span, the app's or a step's."""
+        family = None if draft.kin is None else draft.kin.family
+        if family is None or draft.is_llm or draft.parent is not None:
+            return
+        for attribute, name in ((_GIVEN, self._given), (_RETURNED, self._returned)):
+            told = family.root.exchanges.look(draft.trace, name)
+            if told is not None:
+                draft.attributes.setdefault(attribute, told[1])
 
 
 def _first(draft: Draft, places: tuple[str, ...]) -> Any:
