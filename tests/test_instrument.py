@@ -196,6 +196,27 @@ def test_a_wrong_setting_is_said_and_nothing_is_changed(
     assert spans_of(own) == SIGNED
 
 
+@pytest.mark.parametrize(
+    ("settings", "environ", "said"),
+    [
+        ({"gateways": ["http://me:pa55word@llm:4000"]}, {}, "str"),
+        ({"gateways": [OpenRouter]}, {}, "the class OpenRouter"),
+        ({}, {"BYLINE_GATEWAYS": "openrouter, http://me:pa55word@llm:4000"}, "entry 2"),
+        ({}, {"BYLINE_GATEWAYS": "http://me:pa55word@llm:4000/?key=sk-1"}, "entry 1"),
+    ],
+)
+def test_a_url_in_the_place_of_a_gateway_is_not_repeated(
+    settings: dict[str, Any], environ: dict[str, str], said: str, own: TracerProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have a password in it, and the message ends in a log."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(byline.SettingError) as caught:
+        byline.instrument(**{"tracer_provider": own, "destinations": [], **settings})
+    assert said in caught.value.problem
+    assert "pa55word" not in str(caught.value)
+
+
 class Kept(SpanExporter):
     """Keeps what is exported, by whom it was."""
 

@@ -46,7 +46,9 @@ def check(configured: Any) -> Collection[Gateway]:
         raise SettingError("byline.E030", f"gateways is {type(configured).__name__}", advice)
     for gateway in configured:
         if not isinstance(gateway, Gateway):
-            raise SettingError("byline.E030", f"gateways has {gateway!r}", advice)
+            # Not the thing itself: it may be a URL with a password in it.
+            what = f"the class {gateway.__name__}" if isinstance(gateway, type) else type(gateway).__name__
+            raise SettingError("byline.E030", f"gateways has {what} in it", advice)
     return configured
 
 
@@ -63,15 +65,15 @@ def parse(text: str) -> list[Gateway]:
     """
     by_name: Final = {made.name: made for made in gateways.ALL}
     found: list[Gateway] = []
-    for part in text.split(","):
+    for number, part in enumerate(text.split(","), 1):
         name, _, url = part.strip().partition("=")
         if not name:
             continue
         made = by_name.get(name.strip().lower())
         if made is None:
-            raise SettingError(
-                "byline.E031", f"BYLINE_GATEWAYS names {name!r}", f"use some of {', '.join(sorted(by_name))}"
-            )
+            # A URL without a name may have a password in it.
+            what = f"names {name!r}" if name.replace("_", "").isalnum() else f"has no name in its entry {number}"
+            raise SettingError("byline.E031", f"BYLINE_GATEWAYS {what}", f"use some of {', '.join(sorted(by_name))}")
         if not url.strip() and not made.hosts:
             raise SettingError(
                 "byline.E031",
