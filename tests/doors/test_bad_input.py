@@ -585,6 +585,22 @@ def test_an_asgi_app_wants_the_other_door(app: Any) -> None:
         wsgi.AttributionMiddleware(app)
 
 
+def test_what_an_app_says_of_its_arguments_is_not_asked_for() -> None:
+    """A decorator may say it of what is inside, and annotations may name what type checkers alone know."""
+
+    def decorated(*given: Any) -> Any:
+        return _asgi(*given)
+
+    decorated.__signature__ = inspect.signature(_wsgi)  # type: ignore[attr-defined]
+    asgi.AttributionMiddleware(decorated)
+
+    def annotated(environ: Any, start_response: Any, *, further: Any = None) -> Any: ...
+
+    annotated.__annotations__ = dict.fromkeys(("environ", "start_response"), "Unknown")
+    with pytest.raises(SettingError, match=r"byline\.E018"):
+        asgi.AttributionMiddleware(annotated)
+
+
 @pytest.mark.parametrize("door", support.DOORS)
 @pytest.mark.parametrize("missing", [True, False])
 def test_a_door_without_instrument_says_so_once(

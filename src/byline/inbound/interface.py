@@ -34,29 +34,27 @@ def is_asgi(app: Any) -> bool:
 
 
 def is_wsgi(app: Any) -> bool:
-    """Whether an app is certainly a WSGI one: it takes two arguments, and not three."""
-    function, own = _code_of(app)
-    if function is None or inspect.iscoroutinefunction(function):
+    """Whether an app is certainly a WSGI one: it takes two arguments, and not three.
+
+    Its signature is not asked for: that may be what a decorator says of something else, and comes with
+    annotations, which may name what type checkers alone know.
+    """
+    function, bound = _code_of(app)
+    code = getattr(function, "__code__", None)
+    if code is None or inspect.iscoroutinefunction(function) or code.co_flags & inspect.CO_VARARGS:
         return False
-    try:
-        signature = inspect.signature(function, follow_wrapped=False)
-        signature.bind(*own, {}, None)
-    except (TypeError, ValueError):
-        return False
-    try:
-        signature.bind(*own, {}, None, None)
-    except TypeError:
-        return True
-    return False
+    return code.co_argcount - bound == 2 and code.co_kwonlyargcount == len(function.__kwdefaults__ or ())
 
 
-def _code_of(app: Any) -> tuple[Any, tuple[object, ...]]:
-    """Return what runs when an app is called, and what it is called with besides.
+def _code_of(app: Any) -> tuple[Any, int]:
+    """Return what runs when an app is called, and how many of its arguments are bound to it.
 
     The app itself is not asked: it may be a proxy that answers only within a request.
     """
     kind = type(app)
-    if kind in (FunctionType, MethodType):
-        return app, ()
+    if kind is FunctionType:
+        return app, 0
+    if kind is MethodType:
+        return app.__func__, 1
     code = next((vars(each)["__call__"] for each in kind.__mro__ if "__call__" in vars(each)), None)
-    return (code, (app,)) if type(code) is FunctionType else (None, ())
+    return (code, 1) if type(code) is FunctionType else (None, 0)
