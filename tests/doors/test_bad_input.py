@@ -596,9 +596,10 @@ def test_what_an_app_says_of_its_arguments_is_not_asked_for() -> None:
 
     def annotated(environ: Any, start_response: Any, *, further: Any = None) -> Any: ...
 
+    app: Any = annotated
     annotated.__annotations__ = dict.fromkeys(("environ", "start_response"), "Unknown")
     with pytest.raises(SettingError, match=r"byline\.E018"):
-        asgi.AttributionMiddleware(annotated)
+        asgi.AttributionMiddleware(app)
 
 
 @pytest.mark.parametrize("door", support.DOORS)

@@ -215,6 +215,18 @@ def test_broken_headers_of_the_environment_are_not_logged(
     assert SECRET not in str(refused.value) + caplog.text
 
 
+@pytest.mark.parametrize("spooled", [False, True])
+def test_headers_of_the_environment_that_are_for_nobody_are_not_read(
+    spooled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """OpenTelemetry's own parser logs what it cannot read."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"Bearer {SECRET}")
+    with running(OTLP("http://127.0.0.1:4318", spool=tmp_path if spooled else "")):
+        pass
+    OTLP("http://127.0.0.1:4318").exporter().shutdown()
+    assert SECRET not in caplog.text
+
+
 def test_brackets_in_a_pattern_are_no_more_than_brackets(receiver: Receiver) -> None:
     """Models have them in their names."""
     with running(OTLP(receiver.url, spans="llm", models=["claude-4[1m]", "gpt-*"])) as app:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from opentelemetry.exporter.otlp.proto.http import Compression
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter
 
@@ -15,10 +13,9 @@ from byline.export import rehearsal
 from byline.export.checks import check_endpoint, check_headers, check_label, spool_folder
 from byline.export.choice import Choice
 from byline.export.debug import say
-from byline.export.delivery.line import Line
+from byline.export.delivery.address import Address
 from byline.export.delivery.outlet import Outlet
 from byline.export.delivery.spool import DEFAULT_BYTES, Spool
-from byline.export.delivery.spooling import Spooling
 from byline.export.drain import drain
 from byline.export.drain.draft import Draft
 from byline.export.drain.drain import Drain, Traces
@@ -148,30 +145,25 @@ class Destination:
 
     def exporter(self) -> SpanExporter:
         """Make an exporter of the kind that this destination uses."""
-        return self._exporter(Line(self.label, headers=self.headers))
+        address = self._address
+        return address.exporter(address.patient())
 
-    def _exporter(self, line: Line) -> SpanExporter:
-        return OTLPSpanExporter(
-            endpoint=self.endpoint,
-            headers=self.headers,
-            compression=Compression.Gzip,
-            session=line,
-        )
+    @property
+    def _address(self) -> Address:
+        return Address(self.label, self.endpoint, self.headers)
+
+    @property
+    def _has_own_exporter(self) -> bool:
+        return type(self).exporter is not Destination.exporter
 
     def outlet(self) -> Outlet:
         """Make what sends this destination's spans: by its exporter, by way of the spool where there is one."""
         self._tell()
-        if type(self).exporter is not Destination.exporter:
+        if self._has_own_exporter:
             return Outlet(self.exporter())
         if self.spool is None:
-            line = Line(self.label, headers=self.headers)
-            return Outlet(self._exporter(line), line)
-        line, spare = (Line(self.label, patience=0, headers=self.headers) for _ in range(2))
-        spool = Spool(self.spool, name=self.label, max_bytes=self.spool_bytes)
-        sending = self._exporter(spare)
-        return Spooling(
-            self.label, sending, spare, line=line, spool=spool, endpoint=self.endpoint, headers=self.headers
-        )
+            return self._address.outlet()
+        return self._address.spooling(self.spool, self.spool_bytes)
 
     def _tell(self) -> None:
         say(f"{self.label}: to {self.endpoint} with {self.credentials()}, spans={self.spans!r}, spool={self.spool}")
@@ -268,9 +260,9 @@ class Destination:
         try:
             # Under a name of its own, so that nothing of it is counted or said as the app's.
             self._tell()
-            line = Line(self.label, patience=0, headers=self.headers)
-            own = type(self).exporter is not Destination.exporter
-            outlet = Watched(Outlet(self.exporter() if own else self._exporter(line)))
+            line = self._address.quick()
+            exporter = self.exporter() if self._has_own_exporter else self._address.exporter(line)
+            outlet = Watched(Outlet(exporter))
             with rehearsal.quiet():
                 rehearsal.perform(self._make_feed(outlet), self.sampling)
         finally:

@@ -43,7 +43,8 @@ def is_wsgi(app: Any) -> bool:
     code = getattr(function, "__code__", None)
     if code is None or inspect.iscoroutinefunction(function) or code.co_flags & inspect.CO_VARARGS:
         return False
-    return code.co_argcount - bound == 2 and code.co_kwonlyargcount == len(function.__kwdefaults__ or ())
+    needs_more = code.co_kwonlyargcount > len(function.__kwdefaults__ or ())
+    return bool(code.co_argcount - bound == 2 and not needs_more)
 
 
 def _code_of(app: Any) -> tuple[Any, int]:

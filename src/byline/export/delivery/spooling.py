@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,8 @@ from byline.export.delivery.line import Line, Undelivered, backoff
 from byline.export.delivery.outlet import Outlet
 from byline.export.delivery.spool import Spool, spans_of
 
+#: What is in a post, which the line does not know.
+_HEADERS: Final = {"Content-Type": "application/x-protobuf", "Content-Encoding": "gzip"}
 _IDLE: Final = 30.0
 #: How long to leave a destination alone that refuses everything, in seconds.
 _REFUSED: Final = 300.0
@@ -36,7 +38,6 @@ class Spooling(Outlet):
         line: The session to send by, which tries each batch once.
         spool: Where batches wait.
         endpoint: Where they are posted.
-        headers: Headers of each post; they never go to disk.
     """
 
     stores = True
@@ -50,18 +51,12 @@ class Spooling(Outlet):
         line: Line,
         spool: Spool,
         endpoint: str,
-        headers: Mapping[str, str],
     ) -> None:
         super().__init__(exporter, spare)
         self._name = name
         self._line = line
         self._spool = spool
         self._endpoint = endpoint
-        self._headers = {
-            **headers,
-            "Content-Type": "application/x-protobuf",
-            "Content-Encoding": "gzip",
-        }
         self._failures = 0
         self._halved = False
         self._refusals = 0
@@ -204,7 +199,7 @@ class Spooling(Outlet):
                     continue
                 try:
                     with suppress_instrumentation():
-                        self._line.request("POST", self._endpoint, data=data, headers=self._headers)
+                        self._line.request("POST", self._endpoint, data=data, headers=_HEADERS)
                 except Undelivered as undelivered:
                     if undelivered.hopeless:
                         self._split(path, data if undelivered.divisible and self._refusals < MAX_REFUSALS else b"")
