@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from byline.calls.wire import anthropic, bedrock, gemini, openai, others
+from byline.calls.wire.members import take_error
 from byline.calls.wire.sse import decode
-from byline.calls.wire.wire import Wire, take_error
+from byline.calls.wire.wire import Wire
 from byline.facts import Facts
 from byline.gateways import values
 

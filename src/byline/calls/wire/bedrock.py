@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
+from byline.calls.wire.members import real, texts, tokens, whole
 from byline.calls.wire.sse import decode
-from byline.calls.wire.wire import Wire, real, texts, tokens, whole
+from byline.calls.wire.wire import Wire
 from byline.facts import Facts
 from byline.gateways import values
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from byline.calls.wire.members import add_reason, real, several, take_error, texts, tokens, whole
+from byline.calls.wire.providers import provider_of
 from byline.calls.wire.sse import decode
-from byline.calls.wire.wire import Wire, add_reason, provider_of, real, several, take_error, texts, tokens, whole
+from byline.calls.wire.wire import Wire
 from byline.facts import Facts
 from byline.gateways import values
 

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
-from byline.calls.wire.wire import Usage, Wire, add_reason, real, several, texts, whole
+from byline.calls.wire.members import add_reason, real, several, texts, whole
+from byline.calls.wire.wire import Usage, Wire
 from byline.facts import Facts
 from byline.gateways import values
 

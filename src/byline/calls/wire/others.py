@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from byline.calls.wire.wire import Usage, Wire, provider_of, real, texts, tokens, whole
+from byline.calls.wire.members import real, texts, tokens, whole
+from byline.calls.wire.providers import provider_of
+from byline.calls.wire.wire import Usage, Wire
 from byline.facts import Facts
 from byline.gateways import values
 

@@ -9,11 +9,12 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
+from byline.calls.wire.members import take_error, tokens
+from byline.calls.wire.providers import provider_of
 from byline.calls.wire.sse import decode, events
 from byline.facts import Facts
 from byline.gateways import values
 
-_MAX_TOKENS: Final = 1_000_000_000
 _scan: Final = json.JSONDecoder().raw_decode
 _decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -175,84 +176,3 @@ def _at(members: Mapping[str, Any], path: tuple[str, ...]) -> Any:
             return None
         found = found.get(part)
     return found
-
-
-def tokens(value: object) -> int | None:
-    """Return a number of tokens, ``None`` for what cannot be one."""
-    return value if type(value) is int and 0 <= value <= _MAX_TOKENS else None
-
-
-def whole(value: object) -> int | None:
-    """Return a whole number as a parameter; some SDKs write 5 as 5.0."""
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and abs(value) < 2**63 else None
-
-
-def several(value: object) -> int | None:
-    """Return a number of choices, which the conventions leave out where it is one."""
-    found = whole(value)
-    return None if found == 1 else found
-
-
-def real(value: object) -> float | None:
-    """Return a number as a parameter."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) < 1e12 else None
-
-
-def texts(value: object) -> tuple[str, ...] | None:
-    """Return one text or several, at most sixteen."""
-    several = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    kept = tuple(item for item in several[:16] if isinstance(item, str) and 0 < len(item) <= 200)
-    return kept or None
-
-
-def add_reason(reason: object, facts: Facts) -> None:
-    """Add a finish reason."""
-    found = values.text(reason)
-    if found is not None:
-        facts.finish_reasons = (*facts.finish_reasons, found)[:16]
-
-
-def take_error(members: Mapping[str, Any], facts: Facts) -> None:
-    """Take the error that a body states, in any provider's shape."""
-    error = members.get("error")
-    if error is None and members.get("type") != "error":
-        error = members.get("detail") or (members.get("message") if "choices" not in members else None)
-        if not isinstance(error, str) or "id" in members:
-            return
-    if isinstance(error, Mapping):
-        kind = error.get("type") or error.get("status") or error.get("code")
-        message = error.get("message")
-    else:
-        kind, message = None, error
-    facts.error_type = values.text(str(kind)) if isinstance(kind, str | int) else facts.error_type
-    facts.error_type = facts.error_type or "error"
-    if isinstance(message, str) and message:
-        facts.error_message = message[:500]
-
-
-_PROVIDERS: Final = (
-    ("openai.azure.com", "azure.ai.openai"),
-    ("openai.com", "openai"),
-    ("anthropic.com", "anthropic"),
-    ("aiplatform.googleapis.com", "gcp.vertex_ai"),
-    ("googleapis.com", "gcp.gemini"),
-    ("mistral.ai", "mistral_ai"),
-    ("groq.com", "groq"),
-    ("deepseek.com", "deepseek"),
-    ("x.ai", "x_ai"),
-    ("cohere.com", "cohere"),
-    ("cohere.ai", "cohere"),
-    ("perplexity.ai", "perplexity"),
-)
-
-
-def provider_of(host: str) -> str | None:
-    """Return the provider at a host, by its GenAI name."""
-    for ending, name in _PROVIDERS:
-        if host == ending or host.endswith("." + ending):
-            return name
-    return None
