@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from copy import copy
@@ -14,11 +13,10 @@ from opentelemetry.sdk.trace import Span
 from byline import afterwards, counters, guard, record
 from byline.calls import dialect, own, placing, rules, sending
 from byline.calls.content import Captured
-from byline.calls.limits import read_limits
-from byline.calls.prices import estimate
+from byline.calls.reading import Reading
 from byline.calls.rules import Rules
 from byline.calls.seen import Seen
-from byline.calls.wire import Wire, read_error, recognise
+from byline.calls.wire import Wire, recognise
 from byline.facts import Facts
 from byline.gateways.gateway import Gateway
 from byline.gateways.keys import key_of
@@ -70,7 +68,6 @@ class Call:
         body: The body to be sent in the place of the app's, ``None`` where it stays.
         content: The app's own body.
         span: The LLM span of this call.
-        seen: What is kept of the reply's body, from the moment of its headers on.
     """
 
     def __init__(
@@ -89,9 +86,9 @@ class Call:
         self._open = True
         self.facts = facts
         self.content = body
-        self._content = Captured(wire.name, self.facts) if in_force.capture_content else None
-        if self._content is not None:
-            self._content.request(body)
+        captured = Captured(wire.name, facts) if in_force.capture_content else None
+        if captured is not None:
+            captured.request(body)
         self.facts.key_hash = key_of(headers)
         self._own = False
         self._invocation = placing.invocation()
@@ -103,13 +100,14 @@ class Call:
         if self.record is not None:
             # Now, for a stream that is dropped ends when the request may be long over.
             self.record.totals.add()
-        self._reply_headers: Mapping[str, str] = {}
-        self._read_from = gateway
-        self.seen = Seen(streamed=False)
-        self._stream = False
         self._glimpsed = False
         self._path = path
-        self._started = time.perf_counter()
+        self._reading = Reading(in_force.known, wire, gateway, facts, captured)
+
+    @property
+    def seen(self) -> Seen:
+        """What is kept of the reply's body, from the moment of its headers on."""
+        return self._reading.seen
 
     def _find_span(self) -> Span | None:
         found = targets.find()
@@ -163,20 +161,7 @@ class Call:
     def answered(self, status: int, headers: Mapping[str, str]) -> None:
         """Take note of the reply's status and headers (names in lower case)."""
         try:
-            self.facts.status_code = status
-            self._reply_headers = headers
-            if self._read_from is None:
-                self._read_from = self._rules.known.answered(headers)
-            kind = headers.get("content-type", "")
-            self._stream = status < 400 and ("event" in kind or "ndjson" in kind or self.facts.streamed)
-            self.facts.streamed = self._stream
-            self.seen = Seen(
-                streamed=self._stream,
-                encoding=headers.get("content-encoding", "identity").lower(),
-                whole=self._content is not None,
-                mark=self._wire.end_mark,
-            )
-            read_limits(headers, self.facts, time.time())
+            self._reading.begin(status, headers)
         except Exception:
             guard.report("reply headers")
 
@@ -187,14 +172,13 @@ class Call:
             Whether it is enough from now on to put each chunk into ``seen.tail``.
         """
         try:
-            simple = self.seen.see(chunk)
+            reading = self._reading
+            simple = reading.seen.see(chunk)
             # Some SDKs end their span at the terminal event, before the body is at its end; and where the
             # app closes a stream early, the span may end before the call does.
-            if self.seen.marked or (not self._glimpsed and self._stream and b"{" in chunk):
+            if reading.seen.marked or (not self._glimpsed and reading.is_stream and b"{" in chunk):
                 self._glimpsed = True
-                if self.seen.marked:
-                    self.facts.duration = time.perf_counter() - self._started
-                self._read_stream()
+                reading.glimpse()
                 self._put()
             return simple
         except Exception:
@@ -208,17 +192,7 @@ class Call:
                 return
             self._open = False
         try:
-            self.facts.duration = time.perf_counter() - self._started
-            if body is not None and not self._stream:
-                self._read_whole(body)
-            elif self._stream:
-                if body is not None:
-                    # A stream that the client has read to its end by itself.
-                    self.seen.is_decoded()
-                    self.seen.see(body)
-                self._read_stream()
-            else:
-                self._read_whole(self.seen.body() or b"")
+            self._reading.end(body)
             self._put()
             self._count()
         except Exception:
@@ -232,42 +206,16 @@ class Call:
             self.facts.error_type = type(error).__name__
         self.end()
 
-    def _read_whole(self, body: bytes) -> None:
-        facts = self.facts
-        if facts.status_code is not None and facts.status_code >= 400:
-            read_error(facts.status_code, body, facts)
-        decoded = self._wire.read_reply(body, facts) if body else None
-        if body and decoded is None:
-            counters.count("replies.unreadable")
-            guard.logger.debug("a reply to %s is no JSON: its facts are left out", self._wire.name)
-        if self._content is not None and decoded is not None:
-            self._content.reply(body)
-        self._read_gateway(decoded)
-
-    def _read_stream(self) -> None:
-        head, tail = self.seen.ends()
-        if self.seen.first is not None:
-            self.facts.time_to_first_chunk = self.seen.first - self._started
-        # The reasons of a stream that is read again would stand there twice.
-        self.facts.finish_reasons = ()
-        self._read_gateway(self._wire.read_stream(head, tail, self.facts) if tail else None)
-        if self._content is not None:
-            self._content.stream(head + tail)
-
-    def _read_gateway(self, decoded: Mapping[str, Any] | None) -> None:
-        dialect.read(self._read_from, self.facts, self._reply_headers, decoded, streamed=self._stream)
-        estimate(self.facts)
-
     def _put(self) -> None:
-        shown = self.facts
-        told_elsewhere = self._read_from is not None and self._read_from.broadcasts
-        if self._read_from is not None and told_elsewhere:
-            shown = copy(shown)
-            self._read_from.settle(shown)
+        shown, gateway = self.facts, self._reading.gateway
+        if gateway is None or not gateway.broadcasts:
+            placing.put(shown, self.span, self.record, self._invocation, own=self._own)
+            return
+        shown = copy(shown)
+        gateway.settle(shown)
         placing.put(shown, self.span, self.record, self._invocation, own=self._own)
-        if told_elsewhere:
-            # An instrumentation writes tokens of its own.
-            carriers.leave(self.span, shown.response_id)
+        # An instrumentation writes tokens of its own.
+        carriers.leave(self.span, shown.response_id)
 
     def _count(self) -> None:
         facts = self.facts
