@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 import byline
-from byline import counters
+from byline import counters, guard
 from byline.destinations import OTLP, Langfuse
 from byline.export.delivery.halving import halve
 from byline.export.drain.draft import Draft, context_of
@@ -225,6 +225,21 @@ def test_headers_of_the_environment_that_are_for_nobody_are_not_read(
         pass
     OTLP("http://127.0.0.1:4318").exporter().shutdown()
     assert SECRET not in caplog.text
+
+
+def test_a_check_in_a_running_app_hides_nothing_but_what_is_of_itself(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warning is given once: what is not heard now would never be."""
+    monkeypatch.setattr(guard, "_told", set())
+
+    def meanwhile(_: ReadableSpan) -> bool:
+        guard.warn_once("full", "byline.E061: the spool of %s is full", "langfuse")
+        guard.warn_once("check", "byline.E060: %s takes spans more slowly", "otlp-check")
+        return True
+
+    OTLP(receiver.url, where=meanwhile).check()
+    assert [record.getMessage() for record in caplog.records] == ["byline.E061: the spool of langfuse is full"]
 
 
 def test_brackets_in_a_pattern_are_no_more_than_brackets(receiver: Receiver) -> None:

@@ -263,7 +263,7 @@ class Destination:
             line = self._address.quick()
             exporter = self.exporter() if self._has_own_exporter else self._address.exporter(line)
             outlet = Watched(Outlet(exporter))
-            with rehearsal.quiet():
+            with rehearsal.quiet(self.label):
                 rehearsal.perform(self._make_feed(outlet), self.sampling)
         finally:
             self._label = label

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import SpanKind
 
-from byline import record
+from byline import guard, record
 from byline.export.delivery import troubles
 from byline.export.delivery.line import Line
 from byline.export.delivery.outlet import Outlet
@@ -65,17 +65,26 @@ class Watched(Outlet):
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Log nothing meanwhile: it would be said of the app's own spans, and its substance is in the results."""
-    logs = [logging.getLogger(name) for name in ("opentelemetry", "byline")]
-    levels = [log.level for log in logs]
-    for log in logs:
-        log.setLevel(logging.CRITICAL + 1)
+def quiet(about: str = "") -> Iterator[None]:
+    """Log nothing of a test: it would be said of the app's own spans, and its substance is in the results.
+
+    Args:
+        about: What byline's messages of the test name, by default all of them. What is said once and not
+            heard now, is never heard.
+    """
+
+    def let_through(message: logging.LogRecord) -> bool:
+        return about not in message.getMessage()
+
+    exporters = logging.getLogger("opentelemetry")
+    level = exporters.level
+    exporters.setLevel(logging.CRITICAL + 1)
+    guard.logger.addFilter(let_through)
     try:
         yield
     finally:
-        for log, level in zip(logs, levels, strict=True):
-            log.setLevel(level)
+        guard.logger.removeFilter(let_through)
+        exporters.setLevel(level)
 
 
 def perform(feed: Feed, share: float) -> None:
