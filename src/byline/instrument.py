@@ -178,6 +178,9 @@ def _stop() -> None:
 def flush(timeout: float = 10.0) -> bool:
     """Send what waits in all destinations. For scripts, tests and functions that are frozen.
 
+    Called within a request, it leaves what waits for the end of that request: the caller's step, and
+    spans that ended before the app has read the body.
+
     Args:
         timeout: Seconds that each destination may take.
 
