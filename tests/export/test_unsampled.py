@@ -82,6 +82,7 @@ def test_they_are_regrouped_like_all_others(receiver: Receiver, gateway: Gateway
     assert {span.trace_id for span in receiver.spans} == {"7af15d27557f4b0547b66811c67d365d"}
 
 
+@pytest.mark.newest
 def test_nothing_else_of_the_request_is_recorded_anywhere(receiver: Receiver, gateway: Gateway) -> None:
     """Neither its other spans here, nor anything in the app's own exporters; nor do its headers claim otherwise."""
     others = InMemorySpanExporter()

@@ -282,6 +282,7 @@ def test_no_app_span_where_none_is_wanted_of_wsgi(finished: Finished) -> None:
     assert (llm.attributes or {})[names.SESSION_ID] == "h"
 
 
+@pytest.mark.newest
 def test_an_app_span_even_where_the_app_seems_to_make_its_own(finished: Finished) -> None:
     """``True`` asks for it, e.g. where what looks like a tracer is switched off."""
     assert send(A(fastapi(), app_span=True)) == 200
