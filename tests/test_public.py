@@ -17,12 +17,16 @@ import pytest
 import byline
 
 ROOT = Path(__file__).parent.parent
-MODULES = sorted(
-    module.name
-    for module in pkgutil.walk_packages(byline.__path__, "byline.")
-    # Running a module as a program is not importing it.
-    if not module.name.endswith("__main__")
-)
+MODULES = [
+    # The demo imports what its extra brings.
+    pytest.param(name, marks=pytest.mark.newest if name == "byline.cli.demo" else ())
+    for name in sorted(
+        module.name
+        for module in pkgutil.walk_packages(byline.__path__, "byline.")
+        # Running a module as a program is not importing it.
+        if not module.name.endswith("__main__")
+    )
+]
 
 
 def test_all_is_sorted_and_complete() -> None:

@@ -53,6 +53,7 @@ def test_shell_blocks_are_the_two_commands() -> None:
     assert SHELL == ["pip install -e '.[demo]' && byline demo", "pip install -e '.[dev]' && pytest"]
 
 
+@pytest.mark.newest
 def test_demo_command_prints_signed_traces() -> None:
     """What the first command runs after the installation."""
     done = subprocess.run([sys.executable, "-m", "byline.cli", "demo"], capture_output=True, text=True, check=False)

@@ -13,6 +13,9 @@ import pytest
 from byline.settings import SettingError
 from byline.testing import Receiver, assert_signed
 
+# Of the demo's extra, the instrumentation of openai.
+pytestmark = pytest.mark.newest
+
 
 def demo(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-m", "byline.cli", "demo", *arguments]

@@ -43,6 +43,7 @@ def test_serves_until_it_is_told_to_end(number: signal.Signals) -> None:
     assert (export, reply.status_code, run.returncode, errors) == ("export", 200, 0, "")
 
 
+@pytest.mark.newest
 def test_a_command_finds_it_and_its_model_calls_are_told() -> None:
     """The command's exit code is the whole's."""
     done = subprocess.run([*COMMAND, sys.executable, "-c", CALL], capture_output=True, text=True, check=False)

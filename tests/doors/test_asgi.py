@@ -21,7 +21,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocket
@@ -318,13 +318,15 @@ def test_a_file_is_sent_by_the_server(tmp_path: Any) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"content")
 
-    async def handler(request: Request) -> Response:
-        return FileResponse(path)
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert "http.response.pathsend" in scope["extensions"]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.pathsend", "path": str(path)})
 
-    app = starlette(handler, DOOR)
     scope = scope_of(claim(BODY, path="/")) | {"extensions": {"http.response.pathsend": {}}}
-    run = asyncio.run(run_asgi(app, claim(BODY, path="/"), scope))
-    assert run.sent[-1]["type"] == "http.response.pathsend"
+    run = asyncio.run(run_asgi(AttributionMiddleware(app), claim(BODY, path="/"), scope))
+    assert run.error is None
+    assert run.sent[-1] == {"type": "http.response.pathsend", "path": str(path)}
 
 
 def test_nothing_is_left_in_the_context_of_the_server(finished: Finished) -> None:

@@ -19,6 +19,9 @@ from websockets.sync.client import connect
 
 from byline.testing import ReceivedSpan, Receiver, assert_signed
 
+# Of the demo's extra, the instrumentation of openai.
+pytestmark = pytest.mark.newest
+
 ROOT = Path(__file__).parent.parent.parent
 
 

@@ -105,6 +105,25 @@ def test_all_dialects_at_once(receiver: Receiver) -> None:
     assert json.loads(attributes["llm.invocation_parameters"])["temperature"] == 0.5
 
 
+def test_numbers_that_are_none_leave_the_json_readable(receiver: Receiver) -> None:
+    """Python's own JSON has a word for them, which no other parser reads."""
+    with (
+        running(OTLP(receiver.url, conventions=["openinference"])) as app,
+        app.request(**{**EXAMPLE, "metadata": {"score": float("inf"), "round": 2}}),
+    ):
+        app.chat(**{**CALL, "gen_ai.request.top_p": float("nan"), "gen_ai.request.weights": (0.5, float("-inf"))})
+    attributes = named(receiver.spans, "Generate Summary").attributes
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    metadata = json.loads(attributes["metadata"], parse_constant=refuse)
+    parameters = json.loads(attributes["llm.invocation_parameters"], parse_constant=refuse)
+    assert (metadata["round"], parameters["temperature"], parameters["weights"]) == (2, 0.5, [0.5, None])
+    assert "score" not in metadata
+    assert "top_p" not in parameters
+
+
 def test_none_is_added_unasked(receiver: Receiver) -> None:
     with running(OTLP(receiver.url)) as app, app.request(**EXAMPLE):
         app.chat(**CALL)

@@ -23,7 +23,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.opentelemetry import OpenTelemetryMiddleware as StarletteOtel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -117,9 +116,9 @@ ASGI_APPS: dict[str, Callable[[], Any]] = {
     "contrib added to Starlette, around it": lambda: A(starlette(ContribAsgi)),
     "contrib added to FastAPI": lambda: fastapi(A, ContribAsgi),
     "contrib added to FastAPI, around it": lambda: A(fastapi(ContribAsgi)),
-    "Starlette's added before": lambda: starlette(StarletteOtel, A),
-    "Starlette's added after": lambda: starlette(A, StarletteOtel),
-    "Starlette's around": lambda: StarletteOtel(starlette(A)),
+    "Starlette's added before": lambda: starlette(starlettes(), A),
+    "Starlette's added after": lambda: starlette(A, starlettes()),
+    "Starlette's around": lambda: starlettes()(starlette(A)),
     "FastAPIInstrumentor": lambda: instrumented(fastapi(A)),
     "around FastAPIInstrumentor": lambda: A(instrumented(fastapi())),
     "twice": lambda: A(starlette(A)),
@@ -130,6 +129,18 @@ ASGI_APPS: dict[str, Callable[[], Any]] = {
     "FastAPI mounted in Starlette": lambda: A(Starlette(routes=[Mount("/", fastapi(A))])),
     "FastAPI mounted in FastAPI": lambda: mounted(fastapi(A), fastapi(A)),
 }
+
+
+every_asgi_app = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.newest if "Starlette's" in name else ()) for name in ASGI_APPS]
+)
+
+
+def starlettes() -> Any:
+    """Starlette's own middleware, which it has since 1.7."""
+    from starlette.middleware.opentelemetry import OpenTelemetryMiddleware
+
+    return OpenTelemetryMiddleware
 
 
 def mounted(outer: FastAPI, inner: FastAPI) -> FastAPI:
@@ -169,7 +180,7 @@ def check_signed(spans: Sequence[ReadableSpan], session: str = "h") -> ReadableS
     return servers[0]
 
 
-@pytest.mark.parametrize("name", ASGI_APPS)
+@every_asgi_app
 def test_an_asgi_request_has_one_server_span(name: str, finished: Finished, exporter: InMemorySpanExporter) -> None:
     app = ASGI_APPS[name]()
     for _ in range(2):
@@ -186,7 +197,7 @@ def test_an_asgi_request_has_one_server_span(name: str, finished: Finished, expo
 WEBSOCKET = Sent(query="session_id=h", type="websocket", content_type=None)
 
 
-@pytest.mark.parametrize("name", ASGI_APPS)
+@every_asgi_app
 def test_a_websocket_has_one_server_span(name: str, finished: Finished) -> None:
     send(ASGI_APPS[name](), WEBSOCKET)
     check_signed(finished())
@@ -271,6 +282,7 @@ def test_no_app_span_where_none_is_wanted_of_wsgi(finished: Finished) -> None:
     assert (llm.attributes or {})[names.SESSION_ID] == "h"
 
 
+@pytest.mark.newest
 def test_an_app_span_even_where_the_app_seems_to_make_its_own(finished: Finished) -> None:
     """``True`` asks for it, e.g. where what looks like a tracer is switched off."""
     assert send(A(fastapi(), app_span=True)) == 200
@@ -287,7 +299,7 @@ def test_an_existing_server_span_is_enriched_with_app_span_off(finished: Finishe
 
 
 @pytest.mark.usefixtures("unsampled")
-@pytest.mark.parametrize("name", ASGI_APPS)
+@every_asgi_app
 def test_a_request_that_is_sampled_away_has_no_span(name: str, finished: Finished) -> None:
     """Whoever asked the sampler first has its answer; another span would undo it."""
     assert send(ASGI_APPS[name]()) == 200
@@ -627,7 +639,14 @@ def test_the_environ_shows_no_trace_of_the_app_span() -> None:
 
 
 @pytest.mark.usefixtures("stamp_all")
-@pytest.mark.parametrize("make", [lambda: fastapi(A), lambda: starlette(A, StarletteOtel), lambda: A(raw)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: fastapi(A),
+        pytest.param(lambda: starlette(A, starlettes()), marks=pytest.mark.newest),
+        lambda: A(raw),
+    ],
+)
 def test_a_request_that_starts_in_the_context_of_another_one(make: Callable[[], Any], finished: Finished) -> None:
     """As a server starts the next one of a connection: nothing of the first is on its spans."""
     app = make()

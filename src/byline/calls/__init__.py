@@ -52,7 +52,7 @@ def install(
     rules.put_in_force(rules.Rules(tracer, gateways, llm_spans, capture_content))
     for name in sorted(wanted):
         module, patch = CLIENTS[name]
-        patches.when_imported(module, patch)
+        patches.when_imported(name, module, patch)
 
 
 def uninstall() -> None:

@@ -23,7 +23,7 @@ _CALLER: Final = {
     names.KEY_ALIAS: "The key's name.",
     names.CALLER_ADDRESS: "The caller's address.",
     names.CALLER_USER_AGENT: "The caller's program.",
-    names.ROUTE: "The route that was called.",
+    names.ROUTE: "The route that was called: its pattern if the framework tells it (Starlette since 1.7), or its path.",
     names.REQUEST_ID: "The request's id, where it brings one.",
     names.REJECTED: "Which claims were dropped and why, never their values.",
 }

@@ -8,13 +8,13 @@ page on ``langfuse_otel``, OpenLLMetry's ``SpanAttributes``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from byline.settings import SettingError
 from byline.spans import attributes as names
 from byline.spans.attributes import FACTS
+from byline.spans.texts import to_json
 
 Value = Any
 
@@ -33,10 +33,6 @@ class Row(NamedTuple):
     source: tuple[str, ...]
     convert: Callable[[Value], Value] | None = None
     llm: bool = True
-
-
-def _as_json(value: Value) -> str:
-    return json.dumps(value, ensure_ascii=False, default=list)
 
 
 def _first(value: Value) -> Value:
@@ -71,7 +67,7 @@ OPENINFERENCE: Final = (
     Row("llm.provider", (names.PROVIDER_NAME, "gen_ai.system")),
     Row("llm.system", (names.PROVIDER_NAME, "gen_ai.system")),
     Row("llm.model_name", (FACTS["response_model"], names.REQUEST_MODEL)),
-    Row("llm.invocation_parameters", _PARAMETERS, _as_json),
+    Row("llm.invocation_parameters", _PARAMETERS, to_json),
     Row("llm.token_count.prompt", (FACTS["input_tokens"],)),
     Row("llm.token_count.completion", (FACTS["output_tokens"],)),
     Row("llm.token_count.prompt_details.cache_read", (FACTS["cache_read_tokens"],)),
@@ -92,7 +88,7 @@ OPENINFERENCE: Final = (
     Row("session.id", _SESSION, llm=False),
     Row("user.id", (names.USER_ID,), llm=False),
     Row("tag.tags", (names.TAGS,), llm=False),
-    Row("metadata", _METADATA, _as_json, llm=False),
+    Row("metadata", _METADATA, to_json, llm=False),
 )
 OPENROUTER: Final = (
     Row("gen_ai.system", (names.PROVIDER_NAME,)),

@@ -13,6 +13,7 @@ from byline.calls.clients import patches
 from byline.calls.clients.tees import make_tees
 
 _EXTENSION: Final = "byline.call"
+_REDIRECT: Final = "_build_redirect_request"
 
 
 def patch(module: Any) -> None:
@@ -20,8 +21,10 @@ def patch(module: Any) -> None:
     tee, async_tee = make_tees(module)
     patches.replace(module.Client, "send", lambda original: _send(original, module, tee))
     patches.replace(module.AsyncClient, "send", lambda original: _send_async(original, module, async_tee))
-    for owner in {*module.Client.__mro__, *module.AsyncClient.__mro__}:
-        patches.replace(owner, "_build_redirect_request", _redirect)
+    owners = {*module.Client.__mro__, *module.AsyncClient.__mro__}
+    # Without it ids would be led to other hosts: a client that has it nowhere is left alone.
+    for owner in [each for each in owners if _REDIRECT in vars(each)] or [module.Client]:
+        patches.replace(owner, _REDIRECT, _redirect)
 
 
 def _begin(request: Any, module: Any) -> Call | None:

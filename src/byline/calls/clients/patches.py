@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import wrapt
 
-from byline import afterwards
+from byline import afterwards, guard
 from byline.calls.call import Call
 
 #: Under this name a response that is read bit by bit remembers its call.
@@ -25,9 +25,11 @@ _hooked: Final[set[str]] = set()
 
 
 def replace(owner: type, name: str, make: Callable[[Any], Any]) -> None:
-    """Replace a method by what ``make`` makes of it, once a class."""
+    """Replace a method by what ``make`` makes of it, once a class. Raises `AttributeError` where it has none."""
     original = owner.__dict__.get(name)
-    if original is None or any(wrapper is original for _, _, wrapper, _ in _put_on):
+    if original is None:
+        raise AttributeError(f"{owner.__module__}.{owner.__qualname__} has no attribute {name}")
+    if any(wrapper is original for _, _, wrapper, _ in _put_on):
         return
     # Not isinstance(): wrappers say that they are what they wrap.
     inner = original if type(original) is FunctionType else _bound(original)
@@ -75,17 +77,38 @@ def end_with(response: Any, call: Call) -> None:
 def take_off() -> None:
     """Take all patches off, except where somebody has patched over them since."""
     _active.clear()
-    while _put_on:
+    _take_off(0)
+
+
+def _take_off(kept: int) -> None:
+    while len(_put_on) > kept:
         owner, name, wrapper, original = _put_on.pop()
         if owner.__dict__.get(name) is wrapper:
             setattr(owner, name, original)
 
 
-def when_imported(module: str, patch: Callable[[Any], None]) -> None:
+def when_imported(client: str, module: str, patch: Callable[[Any], None]) -> None:
     """Patch a module now if it is imported, else as soon as it is."""
     _active.add(module)
     if module in sys.modules:
-        patch(sys.modules[module])
+        _put(client, sys.modules[module], patch)
     elif module not in _hooked:
         _hooked.add(module)
-        wrapt.register_post_import_hook(lambda imported: patch(imported) if module in _active else None, module)
+        wrapt.register_post_import_hook(
+            lambda imported: _put(client, imported, patch) if module in _active else None, module
+        )
+
+
+def _put(client: str, module: Any, patch: Callable[[Any], None]) -> None:
+    """Patch a module wholly or not at all: half a hook begins calls that nothing ends."""
+    before = len(_put_on)
+    try:
+        patch(module)
+    except AttributeError as missing:
+        _take_off(before)
+        guard.warn_once(
+            f"client {client}", "byline.E092: calls through %s are not seen and carry no ids: %s", client, missing
+        )
+    except Exception:
+        _take_off(before)
+        guard.report(client)

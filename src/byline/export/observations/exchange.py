@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from byline.export.drain.draft import Draft
-from byline.export.observations.mending import to_json
 from byline.export.privacy.sides import INPUT, OUTPUT, masked
+from byline.spans.texts import to_json
 
 _GIVEN: Final = "langfuse.observation.input"
 _RETURNED: Final = "langfuse.observation.output"

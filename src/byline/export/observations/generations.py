@@ -7,10 +7,11 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
 from byline.export.drain.draft import Draft
-from byline.export.observations.mending import METADATA, NAMES, STARTED, json_object, to_json
+from byline.export.observations.mending import METADATA, NAMES, STARTED, json_object
 from byline.export.observations.usage import cost_of, stated_cost, stated_usage, usage_of
 from byline.export.privacy.content import holds_content
 from byline.spans import attributes as names
+from byline.spans.texts import to_json
 
 _MODEL: Final = "langfuse.observation.model.name"
 _PARAMETERS: Final = "langfuse.observation.model.parameters"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
 from byline.spans import attributes as names
+from byline.spans.texts import to_json
 
 LEVEL: Final = "langfuse.observation.level"
 METADATA: Final = "langfuse.observation.metadata."
@@ -83,19 +83,6 @@ def environment(name: str) -> str:
     return _NO_ENVIRONMENT.sub("-", name.lower())[:40].strip("-") or "default"
 
 
-def to_json(value: Any) -> str:
-    """Return JSON that any parser reads: Python's own writes numbers that are none.
-
-    Example:
-        >>> to_json({"top_p": float("nan"), "max_tokens": 64})
-        '{"max_tokens": 64}'
-    """
-    try:
-        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
-    except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, default=str)
-
-
 def json_object(value: Any) -> dict[str, Any]:
     """Return a JSON object, or what a JSON text says that is one; nothing of any other value."""
     try:
@@ -103,18 +90,6 @@ def json_object(value: Any) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return dict(found) if isinstance(found, Mapping) else {}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items() if not _is_no_number(item)}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if _is_no_number(value) else value
-
-
-def _is_no_number(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _is_time(value: Any) -> bool:

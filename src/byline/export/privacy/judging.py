@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from byline.export.privacy.content import is_content
 from byline.spans import attributes as names
+from byline.spans.texts import to_json
 
 #: Attributes that hold request parameters as one JSON text.
 PARAMETERS: Final = frozenset(
@@ -130,7 +131,7 @@ def without_texts(parameters: str) -> str:
     """Return request parameters without the texts that may be content.
 
     Example:
-        >>> without_texts('{"temperature": 0.5, "service_tier": "flex", "preamble": "You are …"}')
+        >>> without_texts('{"temperature": 0.5, "top_p": NaN, "service_tier": "flex", "preamble": "You are …"}')
         '{"temperature": 0.5, "service_tier": "flex"}'
     """
     try:
@@ -139,7 +140,7 @@ def without_texts(parameters: str) -> str:
         return "{}"
     if not isinstance(found, dict):
         return "{}"
-    return json.dumps({name: value for name, value in found.items() if _is_choice(name, value)})
+    return to_json({name: value for name, value in found.items() if _is_choice(name, value)})
 
 
 def _is_choice(name: str, value: Any) -> bool:
