@@ -122,5 +122,6 @@ def family_of(owner: Record) -> Family:
     return family
 
 
-def _forget(reference: weakref.KeyedRef[int, Family]) -> None:
-    closing.pop(reference.key, None)
+def _forget(reference: weakref.KeyedRef[int, Family], kept: dict[int, weakref.KeyedRef[int, Family]] = closing) -> None:
+    # By an argument of its own, for when the interpreter ends the names of modules go first.
+    kept.pop(reference.key, None)
