@@ -14,6 +14,7 @@ from byline import guard, lifespan, record
 from byline.inbound import interface
 from byline.inbound.body import DEFAULT_LIMIT, Body, is_json, parse_length
 from byline.inbound.reader import Identity, InboundReader
+from byline.inbound.request import plain_headers
 from byline.inbound.trust import GROUPS, Trust
 from byline.record import Record
 from byline.spans import absence, server
@@ -182,6 +183,12 @@ def _tee(owner: Record, scope: Scope, receive: Receive, limit: int) -> Receive:
 
 def _describe(scope: MutableMapping[str, Any]) -> tuple[bool, int | None]:
     """Say whether the body is one JSON text, and how long it is announced to be."""
+    plain = plain_headers(scope)
+    if plain is not None:
+        if plain.get(b"content-encoding", b"identity").lower() != b"identity":
+            return False, None
+        readable = is_json(plain.get(b"content-type", b"").decode("latin-1"))
+        return readable, parse_length(plain.get(b"content-length", b"").decode("latin-1"))
     expected: int | None = None
     readable = False
     for name, value in scope.get("headers") or ():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -103,7 +103,9 @@ def clean_text(value: object) -> str | None:
 
     Whole numbers and UUIDs become text, for user ids often are. Raises `Rejected` with the reason.
     """
-    if isinstance(value, str):
+    if type(value) is str:
+        text = value.strip(" ")
+    elif isinstance(value, str):
         # The text itself, not what a subclass such as an enumeration makes of it.
         text = str.__str__(value).strip(" ")
     elif value is None:
@@ -121,7 +123,7 @@ def clean_text(value: object) -> str | None:
         return None
     if len(text) > MAX_ID:
         raise Rejected("too long")
-    if not is_printable(text):
+    if not text.isprintable() and not is_printable(text):
         raise Rejected("not printable")
     return text
 
@@ -240,11 +242,15 @@ def is_asked(value: object) -> bool:
     return str(value).strip().lower() not in _NO
 
 
-def merge(layers: Iterable[Mapping[str, Any]]) -> Attribution:
+def merge(layers: Collection[Mapping[str, Any]]) -> Attribution:
     """Merge cleaned layers, the strongest first.
 
     Of ids and names the first wins; tags are joined in order; of each metadata key the first wins.
     """
+    if len(layers) == 1:
+        (only,) = layers
+        if "tags" not in only and "metadata" not in only:
+            return Attribution(**only) if only else EMPTY
     merged: dict[str, Any] = {}
     tags: dict[str, None] = {}
     metadata: dict[str, MetadataValue] = {}

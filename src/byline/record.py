@@ -80,6 +80,7 @@ class Record:
         "app_span_signed",
         "app_span_told",
         "body",
+        "family",
         "parent",
         "raw",
         "reader",
@@ -101,6 +102,7 @@ class Record:
         self.app_span_told: Mapping[str, Any] = {}
         self.app_span_signed: Attribution | None = None
         self.stamp: Any = None
+        self.family: Any = None
         self._bound: Mapping[str, Any] | None = None
         self._merged: Attribution | None = None
         self._below: Attribution | None = None
@@ -114,7 +116,11 @@ class Record:
 
     def attribution(self) -> Attribution:
         """Return what is known of the request by now, reading on where more has come in."""
-        below = self._claims() if self.parent is None else self.parent.attribution()
+        if self._settled and self._claimed is not None:
+            # The whole of it has been read.
+            below = self._claimed
+        else:
+            below = self._claims() if self.parent is None else self.parent.attribution()
         if self._bound is None:
             return below
         if self._merged is None or below is not self._below:
@@ -174,8 +180,8 @@ class Record:
         reader, raw, body = self.reader, self.raw, self.body
         if reader is None or raw is None:
             return EMPTY
-        complete = body is not None and body.is_complete()
-        if self._claimed is not None and (self._settled or (complete is self._body_seen and not reader.late)):
+        complete = body is None or body.is_complete()
+        if self._claimed is not None and complete is self._body_seen and not reader.late:
             return self._claimed
         thread = threading.get_ident()
         if self._asked_by == thread:
@@ -189,11 +195,12 @@ class Record:
             guard.report("inbound")
         finally:
             self._asked_by = None
-        # Equal claims stay the same object, by which everything that is made from them is cached.
-        self._claimed = self._claimed if claimed == self._claimed else claimed
+        if claimed != self._claimed:
+            # Equal claims stay the same object, by which everything that is made from them is cached.
+            self._claimed = claimed
         self._body_seen = complete
-        self._settled = known and (body is None or complete)
-        return self._claimed or EMPTY
+        self._settled = known and complete
+        return self._claimed
 
 
 _record: Final[ContextVar[Record | None]] = ContextVar("byline_record", default=None)

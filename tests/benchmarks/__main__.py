@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.benchmarks import calls, doors, feeding, reading, splicing, stamping
+from tests.benchmarks import calls, doors, feeding, reading, splicing, stamping, watching
 
 
 def main() -> int:
@@ -15,7 +15,7 @@ def main() -> int:
     given = parser.parse_args()
     print(f"{'what byline adds':<42}{'against what is added by':<40}{'theirs':>12}{'ours':>12}{'ratio':>9}{'bound':>8}")
     over = False
-    for group in (doors, reading, stamping, splicing, calls, feeding):
+    for group in (doors, reading, stamping, splicing, calls, feeding, watching):
         for row in group.rows():
             over = over or row.over
             bound = "-" if row.bound is None else f"{row.bound:.3f}"

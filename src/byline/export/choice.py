@@ -44,15 +44,12 @@ class Choice:
         #: Stands for the destination among those that hear of a span.
         self.bit = 1 << next(_numbers)
 
-    def picks(self, span: ReadableSpan, own: Kin | None) -> bool:
+    def picks(self, span: ReadableSpan, own: Kin | None, *, sampled: bool) -> bool:
         """Whether a span is taken, as it is by now or by what hangs below it already."""
         verdict = None if own is None else own.verdicts.get(self.bit)
         if verdict is not None:
             return verdict
-        context = span.get_span_context()
-        if context is None or not self._picks(span):
-            return False
-        return context.trace_flags.sampled or (self._unsampled and recognition.is_llm_span(span))
+        return self._picks(span) and (sampled or (self._unsampled and recognition.is_llm_span(span)))
 
     def keeps(self, draft: Draft) -> bool:
         """Whether a span that has come is exported."""
@@ -77,7 +74,8 @@ class Choice:
         if span is None or not above.heard & self.bit:
             return False
         try:
-            if not self.picks(span, above):
+            context = span.get_span_context()
+            if context is None or not self.picks(span, above, sampled=context.trace_flags.sampled):
                 return False
             draft = _glance(span, above) if above.ended is None or self._keeps is not None else None
             if draft is not None and self._keeps is not None and not self._keeps(draft):

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
@@ -38,7 +39,7 @@ class Ticket:
     __slots__ = ("closes", "context", "kin", "picked", "span")
 
     def __init__(
-        self, span: ReadableSpan | None, context: SpanContext, own: Kin | None, *, picked: bool, closes: Family | None
+        self, span: ReadableSpan | None, context: SpanContext, own: Kin | None, picked: bool, closes: Family | None
     ) -> None:
         self.span = span
         self.context = context
@@ -82,6 +83,9 @@ class Feed(BatchSpanProcessor):
             max_export_batch_size=min(self._room, _batch(self._room)),
             schedule_delay_millis=_delay(spooled=pipeline.outlet.stores),
         )
+        # Past the SDK's look at whether a span is sampled, where that can be.
+        inner: Any = getattr(self, "_batch_processor", None)
+        self._put: Callable[[Any], object] = getattr(inner, "emit", super().on_end)
         _at_fork(self)
 
     @property
@@ -107,30 +111,28 @@ class Feed(BatchSpanProcessor):
             # The provider keeps its processors for good, also those of destinations that are gone.
             return
         try:
-            self._end(span)
+            context = span.get_span_context()
+            if context is not None:
+                self._end(span, context)
         except Exception:
             guard.report("export")
 
-    def _end(self, span: ReadableSpan) -> None:
-        context = span.get_span_context()
-        if context is None:
-            return
-        own, ending = kin.end(span, context.span_id)
+    def _end(self, span: ReadableSpan, context: SpanContext) -> None:
+        own, ending = kin.end(span, context)
         closes = ending.closes
-        picked = self._choice.picks(span, own)
+        picked = self._choice.picks(span, own, sampled=ending.is_sampled)
         if picked and own is None:
             own = ending.late = kin.make_late(span, context)
         if not picked and (closes is None or not closes.steps):
             return
-        if not context.trace_flags.sampled:
+        if not ending.is_sampled:
             # The SDK's processor would let it fall.
             context = context_of(context.trace_id, context.span_id, like=context)
         with self._counting:
             room = self._waiting < self._room and not self.closed
             self._waiting += room
         if room:
-            ticket: Any = Ticket(span, context, own, picked=picked, closes=closes)
-            super().on_end(ticket)
+            self._put(Ticket(span, context, own, picked, closes))
         elif picked:
             self._choice.lose(own)
             counters.count(f"{self._name}.spans.dropped.{'closed' if self.closed else 'queue_full'}")
@@ -174,8 +176,7 @@ class Feed(BatchSpanProcessor):
                 return
             self._waiting += 1
         # It holds nothing, and makes the pipeline look at what waits there.
-        nothing: Any = Ticket(None, context_of(1, 1), None, picked=False, closes=None)
-        super().on_end(nothing)
+        self._put(Ticket(None, context_of(1, 1), None, False, None))
 
     def _taken(self, count: int) -> None:
         with self._counting:

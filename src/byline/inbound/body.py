@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import msgspec
 
@@ -18,7 +18,6 @@ Describe = Callable[[MutableMapping[str, Any]], tuple[bool, int | None]]
 
 _decode: Final = msgspec.json.Decoder().decode
 _decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_absent: Final = msgspec.UNSET
 
 #: A request may ask from several threads at once; decoding holds the interpreter's own lock anyway.
 _lock: Final = make_lock()
@@ -136,12 +135,10 @@ class BodyReader:
         self.names = tuple(dict.fromkeys((*names, *present)))
         self._within = dict(within or {})
         self._present = frozenset(present) - frozenset(names)
-        fields = [
-            (f"f{index}", msgspec.Raw | msgspec.UnsetType, msgspec.field(default=_absent, name=name))
-            for index, name in enumerate(self.names)
-        ]
-        self._struct = msgspec.defstruct("Wanted", fields, gc=False)
-        self._decoder = msgspec.json.Decoder(self._struct)
+        # Which becomes a dictionary of those that are there.
+        make: Any = TypedDict
+        wanted = make("Wanted", dict.fromkeys(self.names, msgspec.Raw), total=False)
+        self._decode = msgspec.json.Decoder(wanted).decode
 
     def read(self, data: bytes) -> dict[str, Any] | None:
         """Return the wanted members, ``None`` when the body is not JSON.
@@ -149,13 +146,10 @@ class BodyReader:
         In the place of a member that cannot be decoded by itself stands `BROKEN`.
         """
         try:
-            wanted = self._decoder.decode(data)
+            members: dict[str, Any] = self._decode(data)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             return self._read_slowly(data)
-        members: dict[str, Any] = {}
-        for name, raw in zip(self.names, msgspec.structs.astuple(wanted), strict=True):
-            if raw is _absent:
-                continue
+        for name, raw in members.items():
             if name in self._present:
                 members[name] = True
             elif name in self._within:

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import msgspec
 
 from byline import attribution
-from byline.attribution import BROKEN, Rejected
+from byline.attribution import BROKEN, Rejected, clean_environment, clean_text
 from byline.inbound.body import decode_slowly
 from byline.inbound.fields import CONTROL_KEYS, IGNORED_CONTROLS, LANGFUSE_KEYS, TRACE_KEYS
 
@@ -55,8 +55,7 @@ class Layer(dict[str, Any]):
             elif field == "metadata":
                 self._add_metadata(value)
             else:
-                clean = attribution.clean_environment if field == "environment" else attribution.clean_text
-                text = clean(value)
+                text = clean_environment(value) if field == "environment" else clean_text(value)
                 if text is not None and field not in self:
                     self[field] = text
         except Rejected as rejected:
@@ -81,7 +80,7 @@ class Layer(dict[str, Any]):
         text = values[0] if len(values) == 1 else ",".join(values)
         if kind == "trace" and not text.lstrip().startswith("{") and parse_pairs(text) is None:
             kind = "text"
-        if kind == "text" and field in _IDS:
+        if kind == "text" and field in _IDS and "," in text:
             values = single(values)
             if len(values) > 1:
                 self.reject(field, "repeated")
@@ -139,13 +138,15 @@ class Layer(dict[str, Any]):
 
     def _add_known(self, value: Mapping[str, Any], known: Mapping[str, str], ignored: frozenset[str]) -> None:
         # In the order of the table, whatever that of the sender is.
-        for key, field in known.items():
-            if key in value and key != "user_id":
-                self.add(field, value[key])
-        further = {key: item for key, item in value.items() if key not in known and key not in ignored}
-        if further:
-            self.add("metadata", further)
-        if "user_id" in known and "user_id" in value:
+        present = list(filter(value.__contains__, known))
+        for key in present:
+            if key != "user_id":
+                self.add(known[key], value[key])
+        if len(present) < len(value):
+            further = {key: item for key, item in value.items() if key not in known and key not in ignored}
+            if further:
+                self.add("metadata", further)
+        if "user_id" in present:
             # What says it in so many words comes first.
             self._add_user(value["user_id"])
 

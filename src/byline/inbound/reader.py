@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from operator import itemgetter
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -43,6 +44,7 @@ _WITHIN: Final = {
 _NEEDED: Final = frozenset(field.needs for field in FIELDS if field.needs) - _BODY.keys()
 #: What the W3C lets a recipient of baggage cut off.
 _MAX_BAGGAGE: Final = 8192
+_rank_of: Final = itemgetter(0)
 _QUERY: Final = tuple(field for field in FIELDS if field.where == "query")
 
 
@@ -177,9 +179,9 @@ def _keep(layer: Layer, accepted: frozenset[str], reason: str) -> None:
 
 def add_headers(layer: Layer, headers: Mapping[str, list[str]]) -> None:
     """Add the claims that came in headers."""
-    found = [(*_HEADERS[name], lines) for name, lines in headers.items() if name in _HEADERS]
+    found = [(*_HEADERS[name], headers[name]) for name in _HEADERS.keys() & headers.keys()]
     if len(found) > 1:
-        found.sort(key=_by_rank)
+        found.sort(key=_rank_of)
     for _, field, lines in found:
         if field.kind == "entry":
             layer.add(field.field, {field.name.removeprefix("langfuse_"): lines[0]})
@@ -191,11 +193,11 @@ def add_headers(layer: Layer, headers: Mapping[str, list[str]]) -> None:
 
 def add_body(layer: Layer, members: Mapping[str, Any]) -> None:
     """Add the claims that came in the JSON body."""
-    found = [row for name in members if name in _BODY for row in _BODY[name]]
+    found = [row for name in _BODY.keys() & members.keys() for row in _BODY[name]]
     if len(found) > 1:
-        found.sort(key=_by_rank)
+        found.sort(key=_rank_of)
     for _, field, path in found:
-        value = at_path(members, path)
+        value = members[path[0]] if len(path) == 1 else at_path(members, path)
         if value is None or (field.needs is not None and field.needs not in members):
             continue
         if field.kind == "entry":
@@ -231,7 +233,3 @@ def add_baggage(layer: Layer, lines: list[str]) -> None:
             layer.add_text(
                 field, "tags" if field == "tags" else "text", unquote(value.strip(), errors="surrogateescape")
             )
-
-
-def _by_rank(row: tuple[int, Field, Any]) -> int:
-    return row[0]

@@ -23,6 +23,19 @@ def canonical(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
+def plain_headers(scope: MutableMapping[str, Any]) -> dict[bytes, bytes] | None:
+    """Return the headers of an ASGI scope by name, ``None`` where one is repeated or written in an odd way.
+
+    Nearly always they are plain, and need not be gone through one by one.
+    """
+    headers = scope.get("headers")
+    if type(headers) is not list:
+        return None
+    plain: dict[bytes, bytes] = dict(headers)
+    names = b"".join(plain)
+    return plain if len(plain) == len(headers) and names.islower() and b"_" not in names else None
+
+
 class Wanted:
     """The headers that somebody will read, under the names by which each protocol shows them.
 
@@ -51,6 +64,9 @@ class AsgiRequest:
     def collect(self, wanted: Wanted) -> dict[str, list[str]]:
         """Gather the wanted headers; a spelling with dashes goes before one with underscores."""
         names = wanted.asgi
+        plain = plain_headers(self.scope)
+        if plain is not None:
+            return {names[raw]: [decode(plain[raw])] for raw in names.keys() & plain.keys()}
         found: dict[str, list[str]] = {}
         underscored: dict[str, list[str]] | None = None
         for raw, value in self.scope.get("headers", ()):

@@ -7,6 +7,8 @@ What no convention names stands under ``byline.*``.
 
 from __future__ import annotations
 
+from itertools import compress
+from operator import attrgetter
 from typing import Final
 
 from byline.attribution import Attribution
@@ -120,18 +122,19 @@ FACTS: Final[dict[str, str]] = {
 }
 
 _LIMITS: Final = ("requests", "tokens")
-_ATTRIBUTION_ITEMS: Final = tuple(ATTRIBUTION.items())
+_ATTRIBUTION_NAMES: Final = tuple(ATTRIBUTION.values())
+_values_of: Final = attrgetter(*ATTRIBUTION)
 _FACTS_ITEMS: Final = tuple(FACTS.items())
 
 
 def of_attribution(attribution: Attribution) -> dict[str, AttributeValue]:
     """Return what an attribution becomes on a span."""
     attributes: dict[str, AttributeValue] = {}
-    for field, names in _ATTRIBUTION_ITEMS:
-        value = getattr(attribution, field)
-        if value:
-            for name in names:
-                attributes[name] = value
+    values = _values_of(attribution)
+    # Most of them are empty.
+    for names, value in compress(zip(_ATTRIBUTION_NAMES, values, strict=True), values):
+        for name in names:
+            attributes[name] = value
     for key, item in attribution.metadata.items():
         attributes[METADATA + key] = item
     return attributes

@@ -122,7 +122,7 @@ def is_llm_span(span: ReadableSpan) -> bool:
         >>> is_llm_span(tracer.start_span("x", attributes={"gen_ai.conversation.id": "s-1"}))
         False
     """
-    settled: bool | None = span.__dict__.get(_SETTLED)
+    settled: bool | None = getattr(span, _SETTLED, None)
     if settled is not None:
         return settled
     scope = span.instrumentation_scope
@@ -136,7 +136,7 @@ def is_llm_span(span: ReadableSpan) -> bool:
 
 def settle(span: ReadableSpan, *, is_llm: bool) -> None:
     """Say once for all whether a span is one: the SDK drops the oldest attributes, by which it was known."""
-    span.__dict__[_SETTLED] = is_llm
+    setattr(span, _SETTLED, is_llm)
 
 
 def is_leaf(name: str, attributes: Mapping[str, Any]) -> bool:

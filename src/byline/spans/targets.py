@@ -50,7 +50,7 @@ def adopt(span: Span, owner: Record) -> None:
     A raw thread loses the record's ContextVar; where OpenTelemetry's context has been carried over,
     the parent span leads back to it.
     """
-    span.__dict__[_OWNER] = weakref.ref(owner)
+    setattr(span, _OWNER, weakref.ref(owner))
     if owner.root().app_span_ends_first:
         _owners[span.get_span_context().span_id] = owner
 
@@ -62,10 +62,10 @@ def owner_of_parent(parent_context: otel_context.Context | None) -> Record | Non
 
 def register(span: Span, parent_context: otel_context.Context | None = None) -> None:
     """Take note of an LLM span that has started."""
-    span.__dict__[_IS_LLM] = True
+    setattr(span, _IS_LLM, True)
     parent = trace.get_current_span(parent_context)
     if getattr(parent, _IS_LLM, False):
-        span.__dict__[_PARENT] = weakref.ref(parent)
+        setattr(span, _PARENT, weakref.ref(parent))
     _last.set(weakref.ref(span))
     seeker = _seeker.get()
     if seeker is not None and seeker.found is not None:

@@ -7,11 +7,13 @@ from typing import Any, Final
 
 from byline.attribution import EMPTY, Attribution
 from byline.export.drain.sayings import ByTrace, Said
+from byline.locks import make_lock
 from byline.record import Record
 
 #: By the id of the app span with which a request is over.
-closing: Final[weakref.WeakValueDictionary[int, Family]] = weakref.WeakValueDictionary()
-families: Final[weakref.WeakKeyDictionary[Record, Family]] = weakref.WeakKeyDictionary()
+closing: Final[dict[int, weakref.KeyedRef[int, Family]]] = {}
+
+_lock: Final = make_lock()
 
 
 class Family:
@@ -94,7 +96,8 @@ class Family:
         if owner is None:
             return
         known = owner.attribution()
-        self.settled = self.settled or owner.has_come()
+        if not self.settled:
+            self.settled = owner.has_come()
         if known is not self.attribution:
             if self.attribution and known != self.attribution:
                 self.past = (*self.past[-4:], self.attribution)
@@ -105,11 +108,20 @@ class Family:
 
 def family_of(owner: Record) -> Family:
     """Return the family of a record."""
-    family = families.get(owner)
-    if family is None:
-        made = Family(owner)
+    family: Family | None = owner.family
+    if family is not None:
+        return family
+    made = Family(owner)
+    with _lock:
         # Another thread of the request may have been faster.
-        family = families.setdefault(owner, made)
-        if family is made and family.app_span_id:
-            closing[family.app_span_id] = family
+        family = owner.family
+        if family is None:
+            family = owner.family = made
+            if made.app_span_id:
+                closing[made.app_span_id] = weakref.KeyedRef(made, _forget, made.app_span_id)
     return family
+
+
+def _forget(reference: weakref.KeyedRef[int, Family], kept: dict[int, weakref.KeyedRef[int, Family]] = closing) -> None:
+    # By an argument of its own, for when the interpreter ends the names of modules go first.
+    kept.pop(reference.key, None)

@@ -30,9 +30,24 @@ _ENDING: Final = "_byline_ending"
 #: What an LLM span is known by, which long conversations push off it before it ends.
 _TELLING: Final = recognition.KEYS | {REQUEST_MODEL, FACTS["response_model"], "llm.model_name"}
 _ALL: Final = -1
+_UNSEEN: Final = object()
 
-#: By span id: what ends is a copy of the span, which knows nothing of what the span remembers.
-_open: Final[weakref.WeakValueDictionary[int, Kin]] = weakref.WeakValueDictionary()
+#: By span id: what ends is a copy of the span, which knows nothing of what the span remembers. It lasts as
+#: long as the span.
+_open: Final[dict[int, Kin]] = {}
+
+
+class _Live(weakref.ref[ReadableSpan]):
+    """Leads to a span while that is there."""
+
+    __slots__ = ("span_id",)
+
+    span_id: int
+
+
+def _forget(live: _Live, kept: dict[int, Kin] = _open) -> None:
+    # By an argument of its own, for when the interpreter ends the names of modules go before their spans.
+    kept.pop(live.span_id, None)
 
 
 class Kin:
@@ -40,6 +55,7 @@ class Kin:
 
     Attributes:
         above: The nearest span around it that is kept track of.
+        live: Leads to the span, as long as that is there.
         span: The span: live until it has ended, then as it ended.
         verdicts: Whether it is exported, by destination, where that is settled: what hangs below it may be
             gone already, or it may be gone itself.
@@ -53,13 +69,13 @@ class Kin:
     __slots__ = (
         "__weakref__",
         "_family",
-        "_live",
         "above",
         "carries",
         "ended",
         "filed",
         "heard",
         "is_llm",
+        "live",
         "span_id",
         "telling",
         "trace_id",
@@ -70,7 +86,8 @@ class Kin:
         self.span_id = context.span_id
         self.trace_id = context.trace_id
         self.above = above
-        self._live = weakref.ref(span)
+        self.live = _Live(span, _forget)
+        self.live.span_id = self.span_id
         self.ended: ReadableSpan | None = None
         self.verdicts: dict[int, bool] = {}
         self.heard = 0
@@ -83,7 +100,7 @@ class Kin:
             self._family = None if above is None else above.family
         elif server.meet(owner, span):
             self._family = family_of(owner)
-        family = self.family
+        family = self._family or self.family
         if family is not None and not family.root.number:
             family.root.number = f"{self.trace_id:032x}{self.span_id:016x}"
 
@@ -97,25 +114,25 @@ class Kin:
     @property
     def span(self) -> ReadableSpan | None:
         """The span as it is by now, ``None`` where it was let go without ever ending."""
-        return self.ended or self._live()
+        return self.ended or self.live()
 
     @property
     def family(self) -> Family | None:
         """The request that it belongs to, ``None`` where it belongs to none."""
         if self._family is None:
             # An app span that somebody else has made starts before there is a record.
-            live = self._live()
+            live = self.live()
             owner = None if live is None else targets.owner_of(live)
             self._family = None if owner is None else family_of(owner)
         return self._family
 
-    def end(self, span: ReadableSpan) -> None:
+    def end(self, span: ReadableSpan, *, is_llm: bool) -> None:
         """Take note of how it ended."""
         self.ended = span
-        if not self.carries and recognition.is_llm_span(span):
+        if is_llm and not self.carries:
             # It has turned into one since it started.
             self.carry()
-        family = self.family
+        family = self._family or self.family
         if family is None and self.above is not None:
             # Another request within one, that has no record of its own.
             family = self._family = self.above.family
@@ -132,21 +149,22 @@ def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool
         deep: Whether every span counts, or LLM spans alone, between which the others are seen through.
         bit: Who asks, and will hear of its end.
     """
-    seen = span.__dict__
-    found: Kin | None = seen.get(_KIN)
-    if found is not None and found.span_id == span.get_span_context().span_id:
+    found: Any = getattr(span, _KIN, _UNSEEN)
+    if found is not _UNSEEN:
         # Another destination has seen it already.
-        _hear(found, span, bit)
-        return
-    if _KIN in seen and not deep:
-        # And it is not one to be kept track of.
-        return
-    if found is None:
+        if found is not None and found.live() is span:
+            _hear(found, span, bit)
+            return
+        if not deep:
+            # And it is not one to be kept track of.
+            return
+    if found is None or found is _UNSEEN:
         around = trace.get_current_span(parent_context)
         found = getattr(around, _KIN, None)
         if found is None and deep and _is_heard_like(around, span):
             # It started before anybody looked, and will be exported all the same.
-            found = around.__dict__[_KIN] = Kin(around, around.get_span_context(), None, _owner_of(around))
+            found = Kin(around, around.get_span_context(), None, _owner_of(around))
+            setattr(around, _KIN, found)
             found.heard = _ALL
             _open[found.span_id] = found
     is_llm = recognition.is_llm_span(span)
@@ -158,9 +176,9 @@ def start(span: Span, parent_context: otel_context.Context | None, *, deep: bool
             kin.is_llm = True
             recognition.settle(span, is_llm=True)
             attributes = attributes_of(span)
-            kin.telling = {key: attributes[key] for key in _TELLING & attributes.keys()}
+            kin.telling = {key: attributes[key] for key in _TELLING.intersection(attributes)}
         found = _open[kin.span_id] = kin
-    seen[_KIN] = found
+    setattr(span, _KIN, found)
 
 
 def _owner_of(span: ReadableSpan) -> Record | None:
@@ -190,28 +208,33 @@ class Ending:
     It is kept on the span, and must not lead back to it: what is exported is let go at once.
 
     Attributes:
+        is_sampled: Whether the app's sampler lets it be exported.
         closes: The request that is over with it, ``None`` where none is.
         late: Its kin where that was made as it ended.
     """
 
-    __slots__ = ("closes", "late")
+    __slots__ = ("closes", "is_sampled", "late")
 
-    def __init__(self, span: ReadableSpan, span_id: int, own: Kin | None) -> None:
+    def __init__(self, span: ReadableSpan, context: SpanContext, own: Kin | None) -> None:
+        self.is_sampled = context.trace_flags.sampled
         self.late: Kin | None = None
-        recognition.settle(span, is_llm=(own is not None and own.is_llm) or recognition.is_llm_span(span))
+        is_llm = (own is not None and own.is_llm) or recognition.is_llm_span(span)
+        recognition.settle(span, is_llm=is_llm)
         if own is not None:
-            own.end(span)
-        self.closes = closing.get(span_id)
+            own.end(span, is_llm=is_llm)
+        closes = closing.get(context.span_id)
+        self.closes = None if closes is None else closes()
         if self.closes is not None:
             self.closes.learn()
 
 
-def end(span: ReadableSpan, span_id: int) -> tuple[Kin | None, Ending]:
+def end(span: ReadableSpan, context: SpanContext) -> tuple[Kin | None, Ending]:
     """Take note of a span that ends; return its kin, ``None`` where nobody has kept track of it."""
-    own = _open.get(span_id)
-    ending: Ending | None = span.__dict__.get(_ENDING)
+    own = _open.get(context.span_id)
+    ending: Ending | None = getattr(span, _ENDING, None)
     if ending is None:
-        ending = span.__dict__[_ENDING] = Ending(span, span_id, own)
+        ending = Ending(span, context, own)
+        setattr(span, _ENDING, ending)
     return own or ending.late, ending
 
 
