@@ -211,3 +211,13 @@ def _is_quoted(text: str) -> bool:
 def mask(secret: str) -> str:
     """Return enough of a secret to recognise it, never the whole."""
     return f"{secret[:6]}…{secret[-2:]}" if len(secret) > 12 else "…" if secret else ""
+
+
+def shorten(public: str) -> str:
+    """Return as much of a public key as tells one project from another.
+
+    Example:
+        >>> shorten("pk-lf-0123456789abcdef")
+        'pk-lf-01234567…'
+    """
+    return f"{public[:14]}…" if len(public) > 14 else public

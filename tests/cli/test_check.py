@@ -71,6 +71,16 @@ def test_secrets_are_never_printed_whole(monkeypatch: pytest.MonkeyPatch, capsys
     assert "region" in printed.out
 
 
+def test_the_public_key_is_shown_as_far_as_it_tells_projects_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It looks like a secret, and is none."""
+    monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-0123456789abcdef")
+    main(["check", "--json"])
+    rows = {row["name"]: row["value"] for row in json.loads(capsys.readouterr().out)["settings"]}
+    assert rows["langfuse_public_key"] == "pk-lf-01234567…"
+
+
 def test_dead_server_fails_with_advice(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Nobody listens there any more."""
     with Receiver() as langfuse:

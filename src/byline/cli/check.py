@@ -55,6 +55,8 @@ def _row(setting: Setting) -> dict[str, Any]:
         value = "yes" if value else "no"
     elif setting.name == "otlp_headers":
         value = _headers(value)
+    elif setting.name == "langfuse_public_key":
+        value = settings.shorten(value)
     elif setting.secret:
         value = settings.mask(value)
     shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

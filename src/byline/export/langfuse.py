@@ -74,7 +74,7 @@ class Langfuse(Destination):
 
     def credentials(self) -> str:
         """Say which keys are in force, by so much of the public one as tells projects apart."""
-        return f"public key {self._public_key[:14]}…"
+        return f"public key {settings.shorten(self._public_key)}"
 
     def rewrites(self) -> Sequence[Rewrite]:
         """Say of each span what it is to Langfuse, and the environment's values where it says none."""
