@@ -16,7 +16,8 @@ import byline
 from byline import asgi, record, wsgi
 from byline.inbound.body import Body
 from byline.inbound.reader import InboundReader
-from byline.record import Record, Totals
+from byline.record import Record
+from byline.totals import Totals
 from tests.support import Sent, accepted, claim, environ_of, run_asgi, run_wsgi, scope_of
 
 

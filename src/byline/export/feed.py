@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 import weakref
@@ -16,6 +15,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanContext
 
 from byline import counters, guard
+from byline.export import queueing
 from byline.export.drain import kin
 from byline.export.drain.draft import context_of
 from byline.export.drain.family import Family
@@ -24,9 +24,6 @@ from byline.export.pipeline import Pipeline
 from byline.export.reminder import Reminder
 from byline.locks import in_child
 
-_DEFAULT_ROOM: Final = 2048
-#: How long a span may be in memory alone where there is a spool, in milliseconds.
-_SPOOL_DELAY: Final = 500.0
 #: How long the end of a process may be held up, in seconds.
 _FAREWELL: Final = 5.0
 #: What a batch that was given up in time may take to be counted.
@@ -65,7 +62,7 @@ class Feed(BatchSpanProcessor):
         self._pipeline = pipeline
         self._choice = pipeline.choice
         self._deep = deep
-        self._room = _room()
+        self._room = queueing.room()
         self._waiting = 0
         self._counting = threading.Lock()
         self.closed = False
@@ -80,8 +77,8 @@ class Feed(BatchSpanProcessor):
         super().__init__(
             pipeline,
             max_queue_size=self._room,
-            max_export_batch_size=min(self._room, _batch(self._room)),
-            schedule_delay_millis=_delay(spooled=pipeline.outlet.stores),
+            max_export_batch_size=queueing.batch(self._room),
+            schedule_delay_millis=queueing.delay(spooled=pipeline.outlet.stores),
         )
         # Past the SDK's look at whether a span is sampled, where that can be.
         inner: Any = getattr(self, "_batch_processor", None)
@@ -224,25 +221,6 @@ class Feed(BatchSpanProcessor):
         self._until = math.inf
         self._reminder.stop()
         self._pipeline.after_fork()
-
-
-def _room() -> int:
-    try:
-        return max(1, int(os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE", "")))
-    except ValueError:
-        return _DEFAULT_ROOM
-
-
-def _batch(room: int) -> int:
-    try:
-        return max(1, int(os.environ.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "")))
-    except ValueError:
-        return min(512, room)
-
-
-def _delay(*, spooled: bool) -> float | None:
-    # What is on disk is safe, so that it goes there soon; None is the SDK's default.
-    return _SPOOL_DELAY if spooled and not os.environ.get("OTEL_BSP_SCHEDULE_DELAY") else None
 
 
 def _at_fork(feed: Feed) -> None:
