@@ -14,7 +14,7 @@ from byline.record import Record
 from byline.spans import attributes as names
 from byline.spans import carriers, late, stated
 from byline.spans.attributes import AttributeValue, of_facts
-from byline.spans.processor import refresh, stamp_of
+from byline.spans.processor import refresh
 from byline.spans.writing import remove
 
 _UTILITIES: Final = "opentelemetry.util.genai.invocation"
@@ -65,6 +65,5 @@ def put(
             if name is not None and span.name != name:
                 span.update_name(name)
     elif not own and (running is None or span is not None):
-        # A span that is made in a thread of its own has lost its request.
-        stamp = {} if owner is None else stamp_of(owner)
-        late.keep({**stamp, **attributes}, response_id=facts.response_id, span=span)
+        # The results alone, never whose request they are of: caches of gateways give equal ids to equal replies.
+        late.keep(attributes, response_id=facts.response_id, span=span)
