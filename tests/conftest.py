@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON, Sampler, SamplingResult
 
-from byline import afterwards, calls, counters, guard, record
-from byline.spans.processor import BylineSpanProcessor
+from byline import deferred, errors, http, internal_metrics, request_context
+from byline.genai.attribution_processor import AttributionSpanProcessor
 
 # The same examples in every run, and no word of how long they take on a busy machine.
 settings.register_profile("byline", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -38,7 +38,7 @@ class _SwitchedSampler(Sampler):
 # The global provider can be set once a process only, so that all tests share this one.
 _SAMPLER = _SwitchedSampler()
 _EXPORTER = InMemorySpanExporter()
-_SIGNING = BylineSpanProcessor()
+_SIGNING = AttributionSpanProcessor()
 _SIGNING.switch_off()
 _PROVIDER = TracerProvider(sampler=_SAMPLER, shutdown_on_exit=False)
 _PROVIDER.add_span_processor(_SIGNING)
@@ -49,15 +49,15 @@ trace.set_tracer_provider(_PROVIDER)
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
     """Start every test with nothing told and nothing counted, and prove that it left no record behind."""
-    guard._told.clear()
-    counters.clear()
+    errors._told.clear()
+    internal_metrics.clear()
     # What tests before this one have dropped.
-    afterwards.run()
-    calls.forget()
+    deferred.run_deferred()
+    http.clear_results()
     _EXPORTER.clear()
     yield
-    left = record.get()
-    record.enter(None)
+    left = request_context.current_context()
+    request_context.attach(None)
     assert left is None, "the test left a record in force"
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 from opentelemetry import trace
 
-from byline import asgi, record, wsgi
+from byline import asgi, request_context, wsgi
 from byline.attribution import Attribution
 
 Door = Literal["asgi", "wsgi"]
@@ -237,7 +237,7 @@ def accepted(door: Door, sent: Sent, before: Mapping[str, Any] | None = None, **
     heard: list[Heard] = []
 
     def listen() -> None:
-        owner = record.get()
+        owner = request_context.current_context()
         assert owner is not None
         heard.append(Heard(owner.attribution(), owner.rejected))
 

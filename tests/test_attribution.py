@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from byline import attribution
 from byline.attribution import BROKEN, EMPTY, FIELDS, SCALARS, Attribution, Rejected, merge
-from byline.inbound.layer import Layer
+from byline.inbound.claim_set import ClaimSet
 from byline.inbound.trust import GROUP_OF, GROUPS
 
 
@@ -289,7 +289,7 @@ def test_every_field_belongs_to_a_group_of_claims() -> None:
 
 def test_reasons_are_few_and_not_repeated() -> None:
     rejected: list[str] = []
-    layer = Layer(rejected)
+    layer = ClaimSet(rejected)
     for number in range(200):
         layer.add("session_id", "x\n")
         layer.add("metadata", {f"k{number}": "x" * 501})

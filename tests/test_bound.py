@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import byline
-from byline import record
+from byline import request_context
 
 
 def session() -> str | None:
@@ -23,7 +23,7 @@ def test_a_block_carries_it_and_nothing_after() -> None:
     with byline.bound(session_id="s", user_id=7, tags=["a"], metadata={"k": 1}):
         assert byline.current() == byline.Attribution(session_id="s", user_id="7", tags=("a",), metadata={"k": 1})
     assert byline.current() == byline.Attribution()
-    assert record.get() is None
+    assert request_context.current_context() is None
 
 
 def test_blocks_add_to_those_around_them() -> None:
@@ -37,7 +37,7 @@ def test_blocks_add_to_those_around_them() -> None:
 
 def test_what_is_bound_around_a_block_later_reaches_into_it() -> None:
     with byline.bound(session_id="s"):
-        outer = record.get()
+        outer = request_context.current_context()
         assert outer is not None
         with byline.bound(user_id="u"):
             assert byline.current().release is None
@@ -56,7 +56,7 @@ def test_bind_within_a_block_stays_within_it() -> None:
 def test_a_block_that_fails_leaves_nothing_behind() -> None:
     with pytest.raises(ZeroDivisionError), byline.bound(session_id="s"):
         _ = 1 / 0
-    assert record.get() is None
+    assert request_context.current_context() is None
 
 
 def test_one_object_may_be_entered_again_and_within_itself() -> None:
@@ -66,7 +66,7 @@ def test_one_object_may_be_entered_again_and_within_itself() -> None:
             with job:
                 assert session() == "s"
             assert session() == "s"
-        assert record.get() is None
+        assert request_context.current_context() is None
 
 
 def test_one_object_may_be_shared_by_tasks() -> None:
@@ -79,7 +79,7 @@ def test_one_object_may_be_shared_by_tasks() -> None:
             assert session() == "s"
             entered.set()
             await may_leave.wait()
-        left.append(record.get())
+        left.append(request_context.current_context())
 
     async def run() -> None:
         first, second, go_first, go_second = (asyncio.Event() for _ in range(4))
@@ -104,7 +104,7 @@ def test_one_object_may_be_shared_by_threads() -> None:
         with job:
             entered.set()
             may_leave.wait(10)
-        left.append(record.get())
+        left.append(request_context.current_context())
 
     events = [(threading.Event(), threading.Event()) for _ in range(2)]
     threads = [threading.Thread(target=work, args=pair) for pair in events]
@@ -126,7 +126,7 @@ def test_a_function() -> None:
     assert job(1, b=3) == (1, 3, "s")
     assert (job.__name__, job.__doc__) == ("job", "What it does.")
     assert str(inspect.signature(job)).startswith("(a: 'int'")
-    assert record.get() is None
+    assert request_context.current_context() is None
 
 
 def test_a_function_that_fails() -> None:
@@ -136,7 +136,7 @@ def test_a_function_that_fails() -> None:
 
     with pytest.raises(LookupError, match=r"^s$"):
         job()
-    assert record.get() is None
+    assert request_context.current_context() is None
 
 
 def test_each_call_has_a_record_of_its_own() -> None:
@@ -178,7 +178,7 @@ def test_a_coroutine_function() -> None:
 
     async def run() -> None:
         assert list(await asyncio.gather(job(1), job(2))) == [(1, "s"), (2, "s")]
-        assert record.get() is None
+        assert request_context.current_context() is None
 
     asyncio.run(run())
 
@@ -207,9 +207,9 @@ def test_a_generator_carries_it_from_the_first_item_to_the_last_and_not_between_
 
     assert inspect.isgeneratorfunction(items)
     seen, result = [], items()
-    assert record.get() is None
+    assert request_context.current_context() is None
     for item in result:
-        seen.append((item, record.get()))
+        seen.append((item, request_context.current_context()))
     assert seen == [("s", None), ("s", None)]
 
     def delegates() -> Generator[str | None, None, None]:
@@ -261,7 +261,7 @@ def test_what_is_sent_and_thrown_into_a_generator() -> None:
     with pytest.raises(ValueError, match="unhandled"):
         result.throw(ValueError("unhandled"))
     assert log == ["sent", ("thrown", "s")]
-    assert record.get() is None
+    assert request_context.current_context() is None
     assert list(result) == []
 
 
@@ -285,7 +285,7 @@ def test_a_generator_that_is_closed_early() -> None:
     result.close()  # type: ignore[attr-defined]
     items().close()  # type: ignore[attr-defined]
     assert closed == ["s", "s"]
-    assert record.get() is None
+    assert request_context.current_context() is None
 
 
 def test_a_generator_that_fails() -> None:
@@ -341,7 +341,7 @@ def test_an_async_generator_carries_it_from_the_first_item_to_the_last() -> None
     assert inspect.isasyncgenfunction(items)
 
     async def run() -> None:
-        assert [(item, record.get()) async for item in items()] == [("s", None), ("s", None)]
+        assert [(item, request_context.current_context()) async for item in items()] == [("s", None), ("s", None)]
         with byline.bound(session_id="consumer"):
             assert [(item, session()) async for item in items()] == [("s", "consumer"), ("s", "consumer")]
 
@@ -368,7 +368,7 @@ def test_what_is_sent_and_thrown_into_an_async_generator() -> None:
         assert await result.athrow(LookupError("thrown")) == "last"
         with pytest.raises(ValueError, match="unhandled"):
             await result.athrow(ValueError("unhandled"))
-        assert record.get() is None
+        assert request_context.current_context() is None
         assert [item async for item in result] == []
 
     asyncio.run(run())
@@ -398,14 +398,14 @@ def test_an_async_generator_that_is_left_early() -> None:
         await other.__anext__()
         await asyncio.create_task(other.aclose())
         assert closed == ["s", "s"]
-        assert record.get() is None
+        assert request_context.current_context() is None
 
         async for _ in items():
             break
         gc.collect()
         for _ in range(5):
             await asyncio.sleep(0)
-        assert record.get() is None
+        assert request_context.current_context() is None
 
     asyncio.run(run())
     assert closed == ["s", "s", "s"]
@@ -435,6 +435,6 @@ def test_a_block_inside_an_async_generator_that_is_closed_by_another_task() -> N
 def test_values_outside_the_limits_are_dropped_and_named() -> None:
     with byline.bound(session_id="x" * 201, user_id="u", colour="blue"):
         assert byline.current() == byline.Attribution(user_id="u")
-        owner = record.get()
+        owner = request_context.current_context()
         assert owner is not None
         assert owner.rejected == ["session_id: too long", "colour: no attribution field"]

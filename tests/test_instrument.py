@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import byline
-from byline import export, guard
+from byline import errors, export
 from byline.export import OTLP, Destination
 from byline.gateways import OpenRouter
 from byline.instrument import BylineInstrumentor
@@ -132,7 +132,7 @@ def test_misspelt_variables_are_said(
     own: TracerProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They would be no settings at all, and nobody would know."""
-    guard._told.clear()
+    errors._told.clear()
     monkeypatch.setenv("BYLINE_SPOOL_DIR", "/var/spool/byline")
     monkeypatch.setenv("BYLINE_PRIVAT", "1")
     monkeypatch.setenv("LANGFUSE_SAMPLE_RATE", "1")
@@ -505,4 +505,4 @@ def test_langfuses_own_variables_are_heeded(own: TracerProvider, monkeypatch: py
         byline.uninstrument()
     monkeypatch.setenv("LANGFUSE_TRACING_ENABLED", "false")
     byline.instrument(tracer_provider=TracerProvider(shutdown_on_exit=False), clients=())
-    assert not export.from_environment()
+    assert not export.destinations_from_environment()

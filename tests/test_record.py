@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 import byline
-from byline import asgi, record, wsgi
-from byline.inbound.body import Body
-from byline.inbound.reader import InboundReader
-from byline.record import Record
-from byline.totals import Totals
+from byline import asgi, request_context, wsgi
+from byline.inbound.body import BodyBuffer
+from byline.inbound.reader import ClaimReader
+from byline.request_context import RequestContext
+from byline.usage_totals import UsageTotals
 from tests.support import Sent, accepted, claim, environ_of, run_asgi, run_wsgi, scope_of
 
 
@@ -78,7 +78,7 @@ def test_nothing_is_parsed_before_somebody_asks(monkeypatch: pytest.MonkeyPatch)
     def read(*_: Any) -> Any:
         raise AssertionError("nobody asked")
 
-    monkeypatch.setattr(InboundReader, "read", read)
+    monkeypatch.setattr(ClaimReader, "read", read)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -91,7 +91,7 @@ def test_nothing_is_parsed_before_somebody_asks(monkeypatch: pytest.MonkeyPatch)
 
 def test_binds_of_many_threads_are_all_kept() -> None:
     """A request may work in several threads at once."""
-    owner = Record()
+    owner = RequestContext()
 
     def bind(number: int) -> None:
         owner.bind({"metadata": {f"k{number}": number}})
@@ -102,7 +102,7 @@ def test_binds_of_many_threads_are_all_kept() -> None:
 
 
 def test_totals_add_up() -> None:
-    totals = Totals()
+    totals = UsageTotals()
     totals.add()
     assert totals.cost is None
     totals.add(input_tokens=3, output_tokens=2, cost=0.5)
@@ -113,7 +113,7 @@ def test_totals_add_up() -> None:
 
 
 def test_totals_of_calls_in_many_threads() -> None:
-    owner = Record()
+    owner = RequestContext()
     start = threading.Barrier(8)
 
     def work() -> None:
@@ -130,8 +130,8 @@ def test_totals_of_calls_in_many_threads() -> None:
 
 
 def test_a_part_of_a_request_counts_with_the_whole() -> None:
-    whole = Record()
-    part = Record(parent=Record(parent=whole))
+    whole = RequestContext()
+    part = RequestContext(parent=RequestContext(parent=whole))
     before = whole.has_calls
     part.totals.add(input_tokens=5)
     assert (before, whole.has_calls) == (False, True)
@@ -141,17 +141,17 @@ def test_a_part_of_a_request_counts_with_the_whole() -> None:
 
 def test_a_job_has_no_request() -> None:
     with byline.bound(session_id="s"):
-        owner = record.get()
+        owner = request_context.current_context()
         assert owner is not None
         assert owner.request() is None
 
 
 def test_a_request_is_not_kept_alive_by_its_record() -> None:
     """The body goes with the last reference, without waiting for the garbage collector."""
-    kept: list[weakref.ref[Record]] = []
+    kept: list[weakref.ref[RequestContext]] = []
 
     def note() -> None:
-        owner = record.get()
+        owner = request_context.current_context()
         assert owner is not None
         assert byline.current().session_id == "s"
         kept.append(weakref.ref(owner))
@@ -187,12 +187,12 @@ def test_the_same_environ_and_scope_may_be_used_again() -> None:
     records = []
 
     def plain(environ: Any, start_response: Any) -> list[bytes]:
-        records.append(record.get())
+        records.append(request_context.current_context())
         start_response("200 OK", [])
         return []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        records.append(record.get())
+        records.append(request_context.current_context())
 
     environ, scope = environ_of(Sent()), scope_of(Sent())
     for _ in range(2):
@@ -208,7 +208,7 @@ def test_a_reader_that_fails_costs_the_claims_alone(monkeypatch: pytest.MonkeyPa
     def read(*_: Any) -> Any:
         raise RuntimeError
 
-    monkeypatch.setattr(InboundReader, "read", read)
+    monkeypatch.setattr(ClaimReader, "read", read)
     heard = []
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
@@ -228,12 +228,12 @@ def test_the_first_question_may_come_from_many_threads_at_once() -> None:
     answers = []
     try:
         for _ in range(100):
-            owner = Record(InboundReader(), scope_of(claim({"user": "u"}, headers=[("x-session-id", "s")])))
-            owner.body = Body(10_000, describe=lambda _: (True, None), raw={})
+            owner = RequestContext(ClaimReader(), scope_of(claim({"user": "u"}, headers=[("x-session-id", "s")])))
+            owner.body = BodyBuffer(10_000, describe=lambda _: (True, None), raw={})
             owner.body.feed(b'{"user": "u", "trace": {"trace_id": "w", "k": [1, 2, 3]}}', last=True)
             start = threading.Barrier(4)
 
-            def ask(owner: Record = owner, start: threading.Barrier = start) -> None:
+            def ask(owner: RequestContext = owner, start: threading.Barrier = start) -> None:
                 start.wait(10)
                 answers.append(owner.attribution())
 
@@ -267,7 +267,7 @@ def test_what_is_no_claim_is_let_go_while_it_is_read() -> None:
     held = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        owner = record.get()
+        owner = request_context.current_context()
         assert owner is not None
         for _ in range(20):
             await receive()

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from byline import counters, guard
+from byline import errors, internal_metrics
 from byline.settings import BY_NAME, SETTINGS, Found, SettingError, find, mask, parse_switch
 
 
@@ -118,13 +118,13 @@ def fail(where: str) -> None:
     try:
         raise LookupError("sk-secret")
     except LookupError:
-        guard.report(where)
+        errors.report_internal_error(where)
 
 
 def test_an_error_in_a_hook_fails_tests() -> None:
     with pytest.raises(LookupError):
         fail("place")
-    assert counters.snapshot() == {}
+    assert internal_metrics.counter_values() == {}
 
 
 def test_an_error_in_a_hook_is_counted_and_logged_once_without_its_message(
@@ -133,7 +133,7 @@ def test_an_error_in_a_hook_is_counted_and_logged_once_without_its_message(
     for _ in range(3):
         fail("place")
     fail("another")
-    assert counters.snapshot() == {"errors.another": 1, "errors.place": 3}
+    assert internal_metrics.counter_values() == {"errors.another": 1, "errors.place": 3}
     first, second = (entry.getMessage() for entry in production.records)
     assert first.startswith("byline.E090: place failed with LookupError at ")
     assert "test_settings.py:" in first
@@ -144,23 +144,23 @@ def test_an_error_in_a_hook_is_counted_and_logged_once_without_its_message(
 
 
 def test_reporting_outside_of_an_error_does_nothing(production: pytest.LogCaptureFixture) -> None:
-    guard.report("place")
-    assert (counters.snapshot(), production.text) == ({}, "")
+    errors.report_internal_error("place")
+    assert (internal_metrics.counter_values(), production.text) == ({}, "")
 
 
 def test_counters_of_many_threads_add_up() -> None:
     def work() -> None:
         for _ in range(1000):
-            counters.count("calls", 2)
+            internal_metrics.increment("calls", 2)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
-    assert counters.snapshot() == {"calls": 16_000}
-    counters.clear()
-    assert counters.snapshot() == {}
+    assert internal_metrics.counter_values() == {"calls": 16_000}
+    internal_metrics.clear()
+    assert internal_metrics.counter_values() == {}
 
 
 def test_importing_byline_starts_nothing() -> None:

@@ -4,7 +4,7 @@ from byline import destinations, gateways
 from byline.attribution import Attribution
 from byline.bound import bound
 from byline.instrument import flush, instrument, stats, uninstrument
-from byline.record import bind, current
+from byline.request_context import bind, current
 from byline.settings import SettingError
 
 __all__ = [

@@ -10,18 +10,18 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from byline import guard, lifespan, record
-from byline.inbound import interface
-from byline.inbound.body import DEFAULT_LIMIT, Body, is_json, parse_length
-from byline.inbound.reader import Identity, InboundReader
+from byline import errors, lifespan, request_context
+from byline.genai import not_instrumented, server_span
+from byline.genai.server_span import ServerSpanSetting
+from byline.inbound import app_protocol
+from byline.inbound.body import DEFAULT_LIMIT, BodyBuffer, is_json, parse_length
+from byline.inbound.reader import ClaimReader, Identity
 from byline.inbound.request import plain_headers
 from byline.inbound.trust import GROUPS, Trust
-from byline.record import Record
-from byline.spans import absence, server
-from byline.spans.server import AppSpan
+from byline.request_context import RequestContext
 
 #: Marks a scope that has passed a door, so that a second door on the same request stands open.
-_MARK: Final = "byline.record"
+_MARK: Final = "byline.request_context"
 _ENDS: Final = frozenset(
     {
         "http.response.body",
@@ -76,26 +76,26 @@ class AttributionMiddleware:
         identity: Identity | None = None,
         trust: Trust = GROUPS,
         body_limit: int = DEFAULT_LIMIT,
-        app_span: AppSpan = "auto",
+        app_span: ServerSpanSetting = "auto",
     ) -> None:
-        interface.check(app, "asgi")
+        app_protocol.require_protocol(app, "asgi")
         self.app = app
-        self._reader = InboundReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
-        self._app_span = server.check(app_span)
+        self._reader = ClaimReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
+        self._app_span = server_span.validate_app_span(app_span)
         self._traced: ASGIApp | None = None
-        self._inner: server.InnerTracing | None = None
+        self._inner: server_span.ServerSpanDetector | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Open a record for http and websocket scopes; everything else passes untouched."""
         if scope["type"] not in ("http", "websocket") or _MARK in scope:
             if scope["type"] == "lifespan":
-                await lifespan.live(self.app, scope, receive, send)
+                await lifespan.run_lifespan(self.app, scope, receive, send)
             else:
                 await self.app(scope, receive, send)
             return
         try:
-            span = server.of_request(trace.get_current_span())
-            if span is not None or not self._app_span or not server.is_configured():
+            span = server_span.current_server_span(trace.get_current_span())
+            if span is not None or not self._app_span or not server_span.has_tracer_provider():
                 await self._sign(scope, receive, send, span, watch=span is not None and span.is_recording())
             elif self._app_span is not True and self._traces_inside(scope):
                 await self._sign(scope, receive, send, None, watch=True)
@@ -108,14 +108,14 @@ class AttributionMiddleware:
     async def _trace(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._traced is None:
             self._traced = OpenTelemetryMiddleware(self._enter, exclude_spans=["receive", "send"])
-        token = server.leave_ended_span()
+        token = server_span.detach_ended_span()
         try:
             await self._traced(scope, receive, send)
         except Exception:
             # What OpenTelemetry stumbles over before it calls the app must not fail the request.
             if _MARK in scope:
                 raise
-            guard.warn_once("otel.asgi", "byline.E091: the server span could not be made; requests go on without it")
+            errors.warn_once("otel.asgi", "byline.E091: the server span could not be made; requests go on without it")
             await self._sign(scope, receive, send, None, watch=False)
         finally:
             if token is not None:
@@ -123,54 +123,54 @@ class AttributionMiddleware:
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         # None where OpenTelemetry leaves this request out, e.g. by OTEL_PYTHON_EXCLUDED_URLS.
-        span = server.made_here(trace.get_current_span())
+        span = server_span.created_by_otel_middleware(trace.get_current_span())
         await self._sign(scope, receive, send, span, watch=span is not None)
 
     async def _sign(self, scope: Scope, receive: Receive, send: Send, span: trace.Span | None, *, watch: bool) -> None:
-        if absence.unsaid:
-            absence.say()
-        owner = Record(self._reader, scope)
+        if not_instrumented.warning_pending:
+            not_instrumented.warn_if_not_instrumented()
+        owner = RequestContext(self._reader, scope)
         if watch:
-            server.adopt(owner, span)
+            server_span.set_server_span(owner, span)
             send = _watch(owner, send)
         if scope["type"] == "http" and scope.get("method") in _WITH_BODY and self._reader.body_limit:
             receive = _tee(owner, scope, receive, self._reader.body_limit)
         scope[_MARK] = owner
-        token = record.enter(owner)
+        token = request_context.attach(owner)
         try:
             await self.app(scope, receive, send)
         finally:
             try:  # noqa: SIM105 - suppress() takes longer than all the rest of this block
-                record.leave(token)
+                request_context.detach(token)
             except ValueError:
                 # Driven by something that changes contexts in mid-call, the value dies with them.
                 pass
             if watch:
-                server.enrich(owner)
+                server_span.set_request_attributes(owner)
 
     def _traces_inside(self, scope: Scope) -> bool:
         if self._inner is None:
-            self._inner = server.InnerTracing(self.app)
+            self._inner = server_span.ServerSpanDetector(self.app)
         return self._inner.covers(scope)
 
 
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE", "QUERY"})
 
 
-def _watch(owner: Record, send: Send) -> Send:
+def _watch(owner: RequestContext, send: Send) -> Send:
     """Enrich the app span just before the message that makes its owner end it."""
 
     async def watched(message: Message) -> None:
         if message["type"] in _ENDS and not message.get("more_body", False):
-            server.enrich(owner)
+            server_span.set_request_attributes(owner)
         await send(message)
 
     return watched
 
 
-def _tee(owner: Record, scope: Scope, receive: Receive, limit: int) -> Receive:
+def _tee(owner: RequestContext, scope: Scope, receive: Receive, limit: int) -> Receive:
     """Keep references to the chunks of a body as the app reads them."""
-    body = owner.body = Body(limit, None, _describe, scope)
+    body = owner.body = BodyBuffer(limit, None, _describe, scope)
 
     async def teed() -> Message:
         message = await receive()

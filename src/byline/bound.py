@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from byline import record
-from byline.record import Record
+from byline import request_context
+from byline.request_context import RequestContext
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,17 +40,17 @@ class bound:  # noqa: N801 - used like a function
     def __init__(self, **fields: Any) -> None:
         self._fields = fields
         # By record and not as a stack: tasks and threads that share this object leave in any order.
-        self._tokens: WeakKeyDictionary[Record, Token[Record | None]] = WeakKeyDictionary()
+        self._tokens: WeakKeyDictionary[RequestContext, Token[RequestContext | None]] = WeakKeyDictionary()
 
     def __enter__(self) -> bound:
         new = self._new()
-        self._tokens[new] = record.enter(new)
+        self._tokens[new] = request_context.attach(new)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        entered = record.get()
+        entered = request_context.current_context()
         token = self._tokens.pop(entered, None) if entered is not None else None
         if token is not None:
             _leave(token)
@@ -77,8 +77,8 @@ class bound:  # noqa: N801 - used like a function
 
         return cast("F", call)
 
-    def _new(self) -> Record:
-        new = Record(parent=record.get())
+    def _new(self) -> RequestContext:
+        new = RequestContext(parent=request_context.current_context())
         new.bind(self._fields)
         return new
 
@@ -136,17 +136,17 @@ class bound:  # noqa: N801 - used like a function
 
 
 @contextmanager
-def _entered(new: Record) -> Generator[None, None, None]:
-    token = record.enter(new)
+def _entered(new: RequestContext) -> Generator[None, None, None]:
+    token = request_context.attach(new)
     try:
         yield
     finally:
         _leave(token)
 
 
-def _leave(token: Token[Record | None]) -> None:
+def _leave(token: Token[RequestContext | None]) -> None:
     try:
-        record.leave(token)
+        request_context.detach(token)
     except ValueError:
         # A block that was left in another context than it was entered in, as async generators are
         # when they are closed late: that context's own value is not ours to change.

@@ -9,20 +9,20 @@ from typing import Any, Final, Literal
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined, unused-ignore]
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
-from byline import afterwards, calls, counters, ending, export, guard, provider, settings
-from byline.export import several
+from byline import deferred, errors, export, http, internal_metrics, provider, settings, shutdown
+from byline.export import destination_list
 from byline.export.destination import Destination
-from byline.gateways import keys, known
-from byline.gateways.gateway import Gateway
-from byline.locks import make_lock
+from byline.fork import fork_safe_lock
+from byline.gateways import keys, registry
+from byline.gateways.base import Gateway
+from byline.genai import unsampled
+from byline.genai.attribution_processor import AttributionSpanProcessor, Stamp
 from byline.settings import SettingError
-from byline.spans import unsampled
-from byline.spans.processor import BylineSpanProcessor, Stamp
 
 _FAREWELL: Final = 5.0
 
-_lock: Final = make_lock()
-_active: list[BylineSpanProcessor] = []
+_lock: Final = fork_safe_lock()
+_active: list[AttributionSpanProcessor] = []
 #: Whether it was the zero-code entry point that called, and nobody in the app.
 _by_itself = False
 _destinations: list[Destination] = []
@@ -80,41 +80,41 @@ def instrument(
         # Whatever may be wrong is found before anything is changed.
         settings.find("debug")
         for variable, meant in settings.misspelt().items():
-            guard.warn_once(variable, "byline.E002: %s is no setting; %s may be meant", variable, meant)
-        processor = BylineSpanProcessor(stamp)
-        found = [*known.check(gateways), *known.parse(settings.find("gateways").value)]
+            errors.warn_once(variable, "byline.E002: %s is no setting; %s may be meant", variable, meant)
+        processor = AttributionSpanProcessor(stamp)
+        found = [*registry.validate_gateways(gateways), *registry.parse_gateways(settings.find("gateways").value)]
         content = settings.find("capture_content").value if capture_content is None else capture_content
         if not isinstance(content, bool):
             raise SettingError("byline.E023", f"capture_content={capture_content!r}", "pass True, False or None")
         if llm_spans not in ("auto", True, False):
             raise SettingError("byline.E024", f"llm_spans={llm_spans!r}", 'pass "auto", True or False')
         aliases = keys.parse_aliases(settings.find("key_aliases").value)
-        wanted = calls.check_clients(clients)
-        given = None if destinations is None else several.check(destinations)
-        found_provider = provider.find(tracer_provider)
+        wanted = http.validate_clients(clients)
+        given = None if destinations is None else destination_list.validate_destinations(destinations)
+        found_provider = provider.find_tracer_provider(tracer_provider)
         if given is None:
-            given = export.from_environment(provider.processors_of(found_provider, _feeding))
-        targets = several.tell_apart(given)
-        feeds = several.begin(targets)
-        processor = provider.keep(found_provider, processor)
+            given = export.destinations_from_environment(provider.list_processors(found_provider, _feeding))
+        targets = destination_list.unique_labels(given)
+        feeds = destination_list.start_all(targets)
+        processor = provider.get_or_add_attribution_processor(found_provider, processor)
         processor.switch_on(stamp)
         keys.set_aliases(aliases)
         _active.append(processor)
         for destination, feeding in zip(targets, feeds, strict=True):
-            if feeding not in provider.processors_of(found_provider, ()):
+            if feeding not in provider.list_processors(found_provider, ()):
                 found_provider.add_span_processor(feeding)
             _feeding.add(feeding)
             _destinations.append(destination)
         if targets:
-            export.metrics.offer()
-            ending.before(pause=_pause, stop=_stop)
+            export.metrics.register_otel_metrics()
+            shutdown.register(pause=_pause, stop=_stop)
         recording = [each.processor() for each in targets if each.unsampled == "record"]
         if recording:
             # One for the signing of spans which no other provider sees.
-            signing = BylineSpanProcessor(stamp)
-            unsampled.record(found_provider, [signing, *recording])
+            signing = AttributionSpanProcessor(stamp)
+            unsampled.enable(found_provider, [signing, *recording])
         if wanted:
-            calls.install(
+            http.install(
                 tracer_provider=found_provider,
                 gateways=found,
                 clients=clients,
@@ -134,16 +134,16 @@ def uninstrument() -> None:
 
 def _undo() -> None:
     global _by_itself
-    calls.uninstall()
-    unsampled.record(None, ())
+    http.uninstall()
+    unsampled.enable(None, ())
     for processor in _active:
         processor.switch_off()
     _active.clear()
-    ending.never_mind()
+    shutdown.clear()
     _stop()
     _destinations.clear()
     # What has just been sent was still looked up there.
-    calls.forget()
+    http.clear_results()
     _by_itself = False
 
 
@@ -152,7 +152,7 @@ def _replaces(*given: Any) -> bool:
     if all(value is None or value in ((), "auto", "llm") for value in given):
         return False
     if not _by_itself:
-        guard.warn_once(
+        errors.warn_once(
             "instrument.again",
             "byline.E026: byline.instrument() has been called already, and what is passed now is not in force; call it "
             "once, or byline.uninstrument() before",
@@ -162,17 +162,17 @@ def _replaces(*given: Any) -> bool:
 
 def _pause() -> None:
     """Send what waits while a server stops, which must not take long in all."""
-    for destination, seconds in several.in_turn(_destinations, _FAREWELL):
+    for destination, seconds in destination_list.split_deadline(_destinations, _FAREWELL):
         destination.flush(seconds)
 
 
 def _stop() -> None:
-    for destination, seconds in several.in_turn(_destinations, _FAREWELL):
+    for destination, seconds in destination_list.split_deadline(_destinations, _FAREWELL):
         try:
             destination.hurry(seconds)
             destination.shutdown()
         except Exception:
-            guard.report("destination")
+            errors.report_internal_error("destination")
 
 
 def flush(timeout: float = 10.0) -> bool:
@@ -193,13 +193,13 @@ def flush(timeout: float = 10.0) -> bool:
         True
     """
     done = True
-    afterwards.run()
+    deferred.run_deferred()
     for destination in _destinations:
         try:
             done = destination.flush(timeout) and done
         except Exception:
             done = False
-            guard.report("destination")
+            errors.report_internal_error("destination")
     return done
 
 
@@ -213,8 +213,8 @@ def stats() -> dict[str, int]:
         >>> isinstance(byline.stats(), dict)
         True
     """
-    afterwards.run()
-    return {**counters.snapshot(), **counters.levels()}
+    deferred.run_deferred()
+    return {**internal_metrics.counter_values(), **internal_metrics.gauge_values()}
 
 
 class BylineInstrumentor(BaseInstrumentor):  # type: ignore[misc, unused-ignore]
@@ -232,7 +232,7 @@ class BylineInstrumentor(BaseInstrumentor):  # type: ignore[misc, unused-ignore]
             instrument(**{name: value for name, value in kwargs.items() if name in known_names})
         except SettingError as error:
             # Raised here it would keep OpenTelemetry from loading all other instrumentations.
-            guard.error_once("entry point", "%s", error)
+            errors.error_once("entry point", "%s", error)
             return
         _by_itself = not was_active
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from anyio import CapacityLimiter, to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from byline import ending
+from byline import shutdown
 
 _LAST = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
 
 
-async def live(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+async def run_lifespan(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Run an app's lifespan, and send what waits once the app itself is done.
 
     Uvicorn, for one, ends by the signal that stopped it, without the interpreter's own end. For an app
@@ -35,7 +35,7 @@ async def live(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None
         return
     except Exception:
         # One that fails in its own lifespan has listened at least.
-        if touched or not ending.is_awaited():
+        if touched or not shutdown.has_hooks():
             raise
     while True:
         message = await receive()
@@ -48,4 +48,4 @@ async def live(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None
 
 async def _pause() -> None:
     # With a limit of its own, for the app's threads may all be in use, and for long.
-    await to_thread.run_sync(ending.run_pause, limiter=CapacityLimiter(1))
+    await to_thread.run_sync(shutdown.on_server_stop, limiter=CapacityLimiter(1))

@@ -8,21 +8,21 @@ from typing import Any, Final, cast
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
+from byline.genai import provider_processors, server_span
+from byline.genai.attribution_processor import AttributionSpanProcessor
 from byline.settings import SettingError
-from byline.spans import kept, server
-from byline.spans.processor import BylineSpanProcessor
 
 _PROCESSOR: Final = "_byline_processor"
 
 
-def find(given: TracerProvider | None) -> TracerProvider:
+def find_tracer_provider(given: TracerProvider | None) -> TracerProvider:
     """Return the provider: the given one, else the global one, which is made and set where there is none.
 
     Raises:
         SettingError: ``byline.E022`` where it takes no span processors.
     """
     if given is None:
-        if not server.is_configured():
+        if not server_span.has_tracer_provider():
             trace.set_tracer_provider(TracerProvider())
         given = cast("TracerProvider", trace.get_tracer_provider())
     # Others than the SDK's class take processors too, e.g. providers that wrap it.
@@ -35,12 +35,12 @@ def find(given: TracerProvider | None) -> TracerProvider:
     return given
 
 
-def keep(provider: Any, new: BylineSpanProcessor) -> BylineSpanProcessor:
+def get_or_add_attribution_processor(provider: Any, new: AttributionSpanProcessor) -> AttributionSpanProcessor:
     """Return the processor that signs this provider's spans: the one that it has, else the new one, which is added."""
-    return kept.keep(provider, _PROCESSOR, new)
+    return provider_processors.get_or_add_processor(provider, _PROCESSOR, new)
 
 
-def processors_of(provider: Any, without: Container[SpanProcessor]) -> list[SpanProcessor]:
+def list_processors(provider: Any, without: Container[SpanProcessor]) -> list[SpanProcessor]:
     """Return a provider's span processors, without byline's own."""
     found = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
     return [processor for processor in found if processor not in without]

@@ -9,23 +9,23 @@ from typing import Any, Final
 
 from opentelemetry import trace
 
-from byline import afterwards, guard, record
-from byline.inbound import interface
+from byline import deferred, errors, request_context
+from byline.genai import not_instrumented, server_span
+from byline.genai.server_span import ServerSpanSetting
+from byline.genai.wsgi_server_span import ADVICE, WsgiServerSpan, WsgiServerSpans
+from byline.inbound import app_protocol
 from byline.inbound.body import DEFAULT_LIMIT
-from byline.inbound.input import tee_input
-from byline.inbound.reader import Identity, InboundReader
+from byline.inbound.reader import ClaimReader, Identity
 from byline.inbound.trust import GROUPS, Trust
-from byline.record import Record
+from byline.inbound.wsgi_input import tee_wsgi_input
+from byline.request_context import RequestContext
 from byline.settings import SettingError
-from byline.spans import absence, server
-from byline.spans.server import AppSpan
-from byline.spans.wsgi_server import ADVICE, WsgiSpan, WsgiSpans
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
-_MARK: Final = "byline.record"
+_MARK: Final = "byline.request_context"
 
 
 class AttributionMiddleware:
@@ -74,27 +74,27 @@ class AttributionMiddleware:
         identity: Identity | None = None,
         trust: Trust = GROUPS,
         body_limit: int = DEFAULT_LIMIT,
-        app_span: AppSpan = "auto",
+        app_span: ServerSpanSetting = "auto",
     ) -> None:
-        interface.check(app, "wsgi")
+        app_protocol.require_protocol(app, "wsgi")
         self.app = app
-        self._reader = InboundReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
-        self._app_span = server.check(app_span)
-        self._spans = WsgiSpans() if app_span is True else None
-        self._inner: server.InnerTracing | None = None
+        self._reader = ClaimReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
+        self._app_span = server_span.validate_app_span(app_span)
+        self._spans = WsgiServerSpans() if app_span is True else None
+        self._inner: server_span.ServerSpanDetector | None = None
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Open a record for the request and run the app in a context of its own."""
         if _MARK in environ:
             return self.app(environ, start_response)
-        if absence.unsaid:
-            absence.say()
-        afterwards.run()
+        if not_instrumented.warning_pending:
+            not_instrumented.warn_if_not_instrumented()
+        deferred.run_deferred()
         context = copy_context()
-        owner = Record(self._reader, environ)
+        owner = RequestContext(self._reader, environ)
         environ[_MARK] = owner
-        owner.body = tee_input(environ, self._reader.body_limit)
-        context.run(record.enter, owner)
+        owner.body = tee_wsgi_input(environ, self._reader.body_limit)
+        context.run(request_context.attach, owner)
         span = self._start_span(context, owner, environ)
         try:
             watch = span.watch if span is not None else functools.partial(_watch, owner)
@@ -109,18 +109,18 @@ class AttributionMiddleware:
             return answer
         return _Answer(answer, context, owner, span)
 
-    def _start_span(self, context: Context, owner: Record, environ: Environ) -> WsgiSpan | None:
-        around = server.of_request(trace.get_current_span())
-        if around is not None or not self._app_span or not server.is_configured():
-            server.adopt(owner, around)
+    def _start_span(self, context: Context, owner: RequestContext, environ: Environ) -> WsgiServerSpan | None:
+        around = server_span.current_server_span(trace.get_current_span())
+        if around is not None or not self._app_span or not server_span.has_tracer_provider():
+            server_span.set_server_span(owner, around)
             return None
         if self._app_span == "auto" and self._traces_inside(environ):
             return None
         if self._spans is None:
             try:
-                self._spans = WsgiSpans()
+                self._spans = WsgiServerSpans()
             except SettingError:
-                guard.warn_once(
+                errors.warn_once(
                     "wsgi", "byline.E017: no app span without opentelemetry-instrumentation-wsgi: %s", ADVICE
                 )
                 return None
@@ -128,16 +128,16 @@ class AttributionMiddleware:
 
     def _traces_inside(self, environ: Environ) -> bool:
         if self._inner is None:
-            self._inner = server.InnerTracing(self.app)
+            self._inner = server_span.ServerSpanDetector(self.app)
         return self._inner.covers(environ)
 
 
-def _watch(owner: Record, start_response: StartResponse) -> StartResponse:
+def _watch(owner: RequestContext, start_response: StartResponse) -> StartResponse:
     """Enrich a span that the app inside made, for Flask's ends before the answer is read."""
 
     def watched(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
         if owner.app_span is not None:
-            server.enrich(owner)
+            server_span.set_request_attributes(owner)
         return start_response(status, headers, *error)
 
     return watched
@@ -148,8 +148,10 @@ def _is_file(answer: object, environ: Environ) -> bool:
     return isinstance(wrapper, type) and isinstance(answer, wrapper)
 
 
-def _finish(owner: Record, span: WsgiSpan | None, context: Context, error: BaseException | None = None) -> None:
-    server.enrich(owner)
+def _finish(
+    owner: RequestContext, span: WsgiServerSpan | None, context: Context, error: BaseException | None = None
+) -> None:
+    server_span.set_request_attributes(owner)
     # Else the record, the environ and the body would keep each other alive.
     if owner.raw is not None:
         owner.raw.pop(_MARK, None)
@@ -157,13 +159,15 @@ def _finish(owner: Record, span: WsgiSpan | None, context: Context, error: BaseE
         try:
             context.run(span.end, error)
         except Exception:
-            guard.report("app span")
+            errors.report_internal_error("app span")
 
 
 class _Answer:
     """A response body of which every step runs in the request's own context."""
 
-    def __init__(self, answer: Iterable[bytes], context: Context, owner: Record, span: WsgiSpan | None) -> None:
+    def __init__(
+        self, answer: Iterable[bytes], context: Context, owner: RequestContext, span: WsgiServerSpan | None
+    ) -> None:
         self._answer = answer
         self._context = context
         self._owner = owner
@@ -199,7 +203,7 @@ class _Answer:
     def __del__(self) -> None:
         # Nobody closed it.
         if self._open:
-            afterwards.put(self._end)
+            deferred.defer(self._end)
 
     def _end(self, error: BaseException | None = None) -> None:
         if self._open:

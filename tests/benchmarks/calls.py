@@ -9,8 +9,8 @@ import httpx
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 
-from byline import calls
-from byline.calls import rules
+from byline import http
+from byline.http import call_config
 from tests.benchmarks.measure import Row, costs
 
 _CHUNK = b'data: {"id":"c-1","model":"m","choices":[{"index":0,"delta":{"content":"word"}}]}\n\n'
@@ -56,7 +56,7 @@ class _Stream(httpx.SyncByteStream):
 
 
 def _install(provider: TracerProvider) -> None:
-    calls.install(tracer_provider=provider, gateways=[], clients={"httpx"}, llm_spans=True, capture_content=False)
+    http.install(tracer_provider=provider, gateways=[], clients={"httpx"}, llm_spans=True, capture_content=False)
 
 
 def rows() -> list[Row]:
@@ -79,7 +79,7 @@ def _request() -> Row:
         try:
             post(loops)
         finally:
-            calls.uninstall()
+            http.uninstall()
 
     def instrumented(loops: int) -> None:
         theirs.instrument(tracer_provider=provider)
@@ -114,18 +114,18 @@ def _chunk() -> Row:
                     pass
 
     _install(provider)
-    in_force = rules.in_force
+    in_force = call_config.current
 
     def unseen(loops: int) -> None:
-        rules.put_in_force(None)
+        call_config.set_current(None)
         read(loops)
-        rules.put_in_force(in_force)
+        call_config.set_current(in_force)
 
     variants: dict[str, Callable[[int], None]] = {"plain": unseen, "ours": read}
     try:
         taken = costs(variants, loops=1, rounds=15)
     finally:
-        calls.uninstall()
+        http.uninstall()
         client.close()
     # A ratio to 1 µs, of which the design allows two hundredths a chunk.
     return Row("chunk of a stream", "1 µs", 1.0, (taken["ours"] - taken["plain"]) / _CHUNKS, 0.02)

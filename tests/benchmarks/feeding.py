@@ -8,7 +8,7 @@ from unittest import mock
 
 from opentelemetry.sdk.trace import TracerProvider
 
-from byline import counters
+from byline import internal_metrics
 from byline.export import OTLP
 from byline.testing import Receiver
 from tests.benchmarks.measure import Row, costs
@@ -47,7 +47,7 @@ def rows() -> list[Row]:
             loops=_LOOPS,
             rounds=_ROUNDS,
         )
-        counts = counters.snapshot()
+        counts = internal_metrics.counter_values()
         assert counts["dead.spans.dropped.queue_full"] > _LOOPS * _ROUNDS / 2
         assert "live.spans.dropped.queue_full" not in counts
         for destination in (taking, refusing):

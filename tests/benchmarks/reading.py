@@ -6,8 +6,8 @@ import json
 import tracemalloc
 from typing import Final
 
-from byline.inbound.body import Body
-from byline.inbound.reader import InboundReader
+from byline.inbound.body import BodyBuffer
+from byline.inbound.reader import ClaimReader
 from byline.inbound.request import AsgiRequest
 from tests.benchmarks.measure import Row, costs
 
@@ -28,8 +28,8 @@ _CHUNKS: Final = [LARGE[start : start + 65536] for start in range(0, len(LARGE),
 _SCOPE: Final = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
 
 
-def read(reader: InboundReader) -> None:
-    body = Body(1 << 24, len(LARGE))
+def read(reader: ClaimReader) -> None:
+    body = BodyBuffer(1 << 24, len(LARGE))
     for chunk in _CHUNKS:
         body.feed(chunk, last=chunk is _CHUNKS[-1])
     claimed, _, _ = reader.read(AsgiRequest(dict(_SCOPE)), dict(_SCOPE), body)
@@ -38,7 +38,7 @@ def read(reader: InboundReader) -> None:
 
 def rows() -> list[Row]:
     """Return the time and the peak of memory that reading 1 MB takes."""
-    reader = InboundReader()
+    reader = ClaimReader()
 
     def ours(loops: int) -> None:
         for _ in range(loops):

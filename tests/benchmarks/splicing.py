@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from byline.gateways.splice import members_of, splice
+from byline.gateways.json_splice import insert_members, top_level_members
 from tests.benchmarks.measure import Row, costs
 
 #: What a copy of the body may be dearer by.
@@ -39,11 +39,11 @@ def copying(body: bytes) -> Callable[[int], None]:
 
 
 def splicing(body: bytes, *, known: bool) -> Callable[[int], None]:
-    present = members_of(body) if known else None
+    present = top_level_members(body) if known else None
 
     def run(loops: int) -> None:
         for _ in range(loops):
-            splice(body, _IDS, present)
+            insert_members(body, _IDS, present)
 
     return run
 

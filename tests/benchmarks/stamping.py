@@ -9,7 +9,7 @@ from opentelemetry.processor.baggage import ALLOW_ALL_BAGGAGE_KEYS, BaggageSpanP
 from opentelemetry.sdk.trace import TracerProvider
 
 from byline.bound import bound
-from byline.spans.processor import BylineSpanProcessor
+from byline.genai.attribution_processor import AttributionSpanProcessor
 from tests.benchmarks.measure import Row, costs
 
 FIELDS: Final = {
@@ -30,7 +30,7 @@ _CHAT: Final = {"gen_ai.operation.name": "chat"}
 def rows() -> list[Row]:
     """Return what either processor adds to a recorded span."""
     plain, stamped, baggaged = (TracerProvider(shutdown_on_exit=False) for _ in range(3))
-    stamped.add_span_processor(BylineSpanProcessor())
+    stamped.add_span_processor(AttributionSpanProcessor())
     baggaged.add_span_processor(BaggageSpanProcessor(ALLOW_ALL_BAGGAGE_KEYS))
     tracers = {
         "plain": plain.get_tracer("bench"),

@@ -12,14 +12,14 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind
 
-from byline import record
+from byline import request_context
 from byline.export import OTLP
 from byline.export.delivery.outlet import Outlet
 from byline.export.options import Spans
-from byline.inbound.body import Body
-from byline.inbound.reader import InboundReader
-from byline.record import Record
-from byline.spans import server
+from byline.genai import server_span
+from byline.inbound.body import BodyBuffer
+from byline.inbound.reader import ClaimReader
+from byline.request_context import RequestContext
 from tests.benchmarks.doors import BODY, HEADERS
 from tests.benchmarks.measure import Row, costs
 
@@ -53,16 +53,16 @@ def _feed(label: str, spans: Spans) -> SpanProcessor:
 def _request(provider: TracerProvider) -> Iterator[None]:
     """Be within a request whose body the app has read, below its app span."""
     span = provider.get_tracer("bench").start_span("POST /chat", kind=SpanKind.SERVER)
-    owner = Record(InboundReader(), dict(_SCOPE))
-    owner.body = Body(1 << 24)
+    owner = RequestContext(ClaimReader(), dict(_SCOPE))
+    owner.body = BodyBuffer(1 << 24)
     owner.body.feed(BODY, last=True)
-    server.adopt(owner, span)
-    token = record.enter(owner)
+    server_span.set_server_span(owner, span)
+    token = request_context.attach(owner)
     try:
         with trace.use_span(span, end_on_exit=True):
             yield
     finally:
-        record.leave(token)
+        request_context.detach(token)
 
 
 def rows() -> list[Row]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from byline import counters
+from byline import internal_metrics
 from byline.cli import main
 from byline.export import OTLP, Langfuse
-from byline.export.delivery import line
+from byline.export.delivery import http_session
 from byline.settings import SETTINGS
 from byline.testing import Gateway, Receiver
 
@@ -155,7 +155,7 @@ def test_a_destination_that_hangs_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It has taken the connection and says nothing: nobody knows whether a span arrives."""
-    monkeypatch.setattr(line, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(http_session, "_TIMEOUT", 0.3)
     with Receiver() as otlp:
         otlp.hold()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)
@@ -167,8 +167,8 @@ def test_a_destination_that_hangs_is_a_failure(
 
 def test_a_destination_that_still_has_not_answered_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where its exporter waits for longer than a check does."""
-    monkeypatch.setattr("byline.export.rehearsal.PATIENCE", 0.1)
-    monkeypatch.setattr("byline.export.feed._FAREWELL", -0.9)
+    monkeypatch.setattr("byline.export.self_test.PATIENCE", 0.1)
+    monkeypatch.setattr("byline.export.processor._FAREWELL", -0.9)
     with Receiver() as otlp:
         otlp.hold()
         results = OTLP(otlp.url).check()
@@ -285,7 +285,7 @@ def test_the_keys_are_tested_under_the_same_authority_as_exports(
     monkeypatch.setenv(variable, str(tmp_path / "ca.pem"))
     destination.check()
     assert given == [True, str(tmp_path / "ca.pem")]
-    assert line.Line("langfuse").verify == given[1]
+    assert http_session.OTLPHttpSession("langfuse").verify == given[1]
 
 
 def test_headers_that_cannot_be_read_are_a_result(
@@ -328,7 +328,7 @@ def test_a_test_is_none_of_the_apps_own(caplog: pytest.LogCaptureFixture) -> Non
     with Receiver() as otlp:
         otlp.fail(503, times=None)
         assert not OTLP(otlp.url, label="mine").check()[0].ok
-    assert not any(name.startswith("mine.") for name in counters.snapshot())
+    assert not any(name.startswith("mine.") for name in internal_metrics.counter_values())
     assert caplog.text == ""
 
 

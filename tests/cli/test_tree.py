@@ -33,7 +33,7 @@ def chat(name: str, number: int, parent: int | None, trace: str = "a", **attribu
 
 
 def lines(capsys: pytest.CaptureFixture[str], spans: list[ReceivedSpan]) -> list[str]:
-    tree.show(spans, framework="FastAPI")
+    tree.print_tree(spans, framework="FastAPI")
     return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
 

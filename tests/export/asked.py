@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from byline.gateways.ids import trace_id_of
+from byline.gateways.ids import to_trace_id
 from byline.testing.replies import chat
 from byline.testing.replies.model import PRICE_IN, PRICE_OUT, Ask
 
@@ -43,7 +43,7 @@ class Asked(NamedTuple):
     @property
     def filed(self) -> str:
         """The trace's id in Langfuse."""
-        return f"{trace_id_of(self.trace):032x}"
+        return f"{to_trace_id(self.trace):032x}"
 
 
 #: The example of OpenRouter's page.

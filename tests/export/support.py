@@ -11,7 +11,7 @@ from opentelemetry.trace import SpanKind, Tracer
 
 from byline import bound
 from byline.export import Destination
-from byline.spans.processor import BylineSpanProcessor
+from byline.genai.attribution_processor import AttributionSpanProcessor
 from byline.testing import ReceivedSpan
 
 CHAT = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "gen_ai.request.model": "gpt-4o"}
@@ -36,7 +36,7 @@ class App:
 
     def __init__(self, *destinations: Destination, **provider: Any) -> None:
         self.provider = TracerProvider(shutdown_on_exit=False, **provider)
-        self.provider.add_span_processor(BylineSpanProcessor())
+        self.provider.add_span_processor(AttributionSpanProcessor())
         for destination in destinations:
             self.provider.add_span_processor(destination.processor())
         self.destinations = destinations

@@ -9,7 +9,7 @@ import pytest
 from requests.adapters import HTTPAdapter
 
 from byline.export import OTLP
-from byline.export.delivery.line import Line, Undelivered
+from byline.export.delivery.http_session import ExportError, OTLPHttpSession
 from byline.testing import Receiver
 from tests.export.nasty import Behaviour, Nasty, cuts_after, drips_after, says, stalls_after
 from tests.export.support import running
@@ -38,7 +38,7 @@ def test_what_a_destination_has_taken_is_not_sent_again(
     answer: str, spooled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its status says so, and that its body never ends does not hold anything up either."""
-    monkeypatch.setattr("byline.export.delivery.line._TIMEOUT", 0.5)
+    monkeypatch.setattr("byline.export.delivery.http_session._TIMEOUT", 0.5)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
     with Nasty(TAKEN[answer]) as nasty, running(OTLP(nasty.url, spool=tmp_path if spooled else "")) as app:
         app.chat()
@@ -84,9 +84,9 @@ def test_a_web_page_is_no_answer(spooled: bool, tmp_path: Path, production: pyte
 
 
 def asked_to_wait(wish: str) -> float | None:
-    line = Line("otlp", patience=0)
+    line = OTLPHttpSession("otlp", patience=0)
     with Nasty(says(f"HTTP/1.1 429 Later\r\nRetry-After: {wish}\r\nContent-Length: 0\r\n\r\n".encode())) as nasty:
-        with pytest.raises(Undelivered) as told:
+        with pytest.raises(ExportError) as told:
             line.request("POST", nasty.url, data=b"x")
         line.close()
     assert told.value.passing
@@ -137,8 +137,8 @@ def test_certificates_are_those_of_the_endpoint(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/own.pem")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/key.pem")
-    line = Line("otlp", patience=0)
+    line = OTLPHttpSession("otlp", patience=0)
     line.mount("https://", Spying())
-    with pytest.raises(Undelivered):
+    with pytest.raises(ExportError):
         line.request("POST", "https://collector.example/v1/traces", data=b"x")
     assert seen == [("/ca.pem", ("/own.pem", "/key.pem"))]

@@ -11,7 +11,7 @@ from opentelemetry.trace import SpanKind
 
 import byline
 from byline.export import OTLP
-from byline.spans.processor import BylineSpanProcessor
+from byline.genai.attribution_processor import AttributionSpanProcessor
 from byline.testing import Receiver
 from tests.export.support import CHAT, named, running, tree
 
@@ -28,7 +28,7 @@ def test_a_destination_may_hear_of_spans_before_byline_does(receiver: Receiver, 
     provider = TracerProvider(shutdown_on_exit=False)
     destination = OTLP(receiver.url, spans=spans)
     provider.add_span_processor(destination.processor())
-    provider.add_span_processor(BylineSpanProcessor())
+    provider.add_span_processor(AttributionSpanProcessor())
     tracer = provider.get_tracer("app")
     with (
         byline.bound(trace_id="t", span_name="Step"),

@@ -10,7 +10,7 @@ import pytest
 import byline
 from byline.export import OTLP, Langfuse
 from byline.export.sampling import is_sampled
-from byline.gateways.ids import trace_id_of
+from byline.gateways.ids import to_trace_id
 from byline.testing import ReceivedSpan, Receiver
 from tests.export.support import AGENT, App, named, running, tree
 
@@ -93,11 +93,11 @@ def test_what_has_changed_meanwhile_is_no_dispute(receiver: Receiver) -> None:
 
 
 def test_the_memory_of_a_job_without_end_is_bounded(receiver: Receiver) -> None:
-    from byline import record
-    from byline.export.drain.family import family_of
+    from byline import request_context
+    from byline.export.request_spans import spans_of_request
 
     with running(Langfuse(*KEYS, receiver.url, sampling=0.5)) as app, byline.bound():
-        owner = record.get()
+        owner = request_context.current_context()
         assert owner is not None
         for number in range(1200):
             with byline.bound(trace_id=f"t-{number}", user_id=f"u-{number}"):
@@ -105,7 +105,7 @@ def test_the_memory_of_a_job_without_end_is_bounded(receiver: Receiver) -> None:
             if number % 400 == 0:
                 app.destinations[0].flush()
         app.destinations[0].flush()
-        family = family_of(owner)
+        family = spans_of_request(owner)
         for kept in (family.said, family.shared, family.sampled_by, family.exchanges):
             assert len(kept._found) <= 500
         assert family.exchanges._found
@@ -188,7 +188,7 @@ def test_what_a_child_was_filed_below_stays_in_its_trace(receiver: Receiver) -> 
     assert spans["early"].parent_id == spans["root"].span_id
     assert spans["early"].trace_id == spans["root"].trace_id
     assert spans["root"].parent_id is None
-    assert spans["later"].trace_id == f"{trace_id_of('late'):032x}"
+    assert spans["later"].trace_id == f"{to_trace_id('late'):032x}"
     assert spans["later"].parent_id == "00f067aa0ba902b7"
 
 

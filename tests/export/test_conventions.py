@@ -11,8 +11,8 @@ import pytest
 
 from byline.cli.attributes import render
 from byline.export import OTLP, Langfuse
+from byline.genai.dialects import CONVENTIONS
 from byline.settings import SettingError
-from byline.spans.conventions import CONVENTIONS
 from byline.testing import Receiver
 from tests.export.support import EXAMPLE, named, running
 

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 import byline
-from byline import counters
+from byline import internal_metrics
 from byline.export import OTLP, Destination, Langfuse
-from byline.export.delivery.line import Line
+from byline.export.delivery.http_session import OTLPHttpSession
 from byline.testing import Gateway, Receiver
 from tests.export.support import App, running
 
@@ -42,7 +42,11 @@ def dead() -> str:
 def spans_of(name: str) -> dict[str, int]:
     """What was counted of a destination's spans."""
     prefix = f"{name}.spans."
-    return {key.removeprefix(prefix): count for key, count in counters.snapshot().items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): count
+        for key, count in internal_metrics.counter_values().items()
+        if key.startswith(prefix)
+    }
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 0])
@@ -54,7 +58,7 @@ def test_what_passes_is_tried_again(receiver: Receiver, status: int, production:
         assert destination.flush()
         assert [span.name for span in receiver.spans] == ["one"]
     assert spans_of("otlp") == {"sent": 1}
-    assert counters.snapshot()["otlp.submissions"] == 2
+    assert internal_metrics.counter_values()["otlp.submissions"] == 2
     assert production.text.count("byline.E059") == 1
 
 
@@ -87,7 +91,7 @@ def test_a_final_no_is_said_once_with_what_to_do(
     assert [record.levelname for record in said] == ["ERROR"]
     assert "byline.E057" in said[0].getMessage()
     assert advice in said[0].getMessage()
-    assert counters.snapshot()["otlp.submissions"] == 3
+    assert internal_metrics.counter_values()["otlp.submissions"] == 3
     assert spans_of("otlp") == {"dropped.unsent": 3}
 
 
@@ -143,7 +147,7 @@ def test_spans_that_are_rejected_out_of_a_batch_are_counted(receiver: Receiver) 
 
 def test_what_an_exporter_says_once_on_its_session_is_said_of_every_batch(receiver: Receiver) -> None:
     """OpenTelemetry's does so up to 1.44. Without them, a gzip would be read as protobuf."""
-    line = Line("line", headers={"x-api-key": "k"})
+    line = OTLPHttpSession("line", headers={"x-api-key": "k"})
     line.headers.update({"Content-Type": "application/x-protobuf", "User-Agent": "exporter", "Authorization": "other"})
     with line:
         for _ in range(2):
@@ -340,8 +344,8 @@ def test_metrics_have_it_too(receiver: Receiver, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = dict(json.loads(done.stdout))
     assert found == {
-        "byline.spans destination=collector outcome=sent": 2,
-        "byline.spans destination=collector outcome=spooled": 2,
+        "byline.genai destination=collector outcome=sent": 2,
+        "byline.genai destination=collector outcome=spooled": 2,
         "byline.submissions destination=collector outcome=accepted": 1,
         "byline.submissions destination=collector outcome=failed": 0,
         "byline.calls": 0,

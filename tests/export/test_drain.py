@@ -13,11 +13,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
 
 import byline
-from byline import record
-from byline.export import OTLP, Langfuse
-from byline.export.drain import drain
-from byline.gateways.ids import span_id_of, trace_id_of
-from byline.spans.server import adopt
+from byline import request_context
+from byline.export import OTLP, Langfuse, trace_view
+from byline.gateways.ids import to_span_id, to_trace_id
+from byline.genai.server_span import set_server_span
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, EXAMPLE, TOOL, App, named, running, tree
 
@@ -73,7 +72,7 @@ def test_requests_with_one_trace_id_become_one_trace_with_a_step_each(receiver: 
         ("7af15d27557f4b0547b66811c67d365d", "7af15d27557f4b0547b66811c67d365d"),
         ("7AF15D27-557F-4B05-47B6-6811C67D365D", "7af15d27557f4b0547b66811c67d365d"),
         ("workflow_12345", "7af15d27557f4b0547b66811c67d365d"),
-        ("0" * 32, f"{trace_id_of('0' * 32):032x}"),
+        ("0" * 32, f"{to_trace_id('0' * 32):032x}"),
     ],
 )
 def test_a_trace_id_is_taken_as_it_is_or_by_its_hash(receiver: Receiver, given: str, filed: str) -> None:
@@ -85,7 +84,7 @@ def test_a_trace_id_is_taken_as_it_is_or_by_its_hash(receiver: Receiver, given: 
 
 @pytest.mark.parametrize(
     ("given", "parent"),
-    [("00f067aa0ba902b7", "00f067aa0ba902b7"), ("step-1", f"{span_id_of('step-1'):016x}")],
+    [("00f067aa0ba902b7", "00f067aa0ba902b7"), ("step-1", f"{to_span_id('step-1'):016x}")],
 )
 @pytest.mark.parametrize("step", [None, "Summarize"])
 def test_the_callers_parent_becomes_the_parent(receiver: Receiver, given: str, parent: str, step: str | None) -> None:
@@ -138,9 +137,9 @@ def test_a_child_sent_while_its_app_span_is_open_hangs_below_it(receiver: Receiv
         app.tracer.start_as_current_span("POST /chat", kind=SpanKind.SERVER) as server,
         byline.bound(trace_id="t", span_name="Step"),
     ):
-        owner = record.get()
+        owner = request_context.current_context()
         assert owner is not None
-        adopt(owner, server)
+        set_server_span(owner, server)
         with byline.bound(**part):
             app.chat("chat")
         assert destination.flush()
@@ -181,14 +180,14 @@ def test_a_step_whose_app_span_is_another_providers_is_sent_soon(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody here hears of its end."""
-    monkeypatch.setattr(drain, "_SHORT_PATIENCE", 0.0)
+    monkeypatch.setattr(trace_view, "_SHORT_PATIENCE", 0.0)
     destination = llm(receiver)
     other = TracerProvider(shutdown_on_exit=False).get_tracer("other")
     with running(destination) as app:
         with other.start_as_current_span("POST", kind=SpanKind.SERVER) as server, byline.bound(span_name="Step"):
-            owner = record.get()
+            owner = request_context.current_context()
             assert owner is not None
-            adopt(owner, server)
+            set_server_span(owner, server)
             app.chat("first")
         app.chat("next")
         assert destination.flush()
@@ -298,7 +297,7 @@ def test_a_trace_that_is_bound_within_a_request_is_a_trace_of_its_own(receiver: 
             app.chat("other")
     spans = receiver.spans
     assert tree(spans) == {None: ["agent", "other"], "agent": ["mine"]}
-    assert named(spans, "other").trace_id == f"{trace_id_of('b'):032x}"
+    assert named(spans, "other").trace_id == f"{to_trace_id('b'):032x}"
 
 
 def test_what_is_learnt_late_is_on_all_spans(receiver: Receiver) -> None:

@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 from opentelemetry.trace import SpanKind
 
-from byline import record
+from byline import request_context
 from byline.asgi import AttributionMiddleware
-from byline.export import OTLP
-from byline.export.drain import early
-from byline.inbound.body import Body
-from byline.inbound.reader import InboundReader
-from byline.record import Record
-from byline.spans.server import adopt
+from byline.export import OTLP, body_pending
+from byline.genai.server_span import set_server_span
+from byline.inbound.body import BodyBuffer
+from byline.inbound.reader import ClaimReader
+from byline.request_context import RequestContext
 from byline.testing import Receiver
 from tests.export.support import CHAT, App, named, running, tree
 
@@ -81,14 +80,14 @@ def test_they_go_with_the_request_where_nobody_reads_the_body(receiver: Receiver
 def test_they_are_sent_at_the_end_of_the_process(receiver: Receiver) -> None:
     """Although the request is under way, and its body unread."""
     with running(OTLP(receiver.url)) as app:
-        owner = Record(InboundReader(), {"type": "http", "headers": [(b"content-type", b"application/json")]})
-        owner.body = Body(1024)
+        owner = RequestContext(ClaimReader(), {"type": "http", "headers": [(b"content-type", b"application/json")]})
+        owner.body = BodyBuffer(1024)
         with app.tracer.start_as_current_span("POST /", kind=SpanKind.SERVER) as server:
-            token = record.enter(owner)
-            adopt(owner, server)
+            token = request_context.attach(owner)
+            set_server_span(owner, server)
             with app.span("check access"):
                 pass
-            record.leave(token)
+            request_context.detach(token)
             assert app.destinations[0].flush()
             assert receiver.spans == []
             app.destinations[0].shutdown()
@@ -97,17 +96,17 @@ def test_they_are_sent_at_the_end_of_the_process(receiver: Receiver) -> None:
 
 def test_no_crowd_of_them_waits(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest go as they are known by then."""
-    monkeypatch.setattr(early, "_MAX", 2)
+    monkeypatch.setattr(body_pending, "_MAX", 2)
     with running(OTLP(receiver.url)) as app:
-        owner = Record(InboundReader(), {"type": "http", "headers": []})
-        owner.body = Body(1024)
+        owner = RequestContext(ClaimReader(), {"type": "http", "headers": []})
+        owner.body = BodyBuffer(1024)
         with app.tracer.start_as_current_span("POST /", kind=SpanKind.SERVER) as server:
-            token = record.enter(owner)
-            adopt(owner, server)
+            token = request_context.attach(owner)
+            set_server_span(owner, server)
             for number in range(5):
                 with app.span(f"part {number}"):
                     pass
-            record.leave(token)
+            request_context.detach(token)
             assert app.destinations[0].flush()
             assert sorted(span.name for span in receiver.spans) == ["part 0", "part 1", "part 2"]
     assert len(receiver.spans) == 6

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
-from byline.export import OTLP, Langfuse
-from byline.export.drain import family, kin
+from byline.export import OTLP, Langfuse, request_spans, span_tree
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, App, running, tree
 
@@ -75,9 +74,9 @@ def test_nothing_is_kept_of_requests_that_are_over(receiver: Receiver) -> None:
         for destination in app.destinations:
             assert destination.flush()
         gc.collect()
-        assert not kin._open
-        assert not any(type(each) is family.Family for each in gc.get_objects())
-        assert not family.closing
+        assert not span_tree._open
+        assert not any(type(each) is request_spans.RequestSpans for each in gc.get_objects())
+        assert not request_spans.by_server_span_id
 
 
 def test_spans_that_never_end_do_not_fill_the_memory(receiver: Receiver) -> None:
@@ -89,7 +88,7 @@ def test_spans_that_never_end_do_not_fill_the_memory(receiver: Receiver) -> None
         forgotten.clear()
         assert app.destinations[0].flush()
         gc.collect()
-        assert not kin._open
+        assert not span_tree._open
     assert tree(receiver.spans) == {None: ["root"], "root": ["kept"]}
 
 

@@ -160,9 +160,9 @@ def test_litellms_metadata_controls(receiver: Receiver, path: Path) -> None:
 
 
 def byline_trace(name: str) -> str:
-    from byline.gateways.ids import trace_id_of
+    from byline.gateways.ids import to_trace_id
 
-    return f"{trace_id_of(name):032x}"
+    return f"{to_trace_id(name):032x}"
 
 
 TABLE: list[tuple[dict[str, Any], str, Any]] = [

@@ -13,11 +13,11 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanContext, SpanKind
 
 import byline
-from byline import record
+from byline import request_context
 from byline.export import OTLP
 from byline.export.sampling import is_sampled
-from byline.gateways.ids import trace_id_of
-from byline.spans.server import adopt
+from byline.gateways.ids import to_trace_id
+from byline.genai.server_span import set_server_span
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, named, running, tree
 
@@ -99,10 +99,10 @@ def test_a_request_that_starts_within_another_one_is_its_own(receiver: Receiver,
     """As pipelined ones do; where nothing is known of it, it is a part of the first."""
     with running(OTLP(receiver.url)) as app, app.request(session_id="first", user_id="ada"):
         server = app.tracer.start_span("second", kind=SpanKind.SERVER)
-        owner = record.Record()
+        owner = request_context.RequestContext()
         owner.bind({"session_id": "second"})
         if has_record:
-            adopt(owner, server)
+            set_server_span(owner, server)
         server.end()
     told = {span.name: span.attributes.get("session.id") for span in receiver.spans}
     assert told == {"POST /chat": "first", "second": "second" if has_record else "first"}
@@ -135,8 +135,8 @@ def test_a_parent_stays_in_the_trace_in_which_it_was_sent(receiver: Receiver) ->
         byline.bind(trace_id="second")
         late.end()
     assert tree(receiver.spans) == {None: ["late", "root"]}
-    assert named(receiver.spans, "root").trace_id == f"{trace_id_of('first'):032x}"
-    assert named(receiver.spans, "late").trace_id == f"{trace_id_of('second'):032x}"
+    assert named(receiver.spans, "root").trace_id == f"{to_trace_id('first'):032x}"
+    assert named(receiver.spans, "late").trace_id == f"{to_trace_id('second'):032x}"
 
 
 def test_a_parent_that_found_no_room_is_no_parent(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +189,6 @@ def test_links_within_the_apps_trace_lead_to_where_it_is_filed() -> None:
         app.destinations[0].flush()
     (second,) = [span for span in exported.get_finished_spans() if span.name == "second"]
     within, beyond = second.links
-    assert (within.context.trace_id, within.context.span_id) == (trace_id_of("t"), first.get_span_context().span_id)
+    assert (within.context.trace_id, within.context.span_id) == (to_trace_id("t"), first.get_span_context().span_id)
     assert within.attributes == {"why": "because"}
     assert beyond.context == elsewhere

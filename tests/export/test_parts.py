@@ -12,7 +12,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind
 
 import byline
 from byline.export import OTLP, Langfuse
-from byline.gateways.ids import trace_id_of
+from byline.gateways.ids import to_trace_id
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, named, running, tree
 
@@ -75,7 +75,7 @@ def test_one_step_in_two_traces_is_two(receiver: Receiver) -> None:
                 app.chat(f"chat {name}")
     spans = receiver.spans
     assert tree(spans) == {None: ["Step", "Step"], "Step": ["chat a", "chat b"]}
-    assert {span.trace_id for span in spans} == {f"{trace_id_of(name):032x}" for name in ("a", "b")}
+    assert {span.trace_id for span in spans} == {f"{to_trace_id(name):032x}" for name in ("a", "b")}
 
 
 @pytest.mark.parametrize("first", ["llm", "all"])

@@ -13,13 +13,13 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 
 import byline
-from byline import counters, guard
+from byline import errors, internal_metrics
 from byline.destinations import OTLP, Langfuse
-from byline.export.delivery.halving import halve
-from byline.export.drain.draft import Draft, context_of
+from byline.export.delivery.split import split_batch
 from byline.export.filters import Filters
+from byline.export.span_copy import SpanCopy, make_span_context
+from byline.genai.attributes import ORGANIZATION_ID
 from byline.settings import SettingError
-from byline.spans.attributes import ORGANIZATION_ID
 from byline.testing import Receiver
 from byline.testing.server import Handler, Request
 from tests.export.support import running
@@ -52,7 +52,11 @@ class Picky(Receiver):
 
 def spans_of(label: str) -> dict[str, int]:
     start = f"{label}.spans."
-    return {name.removeprefix(start): count for name, count in counters.snapshot().items() if name.startswith(start)}
+    return {
+        name.removeprefix(start): count
+        for name, count in internal_metrics.counter_values().items()
+        if name.startswith(start)
+    }
 
 
 @pytest.mark.parametrize("spooled", [False, True])
@@ -84,7 +88,7 @@ def test_a_single_span_cannot_be_halved(receiver: Receiver) -> None:
         app.chat()
         app.destinations[0].flush()
     (request,) = [each for each in receiver.requests if each.path.endswith("/v1/traces")]
-    assert halve(request.body) == []
+    assert split_batch(request.body) == []
 
 
 def test_a_server_that_says_at_once_is_given_time_all_the_same(receiver: Receiver) -> None:
@@ -231,11 +235,11 @@ def test_a_check_in_a_running_app_hides_nothing_but_what_is_of_itself(
     receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A warning is given once: what is not heard now would never be."""
-    monkeypatch.setattr(guard, "_told", set())
+    monkeypatch.setattr(errors, "_told", set())
 
     def meanwhile(_: ReadableSpan) -> bool:
-        guard.warn_once("full", "byline.E061: the spool of %s is full", "langfuse")
-        guard.warn_once("check", "byline.E060: %s takes spans more slowly", "otlp-check")
+        errors.warn_once("full", "byline.E061: the spool of %s is full", "langfuse")
+        errors.warn_once("check", "byline.E060: %s takes spans more slowly", "otlp-check")
         return True
 
     OTLP(receiver.url, where=meanwhile).check()
@@ -257,7 +261,8 @@ def test_filters_of_many_patterns_are_made_once(monkeypatch: pytest.MonkeyPatch)
     none = Filters(organizations=[])
     monkeypatch.setattr(re, "compile", None)
     spans = [
-        Draft("span", context_of(1, 1), attributes={ORGANIZATION_ID: name}) for name in ("org-1999-a", "org-2000-a", "")
+        SpanCopy("span", make_span_context(1, 1), attributes={ORGANIZATION_ID: name})
+        for name in ("org-1999-a", "org-2000-a", "")
     ]
     assert [many.keep(span) for span in spans] == [True, False, False]
     assert [none.keep(span) for span in spans] == [False, False, False]
@@ -278,7 +283,7 @@ def test_what_waits_at_the_end_behind_a_destination_that_hangs_is_counted(
     receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Span by span, and flushing again and again makes no thread each."""
-    monkeypatch.setattr("byline.export.feed._FAREWELL", 0.2)
+    monkeypatch.setattr("byline.export.processor._FAREWELL", 0.2)
     receiver.hold()
     before = threading.active_count()
     with running(OTLP(receiver.url, label="hanging")) as app:

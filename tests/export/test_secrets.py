@@ -16,8 +16,8 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import byline
 from byline.destinations import OTLP, Langfuse
-from byline.export.privacy.judging import without_texts
-from byline.export.scrubbing import is_secret, scrub
+from byline.export.redaction.heuristics import strip_text
+from byline.export.redaction.secrets import is_secret, scrub
 from byline.testing import Receiver
 
 SECRET = "Q7fJ2kLm9XzP4aBc"
@@ -141,7 +141,7 @@ def test_other_texts_stay_as_they_are(text: str) -> None:
 
 
 LONG = """
-from byline.export.scrubbing import scrub
+from byline.export.redaction.secrets import scrub
 for text in (
     "see http://" + "a:" * 200_000,
     "://" * 200_000,
@@ -284,9 +284,9 @@ def test_where_a_choice_may_stand_anything_longer_is_content(receiver: Receiver,
 
 
 def test_parameters_keep_numbers_and_choices() -> None:
-    kept = json.loads(without_texts('{"top_p": 1, "tool_choice": "auto", "suffix": "x", "stop": ["x"], "seed": null}'))
+    kept = json.loads(strip_text('{"top_p": 1, "tool_choice": "auto", "suffix": "x", "stop": ["x"], "seed": null}'))
     assert kept == {"top_p": 1, "tool_choice": "auto", "seed": None}
-    assert without_texts("no JSON") == without_texts("[1]") == "{}"
+    assert strip_text("no JSON") == strip_text("[1]") == "{}"
 
 
 def test_a_mask_sees_content_and_metadata_in_every_dialect_and_depth(receiver: Receiver) -> None:

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 import byline
-from byline import counters
+from byline import internal_metrics
 from byline.export import OTLP, Langfuse
 from byline.export.delivery.spool import Spool
 from byline.testing import Receiver
@@ -228,7 +228,7 @@ def test_a_disk_that_fails_later_is_counted_and_the_batch_is_sent_all_the_same(
         assert destination.flush()
         folder.unlink()
     assert len(receiver.spans) == 1
-    assert counters.snapshot()["otlp.spool.failed"] == 1
+    assert internal_metrics.counter_values()["otlp.spool.failed"] == 1
     assert spans_of("otlp") == {"sent": 1}
     assert "byline.E064" in production.text
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import byline
-from byline import counters
+from byline import internal_metrics
 from byline.export import OTLP, Langfuse
 from byline.export.delivery.spool import Spool
 from byline.testing import Receiver
@@ -179,7 +179,7 @@ def test_spans_that_are_rejected_where_the_disk_takes_none_are_counted(receiver:
         assert app.destinations[0].flush()
         folder.unlink()
     assert spans_of("otlp") == {"sent": 1, "dropped.rejected": 2}
-    assert counters.snapshot()["otlp.spool.failed"] == 1
+    assert internal_metrics.counter_values()["otlp.spool.failed"] == 1
 
 
 def test_halves_that_find_no_room_on_disk_are_counted_once(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import byline
-from byline.export import OTLP, reminder
+from byline.export import OTLP, recheck_timer
 from byline.testing import Receiver
 from tests.export.support import AGENT, named, running, tree
 
@@ -44,7 +44,7 @@ def test_a_jobs_step_lasts_for_all_its_calls(receiver: Receiver) -> None:
 
 def test_a_jobs_step_is_sent_although_nothing_follows(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker is idle afterwards, for hours maybe."""
-    monkeypatch.setattr(reminder, "_LATER", 0.05)
+    monkeypatch.setattr(recheck_timer, "_LATER", 0.05)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
     destination = OTLP(receiver.url, spans="llm")
     with running(destination) as app:

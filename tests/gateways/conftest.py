@@ -11,7 +11,7 @@ import openai
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
-from byline import calls, testing
+from byline import http, testing
 from byline.gateways import Gateway
 
 
@@ -25,14 +25,14 @@ class Watching(Protocol):
 def watching(provider: TracerProvider) -> Watching:
     @contextmanager
     def watch(*gateways: Gateway, llm_spans: Any = "auto") -> Iterator[None]:
-        calls.install(
+        http.install(
             tracer_provider=provider, gateways=gateways, clients="auto", llm_spans=llm_spans, capture_content=False
         )
         try:
             yield
         finally:
-            calls.uninstall()
-            calls.forget()
+            http.uninstall()
+            http.clear_results()
 
     return watch
 

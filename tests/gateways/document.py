@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from byline.gateways import ALL, Gateway
-from byline.inbound.fields import FIELDS
+from byline.inbound.claim_names import CLAIM_NAMES
 
 PAGE = Path(__file__).parents[2] / "docs" / "gateways.md"
 
@@ -99,7 +99,7 @@ def about(made: type[Gateway]) -> Iterator[str]:
 
 def inbound() -> Iterator[str]:
     """Return the table of what is read from requests."""
-    for field in FIELDS:
+    for field in CLAIM_NAMES:
         encoded = ", percent-encoded" if field.encoded else ""
         becomes = f"`{field.field}`{WRITTEN[field.kind]}{encoded}"
         yield f"| {field.where} | `{field.name}` | {becomes} | {f'`{field.needs}`' if field.needs else ''} |\n"

@@ -15,23 +15,23 @@ from opentelemetry.sdk.trace import ReadableSpan
 import byline
 from byline import testing
 from byline.attribution import Attribution
-from byline.facts import Facts
+from byline.call_result import CallResult
 from byline.gateways import (
     ALL,
     Bifrost,
     Cloudflare,
     Databricks,
     Gateway,
+    GatewayRequest,
+    GatewayResponse,
     Helicone,
     LangfuseGateway,
     LiteLLM,
     OpenRouter,
-    Outgoing,
     Portkey,
-    Reply,
     TensorZero,
 )
-from byline.gateways.known import Known
+from byline.gateways.registry import GatewayRegistry
 from byline.settings import SettingError
 from tests.gateways.conftest import Watching, sdk
 
@@ -238,8 +238,8 @@ def test_what_does_not_fit_is_left_out_and_said(
 
 @pytest.mark.parametrize("made", ALL, ids=lambda made: made.name)
 def test_ids_that_are_none_go_nowhere_else(made: type[Gateway]) -> None:
-    """An Outgoing of nothing: no ids, no body, no span."""
-    call = Outgoing(attribution=Attribution(), headers={"accept": "*/*"})
+    """An GatewayRequest of nothing: no ids, no body, no span."""
+    call = GatewayRequest(attribution=Attribution(), headers={"accept": "*/*"})
     made().write(call)
     assert call.headers == {"accept": "*/*"}
     assert call.body is None
@@ -251,7 +251,7 @@ def test_ids_that_are_none_go_nowhere_else(made: type[Gateway]) -> None:
 @pytest.mark.parametrize("made", ALL, ids=lambda made: made.name)
 def test_bodies_that_are_no_json_object_stay(made: type[Gateway], body: bytes) -> None:
     """Whoever sends them gets the gateway's own answer to them."""
-    call = Outgoing(
+    call = GatewayRequest(
         attribution=Attribution(session_id="session-0001", user_id="ada", tags=("a",)),
         headers={},
         body=body,
@@ -357,9 +357,9 @@ def test_replies_of_nonsense_are_no_facts(made: type[Gateway], streamed: bool) -
     gateway = made()
     for bad in BAD:
         for body in BODIES:
-            facts = Facts()
+            facts = CallResult()
             headers = dict.fromkeys(NAMES, bad)
-            gateway.read(Reply(status=200, headers=headers, body=body, streamed=streamed), facts)
+            gateway.read(GatewayResponse(status=200, headers=headers, body=body, streamed=streamed), facts)
             for field in facts.__struct_fields__:
                 value = getattr(facts, field)
                 if isinstance(value, float):
@@ -406,7 +406,7 @@ def test_nonsense_through_a_real_client_leaves_call_and_span_whole(
     ],
 )
 def test_hosts_of_their_own_are_known_without_configuration(host: str, found: str | None) -> None:
-    gateway = Known().find(host, 443, "/v1/chat/completions")
+    gateway = GatewayRegistry().find(host, 443, "/v1/chat/completions")
     assert (gateway and gateway.name) == found
 
 
@@ -439,5 +439,5 @@ def test_password_in_a_base_url_is_not_said_again() -> None:
     ],
 )
 def test_configured_gateway_is_its_origin_and_path(port: int | None, path: str, found: bool) -> None:
-    known = Known([LiteLLM("http://LLM.internal:4000/v1/")])
+    known = GatewayRegistry([LiteLLM("http://LLM.internal:4000/v1/")])
     assert (known.find("llm.internal", port, path) is not None) is found

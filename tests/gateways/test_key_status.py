@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
-from byline import counters, testing
+from byline import internal_metrics, testing
 from byline.gateways import OpenRouter, key_status
 from byline.gateways.key_status import KeyStatus, Status
 from byline.gateways.keys import hash_key
@@ -179,10 +179,10 @@ def test_failure_is_counted_and_the_key_is_in_no_log(
         with watching(gateway):
             ask(refusing.base_url)
             deadline = time.monotonic() + 10
-            while not counters.snapshot().get("key_status.errors") and time.monotonic() < deadline:
+            while not internal_metrics.counter_values().get("key_status.errors") and time.monotonic() < deadline:
                 time.sleep(0.005)
             ask(refusing.base_url)
-    assert counters.snapshot()["key_status.errors"] == 1
+    assert internal_metrics.counter_values()["key_status.errors"] == 1
     assert "openrouter: the status of a key cannot be had: HTTPError" in caplog.text
     assert KEY not in caplog.text
     assert KEY not in repr(vars(gateway.key_status))
@@ -203,9 +203,9 @@ def test_the_key_does_not_follow_a_redirect(server: testing.Gateway, watching: W
         ask(leading.base_url)
         leading.wait_for(2)
         deadline = time.monotonic() + 10
-        while not counters.snapshot().get("key_status.errors") and time.monotonic() < deadline:
+        while not internal_metrics.counter_values().get("key_status.errors") and time.monotonic() < deadline:
             time.sleep(0.005)
-    assert counters.snapshot()["key_status.errors"] == 1
+    assert internal_metrics.counter_values()["key_status.errors"] == 1
     assert server.requests == []
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from byline.gateways import keys
-from byline.gateways.keys import alias_of, hash_key, key_of, parse_aliases
+from byline.gateways.keys import find_alias, hash_key, key_hash_from_headers, parse_aliases
 from byline.settings import SettingError
 
 
@@ -29,22 +29,22 @@ def no_aliases() -> Iterator[None]:
     ],
 )
 def test_the_key_is_found_wherever_an_sdk_puts_it(headers: dict[str, str]) -> None:
-    assert key_of(headers) == hash_key("sk-1")
+    assert key_hash_from_headers(headers) == hash_key("sk-1")
 
 
 def test_other_credentials_are_no_key() -> None:
-    assert key_of({"authorization": "Basic dTpw"}) is None
-    assert key_of({}) is None
+    assert key_hash_from_headers({"authorization": "Basic dTpw"}) is None
+    assert key_hash_from_headers({}) is None
 
 
 def test_names_by_the_beginning_of_the_hash() -> None:
     """A gateway's own names come first."""
     keys.set_aliases(parse_aliases(f"{hash_key('sk-1')[:8].upper()}=blue , {hash_key('sk-2')}=green,"))
-    assert alias_of(hash_key("sk-1")) == "blue"
-    assert alias_of(hash_key("sk-2")) == "green"
-    assert alias_of(hash_key("sk-1"), {hash_key("sk-1"): "own"}) == "own"
-    assert alias_of(hash_key("sk-3")) is None
-    assert alias_of(None) is None
+    assert find_alias(hash_key("sk-1")) == "blue"
+    assert find_alias(hash_key("sk-2")) == "green"
+    assert find_alias(hash_key("sk-1"), {hash_key("sk-1"): "own"}) == "own"
+    assert find_alias(hash_key("sk-3")) is None
+    assert find_alias(None) is None
 
 
 @pytest.mark.parametrize("entry", ["sk-secret=blue", "0f2c10bf", "0f2c10bf=", "abc=x"])

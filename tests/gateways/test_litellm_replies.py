@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
 import byline
-from byline import record, testing
+from byline import request_context, testing
 from byline.gateways import Aptible, Gateway, LiteLLM
 from tests.gateways.conftest import Watching
 
@@ -149,7 +149,7 @@ def test_cost_equals_that_of_litellms_own_span(
 ) -> None:
     """As LiteLLM exported it for the very same call; a stream without usage states none."""
     with watching(LiteLLM(server.url)), byline.bound():
-        owner = record.get()
+        owner = request_context.current_context()
         capture = replay(server, name)
     (span,) = finished()
     assert (span.attributes or {}).get("gen_ai.usage.cost", 0.0) == pytest.approx(capture["own_cost"])

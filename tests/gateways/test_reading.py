@@ -35,7 +35,7 @@ from byline.gateways import (
     Vercel,
 )
 from byline.gateways.keys import hash_key
-from byline.spans import carriers
+from byline.genai import usage_ownership
 from tests.gateways.conftest import Watching, sdk
 
 Finished = Callable[[], Sequence[ReadableSpan]]
@@ -588,7 +588,7 @@ def test_spans_of_others_are_exported_without_the_usage_of_a_gateway_that_broadc
             with tracer.start_as_current_span("chat m", attributes=attributes) as span:
                 ask(server.base_url)
             ids = [(span.get_span_context().span_id, None), (1, "c-1"), (1, "c-2")]
-            found.append([carriers.is_double(*each) for each in ids])
+            found.append([usage_ownership.is_duplicate(*each) for each in ids])
     assert found == [[True, True, False], [False, False, True]]
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from byline.gateways.splice import members_of, splice, splice_into
+from byline.gateways.json_splice import insert_into_member, insert_members, top_level_members
 
 BLANKS = st.sampled_from(["", " ", "\n", "\t ", " \r\n  "])
 
@@ -97,7 +97,7 @@ def test_everything_that_was_not_added_stays_byte_for_byte(
     """And what was not there before is there, with its value; what was there keeps its own."""
     body = f"{before}{text}{after}".encode()
     present = json.loads(body)
-    result = splice(body, added)
+    result = insert_members(body, added)
     new = {name: value for name, value in added.items() if name not in present}
     if not new:
         assert result is body
@@ -115,7 +115,7 @@ def test_everything_around_a_widened_member_stays_byte_for_byte(
     """Only the named object grows, only where it is an object, and only by what it has not."""
     body = f"{before}{text}".encode()
     present = json.loads(body)
-    result = splice_into(body, name, added)
+    result = insert_into_member(body, name, added)
     if result == body:
         found = present.get(name)
         if isinstance(found, dict) and added.keys() - found.keys():
@@ -136,15 +136,15 @@ def _is_respelt(body: bytes, name: str) -> bool:
 def test_what_is_no_object_comes_back_unchanged(text: str) -> None:
     body = text.encode()
     if not isinstance(json.loads(body), dict):
-        assert splice(body, {"user": "ada"}) is body
-        assert splice_into(body, "metadata", {"user_id": "ada"}) is body
+        assert insert_members(body, {"user": "ada"}) is body
+        assert insert_into_member(body, "metadata", {"user_id": "ada"}) is body
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_any_bytes_come_back_whole(body: bytes) -> None:
     """Whatever was sent is still there, in its order."""
-    result = splice(body, {"user": "ada"})
+    result = insert_members(body, {"user": "ada"})
     if result != body:
         assert cut_out(body, result) in (b'"user":"ada",', b'"user":"ada"', b'user":"ada","')
 
@@ -164,7 +164,7 @@ def test_any_bytes_come_back_whole(body: bytes) -> None:
     ],
 )
 def test_examples(body: bytes, expected: bytes) -> None:
-    assert splice(body, {"user": "ada"}) == expected
+    assert insert_members(body, {"user": "ada"}) == expected
 
 
 @pytest.mark.parametrize(
@@ -186,34 +186,35 @@ def test_examples(body: bytes, expected: bytes) -> None:
 )
 def test_bodies_that_json_does_not_allow_come_back_as_they_are(body: bytes) -> None:
     """Also those that only Python reads, e.g. with a byte order mark: nobody knows what the server makes of them."""
-    assert splice(body, {"user": "ada"}) is body
-    assert splice_into(body, "metadata", {"user_id": "ada"}) is body
+    assert insert_members(body, {"user": "ada"}) is body
+    assert insert_into_member(body, "metadata", {"user_id": "ada"}) is body
 
 
 def test_deep_nesting_is_no_error() -> None:
     """It is spliced where the decoder can look through it, and left alone where it cannot."""
     for depth in (100, 100_000):
         body = b'{"a":' + b"[" * depth + b"]" * depth + b"}"
-        result = splice(body, {"user": "ada"})
+        result = insert_members(body, {"user": "ada"})
         assert result in (body, b'{"user":"ada",' + body[1:])
 
 
 def test_the_same_text_further_inside_is_not_taken_for_the_member() -> None:
     body = b'{"x":{"metadata":{}},"metadata" : {},"y":[{"metadata":{}}]}'
     assert (
-        splice_into(body, "metadata", {"user_id": "u"})
+        insert_into_member(body, "metadata", {"user_id": "u"})
         == b'{"x":{"metadata":{}},"metadata" : {"user_id":"u"},"y":[{"metadata":{}}]}'
     )
 
 
 def test_of_a_repeated_member_the_last_one_counts() -> None:
     body = b'{"metadata":{},"metadata":{}}'
-    assert splice_into(body, "metadata", {"user_id": "u"}) == b'{"metadata":{},"metadata":{"user_id":"u"}}'
+    assert insert_into_member(body, "metadata", {"user_id": "u"}) == b'{"metadata":{},"metadata":{"user_id":"u"}}'
 
 
 def test_members_that_the_caller_has_read_are_not_read_again() -> None:
     """The body is not looked at: what is there is what the caller says."""
     assert (
-        splice(b"{ no JSON at all }", {"user": "ada"}, {"a": msgspec.Raw(b"1")}) == b'{"user":"ada", no JSON at all }'
+        insert_members(b"{ no JSON at all }", {"user": "ada"}, {"a": msgspec.Raw(b"1")})
+        == b'{"user":"ada", no JSON at all }'
     )
-    assert members_of(b'{"a":1,"a":2}') == {"a": msgspec.Raw(b"2")}
+    assert top_level_members(b'{"a":1,"a":2}') == {"a": msgspec.Raw(b"2")}

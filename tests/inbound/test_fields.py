@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from byline.gateways.gateway import Field
-from byline.inbound.fields import AGENTS, FIELDS, OWN
-from byline.inbound.request import canonical
+from byline.gateways.base import Field
+from byline.inbound.claim_names import AGENT_PROTOCOL_CLAIMS, BYLINE_CLAIMS, CLAIM_NAMES
+from byline.inbound.request import canonical_header_name
 from tests.support import Door, Sent, accepted, both_doors, claim
 
 #: kind → what is sent, and what it makes of its field
@@ -37,7 +37,7 @@ def key_of(field: Field) -> str:
     return f"{field.where} {field.name} → {field.field}"
 
 
-rows = pytest.mark.parametrize("field", FIELDS, ids=key_of)
+rows = pytest.mark.parametrize("field", CLAIM_NAMES, ids=key_of)
 
 
 def nested(name: str, value: Any) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def test_the_name_is_read(door: Door, field: Field) -> None:
     assert [line for line in heard.rejected if not line.endswith("not text")] == []
 
 
-@pytest.mark.parametrize("field", [field for field in FIELDS if field.needs], ids=key_of)
+@pytest.mark.parametrize("field", [field for field in CLAIM_NAMES if field.needs], ids=key_of)
 def test_a_name_that_needs_company_says_nothing_alone(field: Field) -> None:
     """A body's ``id`` is a session beside messages, and anything at all elsewhere."""
     heard = accepted("asgi", sent_as(field, company=False))
@@ -110,9 +110,9 @@ def several_names() -> list[tuple[str, Field, list[Field]]]:
     """Each name of a text in headers or body, with all names for the same field that come after it."""
     found = []
     texts: dict[tuple[str, str], Field] = {}
-    for field in FIELDS:
+    for field in CLAIM_NAMES:
         if field.kind in ("text", "id") and field.where != "query":
-            texts.setdefault((field.where, canonical(field.name)), field)
+            texts.setdefault((field.where, canonical_header_name(field.name)), field)
     ordered = list(texts.values())
     for rank, field in enumerate(ordered):
         later = [other for other in ordered[rank + 1 :] if (other.field, other.where) == (field.field, field.where)]
@@ -135,14 +135,14 @@ def test_the_earlier_name_wins(name: str, first: Field, later: list[Field]) -> N
 
 def test_dashes_and_underscores_are_the_same_in_the_name_of_a_header() -> None:
     """So that no two rows mean one header; but Aptible's, which is byline's own too."""
-    names = [canonical(field.name) for field in FIELDS if field.where == "header"]
+    names = [canonical_header_name(field.name) for field in CLAIM_NAMES if field.where == "header"]
     assert sorted(names) == sorted([*set(names), "x-session-id"])
 
 
 def test_the_order_of_the_table() -> None:
     """Those of a web app first, then the gateways', then the agents'."""
-    assert FIELDS[: len(OWN)] == OWN
-    assert FIELDS[-len(AGENTS) :] == AGENTS
+    assert CLAIM_NAMES[: len(BYLINE_CLAIMS)] == BYLINE_CLAIMS
+    assert CLAIM_NAMES[-len(AGENT_PROTOCOL_CLAIMS) :] == AGENT_PROTOCOL_CLAIMS
 
 
 @both_doors
@@ -259,7 +259,7 @@ def test_users_of_all_names_are_dropped_where_identity_decides() -> None:
         "metadata": {"user_id": "eve", "_user": "eve"},
         "providerOptions": {"gateway": {"user": "eve"}},
     }
-    headers = [(field.name, "eve") for field in FIELDS if field.field == "user_id" and field.where == "header"]
+    headers = [(field.name, "eve") for field in CLAIM_NAMES if field.field == "user_id" and field.where == "header"]
     heard = accepted("asgi", claim(body, headers=headers), identity=lambda scope: {"user_id": "ada"})
     assert heard.attribution.user_id == "ada"
     assert "eve" not in str(heard.known())

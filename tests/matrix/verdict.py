@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from byline.spans import recognition
+from byline.genai import classify
 from tests.matrix.app import TRACE_NAME
 from tests.matrix.scenarios import SCENARIOS, Scenario
 
@@ -70,7 +70,7 @@ def _judge(
         byline=_byline(sum(_is_signed(span, sessions) for span in signed), named, len(signed)),
         facts=_share(sum(_has_id(span, ids) for span in told), calls),
         once="yes" if not doubles else f"{' and '.join(doubles)} twice",
-        own=_share(sum(span["scope"] == recognition.OWN_SCOPE for span in leaves), max(calls, 1)),
+        own=_share(sum(span["scope"] == classify.OWN_SCOPE for span in leaves), max(calls, 1)),
         duplicates=len(leaves) - calls,
         app=_app([span for span in mine if span["kind"] == "SERVER"], requests, calls),
         others=_others(scenario, done, others, sessions),
@@ -83,7 +83,7 @@ def _sort(
     """Return the scenario's spans, those of an LLM, those of a model call, and those that have its facts."""
     mine = [span for span in spans if _belongs(span, done["requests"])]
     of_llm = [span for span in mine if is_llm(span)]
-    leaves = [span for span in of_llm if recognition.is_leaf(span["name"], span["attributes"])]
+    leaves = [span for span in of_llm if classify.is_model_call(span["name"], span["attributes"])]
     return mine, of_llm, leaves, [span for span in leaves if _tells(span, scenario, done["unsaid"])]
 
 
@@ -103,7 +103,7 @@ def is_llm(span: Mapping[str, Any]) -> bool:
     if span["kind"] == "SERVER":
         # litellm writes what it knows on the app span.
         return False
-    return recognition.is_llm_scope(span["scope"]) or not recognition.KEYS.isdisjoint(span["attributes"])
+    return classify.is_llm_scope(span["scope"]) or not classify.KEYS.isdisjoint(span["attributes"])
 
 
 def keys_of(span: Mapping[str, Any]) -> set[str]:

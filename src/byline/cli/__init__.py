@@ -50,17 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.command == "check":
             from byline.cli import check
 
-            return check.run(as_json=given.json)
+            return check.run_check(as_json=given.json)
         if given.command == "gateway":
             from byline.cli import gateway
 
-            return gateway.run(given.port, given.run)
+            return gateway.run_gateway(given.port, given.run)
         from byline.cli import extras
 
-        extras.require("demo", *extras.DEMO)
+        extras.require_packages("demo", *extras.DEMO)
         from byline.cli import demo
 
-        return demo.run(wsgi=given.wsgi, as_json=given.json, langfuse=given.langfuse, otlp=given.otlp)
+        return demo.run_demo(wsgi=given.wsgi, as_json=given.json, langfuse=given.langfuse, otlp=given.otlp)
     except SettingError as error:
         print(error, file=sys.stderr)
         return 1

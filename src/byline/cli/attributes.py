@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from byline.attribution import Attribution
-from byline.facts import Facts
-from byline.spans import attributes as names
-from byline.spans.conventions import CONVENTIONS, Row
+from byline.call_result import CallResult
+from byline.genai import attributes as names
+from byline.genai.dialects import CONVENTIONS, Row
 
 _HEAD: Final = """# Attributes
 
@@ -59,14 +59,14 @@ stands under `byline_<name>`. Of the tenant, `organization_id` and `environment_
 def render() -> Iterator[str]:
     """Yield the lines of the page."""
     yield from _HEAD.splitlines()
-    attribution, facts = _meanings(Attribution), _meanings(Facts)
+    attribution, facts = _meanings(Attribution), _meanings(CallResult)
     yield from _section("On LLM spans and the app span: who asked", "attribute", "meaning")
     for field, found in names.ATTRIBUTION.items():
         yield _row(_codes(*found), attribution[field])
     yield _row(_codes(names.METADATA + "<key>"), attribution["metadata"])
     yield from _table("The caller", _CALLER)
     yield from _section("On LLM spans: what the reply said", "attribute", "meaning")
-    for field, name in names.FACTS.items():
+    for field, name in names.CALL_RESULT.items():
         yield _row(_codes(name), facts[field])
     yield _row(_codes(names.PARAMETERS + "<name>"), facts["parameters"])
     yield _row(_codes(names.COST_DETAILS + "<part>"), facts["cost_details"])

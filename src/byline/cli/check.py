@@ -11,11 +11,11 @@ from byline import export, settings
 from byline.cli import report
 from byline.export import CheckResult
 from byline.export.otlp import parse_headers
-from byline.gateways import known
+from byline.gateways import registry
 from byline.settings import Setting, SettingError
 
 
-def run(*, as_json: bool) -> int:
+def run_check(*, as_json: bool) -> int:
     """Print the settings and the results; return 1 if anything failed or nothing is configured."""
     rows = [_row(setting) for setting in settings.SETTINGS]
     # A setting may be looked at by more than one destination.
@@ -23,13 +23,17 @@ def run(*, as_json: bool) -> int:
     failed = sum(not result.ok for result in results)
     if as_json:
         checks = [
-            {**result._asdict(), "detail": report.hide(result.detail), "advice": report.hide(result.advice)}
+            {
+                **result._asdict(),
+                "detail": report.hide_secrets(result.detail),
+                "advice": report.hide_secrets(result.advice),
+            }
             for result in results
         ]
         print(json.dumps({"ok": not failed, "settings": rows, "checks": checks}))
         return int(bool(failed))
     cells = [(row["name"], row["value"] or "-", row["variable"] or f"default ({row['variables'][0]})") for row in rows]
-    for line in report.table(("setting", "value", "from"), cells):
+    for line in report.print_table(("setting", "value", "from"), cells):
         print(line)
     print()
     for line in report.result_lines(results):
@@ -62,7 +66,7 @@ def _row(setting: Setting) -> dict[str, Any]:
     shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return {
         "name": setting.name,
-        "value": report.hide(shown),
+        "value": report.hide_secrets(shown),
         "variable": variable,
         "variables": list(setting.variables),
     }
@@ -83,7 +87,7 @@ def _test_settings() -> Iterator[CheckResult]:
         try:
             found = settings.find(setting.name)
             if setting.name == "gateways":
-                known.parse(found.value)
+                registry.parse_gateways(found.value)
         except SettingError as error:
             yield CheckResult("settings", False, f"{error.id}: {error.problem}", error.advice)
             continue
@@ -93,11 +97,11 @@ def _test_settings() -> Iterator[CheckResult]:
 
 def _test_destinations() -> Iterator[CheckResult]:
     try:
-        destinations = export.from_environment()
+        destinations = export.destinations_from_environment()
     except SettingError as error:
         yield CheckResult("settings", False, f"{error.id}: {error.problem}", error.advice)
         return
-    unused = export.unused()
+    unused = export.unused_settings()
     for why, advice in unused:
         # It may be meant, where others are left.
         yield CheckResult("destinations", bool(destinations), why, advice)

@@ -21,12 +21,12 @@ from byline import settings
 from byline.cli import apps, report, servers, tree
 from byline.export import OTLP, Destination, Langfuse
 from byline.gateways import OpenRouter
+from byline.genai import server_span
 from byline.settings import SettingError
-from byline.spans import server
 from byline.testing import Gateway, ReceivedSpan, Receiver
 
 
-def run(*, wsgi: bool, as_json: bool, langfuse: bool, otlp: str | None) -> int:
+def run_demo(*, wsgi: bool, as_json: bool, langfuse: bool, otlp: str | None) -> int:
     """Run the demo; return its exit code.
 
     Raises:
@@ -49,8 +49,8 @@ def run(*, wsgi: bool, as_json: bool, langfuse: bool, otlp: str | None) -> int:
     if as_json:
         print(json.dumps({"spans": [_as_json(span) for span in spans]}))
     else:
-        sent_to = [report.hide(other.endpoint) for other in others]
-        tree.show(spans, framework="Flask" if wsgi else "FastAPI", sent_to=sent_to)
+        sent_to = [report.hide_secrets(other.endpoint) for other in others]
+        tree.print_tree(spans, framework="Flask" if wsgi else "FastAPI", sent_to=sent_to)
     return 0 if spans else 1
 
 
@@ -70,7 +70,7 @@ def _keep_off_proxies() -> None:
 
 @contextmanager
 def _signed(destinations: Sequence[Destination], gateway: Gateway) -> Iterator[None]:
-    if not server.is_configured():
+    if not server_span.has_tracer_provider():
         # Every span, whatever sampler the environment names: two requests are all there is to see.
         resource = Resource.create({SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME") or "byline-demo"})
         trace.set_tracer_provider(TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False))

@@ -19,7 +19,7 @@ DEMO: Final = (
 )
 
 
-def require(extra: str, *modules: str) -> None:
+def require_packages(extra: str, *modules: str) -> None:
     """Make sure that modules can be imported.
 
     Raises:

@@ -20,7 +20,7 @@ PORT: Final = 4010
 _DESTINATIONS: Final = ("langfuse_public_key", "langfuse_secret_key", "otlp_endpoint")
 
 
-def run(port: int | None, command: Sequence[str] = ()) -> int:
+def run_gateway(port: int | None, command: Sequence[str] = ()) -> int:
     """Serve until Ctrl-C, or as long as a command runs, and say of each model call what its span tells.
 
     Args:

@@ -12,15 +12,15 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from byline import settings
 from byline.export import CheckResult, Destination, Langfuse
 from byline.export.otlp import parse_headers
-from byline.export.rehearsal import quiet
-from byline.export.scrubbing import scrub
+from byline.export.redaction.secrets import scrub
+from byline.export.self_test import silence_logs
 from byline.settings import SettingError
 
 
 def test(destination: Destination) -> list[CheckResult]:
     """Test a destination for real; whatever goes wrong is a result."""
     try:
-        with quiet():
+        with silence_logs():
             return destination.check()
     except Exception as error:
         advice = f"check that {destination.endpoint} is what you mean, and that this machine reaches it"
@@ -33,7 +33,7 @@ def probe(destination: Destination) -> list[CheckResult]:
     Returns:
         Nothing where it was accepted, else what to do about it.
     """
-    with quiet(), contextlib.suppress(Exception):
+    with silence_logs(), contextlib.suppress(Exception):
         exporter = destination.exporter()
         try:
             if exporter.export([]) is SpanExportResult.SUCCESS:
@@ -47,7 +47,7 @@ def probe(destination: Destination) -> list[CheckResult]:
     return [CheckResult(f"{destination.name} export", False, destination.endpoint, advice)]
 
 
-def hide(text: str) -> str:
+def hide_secrets(text: str) -> str:
     """Mask every secret of the environment, and what looks like one."""
     for secret in _secrets():
         # Anything shorter would be found in half of all words.
@@ -73,7 +73,7 @@ def _parts(headers: str) -> Iterator[str]:
         yield header.rpartition(" ")[2]
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield the lines of a table whose columns are as wide as they need to be."""
     lines = [tuple(head), *(tuple(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
@@ -87,9 +87,9 @@ def result_lines(results: Sequence[CheckResult]) -> Iterator[str]:
     """Yield a line a result, and below each failure what to do about it."""
     width = max((len(result.name) for result in results), default=0)
     for result in results:
-        yield f"{_mark(ok=result.ok)}  {result.name.ljust(width)}  {hide(result.detail)}".rstrip()
+        yield f"{_mark(ok=result.ok)}  {result.name.ljust(width)}  {hide_secrets(result.detail)}".rstrip()
         if not result.ok and result.advice:
-            yield f"        → {hide(result.advice)}"
+            yield f"        → {hide_secrets(result.advice)}"
 
 
 def _mark(*, ok: bool) -> str:

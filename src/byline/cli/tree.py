@@ -12,11 +12,11 @@ from rich.text import Text
 from rich.tree import Tree
 
 from byline.cli import caller, words
-from byline.spans import attributes as names
+from byline.genai import attributes as names
 from byline.testing import ReceivedSpan
 
 
-def show(spans: Sequence[ReceivedSpan], *, framework: str, sent_to: Sequence[str] = ()) -> None:
+def print_tree(spans: Sequence[ReceivedSpan], *, framework: str, sent_to: Sequence[str] = ()) -> None:
     """Print what the caller sent and the traces that came of it.
 
     Args:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from byline.spans import attributes as names
-from byline.spans.recognition import OWN_SCOPE
+from byline.genai import attributes as names
+from byline.genai.classify import OWN_SCOPE
 from byline.testing import ReceivedSpan
 
-_INPUT: Final = names.FACTS["input_tokens"]
-_OUTPUT: Final = names.FACTS["output_tokens"]
-_MODEL: Final = names.FACTS["response_model"]
-_GATEWAY: Final = names.FACTS["gateway"]
+_INPUT: Final = names.CALL_RESULT["input_tokens"]
+_OUTPUT: Final = names.CALL_RESULT["output_tokens"]
+_MODEL: Final = names.CALL_RESULT["response_model"]
+_GATEWAY: Final = names.CALL_RESULT["gateway"]
 
 
 def is_generation(span: ReceivedSpan) -> bool:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from byline import settings
 from byline.export.delivery.spool import Spool
-from byline.export.scrubbing import scrub
+from byline.export.redaction.secrets import scrub
 from byline.settings import SettingError
 
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
@@ -21,7 +21,7 @@ _SHORT: Final = 80
 _LABEL: Final = re.compile(r"[a-z0-9_-]{1,40}\Z")
 
 
-def check_endpoint(endpoint: Any, allow_http: Any) -> None:
+def validate_endpoint(endpoint: Any, allow_http: Any) -> None:
     """Raise `SettingError` ``byline.E040`` or ``byline.E042`` where an endpoint cannot be used."""
     if isinstance(allow_http, str) or not isinstance(allow_http, Collection):
         raise SettingError("byline.E042", f"allow_http is {type(allow_http).__name__}", "pass a list of hosts")
@@ -59,7 +59,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def check_headers(headers: Any) -> dict[str, str]:
+def validate_headers(headers: Any) -> dict[str, str]:
     """Return the headers of each export. Raises `SettingError` ``byline.E066`` where HTTP cannot carry them."""
     if headers is None:
         return {}
@@ -77,7 +77,7 @@ def check_headers(headers: Any) -> dict[str, str]:
     return dict(headers)
 
 
-def check_label(label: Any) -> str | None:
+def validate_label(label: Any) -> str | None:
     """Return a name for a destination. Raises `SettingError` ``byline.E055``."""
     if label is None or (isinstance(label, str) and _LABEL.match(label)):
         return label

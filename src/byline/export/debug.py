@@ -6,10 +6,10 @@ import contextlib
 import sys
 
 from byline import settings
-from byline.export.scrubbing import scrub
+from byline.export.redaction.secrets import scrub
 
 
-def say(text: str) -> None:
+def debug_print(text: str) -> None:
     """Say on standard error what is sent where, if ``BYLINE_DEBUG`` is set."""
     with contextlib.suppress(Exception):
         if settings.find("debug").value:

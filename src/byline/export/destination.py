@@ -8,32 +8,31 @@ from pathlib import Path
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter
 
-from byline import guard, settings
-from byline.export import rehearsal
-from byline.export.checks import check_endpoint, check_headers, check_label, spool_folder
-from byline.export.choice import Choice
-from byline.export.debug import say
-from byline.export.delivery.address import Address
+from byline import errors, settings
+from byline.export import self_test, trace_view
+from byline.export.checks import spool_folder, validate_endpoint, validate_headers, validate_label
+from byline.export.debug import debug_print
+from byline.export.decisions import ExportDecisions
+from byline.export.delivery.address import DestinationAddress
 from byline.export.delivery.outlet import Outlet
 from byline.export.delivery.spool import DEFAULT_BYTES, Spool
-from byline.export.drain import drain
-from byline.export.drain.draft import Draft
-from byline.export.drain.drain import Drain, Traces
-from byline.export.feed import Feed
+from byline.export.exporter import DestinationExporter, SpanTransform
 from byline.export.filters import Filters, Where
-from byline.export.observations.exchange import Exchange
-from byline.export.observations.observations import observe
+from byline.export.langfuse_mapping.observation import map_span
+from byline.export.langfuse_mapping.trace_io import TraceIO
 from byline.export.options import CheckResult, Spans, Unsampled
-from byline.export.pipeline import Pipeline, Rewrite
-from byline.export.privacy.privacy import Mask, Privacy
-from byline.export.privacy.privacy import check as check_privacy
-from byline.export.rehearsal import Watched
-from byline.export.sampling import check as check_sampling
-from byline.export.sampling import is_sampled, key_of
+from byline.export.processor import DestinationSpanProcessor
+from byline.export.redaction.redactor import Mask, Redactor
+from byline.export.redaction.redactor import validate_privacy as check_privacy
+from byline.export.sampling import is_sampled, sampling_key
+from byline.export.sampling import validate_sampling as check_sampling
+from byline.export.self_test import RecordingExporter
+from byline.export.span_copy import SpanCopy
+from byline.export.trace_view import Traces, TraceView
+from byline.genai import classify
+from byline.genai.dialects import LANGFUSE, translate
+from byline.genai.dialects import validate_conventions as check_conventions
 from byline.settings import SettingError
-from byline.spans import recognition
-from byline.spans.conventions import LANGFUSE, translate
-from byline.spans.conventions import check as check_conventions
 
 
 class Destination:
@@ -112,15 +111,15 @@ class Destination:
         label: str | None = None,
         allow_http: Sequence[str] = (),
     ) -> None:
-        check_endpoint(endpoint, allow_http)
+        validate_endpoint(endpoint, allow_http)
         if spans not in ("llm", "all") and not callable(spans):
             raise SettingError("byline.E043", f"spans={spans!r}", 'pass "llm", "all" or a function of the span')
         if unsampled not in ("record", "skip"):
             raise SettingError("byline.E048", f"unsampled={unsampled!r}", 'pass "record" or "skip"')
         self.endpoint = endpoint
-        self.headers = check_headers(headers)
+        self.headers = validate_headers(headers)
         self.spans = spans
-        self.traces = drain.check(traces, spans)
+        self.traces = trace_view.validate_traces(traces, spans)
         self.unsampled = unsampled
         self.sampling = settings.find("sampling").value if sampling is None else check_sampling(sampling)
         self.privacy = settings.find("privacy").value if privacy is None else privacy
@@ -133,7 +132,7 @@ class Destination:
             organizations=organizations, environments=environments, keys=keys, models=models, where=where
         )
         self.conventions = check_conventions(conventions)
-        self._label = check_label(label)
+        self._label = validate_label(label)
         self.spool_bytes = spool_bytes
         self.spool = spool_folder(
             settings.find("spool").value if spool is None else spool,
@@ -141,7 +140,7 @@ class Destination:
             label=self.label,
             identity=self._label or f"{endpoint} {sorted(self.headers.items())}",
         )
-        self._feed: Feed | None = None
+        self._feed: DestinationSpanProcessor | None = None
 
     def exporter(self) -> SpanExporter:
         """Make an exporter of the kind that this destination uses."""
@@ -149,8 +148,8 @@ class Destination:
         return address.exporter(address.patient())
 
     @property
-    def _address(self) -> Address:
-        return Address(self.label, self.endpoint, self.headers)
+    def _address(self) -> DestinationAddress:
+        return DestinationAddress(self.label, self.endpoint, self.headers)
 
     @property
     def _has_own_exporter(self) -> bool:
@@ -166,15 +165,17 @@ class Destination:
         return self._address.spooling(self.spool, self.spool_bytes)
 
     def _tell(self) -> None:
-        say(f"{self.label}: to {self.endpoint} with {self.credentials()}, spans={self.spans!r}, spool={self.spool}")
+        debug_print(
+            f"{self.label}: to {self.endpoint} with {self.credentials()}, spans={self.spans!r}, spool={self.spool}"
+        )
 
     def credentials(self) -> str:
         """Say which credentials are in force, none of them whole."""
         return ", ".join(f"{name}: {settings.mask(value)}" for name, value in self.headers.items()) or "no headers"
 
-    def rewrites(self) -> Sequence[Rewrite]:
+    def rewrites(self) -> Sequence[SpanTransform]:
         """Return what is done to each span once content is taken off it, in order."""
-        return (observe,) if LANGFUSE in self.conventions else ()
+        return (map_span,) if LANGFUSE in self.conventions else ()
 
     def processor(self) -> SpanProcessor:
         """Return the span processor that feeds this destination; always the same one."""
@@ -182,31 +183,31 @@ class Destination:
             self._feed = self._make_feed(self.outlet())
         return self._feed
 
-    def _make_feed(self, outlet: Outlet) -> Feed:
-        return Feed(self.label, self.pipeline(outlet), deep=self.spans != "llm")
+    def _make_feed(self, outlet: Outlet) -> DestinationSpanProcessor:
+        return DestinationSpanProcessor(self.label, self.pipeline(outlet), deep=self.spans != "llm")
 
-    def _translate(self, draft: Draft) -> None:
+    def _translate(self, draft: SpanCopy) -> None:
         draft.attributes.update(translate(draft.attributes, self.conventions, is_llm=draft.is_llm))
 
-    def pipeline(self, outlet: Outlet) -> Pipeline:
+    def pipeline(self, outlet: Outlet) -> DestinationExporter:
         """Make the way of spans to an outlet."""
         translating = (self._translate,) if self.conventions else ()
-        hiding = Privacy(private=self.privacy, mask=self.mask)
+        hiding = Redactor(private=self.privacy, mask=self.mask)
         # Once more for what dialects and backends have made of it, by other names.
-        cleaning = Privacy(private=self.privacy, again=True)
+        cleaning = Redactor(private=self.privacy, again=True)
         own = self.rewrites()
-        exchange = Exchange() if observe in own else None
+        exchange = TraceIO() if map_span in own else None
         # Before anything is hidden, for what is told is content as well.
         telling = () if exchange is None else (exchange.tell,)
-        return Pipeline(
+        return DestinationExporter(
             self.label,
             outlet,
-            choice=Choice(
+            choice=ExportDecisions(
                 picks=self.picks,
                 unsampled=self.unsampled == "record",
                 keeps=self._keeps if self._filters.any or self.sampling < 1 else None,
             ),
-            drain=lambda exports: Drain(exports, traces=self.traces, whole=self.spans == "all"),
+            drain=lambda exports: TraceView(exports, traces=self.traces, whole=self.spans == "all"),
             rewrites=(*telling, hiding.hide, *translating, *own, cleaning.hide),
             note=None if exchange is None else exchange.note,
         )
@@ -225,19 +226,19 @@ class Destination:
         if self.spans == "all":
             return True
         if self.spans == "llm":
-            return recognition.is_llm_span(span)
+            return classify.is_llm_span(span)
         try:
             return bool(self.spans(span))
         except Exception:
-            guard.report("spans")
+            errors.report_internal_error("spans")
             return False
 
-    def _keeps(self, draft: Draft) -> bool:
+    def _keeps(self, draft: SpanCopy) -> bool:
         if self._filters.any and not self._filters.keep(draft):
             return False
         if self.keep_errors and draft.is_error:
             return True
-        return is_sampled(key_of(draft), self.sampling)
+        return is_sampled(sampling_key(draft), self.sampling)
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Send what waits. Returns whether it was handed over within ``timeout`` seconds."""
@@ -262,13 +263,13 @@ class Destination:
             self._tell()
             line = self._address.quick()
             exporter = self.exporter() if self._has_own_exporter else self._address.exporter(line)
-            outlet = Watched(Outlet(exporter))
-            with rehearsal.quiet(self.label):
-                rehearsal.perform(self._make_feed(outlet), self.sampling)
+            outlet = RecordingExporter(Outlet(exporter))
+            with self_test.silence_logs(self.label):
+                self_test.send_test_request(self._make_feed(outlet), self.sampling)
         finally:
             self._label = label
-        results = rehearsal.judge(self.name, self.endpoint, outlet, line, filtered=self._filters.any)
+        results = self_test.evaluate(self.name, self.endpoint, outlet, line, filtered=self._filters.any)
         if self.spool is not None:
             waiting = Spool(self.spool, name=self.label).waiting()
-            results.append(rehearsal.waits(self.name, waiting.spans, waiting.size, self.spool_bytes))
+            results.append(self_test.spool_status(self.name, waiting.spans, waiting.size, self.spool_bytes))
         return results

@@ -8,8 +8,8 @@ from typing import Any, Final
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
-from byline import guard, settings
-from byline.export.debug import say
+from byline import errors, settings
+from byline.export.debug import debug_print
 from byline.export.destination import Destination
 from byline.export.langfuse import Langfuse
 from byline.export.otlp import OTLP
@@ -18,7 +18,7 @@ _GRPC: Final = "the OTLP endpoint of the environment speaks gRPC, and byline spe
 _HTTP: Final = "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf with an HTTP endpoint, or pass destinations"
 
 
-def from_environment(processors: Collection[SpanProcessor] = ()) -> list[Destination]:
+def destinations_from_environment(processors: Collection[SpanProcessor] = ()) -> list[Destination]:
     """Return the destinations that the environment names.
 
     Args:
@@ -32,7 +32,7 @@ def from_environment(processors: Collection[SpanProcessor] = ()) -> list[Destina
     found: list[Destination] = []
     if _wants_langfuse():
         if any(_is_langfuses(processor) for processor in processors):
-            guard.warn_once(
+            errors.warn_once(
                 "langfuse.twice",
                 "byline.E027: Langfuse's SDK sends this provider's spans to Langfuse already; byline signs them and "
                 "sends them no second time. For byline's own view of them, pass destinations=[Langfuse()]",
@@ -42,23 +42,23 @@ def from_environment(processors: Collection[SpanProcessor] = ()) -> list[Destina
             _tell("langfuse", "langfuse_base_url")
     if _wants_otlp():
         if any(_exports(processor) for processor in processors):
-            say("otlp: an exporter of the app's own sends there already")
+            debug_print("otlp: an exporter of the app's own sends there already")
         else:
             found.append(OTLP())
             _tell("otlp", "otlp_endpoint")
-    for why, _ in unused():
-        say(why)
+    for why, _ in unused_settings():
+        debug_print(why)
     if not found:
-        say("the environment makes no destination")
+        debug_print("the environment makes no destination")
     return found
 
 
 def _tell(label: str, setting: str) -> None:
     _, variable = settings.find(setting)
-    say(f"{label}: its address is from {variable or 'the default'}")
+    debug_print(f"{label}: its address is from {variable or 'the default'}")
 
 
-def unused() -> list[tuple[str, str]]:
+def unused_settings() -> list[tuple[str, str]]:
     """Return why a destination that the environment names gets nothing, and what to do about it."""
     found: list[tuple[str, str]] = []
     if _names_langfuse() and not settings.find("langfuse_enabled").value:
@@ -96,7 +96,7 @@ def _wants_otlp() -> bool:
     if not settings.find("otlp_endpoint").value or not _exports_otlp():
         return False
     if _speaks_grpc():
-        guard.warn_once("otlp.grpc", "byline.E028: %s. To mend it, %s", _GRPC, _HTTP)
+        errors.warn_once("otlp.grpc", "byline.E028: %s. To mend it, %s", _GRPC, _HTTP)
         return False
     return True
 

@@ -8,19 +8,19 @@ from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from byline import guard
-from byline.export.drain.draft import Draft
+from byline import errors
+from byline.export.span_copy import SpanCopy
+from byline.genai import attributes as names
 from byline.settings import SettingError
-from byline.spans import attributes as names
 
 Where = Callable[[ReadableSpan], bool]
 
-_MODELS: Final = (names.FACTS["response_model"], names.REQUEST_MODEL, "llm.model_name", "llm.request.model")
+_MODELS: Final = (names.CALL_RESULT["response_model"], names.REQUEST_MODEL, "llm.model_name", "llm.request.model")
 #: Filter → the attributes of which one has to match.
 _ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
     "organizations": (names.ORGANIZATION_ID,),
     "environments": (names.ENVIRONMENT, names.ENVIRONMENT_ID),
-    "keys": (names.KEY_HASH, names.KEY_ALIAS, names.FACTS["key_hash"], names.FACTS["key_alias"]),
+    "keys": (names.KEY_HASH, names.KEY_ALIAS, names.CALL_RESULT["key_hash"], names.CALL_RESULT["key_alias"]),
     "models": _MODELS,
 }
 
@@ -72,7 +72,7 @@ class Filters:
         """Whether anything is filtered at all."""
         return bool(self._patterns) or self._where is not None
 
-    def keep(self, draft: Draft) -> bool:
+    def keep(self, draft: SpanCopy) -> bool:
         """Whether a span passes all filters. One that they cannot judge does not."""
         for name, pattern in self._patterns.items():
             if name == "models" and not draft.is_leaf:
@@ -85,7 +85,7 @@ class Filters:
         try:
             return bool(self._where(draft.finish()))
         except Exception:
-            guard.report("where")
+            errors.report_internal_error("where")
             return False
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Final
 import requests
 
 from byline import settings
-from byline.export.delivery import certificates, troubles
+from byline.export.delivery import messages, tls
 from byline.export.destination import Destination
-from byline.export.drain.draft import Draft
-from byline.export.observations.observations import observe
+from byline.export.exporter import SpanTransform
+from byline.export.langfuse_mapping.observation import map_span
 from byline.export.options import CheckResult, Options, Spans
-from byline.export.pipeline import Rewrite
+from byline.export.span_copy import SpanCopy
+from byline.genai import attributes as names
 from byline.settings import SettingError
-from byline.spans import attributes as names
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -76,7 +76,7 @@ class Langfuse(Destination):
         """Say which keys are in force, by so much of the public one as tells projects apart."""
         return f"public key {settings.shorten(self._public_key)}"
 
-    def rewrites(self) -> Sequence[Rewrite]:
+    def rewrites(self) -> Sequence[SpanTransform]:
         """Say of each span what it is to Langfuse, and the environment's values where it says none."""
         defaults = {
             names.ENVIRONMENT: settings.find("langfuse_environment").value,
@@ -84,10 +84,10 @@ class Langfuse(Destination):
         }
         defaults = {name: value for name, value in defaults.items() if value}
 
-        def fill(draft: Draft) -> None:
+        def fill(draft: SpanCopy) -> None:
             draft.attributes = {**defaults, **draft.attributes}
 
-        return (fill, observe) if defaults else (observe,)
+        return (fill, map_span) if defaults else (map_span,)
 
     def check(self) -> list[CheckResult]:
         """Test the credentials, then an export."""
@@ -102,16 +102,16 @@ class Langfuse(Destination):
                 f"{self.base_url}/api/public/projects",
                 headers={"Authorization": self.headers["Authorization"]},
                 timeout=10,
-                verify=certificates.authority(),
-                cert=certificates.own(),
+                verify=tls.ca_file(),
+                cert=tls.client_cert(),
                 # Else requests would put in what stands in ~/.netrc for the host.
                 auth=lambda request: request,
                 # Elsewhere the keys are nobody's business.
                 allow_redirects=False,
             )
         except OSError as error:
-            told = troubles.name(error)
-            advice = f"no Langfuse answers at {self.base_url}: {troubles.advise(told, self.base_url)}"
+            told = messages.describe_error(error)
+            advice = f"no Langfuse answers at {self.base_url}: {messages.advice_for_error(told, self.base_url)}"
             return CheckResult(name, False, told, advice), False
         if answer.status_code in (401, 403):
             advice = "these keys are not of this server: check both keys and the region in LANGFUSE_BASE_URL"
@@ -122,7 +122,7 @@ class Langfuse(Destination):
             project = None
         if answer.status_code == 200 and project is not None:
             return CheckResult(name, True, f"project {project}"), True
-        what = ", a web page" if troubles.is_page(answer) else ""
+        what = ", a web page" if messages.is_html_page(answer) else ""
         advice = "check LANGFUSE_BASE_URL: it is the address of Langfuse alone, without a project's path"
         return CheckResult(name, False, f"HTTP {answer.status_code} from {answer.url}{what}", advice), True
 

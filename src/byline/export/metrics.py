@@ -8,7 +8,7 @@ from typing import Final
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from byline import counters
+from byline import internal_metrics
 
 _METER: Final = "byline"
 _SPANS: Final = ".spans."
@@ -17,7 +17,7 @@ _SUBMISSIONS: Final = ".submissions"
 _offered = False
 
 
-def offer() -> None:
+def register_otel_metrics() -> None:
     """Let the global meter provider read the counters; once for the whole process.
 
     ``byline.spans`` counts spans by ``destination`` and ``outcome`` (``sent``, ``spooled``,
@@ -38,14 +38,14 @@ def offer() -> None:
 
 
 def _spans(_: CallbackOptions) -> Iterator[Observation]:
-    for name, count in counters.snapshot().items():
+    for name, count in internal_metrics.counter_values().items():
         destination, found, outcome = name.partition(_SPANS)
         if found:
             yield Observation(count, {"destination": destination, "outcome": outcome})
 
 
 def _submissions(_: CallbackOptions) -> Iterator[Observation]:
-    counts = counters.snapshot()
+    counts = internal_metrics.counter_values()
     for name, count in counts.items():
         if name.endswith(_SUBMISSIONS):
             failed = counts.get(f"{name}.failed", 0)
@@ -55,17 +55,17 @@ def _submissions(_: CallbackOptions) -> Iterator[Observation]:
 
 
 def _calls(_: CallbackOptions) -> Iterable[Observation]:
-    return [Observation(counters.snapshot().get("calls", 0))]
+    return [Observation(internal_metrics.counter_values().get("calls", 0))]
 
 
 def _queues(_: CallbackOptions) -> Iterator[Observation]:
-    for name, level in counters.levels().items():
+    for name, level in internal_metrics.gauge_values().items():
         if name.endswith(".queue"):
             yield Observation(level, {"destination": name.removesuffix(".queue")})
 
 
 def _spools(_: CallbackOptions) -> Iterator[Observation]:
-    for name, level in counters.levels().items():
+    for name, level in internal_metrics.gauge_values().items():
         destination, found, unit = name.partition(".spool.")
         if found:
             yield Observation(level, {"destination": destination, "unit": unit})

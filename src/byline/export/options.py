@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple, TypedDict
 
 from opentelemetry.sdk.trace import ReadableSpan
 
-from byline.export.drain.drain import Traces
 from byline.export.filters import Where
-from byline.export.privacy.privacy import Mask
+from byline.export.redaction.redactor import Mask
+from byline.export.trace_view import Traces
 
 Spans = Literal["llm", "all"] | Callable[[ReadableSpan], bool]
 Unsampled = Literal["record", "skip"]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final
 
-from byline.export.drain.draft import Draft
-from byline.export.drain.family import Family
-from byline.gateways.ids import trace_id_of
+from byline.export.request_spans import RequestSpans
+from byline.export.span_copy import SpanCopy
+from byline.gateways.ids import to_trace_id
+from byline.genai.attributes import SESSION_ID
 from byline.settings import SettingError
-from byline.spans.attributes import SESSION_ID
 
 _WHOLE: Final = 1 << 64
 _KEY: Final = "key"
 
 
-def check(sampling: Any) -> float:
+def validate_sampling(sampling: Any) -> float:
     """Return the share when it can be used. Raises `SettingError` ``byline.E045`` otherwise."""
     if isinstance(sampling, int | float) and not isinstance(sampling, bool) and 0 <= sampling <= 1:
         return float(sampling)
@@ -37,7 +37,7 @@ def is_sampled(key: str, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(key.encode(errors="surrogatepass")).digest()[:8], "big") < share * _WHOLE
 
 
-def key_of(draft: Draft) -> str:
+def sampling_key(draft: SpanCopy) -> str:
     """Return what a span is sampled by: its session, else its trace as the caller or the app named it.
 
     What the first span of a trace was sampled by counts for the others of that request too, for a
@@ -55,7 +55,7 @@ def key_of(draft: Draft) -> str:
     return str(stated) if stated and decided != _of_trace(trace) else decided
 
 
-def _decide(family: Family, session: str, trace: int) -> str:
+def _decide(family: RequestSpans, session: str, trace: int) -> str:
     decided = family.sampled_by.look(trace, _KEY)
     if decided is None:
         above = family.above
@@ -69,9 +69,9 @@ def _decide(family: Family, session: str, trace: int) -> str:
     return decided
 
 
-def _is_alike(above: Family, session: str, trace: int) -> bool:
+def _is_alike(above: RequestSpans, session: str, trace: int) -> bool:
     named = above.attribution.trace_id
-    return (above.attribution.session_id or "") == session and (not named or trace_id_of(named) == trace)
+    return (above.attribution.session_id or "") == session and (not named or to_trace_id(named) == trace)
 
 
 def _of_trace(trace: int) -> str:

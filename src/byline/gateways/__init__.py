@@ -6,12 +6,12 @@ from typing import Final
 
 from byline.gateways.aptible import Aptible
 from byline.gateways.azure_apim import AzureAPIM
+from byline.gateways.base import Field, Gateway, GatewayRequest, GatewayResponse
 from byline.gateways.bifrost import Bifrost
 from byline.gateways.braintrust import Braintrust
 from byline.gateways.cloudflare import Cloudflare
 from byline.gateways.databricks import Databricks, MLflow
 from byline.gateways.envoy import Envoy
-from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
 from byline.gateways.helicone import Helicone
 from byline.gateways.kong import Kong
 from byline.gateways.langfuse import LangfuseGateway
@@ -61,6 +61,8 @@ __all__ = [
     "Envoy",
     "Field",
     "Gateway",
+    "GatewayRequest",
+    "GatewayResponse",
     "Gemini",
     "Helicone",
     "Kong",
@@ -69,9 +71,7 @@ __all__ = [
     "MLflow",
     "OpenAI",
     "OpenRouter",
-    "Outgoing",
     "Portkey",
-    "Reply",
     "TensorZero",
     "Vercel",
 ]

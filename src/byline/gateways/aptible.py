@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from byline.facts import Facts
-from byline.gateways.gateway import Field, Gateway, Reply
+from byline.call_result import CallResult
+from byline.gateways.base import Field, Gateway, GatewayResponse
 from byline.gateways.litellm import LiteLLM
 
 _LITELLM: Final = LiteLLM()
@@ -26,7 +26,7 @@ class Aptible(Gateway):
         ("joins", "by session", "documentation"),
     )
 
-    def read(self, reply: Reply, facts: Facts) -> None:
+    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
         """Read LiteLLM's dialect where the reply speaks it."""
         if _LITELLM.answered(reply.headers):
             _LITELLM.read(reply, facts)

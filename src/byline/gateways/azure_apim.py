@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from byline.facts import Facts, Limit
+from byline.call_result import CallResult, RateLimit
 from byline.gateways import values
-from byline.gateways.gateway import Gateway, Outgoing, Reply
+from byline.gateways.base import Gateway, GatewayRequest, GatewayResponse
 
 
 class AzureAPIM(Gateway):
@@ -53,17 +53,17 @@ class AzureAPIM(Gateway):
         self.remaining_tokens_header = remaining_tokens_header.lower()
         self.remaining_quota_tokens_header = remaining_quota_tokens_header.lower()
 
-    def write(self, call: Outgoing) -> None:
+    def write(self, call: GatewayRequest) -> None:
         """Write session and user where the operator has named headers for them."""
         if self.session_header:
             self.put(call, self.session_header.lower(), call.attribution.session_id)
         if self.user_header:
             self.put(call, self.user_header.lower(), call.attribution.user_id)
 
-    def read(self, reply: Reply, facts: Facts) -> None:
+    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
         """Read what is left of the tokens."""
         for name in (self.remaining_tokens_header, self.remaining_quota_tokens_header):
             remaining = values.count(reply.headers.get(name))
             if remaining is not None:
-                facts.tokens = Limit(remaining=remaining)
+                facts.tokens = RateLimit(remaining=remaining)
                 return

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
-from byline.facts import Facts
+from byline.call_result import CallResult
 from byline.gateways import values
-from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
+from byline.gateways.base import Field, Gateway, GatewayRequest, GatewayResponse
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _DIMENSIONS: Final = ("session_id", "user_id", "trace_name", "environment")
@@ -57,7 +57,7 @@ class Bifrost(Gateway):
         """Every reply names its request."""
         return "x-bifrost-request-id" in headers
 
-    def write(self, call: Outgoing) -> None:
+    def write(self, call: GatewayRequest) -> None:
         """Write trace context and dimensions."""
         super().write(call)
         for key, value in self.gather(call, {}, reserved=_DIMENSIONS).items():
@@ -66,7 +66,7 @@ class Bifrost(Gateway):
             else:
                 self.leave_out(f"x-bf-dim {key}", "no header name")
 
-    def read(self, reply: Reply, facts: Facts) -> None:
+    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
         """Read request, provider and model, and what the body adds."""
         headers = reply.headers
         extra: Mapping[str, Any] = values.mapping((reply.body or {}).get("extra_fields"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from byline.facts import Facts
+from byline.call_result import CallResult
 from byline.gateways import values
-from byline.gateways.gateway import Gateway, Reply
+from byline.gateways.base import Gateway, GatewayResponse
 
 
 class Braintrust(Gateway):
@@ -25,7 +25,7 @@ class Braintrust(Gateway):
         """Replies name the endpoint that was used."""
         return "x-bt-used-endpoint" in headers or "x-bt-span-id" in headers
 
-    def read(self, reply: Reply, facts: Facts) -> None:
+    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
         """Read span, endpoint and cache."""
         headers = reply.headers
         facts.request_id = values.text(headers.get("x-bt-span-id")) or facts.request_id

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from byline.facts import Facts
+from byline.call_result import CallResult
 from byline.gateways import values
-from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
+from byline.gateways.base import Field, Gateway, GatewayRequest, GatewayResponse
 
 _MAX_ENTRIES: Final = 5
 
@@ -43,7 +43,7 @@ class Cloudflare(Gateway):
         """Every reply names its log entry."""
         return "cf-aig-log-id" in headers
 
-    def write(self, call: Outgoing) -> None:
+    def write(self, call: GatewayRequest) -> None:
         """Write metadata and the ids of the LLM span."""
         known = call.attribution
         ids = {"session_id": known.session_id, "user_id": known.user_id, "trace_name": known.trace_name}
@@ -56,7 +56,7 @@ class Cloudflare(Gateway):
             self.put(call, "cf-aig-otel-trace-id", trace_id)
             self.put(call, "cf-aig-otel-parent-span-id", call.span_id)
 
-    def read(self, reply: Reply, facts: Facts) -> None:
+    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
         """Read cache, log entry, step, model and provider."""
         headers = reply.headers
         facts.request_id = values.text(headers.get("cf-aig-log-id")) or facts.request_id

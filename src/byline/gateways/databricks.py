@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from byline.gateways import values
-from byline.gateways.gateway import Field, Gateway, Outgoing
+from byline.gateways.base import Field, Gateway, GatewayRequest
 
 
 class Databricks(Gateway):
@@ -29,7 +29,7 @@ class Databricks(Gateway):
         ("joins", "by request tags", "documentation"),
     )
 
-    def write(self, call: Outgoing) -> None:
+    def write(self, call: GatewayRequest) -> None:
         """Write the tags, all of them texts."""
         known = call.attribution
         ids = {

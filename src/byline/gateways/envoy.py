@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from byline.gateways.gateway import Field, Gateway
+from byline.gateways.base import Field, Gateway
 
 
 class Envoy(Gateway):

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from byline.facts import Facts, Limit
+from byline.call_result import CallResult, RateLimit
 from byline.gateways import values
-from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
+from byline.gateways.base import Field, Gateway, GatewayRequest, GatewayResponse
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
@@ -45,7 +45,7 @@ class Helicone(Gateway):
         """Every reply names its request."""
         return "helicone-id" in headers
 
-    def write(self, call: Outgoing) -> None:
+    def write(self, call: GatewayRequest) -> None:
         """Write the session with its path, the user, and properties."""
         super().write(call)
         known = call.attribution
@@ -60,7 +60,7 @@ class Helicone(Gateway):
             else:
                 self.leave_out(f"helicone-property {key}", "no header name")
 
-    def read(self, reply: Reply, facts: Facts) -> None:
+    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
         """Read request id, cache, fallback and limits."""
         headers = reply.headers
         facts.request_id = values.text(headers.get("helicone-id")) or facts.request_id
@@ -68,9 +68,9 @@ class Helicone(Gateway):
         if cache in ("HIT", "MISS"):
             facts.cache_hit = cache == "HIT"
         facts.fallbacks = values.count(headers.get("helicone-fallback-index"))
-        limit = Limit(
+        limit = RateLimit(
             values.count(headers.get("helicone-ratelimit-limit")),
             values.count(headers.get("helicone-ratelimit-remaining")),
         )
-        if limit != Limit():
+        if limit != RateLimit():
             facts.requests = limit

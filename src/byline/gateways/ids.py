@@ -10,7 +10,7 @@ _TRACE: Final = re.compile(r"[0-9a-f]{32}\Z")
 _SPAN: Final = re.compile(r"[0-9a-f]{16}\Z")
 
 
-def trace_id_of(name: str) -> int:
+def to_trace_id(name: str) -> int:
     """Return the OTLP trace id for a caller's own.
 
     32 hex digits, also those of a UUID, are taken as they are; anything else by its SHA-256. It is
@@ -18,9 +18,9 @@ def trace_id_of(name: str) -> int:
     in one trace.
 
     Example:
-        >>> f"{trace_id_of('workflow_12345'):032x}"
+        >>> f"{to_trace_id('workflow_12345'):032x}"
         '7af15d27557f4b0547b66811c67d365d'
-        >>> f"{trace_id_of('7AF15D27-557F-4B05-47B6-6811C67D365D'):032x}"
+        >>> f"{to_trace_id('7AF15D27-557F-4B05-47B6-6811C67D365D'):032x}"
         '7af15d27557f4b0547b66811c67d365d'
     """
     plain = name.lower().replace("-", "")
@@ -29,11 +29,11 @@ def trace_id_of(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "big") or 1
 
 
-def span_id_of(name: str) -> int:
+def to_span_id(name: str) -> int:
     """Return the OTLP span id for a caller's own: 16 hex digits as they are, anything else by its SHA-256.
 
     Example:
-        >>> f"{span_id_of('00F067AA0BA902B7'):016x}"
+        >>> f"{to_span_id('00F067AA0BA902B7'):016x}"
         '00f067aa0ba902b7'
     """
     plain = name.lower()

@@ -12,10 +12,10 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
-from byline import counters
+from byline import internal_metrics
+from byline.fork import fork_safe_lock
 from byline.gateways import values
 from byline.gateways.keys import hash_key
-from byline.locks import make_lock
 
 _logger: Final = logging.getLogger("byline")
 _MAX_KEYS: Final = 256
@@ -24,7 +24,7 @@ _MAX_BYTES: Final = 64 * 1024
 _TIMEOUT: Final = 10.0
 
 #: One for all: it is held for a moment.
-_lock: Final = make_lock()
+_lock: Final = fork_safe_lock()
 
 
 class Status(NamedTuple):
@@ -91,7 +91,7 @@ class KeyStatus:
             status = self._fetch(token)
         except Exception as error:
             # Its message may name more than is anybody's business.
-            counters.count("key_status.errors")
+            internal_metrics.increment("key_status.errors")
             _logger.debug("%s: the status of a key cannot be had: %s", self._name, type(error).__name__)
         with _lock:
             self._asking.pop(key_hash, None)

@@ -31,15 +31,15 @@ def hash_key(token: str) -> str:
 _hash_own: Final = functools.lru_cache(maxsize=64)(hash_key)
 
 
-def bearer_of(headers: Mapping[str, str]) -> str | None:
+def bearer_token(headers: Mapping[str, str]) -> str | None:
     """Return the Bearer token that a call carries (header names in lower case), if any."""
     authorization = headers.get("authorization", "")
     return (authorization[7:].strip() or None) if authorization[:7].lower() == "bearer " else None
 
 
-def key_of(headers: Mapping[str, str]) -> str | None:
+def key_hash_from_headers(headers: Mapping[str, str]) -> str | None:
     """Return the hash of the key that a call carries (header names in lower case), if any."""
-    token = bearer_of(headers)
+    token = bearer_token(headers)
     if token is not None:
         return _hash_own(token)
     for name in _HEADERS:
@@ -80,7 +80,7 @@ def set_aliases(aliases: Mapping[str, str]) -> None:
     _aliases = dict(aliases)
 
 
-def alias_of(key_hash: str | None, aliases: Mapping[str, str] | None = None) -> str | None:
+def find_alias(key_hash: str | None, aliases: Mapping[str, str] | None = None) -> str | None:
     """Return the name of a key by its hash: from these aliases first, then from those of all."""
     if key_hash is None:
         return None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from byline.facts import Facts, Limit
+from byline.call_result import CallResult, RateLimit
 from byline.gateways import values
-from byline.gateways.gateway import Gateway, Reply
+from byline.gateways.base import Gateway, GatewayResponse
 
 
 class Kong(Gateway):
@@ -29,7 +29,7 @@ class Kong(Gateway):
         """Every reply through the AI plugins names the model."""
         return "x-kong-llm-model" in headers
 
-    def read(self, reply: Reply, facts: Facts) -> None:
+    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
         """Read model, request, latency, cache and limits."""
         headers = reply.headers
         facts.request_id = values.text(headers.get("x-kong-request-id")) or facts.request_id
@@ -42,12 +42,12 @@ class Kong(Gateway):
         if cache in ("HIT", "MISS", "BYPASS", "REFRESH"):
             facts.cache_hit = cache == "HIT"
             facts.cache_key = values.text(headers.get("x-cache-key"))
-        limit = Limit(
+        limit = RateLimit(
             self._of(headers, "x-ai-ratelimit-limit-"),
             self._of(headers, "x-ai-ratelimit-remaining-"),
             values.number(headers.get("x-ai-ratelimit-reset")),
         )
-        if limit != Limit():
+        if limit != RateLimit():
             facts.tokens = limit
 
     def _of(self, headers: Mapping[str, str], start: str) -> int | None:

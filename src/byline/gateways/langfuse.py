@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import ClassVar, Final
 from urllib.parse import quote
 
-from byline.facts import Facts
+from byline.call_result import CallResult
 from byline.gateways import values
-from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
+from byline.gateways.base import Field, Gateway, GatewayRequest, GatewayResponse
 
 #: What stands in its headers as it is; everything else is percent-encoded, other scripts too.
 _PLAIN: Final = " !#$&'()*+./;<=>?@[]^_`{|}~-"
@@ -51,7 +51,7 @@ class LangfuseGateway(Gateway):
         """Every reply names its request."""
         return "langfuse-request-id" in headers
 
-    def put(self, call: Outgoing, name: str, value: object) -> None:
+    def put(self, call: GatewayRequest, name: str, value: object) -> None:
         """Write a header in its percent-encoding."""
         if isinstance(value, str):
             value = quote(value, _PLAIN + ":")
@@ -74,7 +74,7 @@ class LangfuseGateway(Gateway):
                 entries.append(f"{quote(key, _PLAIN)}:{quote(text, _PLAIN + ':')}")
         return entries
 
-    def read(self, reply: Reply, facts: Facts) -> None:
+    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
         """Read the request's id and the provider's connection."""
         headers = reply.headers
         facts.request_id = values.text(headers.get("langfuse-request-id")) or facts.request_id

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import ClassVar, Final
 
 from byline.attribution import MASKS, is_asked
-from byline.facts import Facts, Limit
+from byline.call_result import CallResult, RateLimit
 from byline.gateways import values
-from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
-from byline.gateways.resets import parse_reset
+from byline.gateways.base import Field, Gateway, GatewayRequest, GatewayResponse
+from byline.gateways.rate_limits import parse_reset
 
 _COSTS: Final = {
     "input": "x-litellm-response-cost-input",
@@ -158,7 +158,7 @@ class LiteLLM(Gateway):
         """Every reply of LiteLLM names its call."""
         return "x-litellm-call-id" in headers
 
-    def write(self, call: Outgoing) -> None:
+    def write(self, call: GatewayRequest) -> None:
         """Write ids, tags and names as headers; the body stays as it is."""
         known = call.attribution
         self.join(call)
@@ -180,7 +180,7 @@ class LiteLLM(Gateway):
         self.put(call, "langfuse_trace_version", known.version)
         self.put(call, "langfuse_trace_metadata", self.gather(call, {}))
 
-    def _mask(self, call: Outgoing) -> None:
+    def _mask(self, call: GatewayRequest) -> None:
         asked = [mask for mask in MASKS if is_asked(call.attribution.metadata.get(mask))]
         for mask in asked:
             self.put(call, f"langfuse_{mask}", "true")
@@ -188,7 +188,7 @@ class LiteLLM(Gateway):
             # Of the two, its exports by OpenTelemetry take no notice.
             self.put(call, "x-litellm-enable-message-redaction", "true")
 
-    def read(self, reply: Reply, facts: Facts) -> None:
+    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
         """Read what LiteLLM's headers say, and the usage of its last chunk."""
         headers = reply.headers
         facts.request_id = values.text(headers.get("x-litellm-call-id")) or facts.request_id
@@ -212,7 +212,7 @@ class LiteLLM(Gateway):
         self._read_cost(reply, facts)
         self._read_limits(headers, facts)
 
-    def _read_cost(self, reply: Reply, facts: Facts) -> None:
+    def _read_cost(self, reply: GatewayResponse, facts: CallResult) -> None:
         headers = reply.headers
         stated = values.amount(headers.get("x-litellm-response-cost"))
         if reply.streamed:
@@ -233,7 +233,7 @@ class LiteLLM(Gateway):
                 if amount is not None:
                     facts.cost_details[part] = amount
 
-    def _read_limits(self, headers: Mapping[str, str], facts: Facts) -> None:
+    def _read_limits(self, headers: Mapping[str, str], facts: CallResult) -> None:
         for kind, limit, remaining in (
             ("requests", "x-litellm-key-rpm-limit", "x-litellm-key-remaining-requests-"),
             ("tokens", "x-litellm-key-tpm-limit", "x-litellm-key-remaining-tokens-"),
@@ -249,6 +249,6 @@ class LiteLLM(Gateway):
             if left is None:
                 left = next((value for name, value in headers.items() if name.startswith(remaining)), None)
             allowed = headers.get(f"x-ratelimit-api_key-limit-{kind}") or headers.get(limit)
-            found = Limit(values.count(allowed), values.count(left))
-            if found != Limit():
+            found = RateLimit(values.count(allowed), values.count(left))
+            if found != RateLimit():
                 setattr(facts, kind, found)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
-from byline.facts import Facts
+from byline.call_result import CallResult
 from byline.gateways import values
-from byline.gateways.fitting import is_sendable
-from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
+from byline.gateways.base import Field, Gateway, GatewayRequest, GatewayResponse
+from byline.gateways.header_values import is_sendable
+from byline.gateways.json_splice import top_level_members
 from byline.gateways.key_status import KeyStatus
-from byline.gateways.keys import bearer_of
-from byline.gateways.splice import members_of
+from byline.gateways.keys import bearer_token
 
 _MAX_USER: Final = 128
 #: What the trace object itself has a meaning for; no metadata goes by these names.
@@ -94,10 +94,10 @@ class OpenRouter(Gateway):
         """OpenRouter names each generation in a header."""
         return "x-generation-id" in headers
 
-    def write(self, call: Outgoing) -> None:
+    def write(self, call: GatewayRequest) -> None:
         """Write the session header, and user and trace into the body."""
         if self.key_status is not None:
-            token = bearer_of(call.headers)
+            token = bearer_token(call.headers)
             if token is not None:
                 self.key_status.refresh(token)
         known = call.attribution
@@ -118,16 +118,16 @@ class OpenRouter(Gateway):
         self._add_trace(call)
         call.add(members)
 
-    def _add_trace(self, call: Outgoing) -> None:
+    def _add_trace(self, call: GatewayRequest) -> None:
         trace = self._trace(call)
         present = (call.look() or {}).get("trace")
-        own = {} if present is None else members_of(bytes(present)) or {}
+        own = {} if present is None else top_level_members(bytes(present)) or {}
         if not own.keys().isdisjoint(_IDS):
             # Half of an app's own ids with half of ours would lead nowhere.
             trace = {key: value for key, value in trace.items() if key not in _IDS}
         call.add_into("trace", trace)
 
-    def _trace(self, call: Outgoing) -> dict[str, Any]:
+    def _trace(self, call: GatewayRequest) -> dict[str, Any]:
         known = call.attribution
         names = {name: getattr(known, name) for name in _TRACE if name not in ("trace_id", "parent_span_id")}
         trace: dict[str, Any] = self.gather(call, names, reserved=_TRACE)
@@ -137,7 +137,7 @@ class OpenRouter(Gateway):
             trace["parent_span_id"] = call.span_id
         return trace
 
-    def read(self, reply: Reply, facts: Facts) -> None:
+    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
         """Read generation id, provider, cost and its parts, response cache and routing."""
         headers, body = reply.headers, reply.body or {}
         facts.request_id = values.text(headers.get("x-generation-id")) or facts.request_id

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from byline.facts import Facts
+from byline.call_result import CallResult
 from byline.gateways import values
-from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
+from byline.gateways.base import Field, Gateway, GatewayRequest, GatewayResponse
 
 _MAX_VALUE: Final = 128
 _INDEX: Final = re.compile(r"(\d{1,4})\D*\Z")
@@ -52,7 +52,7 @@ class Portkey(Gateway):
         """Every reply names its trace."""
         return "x-portkey-trace-id" in headers
 
-    def write(self, call: Outgoing) -> None:
+    def write(self, call: GatewayRequest) -> None:
         """Write the trace context and the metadata, whose values are short texts."""
         super().write(call)
         known = call.attribution
@@ -71,7 +71,7 @@ class Portkey(Gateway):
                 metadata[key] = text
         self.put(call, "x-portkey-metadata", metadata)
 
-    def read(self, reply: Reply, facts: Facts) -> None:
+    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
         """Read trace, retries, cache and the option that was used."""
         headers = reply.headers
         facts.request_id = values.text(headers.get("x-portkey-trace-id")) or facts.request_id

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from byline.facts import Facts
+from byline.call_result import CallResult
 from byline.gateways import values
-from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
+from byline.gateways.base import Field, Gateway, GatewayRequest, GatewayResponse
 
 _OPENAI_PATHS: Final = ("/chat/completions", "/responses")
 
@@ -54,13 +54,13 @@ class OpenAI(Gateway):
         super().__init__(base_url, broadcasts=broadcasts, key_aliases=key_aliases)
         self.safety_identifier = safety_identifier
 
-    def write(self, call: Outgoing) -> None:
+    def write(self, call: GatewayRequest) -> None:
         """Write the safety identifier, if that is wanted."""
         user = call.attribution.user_id
         if self.safety_identifier and user and call.path.endswith(_OPENAI_PATHS):
             call.add({"safety_identifier": opaque(user)})
 
-    def read(self, reply: Reply, facts: Facts) -> None:
+    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
         """Read the request's id."""
         facts.request_id = values.text(reply.headers.get("x-request-id")) or facts.request_id
 
@@ -95,13 +95,13 @@ class Anthropic(Gateway):
         super().__init__(base_url, broadcasts=broadcasts, key_aliases=key_aliases)
         self.user_id = user_id
 
-    def write(self, call: Outgoing) -> None:
+    def write(self, call: GatewayRequest) -> None:
         """Write the user's opaque id, if that is wanted."""
         user = call.attribution.user_id
         if self.user_id and user and call.path.endswith("/messages"):
             call.add_into("metadata", {"user_id": opaque(user)})
 
-    def read(self, reply: Reply, facts: Facts) -> None:
+    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
         """Read the request's id."""
         facts.request_id = values.text(reply.headers.get("request-id")) or facts.request_id
 

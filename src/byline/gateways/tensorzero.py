@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import ClassVar
 
-from byline.facts import Facts
+from byline.call_result import CallResult
 from byline.gateways import values
-from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
+from byline.gateways.base import Field, Gateway, GatewayRequest, GatewayResponse
 
 
 class TensorZero(Gateway):
@@ -39,7 +39,7 @@ class TensorZero(Gateway):
         ("joins", "its span is a child of the LLM span", "documentation"),
     )
 
-    def write(self, call: Outgoing) -> None:
+    def write(self, call: GatewayRequest) -> None:
         """Write trace context, span attributes (whose values are JSON) and tags (which are texts)."""
         super().write(call)
         known = call.attribution
@@ -51,7 +51,7 @@ class TensorZero(Gateway):
             tags = {key: values.as_text(value) for key, value in self.gather(call, ids).items()}
             call.add_into("tensorzero::tags", tags)
 
-    def read(self, reply: Reply, facts: Facts) -> None:
+    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
         """Read the inference, and the cost where one is configured."""
         body = reply.body or {}
         facts.request_id = values.text(body.get("id")) or facts.request_id

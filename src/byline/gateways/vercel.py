@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Final
 
-from byline.facts import Facts
+from byline.call_result import CallResult
 from byline.gateways import values
-from byline.gateways.gateway import Field, Gateway, Outgoing, Reply
+from byline.gateways.base import Field, Gateway, GatewayRequest, GatewayResponse
 
 _OPTIONS: Final = "providerOptions"
 _WITH_OPTIONS: Final = ("/chat/completions", "/responses")
@@ -38,7 +38,7 @@ class Vercel(Gateway):
         ("joins", "by user and tags; it takes no session and no trace context", "documentation"),
     )
 
-    def write(self, call: Outgoing) -> None:
+    def write(self, call: GatewayRequest) -> None:
         """Write user and tags, where the app has not said anything to the gateway itself."""
         known = call.attribution
         options: dict[str, Any] = {}
@@ -49,7 +49,7 @@ class Vercel(Gateway):
         if options and call.path.endswith(_WITH_OPTIONS):
             call.add_into(_OPTIONS, {"gateway": options})
 
-    def read(self, reply: Reply, facts: Facts) -> None:
+    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
         """Read generation, provider and cost."""
         body = reply.body or {}
         metadata = values.mapping(body.get("providerMetadata") or body.get("provider_metadata"))

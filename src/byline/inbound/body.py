@@ -9,21 +9,21 @@ from typing import Any, Final, TypedDict
 import msgspec
 
 from byline.attribution import BROKEN, Broken
-from byline.locks import make_lock
+from byline.fork import fork_safe_lock
 
 DEFAULT_LIMIT: Final = 16 * 1024 * 1024
 _SMALL: Final = 64 * 1024
 
-Describe = Callable[[MutableMapping[str, Any]], tuple[bool, int | None]]
+ContentHeaders = Callable[[MutableMapping[str, Any]], tuple[bool, int | None]]
 
 _decode: Final = msgspec.json.Decoder().decode
 _decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 #: A request may ask from several threads at once; decoding holds the interpreter's own lock anyway.
-_lock: Final = make_lock()
+_lock: Final = fork_safe_lock()
 
 
-class Body:
+class BodyBuffer:
     """References to the chunks that the app has read so far, up to a limit.
 
     Nothing is copied and nothing is parsed before `read`. Whether this is JSON at all, and how long
@@ -44,7 +44,7 @@ class Body:
         self,
         limit: int,
         expected: int | None = None,
-        describe: Describe | None = None,
+        describe: ContentHeaders | None = None,
         raw: MutableMapping[str, Any] | None = None,
     ) -> None:
         self.chunks: list[bytes] = []
@@ -96,7 +96,7 @@ class Body:
         if self.ignored or self.overflow:
             self.chunks = []
 
-    def read(self, reader: BodyReader) -> dict[str, Any] | None:
+    def read(self, reader: BodyDecoder) -> dict[str, Any] | None:
         """Return the wanted members, ``None`` when this is not JSON; let the chunks go.
 
         JSON of any other kind than an object has no members, nor has no body at all.
@@ -112,7 +112,7 @@ class Body:
         return self._members
 
 
-class BodyReader:
+class BodyDecoder:
     """Reads only the wanted top-level members of a JSON object.
 
     Each is kept raw until it is asked for, so that one broken member spoils no other. Texts that
@@ -212,7 +212,7 @@ def parse_length(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
 
-def at_path(members: Any, path: tuple[str, ...]) -> Any:
+def value_at_path(members: Any, path: tuple[str, ...]) -> Any:
     """Return what stands at a dotted path of decoded JSON, ``None`` where nothing does."""
     for part in path:
         if not isinstance(members, dict):

@@ -10,7 +10,7 @@ _MAX_QUERY_FIELDS: Final = 1000
 _CGI_HEADERS: Final = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
 
 
-def decode(value: bytes) -> str:
+def decode_latin1(value: bytes) -> str:
     """Decode a header value: UTF-8 where it is, else Latin-1, as HTTP has it."""
     try:
         return value.decode()
@@ -18,7 +18,7 @@ def decode(value: bytes) -> str:
         return value.decode("latin-1")
 
 
-def canonical(name: str) -> str:
+def canonical_header_name(name: str) -> str:
     """Return a header name in lower case with dashes."""
     return name.lower().replace("_", "-")
 
@@ -36,14 +36,14 @@ def plain_headers(scope: MutableMapping[str, Any]) -> dict[bytes, bytes] | None:
     return plain if len(plain) == len(headers) and names.islower() and b"_" not in names else None
 
 
-class Wanted:
+class HeaderNames:
     """The headers that somebody will read, under the names by which each protocol shows them.
 
     Names are given and answered in canonical form: lower case, with dashes.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self.names = frozenset(canonical(name) for name in names)
+        self.names = frozenset(canonical_header_name(name) for name in names)
         self.asgi = {name.encode("latin-1", "replace"): name for name in self.names}
         self.wsgi = {f"HTTP_{name.upper().replace('-', '_')}": name for name in self.names}
 
@@ -59,14 +59,14 @@ class AsgiRequest:
     def headers(self) -> Iterator[tuple[str, str]]:
         """All headers, names as they came."""
         for name, value in self.scope.get("headers", ()):
-            yield name.decode("latin-1"), decode(value)
+            yield name.decode("latin-1"), decode_latin1(value)
 
-    def collect(self, wanted: Wanted) -> dict[str, list[str]]:
+    def collect(self, wanted: HeaderNames) -> dict[str, list[str]]:
         """Gather the wanted headers; a spelling with dashes goes before one with underscores."""
         names = wanted.asgi
         plain = plain_headers(self.scope)
         if plain is not None:
-            return {names[raw]: [decode(plain[raw])] for raw in names.keys() & plain.keys()}
+            return {names[raw]: [decode_latin1(plain[raw])] for raw in names.keys() & plain.keys()}
         found: dict[str, list[str]] = {}
         underscored: dict[str, list[str]] | None = None
         for raw, value in self.scope.get("headers", ()):
@@ -74,14 +74,14 @@ class AsgiRequest:
             name = names.get(folded)
             if name is not None:
                 if name in found:
-                    found[name].append(decode(value))
+                    found[name].append(decode_latin1(value))
                 else:
-                    found[name] = [decode(value)]
+                    found[name] = [decode_latin1(value)]
             elif b"_" in folded:
                 name = names.get(folded.replace(b"_", b"-"))
                 if name is not None:
                     underscored = underscored or {}
-                    underscored.setdefault(name, []).append(decode(value))
+                    underscored.setdefault(name, []).append(decode_latin1(value))
         return {**underscored, **found} if underscored else found
 
     def query(self) -> str:
@@ -132,7 +132,7 @@ class WsgiRequest:
                 continue
             yield name, _decode_native(value)
 
-    def collect(self, wanted: Wanted) -> dict[str, list[str]]:
+    def collect(self, wanted: HeaderNames) -> dict[str, list[str]]:
         """Gather the wanted headers. WSGI servers have joined repeated ones by commas already."""
         names, environ = wanted.wsgi, self.environ
         return {names[key]: [_decode_native(environ[key])] for key in names.keys() & environ.keys()}
@@ -144,7 +144,7 @@ class WsgiRequest:
     def path(self) -> str:
         """The path, decoded."""
         raw = str(self.environ.get("SCRIPT_NAME", "")) + str(self.environ.get("PATH_INFO", ""))
-        return decode(raw.encode("latin-1", "replace"))
+        return decode_latin1(raw.encode("latin-1", "replace"))
 
     def path_parameters(self) -> Mapping[str, Any]:
         """What the router has matched so far, where Werkzeug or a PEP 3333 router tells it."""
@@ -175,7 +175,7 @@ Request = AsgiRequest | WsgiRequest
 def _decode_native(value: Any) -> str:
     # WSGI shows the bytes of a header as characters of Latin-1.
     try:
-        return decode(value.encode("latin-1"))
+        return decode_latin1(value.encode("latin-1"))
     except (UnicodeEncodeError, AttributeError):
         return str(value)
 

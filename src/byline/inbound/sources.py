@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from byline.attribution import FIELDS
-from byline.inbound.body import at_path
-from byline.inbound.layer import Layer
-from byline.inbound.request import Request, canonical, parse_cookies, parse_query
+from byline.inbound.body import value_at_path
+from byline.inbound.claim_set import ClaimSet
+from byline.inbound.request import Request, canonical_header_name, parse_cookies, parse_query
 from byline.settings import SettingError
 
 _KINDS: Final = ("body", "header", "query", "path", "cookie")
 
 
-class Source:
+class FieldSource:
     """One place in a request from which one attribution field is read."""
 
     __slots__ = ("field", "kind", "name", "path", "template")
@@ -31,16 +31,16 @@ class Source:
             )
         self.field = field
         self.kind = kind
-        self.name = canonical(name.strip()) if kind == "header" else name.strip()
+        self.name = canonical_header_name(name.strip()) if kind == "header" else name.strip()
         self.path = tuple(self.name.split(".")) if kind == "body" else ()
         self.template = _template(field, self.name) if kind == "path" and self.name.startswith("/") else None
 
     def read(
-        self, layer: Layer, request: Request, headers: Mapping[str, list[str]], members: Mapping[str, Any]
+        self, layer: ClaimSet, request: Request, headers: Mapping[str, list[str]], members: Mapping[str, Any]
     ) -> None:
         """Add the value to the layer, where the request has one."""
         if self.kind == "body":
-            layer.add(self.field, at_path(members, self.path))
+            layer.add(self.field, value_at_path(members, self.path))
         elif self.kind == "header":
             lines = headers.get(self.name)
             if lines:
@@ -90,9 +90,9 @@ def _is_iterable(value: object) -> bool:
     return isinstance(value, Iterable)
 
 
-def check(fields: Mapping[str, str | Iterable[str]] | None) -> tuple[Source, ...]:
+def validate_fields(fields: Mapping[str, str | Iterable[str]] | None) -> tuple[FieldSource, ...]:
     """Return the sources of the ``fields`` setting. Raises `SettingError`, ``byline.E012`` or ``E013``."""
-    sources: list[Source] = []
+    sources: list[FieldSource] = []
     if not isinstance(fields, Mapping | None):
         raise SettingError(
             "byline.E013", f"fields={fields!r} is no mapping", "pass e.g. {'session_id': 'body:conversation.id'}"
@@ -105,5 +105,5 @@ def check(fields: Mapping[str, str | Iterable[str]] | None) -> tuple[Source, ...
                 f"use one of {', '.join(sorted(FIELDS))}",
             )
         several: Iterable[object] = [specs] if isinstance(specs, str) or not _is_iterable(specs) else specs
-        sources.extend(Source(field, spec) for spec in several)
+        sources.extend(FieldSource(field, spec) for spec in several)
     return tuple(sources)

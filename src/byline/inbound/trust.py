@@ -32,7 +32,7 @@ Predicate = Callable[[MutableMapping[str, Any]], "bool | str | Collection[str] |
 Trust = Collection[str] | Predicate
 
 
-def check(trust: Trust) -> Trust:
+def validate_trust(trust: Trust) -> Trust:
     """Return ``trust`` when it can be used. Raises `SettingError` ``byline.E011`` otherwise."""
     if is_plain_function(trust):
         return trust

@@ -10,9 +10,9 @@ from typing import Any, Final
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
-from byline.spans.attributes import ATTRIBUTION, METADATA
-from byline.spans.kept import keep
-from byline.spans.processor import BylineSpanProcessor
+from byline.genai.attributes import ATTRIBUTION, METADATA
+from byline.genai.attribution_processor import AttributionSpanProcessor
+from byline.genai.provider_processors import get_or_add_processor
 from byline.testing.otlp import ReceivedSpan
 
 _lock: Final = threading.Lock()
@@ -23,7 +23,7 @@ class _Collector(SpanProcessor):
     """Signs spans and hands the ended ones to all blocks that are open."""
 
     def __init__(self) -> None:
-        self.signing = BylineSpanProcessor()
+        self.signing = AttributionSpanProcessor()
         self.lists: list[list[ReadableSpan]] = []
 
     def on_start(self, span: Any, parent_context: Any = None) -> None:
@@ -62,7 +62,7 @@ def capture_spans(tracer_provider: TracerProvider | None = None) -> Iterator[lis
         provider = TracerProvider()
         trace.set_tracer_provider(provider)
     with _lock:
-        collector = keep(provider, _COLLECTOR, _Collector())
+        collector = get_or_add_processor(provider, _COLLECTOR, _Collector())
     spans: list[ReadableSpan] = []
     collector.lists.append(spans)
     try:

@@ -11,16 +11,16 @@ from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace.export import SpanExporter
 
-from byline.export.delivery.line import Line
+from byline.export.delivery.http_session import OTLPHttpSession
 from byline.export.delivery.outlet import Outlet
 from byline.export.delivery.spool import Spool
-from byline.export.delivery.spooling import Spooling
+from byline.export.delivery.spool_exporter import SpoolExporter
 
 #: Logs what it cannot read of the headers in the environment, keys and all.
 _READER: Final = logging.getLogger("opentelemetry.util.re")
 
 
-class Address(NamedTuple):
+class DestinationAddress(NamedTuple):
     """A destination's address.
 
     Attributes:
@@ -33,15 +33,15 @@ class Address(NamedTuple):
     endpoint: str
     headers: Mapping[str, str]
 
-    def patient(self) -> Line:
+    def patient(self) -> OTLPHttpSession:
         """Make a line that tries each batch for a while."""
-        return Line(self.label, headers=self.headers)
+        return OTLPHttpSession(self.label, headers=self.headers)
 
-    def quick(self) -> Line:
+    def quick(self) -> OTLPHttpSession:
         """Make a line that tries each batch once."""
-        return Line(self.label, patience=0, headers=self.headers)
+        return OTLPHttpSession(self.label, patience=0, headers=self.headers)
 
-    def exporter(self, line: Line) -> SpanExporter:
+    def exporter(self, line: OTLPHttpSession) -> SpanExporter:
         """Make an exporter that posts by a line."""
         # The headers are the line's. Those of the environment are read all the same, also where they are for nobody.
         _READER.addFilter(_nothing)
@@ -58,7 +58,7 @@ class Address(NamedTuple):
     def spooling(self, folder: Path, max_bytes: int) -> Outlet:
         """Make an outlet that posts by way of a spool."""
         spare = self.quick()
-        return Spooling(
+        return SpoolExporter(
             self.label,
             self.exporter(spare),
             spare,

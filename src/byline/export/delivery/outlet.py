@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from byline.export.delivery.line import Line
+from byline.export.delivery.http_session import OTLPHttpSession
 
 
 class Outlet(SpanExporter):
@@ -21,7 +21,7 @@ class Outlet(SpanExporter):
     #: Whether batches are kept until they are sent, and counted here when they are.
     stores = False
 
-    def __init__(self, exporter: SpanExporter, line: Line | None = None) -> None:
+    def __init__(self, exporter: SpanExporter, line: OTLPHttpSession | None = None) -> None:
         self._exporter = exporter
         self._outer_line = line
 

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from byline import counters, guard
-from byline.export.delivery.grip import Grip
-from byline.export.delivery.room import Room
+from byline import errors, internal_metrics
+from byline.export.delivery.disk_quota import DiskQuota
+from byline.export.delivery.file_lock import FileLock
 from byline.settings import SettingError
 
 DEFAULT_BYTES: Final = 256 * 1024 * 1024
@@ -58,8 +58,8 @@ class Spool:
         self._name = name
         self._max = max_bytes
         self._numbers = itertools.count()
-        self._room = Room(max_bytes, count=self._sizes, drop=self._drop)
-        self._grip = Grip(name)
+        self._room = DiskQuota(max_bytes, count=self._sizes, drop=self._drop)
+        self._grip = FileLock(name)
         #: Names of what is done with, and cannot be deleted.
         self._done: set[str] = set()
         try:
@@ -128,7 +128,7 @@ class Spool:
         except OSError as error:
             # Else it would be sent again and again.
             self._done.add(path.name)
-            guard.warn_once(
+            errors.warn_once(
                 f"delete.{self._name}",
                 "byline.E071: a file in the spool of %s cannot be deleted (%s), and the next process may send it again",
                 self._name,
@@ -181,8 +181,8 @@ class Spool:
         if not whole:
             with contextlib.suppress(OSError):
                 path.rename(path.with_suffix(_ASIDE))
-            counters.count(f"{self._name}.spans.dropped.corrupt", spans_of(path.name))
-            guard.warn_once(
+            internal_metrics.increment(f"{self._name}.spans.dropped.corrupt", spans_of(path.name))
+            errors.warn_once(
                 f"corrupt.{self._name}",
                 "byline.E062: a file in the spool of %s cannot be read, and was put aside as *%s",
                 self._name,
@@ -202,8 +202,8 @@ class Spool:
                 path.unlink()
             except OSError:
                 return False
-        counters.count(f"{self._name}.spans.dropped.spool_full", spans_of(path.name))
-        guard.warn_once(
+        internal_metrics.increment(f"{self._name}.spans.dropped.spool_full", spans_of(path.name))
+        errors.warn_once(
             f"spool.{self._name}",
             "byline.E061: the spool of %s is full, and its oldest spans are dropped; raise spool_bytes",
             self._name,

@@ -1,0 +1,163 @@
+"""Every attribute name that byline writes, once.
+
+Sources: OpenTelemetry's GenAI semantic conventions (``gen_ai.*``), Langfuse's OpenTelemetry mapping
+(``langfuse.*``), OpenTelemetry's general conventions (``session.id``, ``user.id``, ``error.type``).
+What no convention names stands under ``byline.*``.
+"""
+
+from __future__ import annotations
+
+from itertools import compress
+from operator import attrgetter
+from typing import Final
+
+from byline.attribution import Attribution
+from byline.call_result import CallResult
+
+AttributeValue = str | bool | int | float | tuple[str, ...]
+
+SESSION_ID: Final = "session.id"
+CONVERSATION_ID: Final = "gen_ai.conversation.id"
+USER_ID: Final = "user.id"
+TRACE_NAME: Final = "langfuse.trace.name"
+TAGS: Final = "langfuse.trace.tags"
+RELEASE: Final = "langfuse.release"
+VERSION: Final = "langfuse.version"
+ENVIRONMENT: Final = "langfuse.environment"
+METADATA: Final = "langfuse.trace.metadata."
+TRACE_ID: Final = "byline.trace.id"
+PARENT_ID: Final = "byline.parent.id"
+STEP_NAME: Final = "byline.step.name"
+GENERATION_NAME: Final = "byline.generation.name"
+APP_TRACE_ID: Final = "byline.app.trace_id"
+REJECTED: Final = "byline.rejected"
+
+ORGANIZATION_ID: Final = "byline.organization.id"
+ENVIRONMENT_ID: Final = "byline.environment.id"
+KEY_HASH: Final = "byline.caller.key.hash"
+KEY_ALIAS: Final = "byline.caller.key.alias"
+CALLER_ADDRESS: Final = "byline.caller.address"
+CALLER_USER_AGENT: Final = "byline.caller.user_agent"
+ROUTE: Final = "byline.route"
+REQUEST_ID: Final = "byline.request.id"
+
+LLM_CALLS: Final = "byline.llm.calls"
+LLM_INPUT_TOKENS: Final = "byline.llm.input_tokens"
+LLM_OUTPUT_TOKENS: Final = "byline.llm.output_tokens"
+LLM_COST: Final = "byline.llm.cost"
+LLM_ERRORS: Final = "byline.llm.errors"
+
+OPERATION_NAME: Final = "gen_ai.operation.name"
+PROVIDER_NAME: Final = "gen_ai.provider.name"
+REQUEST_MODEL: Final = "gen_ai.request.model"
+RESPONSE_ID: Final = "gen_ai.response.id"
+COST: Final = "gen_ai.usage.cost"
+COST_SOURCE: Final = "byline.cost.source"
+COST_DETAILS: Final = "byline.cost."
+PARAMETERS: Final = "gen_ai.request."
+ERROR_TYPE: Final = "error.type"
+ERROR_MESSAGE: Final = "byline.error.message"
+
+#: Attribution field → attributes, in the order in which they are set.
+ATTRIBUTION: Final[dict[str, tuple[str, ...]]] = {
+    "session_id": (SESSION_ID, CONVERSATION_ID),
+    "user_id": (USER_ID,),
+    "trace_name": (TRACE_NAME,),
+    "tags": (TAGS,),
+    "release": (RELEASE,),
+    "version": (VERSION,),
+    "environment": (ENVIRONMENT,),
+    "trace_id": (TRACE_ID,),
+    "parent_span_id": (PARENT_ID,),
+    "span_name": (STEP_NAME,),
+    "generation_name": (GENERATION_NAME,),
+    "organization_id": (ORGANIZATION_ID,),
+    "environment_id": (ENVIRONMENT_ID,),
+}
+
+#: Facts field → attribute. Fields that are records of their own are spelt out in `call_attributes`.
+CALL_RESULT: Final[dict[str, str]] = {
+    "operation": OPERATION_NAME,
+    "provider": PROVIDER_NAME,
+    "request_model": REQUEST_MODEL,
+    "response_model": "gen_ai.response.model",
+    "response_id": RESPONSE_ID,
+    "finish_reasons": "gen_ai.response.finish_reasons",
+    "input_tokens": "gen_ai.usage.input_tokens",
+    "output_tokens": "gen_ai.usage.output_tokens",
+    "cache_read_tokens": "gen_ai.usage.cache_read.input_tokens",
+    "cache_write_tokens": "gen_ai.usage.cache_write.input_tokens",
+    "reasoning_tokens": "gen_ai.usage.reasoning.output_tokens",
+    "input_audio_tokens": "gen_ai.usage.audio.input_tokens",
+    "output_audio_tokens": "gen_ai.usage.audio.output_tokens",
+    "time_to_first_chunk": "gen_ai.response.time_to_first_chunk",
+    "duration": "byline.duration",
+    "cost": COST,
+    "cost_source": COST_SOURCE,
+    "gateway": "byline.gateway.name",
+    "request_id": "byline.gateway.request.id",
+    "gateway_provider": "byline.gateway.provider",
+    "model_id": "byline.gateway.model.id",
+    "model_group": "byline.gateway.model.group",
+    "overhead": "byline.gateway.overhead",
+    "attempts": "byline.gateway.attempts",
+    "fallbacks": "byline.gateway.fallbacks",
+    "key_hash": "byline.gateway.key.hash",
+    "key_alias": "byline.gateway.key.alias",
+    "key_spend": "byline.gateway.key.spend",
+    "key_budget": "byline.gateway.key.budget",
+    "key_budget_reset": "byline.gateway.key.budget_reset",
+    "cache_hit": "byline.cache.hit",
+    "cache_key": "byline.cache.key",
+    "cache_savings": "byline.cache.savings",
+    "error_type": ERROR_TYPE,
+    "error_message": ERROR_MESSAGE,
+    "status_code": "http.response.status_code",
+    "input_messages": "gen_ai.input.messages",
+    "output_messages": "gen_ai.output.messages",
+    "system_instructions": "gen_ai.system_instructions",
+    "tool_definitions": "gen_ai.tool.definitions",
+    "server_address": "server.address",
+    "server_port": "server.port",
+}
+
+_LIMITS: Final = ("requests", "tokens")
+_ATTRIBUTION_NAMES: Final = tuple(ATTRIBUTION.values())
+_values_of: Final = attrgetter(*ATTRIBUTION)
+_FACTS_ITEMS: Final = tuple(CALL_RESULT.items())
+
+
+def attribution_attributes(attribution: Attribution) -> dict[str, AttributeValue]:
+    """Return what an attribution becomes on a span."""
+    attributes: dict[str, AttributeValue] = {}
+    values = _values_of(attribution)
+    # Most of them are empty.
+    for names, value in compress(zip(_ATTRIBUTION_NAMES, values, strict=True), values):
+        for name in names:
+            attributes[name] = value
+    for key, item in attribution.metadata.items():
+        attributes[METADATA + key] = item
+    return attributes
+
+
+def call_attributes(facts: CallResult) -> dict[str, AttributeValue]:
+    """Return what the facts of a call become on its span."""
+    attributes: dict[str, AttributeValue] = {}
+    for name, value in facts.parameters.items():
+        attributes[PARAMETERS + name] = value
+    if facts.streamed:
+        attributes[PARAMETERS + "stream"] = True
+    for part, amount in facts.cost_details.items():
+        attributes[COST_DETAILS + part] = amount
+    for kind in _LIMITS:
+        limit = getattr(facts, kind)
+        if limit is not None:
+            for part in ("limit", "remaining", "reset"):
+                value = getattr(limit, part)
+                if value is not None:
+                    attributes[f"byline.ratelimit.{kind}.{part}"] = value
+    for field, name in _FACTS_ITEMS:
+        value = getattr(facts, field)
+        if value is not None and value != ():
+            attributes[name] = value
+    return attributes

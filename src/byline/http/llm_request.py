@@ -1,0 +1,246 @@
+"""A call: one HTTP exchange with a model provider or a gateway, and its facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from copy import copy
+from typing import Any, Final
+
+import msgspec
+from opentelemetry.sdk.trace import Span
+
+from byline import deferred, errors, internal_metrics, request_context
+from byline.apis import ApiParser, find_parser
+from byline.apis.content import MessageCapture
+from byline.call_result import CallResult
+from byline.fork import fork_safe_lock
+from byline.gateways.base import Gateway
+from byline.gateways.json_splice import top_level_members
+from byline.gateways.keys import key_hash_from_headers
+from byline.genai import classify, span_correlation, unsampled, usage_ownership
+from byline.http import call_config, fallback_span, gateway_exchange, in_flight, record_result
+from byline.http.call_config import CallConfig
+from byline.http.response_buffer import ResponseBuffer
+from byline.http.response_reader import ResponseReader
+
+#: One lock for all calls: it is held to see who ends one, and no longer.
+_end_lock: Final = fork_safe_lock()
+
+
+def begin_llm_request(
+    host: str, port: int | None, path: str, headers: Callable[[], dict[str, str]], body: Callable[[], bytes | None]
+) -> LLMRequest | None:
+    """Begin a call if this request is one; ``None`` for every other request, and where anything fails.
+
+    Headers (names in lower case) and body are asked for only once the place says that it is one.
+    """
+    in_force = call_config.current
+    if in_force is None:
+        return None
+    wire = find_parser(path)
+    if wire is None:
+        return None
+    if in_flight.is_in_flight(host, path):
+        return None
+    deferred.run_deferred()
+    try:
+        content = body()
+        facts = CallResult(server_address=host, server_port=port)
+        # Looked for once: a long prompt takes its time, and the gateway must know them too.
+        members = top_level_members(content) if content else None
+        fits = wire.read_request(content or b"", facts, path=path, host=host, members=members or {})
+        gateway = in_force.known.find(host, port, path)
+        if not fits and gateway is None:
+            # Many APIs have an end point that is called "messages".
+            return None
+        return LLMRequest(in_force, wire, gateway, facts, path, headers(), content, members)
+    except Exception:
+        errors.report_internal_error("call")
+        return None
+
+
+class LLMRequest:
+    """One exchange. Every way in which it may end calls `end` or `fail`; the first one counts.
+
+    Attributes:
+        headers: Headers to be sent besides the app's own.
+        body: The body to be sent in the place of the app's, ``None`` where it stays.
+        content: The app's own body.
+        span: The LLM span of this call.
+    """
+
+    def __init__(
+        self,
+        in_force: CallConfig,
+        wire: ApiParser,
+        gateway: Gateway | None,
+        facts: CallResult,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        members: Mapping[str, msgspec.Raw] | None,
+    ) -> None:
+        self._rules = in_force
+        self._wire = wire
+        self._open = True
+        self.facts = facts
+        self.content = body
+        captured = MessageCapture(wire.name, facts) if in_force.capture_content else None
+        if captured is not None:
+            captured.request(body)
+        self.facts.key_hash = key_hash_from_headers(headers)
+        self._own = False
+        self._invocation = record_result.genai_util_attributes()
+        self.span = self._find_span()
+        self.record = request_context.current_context() or (
+            None if self.span is None else span_correlation.request_of_span(self.span)
+        )
+        self.headers, self.body = gateway_exchange.inject(
+            gateway, path, headers, body, members, owner=self.record, span=self.span
+        )
+        if self.record is not None:
+            # Now, for a stream that is dropped ends when the request may be long over.
+            self.record.totals.add()
+        self._glimpsed = False
+        self._path = path
+        self._reading = ResponseReader(in_force.known, wire, gateway, facts, captured)
+
+    @property
+    def seen(self) -> ResponseBuffer:
+        """What is kept of the reply's body, from the moment of its headers on."""
+        return self._reading.seen
+
+    def _find_span(self) -> Span | None:
+        found = span_correlation.find_llm_span()
+        if (
+            found is not None
+            and classify.is_model_call(found.name, found.attributes or {})
+            and not span_correlation.is_claimed(found)
+        ):
+            span_correlation.claim_span(found, self)
+            span_correlation.await_llm_span(None, self._found)
+            return found
+        traced = self._invocation is not None and not unsampled.parent_is_unsampled()
+        if not traced and fallback_span.wants_fallback_span(self._rules.llm_spans, self._wire.name):
+            made = fallback_span.start_fallback_span(self._rules.tracer, self.facts)
+            if made is not None:
+                self._own = True
+                span_correlation.claim_span(made, self)
+            span_correlation.await_llm_span(None, self._found)
+            return made
+        span_correlation.await_llm_span(fallback_span.instrumentation_creates_span_later(self._wire.name), self._found)
+        return None
+
+    def take_back(self, headers: MutableMapping[str, Any]) -> None:
+        """Take off what was written besides the app's own headers, where it still stands as it was written."""
+        for name, value in self.headers.items():
+            if headers.get(name) == value:
+                del headers[name]
+
+    def _found(self, span: Span) -> None:
+        """Take the span that was made while the exchange was under way, or after it."""
+        self.span = span
+        if self._open:
+            span_correlation.claim_span(span, self)
+        else:
+            self._put()
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Make a span of ours current while the client is at work, so that its HTTP span hangs below.
+
+        What goes wrong meanwhile ends the call.
+        """
+        below = self.span if self._own and self.span is not None and not unsampled.is_side_span(self.span) else None
+        try:
+            with in_flight.in_flight(self.facts.server_address or "", self._path, below):
+                yield
+        except BaseException as error:
+            self.fail(error)
+            raise
+
+    def answered(self, status: int, headers: Mapping[str, str]) -> None:
+        """Take note of the reply's status and headers (names in lower case)."""
+        try:
+            self._reading.begin(status, headers)
+        except Exception:
+            errors.report_internal_error("reply headers")
+
+    def see(self, chunk: bytes) -> bool:
+        """See a chunk of the body just before the app does.
+
+        Returns:
+            Whether it is enough from now on to put each chunk into ``seen.tail``.
+        """
+        try:
+            reading = self._reading
+            simple = reading.seen.see(chunk)
+            # Some SDKs end their span at the terminal event, before the body is at its end; and where the
+            # app closes a stream early, the span may end before the call does.
+            if reading.seen.marked or (not self._glimpsed and reading.is_stream and b"{" in chunk):
+                self._glimpsed = True
+                reading.glimpse()
+                self._put()
+            return simple
+        except Exception:
+            errors.report_internal_error("stream")
+            return False
+
+    def end(self, body: bytes | None = None) -> None:
+        """End the call; ``body`` where the client has read the whole of it already."""
+        with _end_lock:
+            if not self._open:
+                return
+            self._open = False
+        try:
+            self._reading.end(body)
+            self._put()
+            self._count()
+        except Exception:
+            errors.report_internal_error("call")
+        finally:
+            self._let_go()
+
+    def fail(self, error: BaseException) -> None:
+        """End the call with what went wrong on the way."""
+        if self.facts.error_type is None:
+            self.facts.error_type = type(error).__name__
+        self.end()
+
+    def _put(self) -> None:
+        shown, gateway = self.facts, self._reading.gateway
+        if gateway is None or not gateway.broadcasts:
+            record_result.record_result(shown, self.span, self.record, self._invocation, own=self._own)
+            return
+        shown = copy(shown)
+        gateway.settle(shown)
+        record_result.record_result(shown, self.span, self.record, self._invocation, own=self._own)
+        # An instrumentation writes tokens of its own.
+        usage_ownership.assign_to_gateway(self.span, shown.response_id)
+
+    def _count(self) -> None:
+        facts = self.facts
+        internal_metrics.increment("calls")
+        if self.record is not None:
+            self.record.totals.add(
+                calls=0,
+                input_tokens=facts.input_tokens or 0,
+                output_tokens=facts.output_tokens or 0,
+                cost=facts.cost,
+                error=facts.error_type is not None,
+            )
+
+    def _let_go(self) -> None:
+        self.seen.clear()
+        if self.span is None:
+            return
+        try:
+            if self._own:
+                fallback_span.end_fallback_span(self.span, self.facts)
+            elif self.facts.error_type is None:
+                span_correlation.mark_answered(self.span)
+            else:
+                span_correlation.unclaim_span(self.span)
+        except Exception:
+            errors.report_internal_error("call")

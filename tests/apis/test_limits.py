@@ -1,0 +1,89 @@
+"""Rate limits of every provider in one shape."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from byline.call_result import CallResult, RateLimit
+from byline.gateways.rate_limits import parse_reset
+from byline.http.rate_limits import extract_rate_limits
+
+NOW = 1_800_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("8.64s", 8.64),
+        ("15ms", 0.015),
+        ("1m30s", 90.0),
+        ("6h0m0s", 21600.0),
+        ("1d2h", 93600.0),
+        ("12", 12.0),
+        (str(NOW + 5), 5.0),
+        (str(int((NOW + 5) * 1000)), 5.0),
+        ("2027-01-15T08:00:10Z", 10.0),
+        ("2027-01-15T09:00:10+01:00", 10.0),
+        ("2027-01-15T07:59:00Z", 0.0),
+        ("", None),
+        ("soon", None),
+        ("-5", None),
+        ("5s and more", None),
+        ("nan", None),
+        ("9999-01-01T00:00:00Z", None),
+    ],
+)
+def test_resets_are_seconds(text: str, seconds: float | None) -> None:
+    """Spans of time, moments, and nonsense."""
+    assert parse_reset(text, NOW) == seconds
+
+
+@given(st.text(max_size=60))
+def test_no_reset_raises(text: str) -> None:
+    """Whatever a header says."""
+    found = parse_reset(text, NOW)
+    assert found is None or found >= 0
+
+
+def test_openai_headers() -> None:
+    """Requests and tokens, each with limit, remainder and reset."""
+    facts = CallResult()
+    headers = {
+        "x-ratelimit-limit-requests": "5000",
+        "x-ratelimit-remaining-requests": "4999",
+        "x-ratelimit-reset-requests": "12ms",
+        "x-ratelimit-limit-tokens": "800000",
+        "x-ratelimit-remaining-tokens": "799000",
+        "x-ratelimit-reset-tokens": "1m",
+        "x-request-id": "req_1",
+    }
+    extract_rate_limits(headers, facts, NOW)
+    assert facts.requests == RateLimit(5000, 4999, 0.012)
+    assert facts.tokens == RateLimit(800000, 799000, 60.0)
+    assert facts.request_id == "req_1"
+
+
+def test_anthropic_headers() -> None:
+    """Resets are moments there."""
+    facts = CallResult()
+    headers = {
+        "anthropic-ratelimit-requests-limit": "50",
+        "anthropic-ratelimit-requests-remaining": "49",
+        "anthropic-ratelimit-requests-reset": "2027-01-15T08:01:00Z",
+        "request-id": "req_2",
+    }
+    extract_rate_limits(headers, facts, NOW)
+    assert facts.requests == RateLimit(50, 49, 60.0)
+    assert facts.tokens is None
+    assert facts.request_id == "req_2"
+
+
+def test_garbage_is_left_out() -> None:
+    """A header that is no number tells nothing."""
+    facts = CallResult()
+    extract_rate_limits(
+        {"x-ratelimit-limit-requests": "many", "x-ratelimit-limit": "-1", "x-request-id": "a\nb"}, facts, NOW
+    )
+    assert (facts.requests, facts.tokens, facts.request_id) == (None, None, None)

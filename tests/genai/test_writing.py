@@ -1,0 +1,57 @@
+"""What byline knows of the SDK's insides is a short cut: where they are others, the SDK's own methods do the work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+
+from byline import provider
+from byline.genai.fast_attributes import peek_attributes, remove_attributes, set_attributes
+
+
+class Closed:
+    """A span that shows what is public, and nothing of how it keeps its attributes."""
+
+    def __init__(self, inner: Any) -> None:
+        self.is_recording = inner.is_recording
+        self.set_attributes = inner.set_attributes
+        self.end = inner.end
+        self._inner = inner
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        return dict(self._inner.attributes)
+
+
+@pytest.fixture(params=["open", "closed"])
+def span(request: pytest.FixtureRequest) -> Any:
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("tests")
+    made = tracer.start_span("chat", attributes={"a": 1, "b": 2})
+    return Closed(made) if request.param == "closed" else made
+
+
+def test_attributes_are_read_and_set(span: Any) -> None:
+    set_attributes(span, {"b": "new", "c": ("x", "y")})
+    assert dict(peek_attributes(span)) == {"a": 1, "b": "new", "c": ("x", "y")}
+    assert dict(span.attributes) == {"a": 1, "b": "new", "c": ("x", "y")}
+
+
+def test_what_has_ended_stays_as_it_is(span: Any) -> None:
+    span.end()
+    set_attributes(span, {"a": "late"})
+    assert dict(peek_attributes(span)) == {"a": 1, "b": 2}
+
+
+def test_what_cannot_be_taken_off_stays(span: Any) -> None:
+    """The SDK has no way of its own for that."""
+    remove_attributes(span, ("a", "never there"))
+    assert dict(peek_attributes(span)) == ({"a": 1, "b": 2} if isinstance(span, Closed) else {"b": 2})
+
+
+@pytest.mark.parametrize("other", [object(), SimpleNamespace(_active_span_processor=None)])
+def test_a_provider_that_keeps_its_processors_elsewhere_shows_none(other: Any) -> None:
+    assert provider.list_processors(other, ()) == []

@@ -1,0 +1,298 @@
+"""Prompts and completions, in the GenAI conventions' JSON, only where they are asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import anthropic
+import httpx2
+import openai
+import pytest
+from google import genai
+
+from byline.apis import PARSERS
+from byline.apis.content import MessageCapture, parts
+from byline.call_result import CallResult
+from byline.testing import Gateway
+from tests.http.conftest import Finished
+
+CONTENT = ("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions", "gen_ai.tool.definitions")
+TOOL: Any = {"type": "function", "function": {"name": "look", "description": "d", "parameters": {"type": "object"}}}
+SAID = "This is the answer"
+
+
+def chat(gateway: Gateway, *, stream: bool, tool: bool = False) -> None:
+    messages: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
+    more: Any = {"tools": [TOOL]} if tool else {}
+    with openai.OpenAI(base_url=gateway.base_url, api_key="k") as client:
+        answer: Any = client.chat.completions.create(model="openai/gpt-4o", messages=messages, stream=stream, **more)
+        if stream:
+            list(answer)
+
+
+def responses(gateway: Gateway, *, stream: bool) -> None:
+    with openai.OpenAI(base_url=gateway.base_url, api_key="k") as client:
+        answer: Any = client.responses.create(
+            model="openai/gpt-4o", input="Who?", instructions="Be brief.", stream=stream
+        )
+        if stream:
+            list(answer)
+
+
+def messages(gateway: Gateway, *, stream: bool) -> None:
+    with anthropic.Anthropic(base_url=gateway.url, api_key="k") as client:
+        answer: Any = client.messages.create(
+            model="claude-sonnet-4-5",
+            max_tokens=9,
+            system="Be brief.",
+            messages=[{"role": "user", "content": "Who?"}],
+            stream=stream,
+        )
+        if stream:
+            list(answer)
+
+
+def generate(gateway: Gateway, *, stream: bool) -> None:
+    client = genai.Client(api_key="k", http_options={"base_url": gateway.url})
+    config: Any = {"system_instruction": "Be brief."}
+    if stream:
+        list(client.models.generate_content_stream(model="gemini-2.5-flash", contents="Who?", config=config))
+    else:
+        client.models.generate_content(model="gemini-2.5-flash", contents="Who?", config=config)
+    client.close()
+
+
+def content_of(finished: Finished) -> dict[str, Any]:
+    (span,) = [span for span in finished() if "gen_ai.operation.name" in (span.attributes or {})]
+    attributes = span.attributes or {}
+    return {name: json.loads(str(attributes[name])) for name in CONTENT if name in attributes}
+
+
+def lines(*events: dict[str, Any]) -> bytes:
+    return b"".join(json.dumps(event).encode() + b"\n" for event in events)
+
+
+def sse(*events: dict[str, Any]) -> bytes:
+    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+
+
+ASKED: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
+#: Shapes whose SDKs are not at hand: request, whole reply, stream; what is said in both.
+SHAPES: Any = {
+    "ollama.chat": (
+        {"messages": ASKED},
+        {"message": {"role": "assistant", "content": "Ada."}, "done": True, "done_reason": "stop"},
+        lines(
+            {"message": {"role": "assistant", "content": "A"}, "done": False},
+            {"message": {"role": "assistant", "content": "da."}, "done": False},
+            {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop"},
+        ),
+        ["system", "user"],
+    ),
+    "ollama.generate": (
+        {"prompt": "Who?", "system": "Be brief."},
+        {"response": "Ada.", "done": True, "done_reason": "stop"},
+        lines({"response": "A", "done": False}, {"response": "da.", "done": True, "done_reason": "stop"}),
+        ["user"],
+    ),
+    "cohere.chat": (
+        {"messages": ASKED},
+        {"message": {"role": "assistant", "content": [{"type": "text", "text": "Ada."}]}, "finish_reason": "COMPLETE"},
+        sse(
+            {"type": "message-start", "delta": {"message": {"role": "assistant", "content": []}}},
+            {"type": "content-delta", "index": 0, "delta": {"message": {"content": {"text": "A"}}}},
+            {"type": "content-delta", "index": 0, "delta": {"message": {"content": {"text": "da."}}}},
+            {"type": "message-end", "delta": {"finish_reason": "COMPLETE"}},
+        ),
+        ["system", "user"],
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("stream", [False, True])
+def test_content_of_shapes_without_an_sdk_at_hand(shape: str, stream: bool) -> None:
+    """The same question and the same answer, whole and in pieces."""
+    request, reply, streamed, roles = SHAPES[shape]
+    facts = CallResult()
+    captured = MessageCapture(shape, facts)
+    captured.request(json.dumps(request).encode())
+    if stream:
+        captured.stream(streamed)
+    else:
+        captured.reply(json.dumps(reply).encode())
+    asked = json.loads(facts.input_messages or "")
+    assert [message["role"] for message in asked] == roles
+    assert asked[-1]["parts"] == [{"type": "text", "content": "Who?"}]
+    assert ("Be brief." in (facts.system_instructions or "")) is (roles == ["user"])
+    (said,) = json.loads(facts.output_messages or "")
+    assert said["role"] == "assistant"
+    assert said["parts"] == [{"type": "text", "content": "Ada."}]
+    assert said["finish_reason"] in ("stop", "COMPLETE")
+
+
+@pytest.mark.parametrize(
+    ("shape", "request_body"),
+    [
+        ("ollama.embed", {"input": ["a", "b"]}),
+        ("cohere.embed", {"texts": ["a", "b"]}),
+        ("gemini.embed", {"content": {"parts": [{"text": "a"}, {"text": "b"}]}}),
+    ],
+)
+def test_what_is_embedded(shape: str, request_body: dict[str, Any]) -> None:
+    """It goes in, and what comes out is no text."""
+    facts = CallResult()
+    captured = MessageCapture(shape, facts)
+    captured.request(json.dumps(request_body).encode())
+    captured.reply(b'{"embeddings": [[0.1]]}')
+    texts = [part["content"] for message in json.loads(facts.input_messages or "") for part in message["parts"]]
+    assert texts == ["a", "b"]
+    assert facts.output_messages is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("ask", [chat, responses, messages, generate])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_content_of_each_api(ask: Callable[..., None], stream: bool, capturing: Gateway, finished: Finished) -> None:
+    """What was asked, under which instructions, and what was said."""
+    ask(capturing, stream=stream)
+    content = content_of(finished)
+    user = {"role": "user", "parts": [{"type": "text", "content": "Who?"}]}
+    system = {"type": "text", "content": "Be brief."}
+    if ask is chat:
+        assert content["gen_ai.input.messages"] == [{"role": "system", "parts": [system]}, user]
+    else:
+        assert content["gen_ai.input.messages"] == [user]
+        assert content["gen_ai.system_instructions"] == [system]
+    (message,) = content["gen_ai.output.messages"]
+    assert message["role"] == "assistant"
+    assert message["finish_reason"]
+    (said,) = message["parts"]
+    assert said["type"] == "text"
+    assert said["content"].startswith(SAID)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tools_and_their_calls(stream: bool, capturing: Gateway, finished: Finished) -> None:
+    """Definitions are flat, and arguments are decoded."""
+    chat(capturing, stream=stream, tool=True)
+    content = content_of(finished)
+    assert content["gen_ai.tool.definitions"] == [
+        {"type": "function", "name": "look", "description": "d", "parameters": {"type": "object"}}
+    ]
+    (call,) = content["gen_ai.output.messages"][0]["parts"]
+    assert call == {"type": "tool_call", "id": "call_1", "name": "look", "arguments": {}}
+
+
+@pytest.mark.parametrize("ask", [chat, responses, messages, generate])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_nothing_is_captured_unless_asked_for(ask: Callable[..., None], gateway: Gateway, finished: Finished) -> None:
+    """Neither under these names nor under others."""
+    for stream in (False, True):
+        ask(gateway, stream=stream)
+    for span in finished():
+        assert "Who?" not in str(dict(span.attributes or {}))
+        assert SAID not in str(dict(span.attributes or {}))
+
+
+IMAGE = "data:image/png;base64," + "QUJD" * 500
+INPUTS: list[tuple[str, dict[str, Any]]] = [
+    (
+        "/v1/chat/completions",
+        {
+            "model": "m",
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "text", "text": "look"},
+                        {"type": "image_url", "image_url": {"url": IMAGE}},
+                        {"type": "input_audio", "input_audio": {"data": "QUJD" * 500, "format": "wav"}},
+                        {"type": "file", "file": {"file_data": IMAGE}},
+                        {"type": "new_kind", "data": "QUJD" * 500},
+                    ],
+                }
+            ],
+        },
+    ),
+    (
+        "/v1/responses",
+        {
+            "model": "m",
+            "input": [
+                {"role": "user", "content": [{"type": "input_image", "image_url": IMAGE}]},
+                {"type": "image_generation_call", "result": {"b64_json": "QUJD" * 500}},
+            ],
+        },
+    ),
+    (
+        "/v1/messages",
+        {
+            "model": "m",
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {
+                            "type": "image",
+                            "source": {"type": "base64", "media_type": "image/png", "data": "QUJD" * 500},
+                        },
+                        {
+                            "type": "tool_result",
+                            "tool_use_id": "t",
+                            "content": [{"type": "image", "source": {"type": "base64", "data": "QUJD" * 500}}],
+                        },
+                    ],
+                }
+            ],
+        },
+    ),
+    (
+        "/v1beta/models/gemini-x:generateContent",
+        {"contents": [{"role": "user", "parts": [{"inlineData": {"mimeType": "image/png", "data": "QUJD" * 500}}]}]},
+    ),
+    ("/api/chat", {"model": "m", "messages": [{"role": "user", "content": "x", "images": ["QUJD" * 500]}]}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), INPUTS, ids=[path for path, _ in INPUTS])
+def test_binary_parts_never_leave_the_request(
+    path: str, body: dict[str, Any], capturing: Gateway, finished: Finished
+) -> None:
+    """What they were is said, not what was in them."""
+    with httpx2.Client() as client:
+        client.post(capturing.url + path, json=body)
+    (span,) = finished()
+    content = str((span.attributes or {})["gen_ai.input.messages"])
+    assert "QUJDQUJD" not in content
+    assert json.loads(content)[0]["parts"]
+
+
+def test_long_texts_are_cut_and_long_conversations_keep_their_end(capturing: Gateway, finished: Finished) -> None:
+    """An attribute stays JSON, and within its limit."""
+    said = [{"role": "user", "content": f"{number} " + "x" * (parts.MAX_TEXT + 10)} for number in range(20)]
+    with httpx2.Client() as client:
+        client.post(f"{capturing.base_url}/chat/completions", json={"model": "m", "messages": said})
+    (span,) = finished()
+    text = str((span.attributes or {})["gen_ai.input.messages"])
+    assert len(text) <= parts.MAX_JSON + 1000
+    messages = json.loads(text)
+    assert messages[-1]["parts"][0]["content"].startswith("19 ")
+    assert messages[-1]["parts"][0]["content"].endswith(f"({parts.MAX_TEXT + 13} characters)")
+    assert messages[0]["parts"][0]["content"] == f"({20 - len(messages) + 1} earlier messages are left out)"
+
+
+@pytest.mark.parametrize("path", sorted(PARSERS))
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"messages":[1,{"content":[2,{"type":3}]}],"tools":{},"input":7}', b"{"]
+)
+def test_odd_requests_and_replies_are_no_error(path: str, body: bytes, capturing: Gateway) -> None:
+    """Nothing is captured of what is none, and nothing is raised."""
+    for reply in (body, b'{"choices":[{"message":{"content":{"a":1},"tool_calls":[{"function":7}]}}]}'):
+        for kind in ("application/json", "text/event-stream"):
+            capturing.answer(reply, headers={"content-type": kind})
+            with httpx2.Client() as client:
+                answer = client.post(f"{capturing.url}/model/x{path}", content=body)
+                assert answer.content == reply

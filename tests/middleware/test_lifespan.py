@@ -1,0 +1,111 @@
+"""The lifespan passes message by message; at its end, what waits is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from anyio import create_task_group, to_thread
+
+from byline import shutdown
+from byline.asgi import AttributionMiddleware
+
+STARTUP, SHUTDOWN = {"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}
+STARTED, STOPPED = {"type": "lifespan.startup.complete"}, {"type": "lifespan.shutdown.complete"}
+
+
+@pytest.fixture
+def log() -> Iterator[list[Any]]:
+    """What happened, in order; pausing is a part of it."""
+    found: list[Any] = []
+    shutdown.register(pause=lambda: found.append("paused"), stop=lambda: None)
+    yield found
+    shutdown.clear()
+
+
+def live(app: Any, log: list[Any]) -> None:
+    messages = iter([STARTUP, SHUTDOWN])
+
+    async def receive() -> Any:
+        message = next(messages)
+        log.append(message)
+        return message
+
+    async def send(message: Any) -> None:
+        log.append(message)
+
+    asyncio.run(AttributionMiddleware(app)({"type": "lifespan"}, receive, send))
+
+
+async def well_behaved(scope: Any, receive: Any, send: Any) -> None:
+    assert await receive() == STARTUP
+    await send(STARTED)
+    assert await receive() == SHUTDOWN
+    await send(STOPPED)
+
+
+async def without_lifespan(scope: Any, receive: Any, send: Any) -> None:
+    raise ValueError("only HTTP")
+
+
+@pytest.mark.parametrize("app", [well_behaved, without_lifespan])
+def test_what_waits_is_sent_once_the_app_is_done(app: Any, log: list[Any]) -> None:
+    live(app, log)
+    assert log == [STARTUP, STARTED, SHUTDOWN, "paused", STOPPED]
+
+
+def test_an_app_that_fails_in_its_lifespan_fails_as_ever(log: list[Any]) -> None:
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        raise ValueError("no database")
+
+    with pytest.raises(ValueError, match="no database"):
+        live(failing, log)
+    assert log == [STARTUP]
+
+
+def test_nothing_is_made_up_where_nothing_waits() -> None:
+    with pytest.raises(ValueError, match="only HTTP"):
+        live(without_lifespan, [])
+
+
+def test_a_farewell_that_fails_does_not_keep_the_server_from_ending(production: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise RuntimeError("with a prompt in it")
+
+    shutdown.register(pause=fail, stop=fail)
+    log: list[Any] = []
+    try:
+        live(well_behaved, log)
+        shutdown.on_exit()
+    finally:
+        shutdown.clear()
+    assert log[-1] == STOPPED
+    assert "prompt" not in production.text
+
+
+def test_threads_of_the_app_that_are_all_in_use_do_not_hold_up_the_end(log: list[Any]) -> None:
+    """Such as requests that wait for a model and that nobody waits for any more."""
+    over = threading.Event()
+
+    async def busy(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(STARTED)
+        limit = to_thread.current_default_thread_limiter()
+        limit.total_tokens = 1
+        async with create_task_group() as group:
+            group.start_soon(to_thread.run_sync, over.wait, 60.0)
+            while limit.available_tokens:
+                await asyncio.sleep(0)
+            await receive()
+            await asyncio.wait_for(send(STOPPED), 10)
+            over.set()
+
+    try:
+        live(busy, log)
+    finally:
+        over.set()
+    assert log == [STARTUP, STARTED, SHUTDOWN, "paused", STOPPED]
