@@ -23,7 +23,7 @@ def increment(name: str, amount: int = 1) -> None:
 
 
 def register_gauges(name: str, read: Callable[[], dict[str, int]]) -> None:
-    """Let levels of one thing be read together with the counters, e.g. how long its queue is, until `unregister_gauges`."""
+    """Register gauges, e.g. the length of a queue, that `gauge_values` reads until `unregister_gauges`."""
     _levels[name] = read
 
 

@@ -56,7 +56,7 @@ def install(
 
 
 def uninstall() -> None:
-    """Take the hooks off. What is known of calls is kept for the spans that are yet to be sent, until `clear_results`."""
+    """Remove the hooks. Call results are kept for spans that are not sent yet, until `clear_results`."""
     deferred.run_deferred()
     call_config.set_current(None)
     patching.unwrap_all()

@@ -19,9 +19,9 @@ def name_repeats_content(name: str, hidden: Iterable[Any]) -> bool:
     """Whether a name is a text itself, or tells of what was hidden.
 
     Example:
-        >>> repeats_content("Summarize the patient's file.task", ["Summarize the patient's file"])
+        >>> name_repeats_content("Summarize the patient's file.task", ["Summarize the patient's file"])
         True
-        >>> repeats_content("chat gpt-4o", ["chat gpt-4o with me"])
+        >>> name_repeats_content("chat gpt-4o", ["chat gpt-4o with me"])
         False
     """
     words = len(name.split())
