@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from byline.call_result import CallResult, RateLimit
-from byline.gateways.rate_limits import parse_reset
-from byline.http.rate_limits import extract_rate_limits
+from byline.gateways.rate_limits import extract_rate_limits, parse_reset
 
 NOW = 1_800_000_000.0
 

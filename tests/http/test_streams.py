@@ -20,7 +20,7 @@ import byline
 from byline import http
 from byline.apis import PARSERS
 from byline.call_result import CallResult
-from byline.http.response_buffer import _HEAD, _LARGE_CHUNKS, _TAIL, ResponseBuffer
+from byline.http.response_reader import _HEAD_BYTES, _TAIL_BYTES, _TAIL_LARGE_CHUNKS, ResponseBuffer
 from byline.testing import Gateway
 from tests.http.conftest import Finished
 
@@ -47,20 +47,20 @@ def test_the_usage_is_found_whatever_the_size_of_chunks(size: int, length: int) 
     seen = ResponseBuffer(streamed=True)
     chunks = iter([whole[at : at + size] for at in range(0, len(whole), size)])
     for chunk in chunks:
-        if seen.see(chunk):
+        if seen.append(chunk):
             break
     for chunk in chunks:
         seen.tail.append(chunk)
-    head, tail = seen.ends()
-    assert len(head) <= _HEAD
+    head, tail = seen.head_and_tail()
+    assert len(head) <= _HEAD_BYTES
     if head:
-        assert len(tail) <= _TAIL
+        assert len(tail) <= _TAIL_BYTES
     else:
         assert tail == whole
     facts = CallResult()
     PARSERS["/chat/completions"].read_stream(head, tail, facts)
     assert (facts.response_id, facts.input_tokens, facts.output_tokens) == ("c-1", 3, 4)
-    assert sum(map(len, seen.tail)) <= max(_LARGE_CHUNKS * size, 9 * _TAIL)
+    assert sum(map(len, seen.tail)) <= max(_TAIL_LARGE_CHUNKS * size, 9 * _TAIL_BYTES)
 
 
 def test_usage_is_found_in_a_last_event_that_is_too_long() -> None:
@@ -69,16 +69,16 @@ def test_usage_is_found_in_a_last_event_that_is_too_long() -> None:
     usage = {"input_tokens": 7, "output_tokens": 9}
     created = b'data: {"type":"response.created","response":{"id":"r-1","model":"m"}}\n\n'
     last = json.dumps({"type": "response.completed", "response": {**answer, "usage": usage, "user": None}}).encode()
-    seen = ResponseBuffer(streamed=True, mark=PARSERS["/responses"].end_mark)
+    seen = ResponseBuffer(streamed=True, end_mark=PARSERS["/responses"].end_mark)
     whole = created + b"data: " + last + b"\n\n"
     marked = []
     for at in range(0, len(whole), 4096):
-        seen.see(whole[at : at + 4096])
-        marked.append(seen.marked)
+        seen.append(whole[at : at + 4096])
+        marked.append(seen.saw_terminal_event)
     # Not before the event is there as a whole.
     assert marked == [False] * (len(marked) - 1) + [True]
     facts = CallResult()
-    PARSERS["/responses"].read_stream(*seen.ends(), facts)
+    PARSERS["/responses"].read_stream(*seen.head_and_tail(), facts)
     assert (facts.response_id, facts.input_tokens, facts.output_tokens) == ("r-1", 7, 9)
 
 

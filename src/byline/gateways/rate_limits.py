@@ -1,21 +1,74 @@
-"""Seconds until a limit is whole again, from any of the forms in which replies state them."""
+"""Rate limits in response headers, in the spellings of all providers and gateways."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Final
+
+from byline.call_result import CallResult, RateLimit
+from byline.gateways import values
 
 _UNITS: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 0.000001, "µs": 0.000001}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|d|h|m|s)")
 _MAX_SECONDS: Final = 366 * 86400.0
-#: Numbers above these are moments of this century, not spans of time.
-_EPOCH: Final = 1e9
-_EPOCH_MS: Final = 1e12
+#: Numbers from 1e9 on are seconds since the epoch, from 1e12 on milliseconds since the epoch.
+_EPOCH_SECONDS: Final = 1e9
+_EPOCH_MILLISECONDS: Final = 1e12
+
+#: Headers of limit, remaining and reset by kind of limit; the first group with a value wins.
+_LIMIT_HEADERS: Final[dict[str, tuple[tuple[str, str, str], ...]]] = {
+    kind: (
+        (f"x-ratelimit-limit-{kind}", f"x-ratelimit-remaining-{kind}", f"x-ratelimit-reset-{kind}"),
+        (
+            f"anthropic-ratelimit-{kind}-limit",
+            f"anthropic-ratelimit-{kind}-remaining",
+            f"anthropic-ratelimit-{kind}-reset",
+        ),
+    )
+    for kind in ("requests", "tokens")
+}
+#: Headers without a kind count requests.
+_PLAIN_HEADERS: Final = (
+    ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"),
+    ("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"),
+)
+#: Of OpenAI and most others, Anthropic, Azure, Amazon.
+_REQUEST_ID_HEADERS: Final = ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid")
+
+
+def extract_rate_limits(headers: Mapping[str, str], result: CallResult, now: float) -> None:
+    """Write the rate limits and the request id of a response to the call result.
+
+    Args:
+        headers: Response headers, names in lower case.
+        result: The call result to fill in.
+        now: Seconds since the epoch, from which reset times are counted.
+    """
+    for kind, groups in _LIMIT_HEADERS.items():
+        limit = _first_limit(headers, groups if kind == "tokens" else (*groups, *_PLAIN_HEADERS), now)
+        if limit is not None:
+            setattr(result, kind, limit)
+    if result.request_id is None:
+        request_ids = (headers.get(name) for name in _REQUEST_ID_HEADERS)
+        result.request_id = values.text(next((request_id for request_id in request_ids if request_id), None))
+
+
+def _first_limit(headers: Mapping[str, str], groups: tuple[tuple[str, str, str], ...], now: float) -> RateLimit | None:
+    for limit_header, remaining_header, reset_header in groups:
+        limit = RateLimit(
+            values.count(headers.get(limit_header)),
+            values.count(headers.get(remaining_header)),
+            parse_reset(headers.get(reset_header, ""), now),
+        )
+        if limit != RateLimit():
+            return limit
+    return None
 
 
 def parse_reset(text: str, now: float) -> float | None:
-    """Return the seconds until a reset, from any of the forms that are in use.
+    """Return the seconds until a rate limit resets, ``None`` if the text states no time.
 
     Example:
         >>> parse_reset("1m30s", 0), parse_reset("15ms", 0), parse_reset("8.64s", 0), parse_reset("12", 0)
@@ -24,24 +77,24 @@ def parse_reset(text: str, now: float) -> float | None:
         10.0
     """
     text = text.strip()
-    number = _number(text)
+    number = _parse_number(text)
     if number is not None:
-        # 1e12 and above are milliseconds since the epoch, 1e9 and above seconds.
-        seconds = number / 1000 - now if number >= _EPOCH_MS else number - now if number >= _EPOCH else number
-        return _sane(seconds)
+        if number >= _EPOCH_MILLISECONDS:
+            return _clamp_seconds(number / 1000 - now)
+        return _clamp_seconds(number - now if number >= _EPOCH_SECONDS else number)
     parts = _PART.findall(text) if len(text) < 32 else []
     if parts and "".join(amount + unit for amount, unit in parts) == text:
-        return _sane(sum(float(amount) * _UNITS[unit] for amount, unit in parts))
+        return _clamp_seconds(sum(float(amount) * _UNITS[unit] for amount, unit in parts))
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
-    return _sane(moment.timestamp() - now)
+    return _clamp_seconds(moment.timestamp() - now)
 
 
-def _number(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
     try:
         number = float(text) if len(text) < 32 else -1.0
     except ValueError:
@@ -49,6 +102,6 @@ def _number(text: str) -> float | None:
     return number if 0 <= number < 1e14 else None
 
 
-def _sane(seconds: float) -> float | None:
-    # A reset that has just passed is due now.
+def _clamp_seconds(seconds: float) -> float | None:
+    # A reset time that has just passed means that the limit is available now.
     return None if seconds > _MAX_SECONDS else max(0.0, round(seconds, 6))

@@ -11,8 +11,7 @@ from byline import deferred
 from byline.gateways.base import Gateway
 from byline.genai import cost_overrides, pending_results, usage_ownership
 from byline.genai.classify import OWN_SCOPE
-from byline.http import call_config, pricing
-from byline.http.clients import aiohttp, botocore, httpx, patching, requests, urllib3
+from byline.http import aiohttp, botocore, call_config, httpx, patching, pricing, requests, urllib3
 from byline.http.fallback_span import LLMSpans
 from byline.settings import SettingError
 

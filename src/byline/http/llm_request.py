@@ -21,8 +21,7 @@ from byline.gateways.keys import key_hash_from_headers
 from byline.genai import classify, span_correlation, unsampled, usage_ownership
 from byline.http import call_config, fallback_span, gateway_exchange, in_flight, record_result
 from byline.http.call_config import CallConfig
-from byline.http.response_buffer import ResponseBuffer
-from byline.http.response_reader import ResponseReader
+from byline.http.response_reader import ResponseBuffer, ResponseReader
 
 #: One lock for all calls: it is held to see who ends one, and no longer.
 _end_lock: Final = fork_safe_lock()
@@ -102,14 +101,14 @@ class LLMRequest:
         if self.record is not None:
             # Now, for a stream that is dropped ends when the request may be long over.
             self.record.totals.add()
-        self._glimpsed = False
+        self._has_read_partial = False
         self._path = path
-        self._reading = ResponseReader(in_force.known, wire, gateway, facts, captured)
+        self._reader = ResponseReader(in_force.known, wire, gateway, facts, captured)
 
     @property
-    def seen(self) -> ResponseBuffer:
-        """What is kept of the reply's body, from the moment of its headers on."""
-        return self._reading.seen
+    def buffer(self) -> ResponseBuffer:
+        """The kept parts of the response body. Replaced when the response headers arrive."""
+        return self._reader.buffer
 
     def _find_span(self) -> Span | None:
         found = span_correlation.find_llm_span()
@@ -132,7 +131,7 @@ class LLMRequest:
         span_correlation.await_llm_span(fallback_span.instrumentation_creates_span_later(self._wire.name), self._found)
         return None
 
-    def take_back(self, headers: MutableMapping[str, Any]) -> None:
+    def restore_headers(self, headers: MutableMapping[str, Any]) -> None:
         """Take off what was written besides the app's own headers, where it still stands as it was written."""
         for name, value in self.headers.items():
             if headers.get(name) == value:
@@ -147,7 +146,7 @@ class LLMRequest:
             self._put()
 
     @contextmanager
-    def under_way(self) -> Iterator[None]:
+    def activate(self) -> Iterator[None]:
         """Make a span of ours current while the client is at work, so that its HTTP span hangs below.
 
         What goes wrong meanwhile ends the call.
@@ -160,29 +159,29 @@ class LLMRequest:
             self.fail(error)
             raise
 
-    def answered(self, status: int, headers: Mapping[str, str]) -> None:
+    def on_response(self, status: int, headers: Mapping[str, str]) -> None:
         """Take note of the reply's status and headers (names in lower case)."""
         try:
-            self._reading.begin(status, headers)
+            self._reader.read_headers(status, headers)
         except Exception:
             errors.report_internal_error("reply headers")
 
-    def see(self, chunk: bytes) -> bool:
-        """See a chunk of the body just before the app does.
+    def on_chunk(self, chunk: bytes) -> bool:
+        """Read a chunk of the body before the app does.
 
         Returns:
-            Whether it is enough from now on to put each chunk into ``seen.tail``.
+            True if the following chunks need only be appended to ``buffer.tail``.
         """
         try:
-            reading = self._reading
-            simple = reading.seen.see(chunk)
-            # Some SDKs end their span at the terminal event, before the body is at its end; and where the
-            # app closes a stream early, the span may end before the call does.
-            if reading.seen.marked or (not self._glimpsed and reading.is_stream and b"{" in chunk):
-                self._glimpsed = True
-                reading.glimpse()
+            reader = self._reader
+            only_tail = reader.buffer.append(chunk)
+            # Some SDKs end their span at the terminal event, before the body ends. If the app closes a stream
+            # early, an instrumentation may end its span before this request ends.
+            if reader.buffer.saw_terminal_event or (not self._has_read_partial and reader.is_stream and b"{" in chunk):
+                self._has_read_partial = True
+                reader.read_partial()
                 self._put()
-            return simple
+            return only_tail
         except Exception:
             errors.report_internal_error("stream")
             return False
@@ -194,7 +193,7 @@ class LLMRequest:
                 return
             self._open = False
         try:
-            self._reading.end(body)
+            self._reader.finish(body)
             self._put()
             self._count()
         except Exception:
@@ -209,7 +208,7 @@ class LLMRequest:
         self.end()
 
     def _put(self) -> None:
-        shown, gateway = self.facts, self._reading.gateway
+        shown, gateway = self.facts, self._reader.gateway
         if gateway is None or not gateway.broadcasts:
             record_result.record_result(shown, self.span, self.record, self._invocation, own=self._own)
             return
@@ -232,7 +231,7 @@ class LLMRequest:
             )
 
     def _let_go(self) -> None:
-        self.seen.clear()
+        self.buffer.clear()
         if self.span is None:
             return
         try:

@@ -1,114 +1,274 @@
-"""Reads what comes back of one exchange into its facts."""
+"""Reads the response of an LLM request into its call result, from as little of the body as needed."""
 
 from __future__ import annotations
 
+import re
 import time
+import zlib
+from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from byline import errors, internal_metrics
 from byline.apis import ApiParser, parse_error
 from byline.apis.content import MessageCapture
 from byline.call_result import CallResult
+from byline.gateways import rate_limits
 from byline.gateways.base import Gateway
 from byline.gateways.registry import GatewayRegistry
 from byline.http import gateway_exchange
 from byline.http.pricing import estimate_cost
-from byline.http.rate_limits import extract_rate_limits
-from byline.http.response_buffer import ResponseBuffer
+
+#: A stream states ids in its first events and usage in its last ones.
+_HEAD_BYTES: Final = 16 * 1024
+_TAIL_BYTES: Final = 64 * 1024
+_TAIL_CHUNKS: Final = 256
+#: The tail keeps fewer chunks if the average chunk is larger than this.
+_LARGE_CHUNK: Final = 1024
+_TAIL_LARGE_CHUNKS: Final = 64
+#: Chunks below this average are joined, because `_TAIL_CHUNKS` of them could miss the usage.
+_SMALL_CHUNK: Final = 32
+_JOINED_BYTES: Final = 2048
+#: Longer than any match of an API's `end_mark`.
+_END_MARK_BYTES: Final = 64
+#: Longer bodies (decompressed) are not read.
+_MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 
 
-class ResponseReader:
-    """The reading of one reply.
+class ResponseBuffer:
+    """The parts of one response body that are kept until they are parsed.
 
     Args:
-        known: The gateways that are known by what they answer.
-        wire: The API shape that is spoken.
-        gateway: The gateway that was called, ``None`` where the reply may still say it.
-        facts: Where the facts go.
-        content: Where prompts and completions go, ``None`` where they are not captured.
+        streamed: Keep the beginning and the end only, which is enough for a stream.
+        encoding: Content-Encoding of the body. One that cannot be decoded here makes the body unreadable.
+        whole: Keep a stream whole, because its content is captured.
+        end_mark: Pattern in the last event of a stream.
 
     Attributes:
-        gateway: The gateway that has answered.
-        seen: What is kept of the body, from the moment of its headers on.
-        is_stream: Whether it comes in events.
+        first_chunk_time: `time.perf_counter` of the first chunk.
+        saw_terminal_event: The last event has arrived completely.
+        tail: The last chunks of a stream.
     """
 
     def __init__(
         self,
-        known: GatewayRegistry,
-        wire: ApiParser,
+        *,
+        streamed: bool,
+        encoding: str = "identity",
+        whole: bool = False,
+        end_mark: re.Pattern[bytes] | None = None,
+    ) -> None:
+        self.first_chunk_time: float | None = None
+        self.saw_terminal_event = False
+        self.tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
+        self._joined = bytearray()
+        self._head: list[bytes] = []
+        self._size = 0
+        self._count = 0
+        self._head_limit = _HEAD_BYTES if streamed and not whole else _MAX_BODY_BYTES
+        self._streamed = streamed
+        self._tail_is_cut = False
+        self._end_mark = end_mark if streamed else None
+        self._last_bytes = b""
+        self._found_end_mark = False
+        self._encoding = encoding
+        self._decompressor: Any = None
+        self._is_readable = True
+        if encoding in ("gzip", "deflate"):
+            self._decompressor = zlib.decompressobj(zlib.MAX_WBITS | (16 if encoding == "gzip" else 0))
+        elif encoding not in ("", "identity"):
+            self._is_readable = False
+
+    def disable_decompression(self) -> None:
+        """Expect chunks that the client has decompressed already."""
+        self._decompressor = None
+        self._is_readable = True
+
+    def append(self, chunk: bytes) -> bool:
+        """Keep the needed part of a chunk.
+
+        Returns:
+            True if the following chunks need only be appended to `tail`, which is much faster.
+        """
+        if self.first_chunk_time is None:
+            self.first_chunk_time = time.perf_counter()
+            if not self._is_readable:
+                internal_metrics.increment("replies.encoded")
+        if not chunk:
+            return False
+        if self._decompressor is not None and self._is_readable:
+            chunk = self._decompress(chunk)
+        if not self._is_readable:
+            self.clear()
+            return False
+        self._count += 1
+        if self._end_mark is not None:
+            self._find_end_mark(self._end_mark, chunk)
+        room = self._head_limit - self._size
+        self._size += len(chunk)
+        if room > 0:
+            self._head.append(chunk if len(chunk) <= room else chunk[:room])
+        if len(chunk) > room:
+            self._append_to_tail(chunk if room <= 0 else chunk[room:])
+        if self._end_mark is not None or self._decompressor is not None or not self._streamed:
+            return False
+        if self._joined or self._size < self._head_limit or self._size < self._count * _SMALL_CHUNK:
+            return False
+        if self._size >= self._count * _LARGE_CHUNK:
+            self._tail_is_cut = self._tail_is_cut or len(self.tail) > _TAIL_LARGE_CHUNKS
+            self.tail = deque(self.tail, _TAIL_LARGE_CHUNKS)
+        return True
+
+    def _find_end_mark(self, end_mark: re.Pattern[bytes], chunk: bytes) -> None:
+        # The mark may be split between two chunks.
+        joined = self._last_bytes + chunk
+        self._found_end_mark = self._found_end_mark or end_mark.search(joined) is not None
+        self._last_bytes = joined[-_END_MARK_BYTES:]
+        self.saw_terminal_event = self._found_end_mark and joined.endswith((b"\n\n", b"\r\n\r\n"))
+
+    def _append_to_tail(self, chunk: bytes) -> None:
+        if not self._streamed:
+            # A JSON body that is cut at the limit cannot be parsed.
+            self._is_readable = False
+            self._head.clear()
+            return
+        self._joined += chunk[-_TAIL_BYTES:]
+        self._tail_is_cut = self._tail_is_cut or len(chunk) > _TAIL_BYTES
+        if len(self._joined) >= _JOINED_BYTES:
+            self._tail_is_cut = self._tail_is_cut or len(self.tail) == _TAIL_CHUNKS
+            self.tail.append(bytes(self._joined))
+            self._joined.clear()
+
+    def _decompress(self, chunk: bytes) -> bytes:
+        try:
+            # The limit protects against a small body that decompresses to gigabytes.
+            decompressed: bytes = self._decompressor.decompress(chunk, _MAX_BODY_BYTES)
+        except zlib.error:
+            if self._encoding != "deflate" or self._size:
+                self._is_readable = False
+                return b""
+            # Some servers send raw deflate data, without the zlib header that RFC 9110 requires.
+            self._encoding, self._decompressor = "", zlib.decompressobj(-zlib.MAX_WBITS)
+            return self._decompress(chunk)
+        if self._decompressor.unconsumed_tail:
+            self._is_readable = False
+        return decompressed
+
+    def body(self) -> bytes | None:
+        """Return the whole body, ``None`` if it is too long or cannot be decoded."""
+        return b"".join(self._head) if self._is_readable else None
+
+    def head_and_tail(self) -> tuple[bytes, bytes]:
+        """Return the beginning and the end of a stream. The beginning is empty if the end is the whole stream."""
+        head = b"".join(self._head)
+        tail_chunks, tail_size = [bytes(self._joined)], len(self._joined)
+        for chunk in reversed(self.tail):
+            if tail_size >= _TAIL_BYTES:
+                self._tail_is_cut = True
+                break
+            tail_chunks.append(chunk)
+            tail_size += len(chunk)
+        tail = b"".join(reversed(tail_chunks))
+        is_whole = not self._tail_is_cut and len(self.tail) != self.tail.maxlen and tail_size <= _TAIL_BYTES
+        return (b"", head + tail) if is_whole else (head, tail[-_TAIL_BYTES:])
+
+    def clear(self) -> None:
+        """Release the kept chunks."""
+        self._head.clear()
+        self.tail.clear()
+        self._joined.clear()
+
+
+class ResponseReader:
+    """Reads status, headers and body of one response into a call result.
+
+    Args:
+        registry: The gateways that can be recognised by their response headers.
+        parser: The API that the request was sent to.
+        gateway: The gateway that the request was sent to, ``None`` if the host is not known as one.
+        result: The call result to fill in.
+        content: Captures prompts and completions, ``None`` if content is not captured.
+
+    Attributes:
+        gateway: The gateway that sent the response.
+        buffer: The kept parts of the body.
+        is_stream: Whether the body is a stream of events.
+    """
+
+    def __init__(
+        self,
+        registry: GatewayRegistry,
+        parser: ApiParser,
         gateway: Gateway | None,
-        facts: CallResult,
+        result: CallResult,
         content: MessageCapture | None,
     ) -> None:
-        self._known = known
-        self._wire = wire
-        self._facts = facts
+        self._registry = registry
+        self._parser = parser
+        self._result = result
         self._content = content
         self._headers: Mapping[str, str] = {}
-        self._started = time.perf_counter()
+        self._start_time = time.perf_counter()
         self.gateway = gateway
-        self.seen = ResponseBuffer(streamed=False)
+        self.buffer = ResponseBuffer(streamed=False)
         self.is_stream = False
 
-    def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        """Read status and headers (names in lower case)."""
-        self._facts.status_code = status
+    def read_headers(self, status: int, headers: Mapping[str, str]) -> None:
+        """Read the status and the headers (names in lower case), and prepare the buffer for the body."""
+        self._result.status_code = status
         self._headers = headers
         if self.gateway is None:
-            self.gateway = self._known.answered(headers)
-        kind = headers.get("content-type", "")
-        self.is_stream = status < 400 and ("event" in kind or "ndjson" in kind or self._facts.streamed)
-        self._facts.streamed = self.is_stream
-        self.seen = ResponseBuffer(
+            self.gateway = self._registry.answered(headers)
+        content_type = headers.get("content-type", "")
+        self.is_stream = status < 400 and ("event" in content_type or "ndjson" in content_type or self._result.streamed)
+        self._result.streamed = self.is_stream
+        self.buffer = ResponseBuffer(
             streamed=self.is_stream,
             encoding=headers.get("content-encoding", "identity").lower(),
             whole=self._content is not None,
-            mark=self._wire.end_mark,
+            end_mark=self._parser.end_mark,
         )
-        extract_rate_limits(headers, self._facts, time.time())
+        rate_limits.extract_rate_limits(headers, self._result, time.time())
 
-    def glimpse(self) -> None:
-        """Read so much of a stream as has come."""
-        if self.seen.marked:
-            self._facts.duration = time.perf_counter() - self._started
+    def read_partial(self) -> None:
+        """Read the events of a stream that have arrived so far."""
+        if self.buffer.saw_terminal_event:
+            self._result.duration = time.perf_counter() - self._start_time
         self._read_stream()
 
-    def end(self, body: bytes | None) -> None:
-        """Read the whole; ``body`` where the client has read all of it already."""
-        self._facts.duration = time.perf_counter() - self._started
+    def finish(self, body: bytes | None) -> None:
+        """Read the body; pass it as ``body`` if the client has read it completely."""
+        self._result.duration = time.perf_counter() - self._start_time
         if not self.is_stream:
-            self._read_whole((self.seen.body() or b"") if body is None else body)
+            self._read_body((self.buffer.body() or b"") if body is None else body)
             return
         if body is not None:
-            # A stream that the client has read to its end by itself.
-            self.seen.is_decoded()
-            self.seen.see(body)
+            self.buffer.disable_decompression()
+            self.buffer.append(body)
         self._read_stream()
 
-    def _read_whole(self, body: bytes) -> None:
-        facts = self._facts
-        if facts.status_code is not None and facts.status_code >= 400:
-            parse_error(facts.status_code, body, facts)
-        decoded = self._wire.read_reply(body, facts) if body else None
+    def _read_body(self, body: bytes) -> None:
+        result = self._result
+        if result.status_code is not None and result.status_code >= 400:
+            parse_error(result.status_code, body, result)
+        decoded = self._parser.read_reply(body, result) if body else None
         if body and decoded is None:
             internal_metrics.increment("replies.unreadable")
-            errors.logger.debug("a reply to %s is no JSON: its facts are left out", self._wire.name)
+            errors.logger.debug("the %s response is not a JSON object; its span gets no usage", self._parser.name)
         if self._content is not None and decoded is not None:
             self._content.reply(body)
-        self._read_gateway(decoded)
+        self._apply_gateway(decoded)
 
     def _read_stream(self) -> None:
-        head, tail = self.seen.ends()
-        if self.seen.first is not None:
-            self._facts.time_to_first_chunk = self.seen.first - self._started
-        # The reasons of a stream that is read again would stand there twice.
-        self._facts.finish_reasons = ()
-        self._read_gateway(self._wire.read_stream(head, tail, self._facts) if tail else None)
+        head, tail = self.buffer.head_and_tail()
+        if self.buffer.first_chunk_time is not None:
+            self._result.time_to_first_chunk = self.buffer.first_chunk_time - self._start_time
+        # A stream is read more than once, and parsers add to the reasons.
+        self._result.finish_reasons = ()
+        self._apply_gateway(self._parser.read_stream(head, tail, self._result) if tail else None)
         if self._content is not None:
             self._content.stream(head + tail)
 
-    def _read_gateway(self, decoded: Mapping[str, Any] | None) -> None:
-        gateway_exchange.extract(self.gateway, self._facts, self._headers, decoded, streamed=self.is_stream)
-        estimate_cost(self._facts)
+    def _apply_gateway(self, decoded: Mapping[str, Any] | None) -> None:
+        gateway_exchange.extract(self.gateway, self._result, self._headers, decoded, streamed=self.is_stream)
+        estimate_cost(self._result)

@@ -8,9 +8,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from byline import errors
-from byline.http import call_config
+from byline.http import call_config, patching
 from byline.http import llm_request as calls
-from byline.http.clients import patching
 from byline.http.llm_request import LLMRequest
 
 #: The call around a redirect, which requests follows by calling ``send`` anew.
@@ -53,7 +52,7 @@ def _send(original: Callable[..., Any]) -> Callable[..., Any]:
         token = _outer.set((call, host, port, body))
         response = None
         try:
-            with call.under_way():
+            with call.activate():
                 _write(request, call)
                 # Read by hand below, so that a stream stays one.
                 response = original(self, request, **options)
@@ -74,7 +73,7 @@ def _write(request: Any, call: LLMRequest) -> None:
 
 
 def _take_back(request: Any, call: LLMRequest, body: Any) -> None:
-    call.take_back(request.headers)
+    call.restore_headers(request.headers)
     if call.body is not None and request.body is call.body:
         request.body = body
         request.headers["Content-Length"] = str(len(call.content or b""))
@@ -95,7 +94,7 @@ def _restore(request: Any, response: Any, call: LLMRequest, body: Any) -> None:
 
 def _answered(call: LLMRequest, response: Any) -> None:
     try:
-        call.answered(response.status_code, {name.lower(): value for name, value in response.headers.items()})
+        call.on_response(response.status_code, {name.lower(): value for name, value in response.headers.items()})
         # Whether it is to be streamed may stand with the call or with the session, and a hook may have read it.
         if response._content_consumed:
             call.end(response.content)
@@ -108,7 +107,7 @@ def _answered(call: LLMRequest, response: Any) -> None:
 
 def _tee(response: Any, call: LLMRequest) -> None:
     # The chunks that it hands out are decoded already.
-    call.seen.is_decoded()
+    call.buffer.disable_decompression()
     setattr(response, patching.CALL, call)
     patching.finalize_with(response, call)
 
@@ -135,7 +134,7 @@ def _close(original: Callable[..., Any]) -> Callable[..., Any]:
 def _watch(chunks: Any, call: LLMRequest) -> Iterator[Any]:
     try:
         for chunk in chunks:
-            call.see(chunk if isinstance(chunk, bytes) else str(chunk).encode())
+            call.on_chunk(chunk if isinstance(chunk, bytes) else str(chunk).encode())
             yield chunk
     except Exception as error:
         call.fail(error)

@@ -41,7 +41,7 @@ def make_stream_classes(module: Any) -> tuple[Callable[[Any, LLMRequest], Any], 
             try:
                 chunks = iter(inner._stream if type(inner) is bound else inner)
                 for chunk in chunks:
-                    simple = call.see(chunk)
+                    simple = call.on_chunk(chunk)
                     yield chunk
                     if simple:
                         break
@@ -49,7 +49,7 @@ def make_stream_classes(module: Any) -> tuple[Callable[[Any, LLMRequest], Any], 
                     # An iterator over a queue would wait for ever if it were asked once more.
                     call.end()
                     return
-                keep = call.seen.tail.append
+                keep = call.buffer.tail.append
                 for chunk in chunks:
                     keep(chunk)
                     yield chunk
@@ -81,14 +81,14 @@ def make_stream_classes(module: Any) -> tuple[Callable[[Any, LLMRequest], Any], 
             chunks = aiter(inner._stream if type(inner) is async_bound else inner)
             try:
                 async for chunk in chunks:
-                    simple = call.see(chunk)
+                    simple = call.on_chunk(chunk)
                     yield chunk
                     if simple:
                         break
                 else:
                     call.end()
                     return
-                keep = call.seen.tail.append
+                keep = call.buffer.tail.append
                 async for chunk in chunks:
                     keep(chunk)
                     yield chunk

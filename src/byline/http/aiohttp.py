@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from byline import errors
-from byline.http import call_config
+from byline.http import call_config, patching
 from byline.http import llm_request as calls
-from byline.http.clients import patching
 from byline.http.llm_request import LLMRequest
 
 
@@ -22,7 +21,7 @@ def _request(original: Callable[..., Any]) -> Callable[..., Any]:
         call = _begin(self, url, options) if call_config.current is not None and method.upper() == "POST" else None
         if call is None:
             return await original(self, method, url, **options)
-        with call.under_way():
+        with call.activate():
             response = await original(self, method, url, **options)
         _answered(call, response)
         return response
@@ -118,8 +117,8 @@ def _payload(body: bytes) -> Any:
 
 def _answered(call: LLMRequest, response: Any) -> None:
     try:
-        call.answered(response.status, {name.lower(): value for name, value in response.headers.items()})
-        call.seen.is_decoded()
+        call.on_response(response.status, {name.lower(): value for name, value in response.headers.items()})
+        call.buffer.disable_decompression()
         _tee(response, call)
     except Exception:
         call.end()
@@ -161,7 +160,7 @@ class _Seen:
 
     def read_nowait(self, n: int = -1) -> Any:
         data = self._inner.read_nowait(n)
-        self._call.see(data)
+        self._call.on_chunk(data)
         return data
 
     async def _read(self, name: str, *arguments: Any, **options: Any) -> Any:
@@ -171,7 +170,7 @@ class _Seen:
         except BaseException as error:
             call.fail(error) if isinstance(error, Exception) else call.end()
             raise
-        call.see(data[0] if isinstance(data, tuple) else data)
+        call.on_chunk(data[0] if isinstance(data, tuple) else data)
         if self._inner.at_eof():
             call.end()
         return data

@@ -7,11 +7,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from byline import errors
-from byline.http import call_config
+from byline.http import call_config, patching
 from byline.http import llm_request as calls
-from byline.http.clients import patching
-from byline.http.clients.urllib3 import tee
 from byline.http.llm_request import LLMRequest
+from byline.http.urllib3 import tee
 
 
 def patch(module: Any) -> None:
@@ -39,7 +38,7 @@ def _send(original: Callable[..., Any]) -> Callable[..., Any]:
         )
         if call is None:
             return original(self, request)
-        with call.under_way():
+        with call.activate():
             response = original(self, request)
         _answered(call, request, response)
         return response
@@ -52,7 +51,7 @@ _BYTES = (bytes, bytearray)
 
 def _answered(call: LLMRequest, request: Any, response: Any) -> None:
     try:
-        call.answered(response.status_code, {name.lower(): value for name, value in response.headers.items()})
+        call.on_response(response.status_code, {name.lower(): value for name, value in response.headers.items()})
         if request.stream_output:
             tee(response.raw, call)
         else:

@@ -8,9 +8,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from byline import errors
-from byline.http import call_config
+from byline.http import call_config, patching
 from byline.http import llm_request as calls
-from byline.http.clients import patching
 from byline.http.llm_request import LLMRequest
 
 #: The call around a redirect, which the manager follows by calling ``urlopen`` anew.
@@ -57,7 +56,7 @@ def _urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
             options["body"] = call.body
         token = _outer.set((call, host, port, body))
         try:
-            with call.under_way():
+            with call.activate():
                 response = original(self, method, url, redirect, **options)
         finally:
             _outer.reset(token)
@@ -72,7 +71,7 @@ def _take_back(options: dict[str, Any], outer: tuple[LLMRequest, str, int, Any])
     given = options.get("headers")
     if given is not None and call.headers:
         kept = given.copy() if hasattr(given, "copy") else dict(given)
-        call.take_back(kept)
+        call.restore_headers(kept)
         options["headers"] = kept
     if call.body is not None and options.get("body") is call.body:
         options["body"] = body
@@ -81,12 +80,12 @@ def _take_back(options: dict[str, Any], outer: tuple[LLMRequest, str, int, Any])
 def answered(call: LLMRequest, response: Any, *, whole: bool, decoded: bool | None = True) -> None:
     """Take note of a response of urllib3, and see its body as it is read."""
     try:
-        call.answered(response.status, {name.lower(): value for name, value in response.headers.items()})
+        call.on_response(response.status, {name.lower(): value for name, value in response.headers.items()})
         if whole:
             call.end(response.data)
             return
         if decoded is not False:
-            call.seen.is_decoded()
+            call.buffer.disable_decompression()
         tee(response, call)
     except Exception:
         call.end()
@@ -112,7 +111,7 @@ def _seen(kind: type) -> type:
             call: LLMRequest = getattr(self, patching.CALL)
             try:
                 for chunk in super().read_chunked(*arguments, **options):
-                    call.see(chunk)
+                    call.on_chunk(chunk)
                     yield chunk
             except Exception as error:
                 call.fail(error)
@@ -135,7 +134,7 @@ def _reading(response: Any, read: Callable[..., Any], amt: int | None, *argument
         call.fail(error)
         raise
     if data:
-        call.see(data)
+        call.on_chunk(data)
     if amt is None or (not data and amt != 0) or response.isclosed():
         call.end()
     return data

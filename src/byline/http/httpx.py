@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from byline import errors
-from byline.http import call_config
+from byline.http import call_config, patching
 from byline.http import llm_request as calls
-from byline.http.clients import patching
-from byline.http.clients.httpx_streams import make_stream_classes
+from byline.http.httpx_streams import make_stream_classes
 from byline.http.llm_request import LLMRequest
 
 _EXTENSION: Final = "byline.call"
@@ -59,7 +58,7 @@ class _Written:
     def take_back(self, request: Any) -> None:
         """Leave what the app, its hooks and its authentication have set since."""
         request.extensions = {name: value for name, value in request.extensions.items() if name != _EXTENSION}
-        self.call.take_back(request.headers)
+        self.call.restore_headers(request.headers)
         if self.stream is not None and request.stream is self.stream:
             _set_body(request, self.own, self.call.content)
 
@@ -104,7 +103,7 @@ def _send(original: Callable[..., Any], module: Any, tee: Callable[[Any, LLMRequ
             return original(self, request, **options)
         response = None
         try:
-            with call.under_way():
+            with call.activate():
                 response = original(self, request, **options)
         finally:
             _restore(request, response)
@@ -121,7 +120,7 @@ def _send_async(original: Callable[..., Any], module: Any, tee: Callable[[Any, L
             return await original(self, request, **options)
         response = None
         try:
-            with call.under_way():
+            with call.activate():
                 response = await original(self, request, **options)
         finally:
             _restore(request, response)
@@ -133,7 +132,7 @@ def _send_async(original: Callable[..., Any], module: Any, tee: Callable[[Any, L
 
 def _answered(call: LLMRequest, response: Any, tee: Callable[[Any, LLMRequest], Any] | None) -> None:
     try:
-        call.answered(response.status_code, {name.lower(): value for name, value in response.headers.items()})
+        call.on_response(response.status_code, {name.lower(): value for name, value in response.headers.items()})
         if tee is None or response.is_stream_consumed:
             call.end(response.content)
         else:
