@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Collection, Mapping
@@ -20,7 +21,9 @@ MAX_METADATA_VALUE: Final = 500
 _MAX_LOOKED_AT: Final = 1000
 
 # Langfuse folds the case, strips a leading "langfuse" and falls back to "default" for anything else.
-_ENVIRONMENT = re.compile(r"(?!langfuse)[a-z0-9_-]{1,40}\Z")
+_ENVIRONMENT: Final = re.compile(r"(?!langfuse)[a-z0-9_-]{1,40}\Z")
+_OTLP_TRACE_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
+_OTLP_SPAN_ID: Final = re.compile(r"[0-9a-f]{16}\Z")
 
 MetadataValue = str | int | float | bool
 
@@ -269,3 +272,35 @@ def merge(layers: Collection[Mapping[str, Any]]) -> Attribution:
     if metadata:
         merged["metadata"] = metadata
     return Attribution(**merged) if merged else EMPTY
+
+
+def to_trace_id(name: str) -> int:
+    """Return the OTLP trace id for a caller's own trace id.
+
+    32 hex digits, with or without the dashes of a UUID, are used as they are; any other id by its
+    SHA-256. Langfuse's SDKs (``create_trace_id(seed=…)``) and LiteLLM have the same rule, so that
+    their spans are in the same trace.
+
+    Example:
+        >>> f"{to_trace_id('workflow_12345'):032x}"
+        '7af15d27557f4b0547b66811c67d365d'
+        >>> f"{to_trace_id('7AF15D27-557F-4B05-47B6-6811C67D365D'):032x}"
+        '7af15d27557f4b0547b66811c67d365d'
+    """
+    return _to_otlp_id(name, name.lower().replace("-", ""), _OTLP_TRACE_ID, 16)
+
+
+def to_span_id(name: str) -> int:
+    """Return the OTLP span id for a caller's own span id: 16 hex digits as they are, any other by its SHA-256.
+
+    Example:
+        >>> f"{to_span_id('00F067AA0BA902B7'):016x}"
+        '00f067aa0ba902b7'
+    """
+    return _to_otlp_id(name, name.lower(), _OTLP_SPAN_ID, 8)
+
+
+def _to_otlp_id(name: str, digits: str, form: re.Pattern[str], size: int) -> int:
+    if form.match(digits) and int(digits, 16):
+        return int(digits, 16)
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:size], "big") or 1

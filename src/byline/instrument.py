@@ -13,7 +13,7 @@ from byline import deferred, errors, export, http, internal_metrics, provider, s
 from byline.export import destination_list
 from byline.export.destination import Destination
 from byline.fork import fork_safe_lock
-from byline.gateways import keys, registry
+from byline.gateways import keys, parse_gateways, validate_gateways
 from byline.gateways.base import Gateway
 from byline.genai import unsampled
 from byline.genai.attribution_processor import AttributionSpanProcessor, Stamp
@@ -82,7 +82,7 @@ def instrument(
         for variable, meant in settings.misspelt().items():
             errors.warn_once(variable, "byline.E002: %s is no setting; %s may be meant", variable, meant)
         processor = AttributionSpanProcessor(stamp)
-        found = [*registry.validate_gateways(gateways), *registry.parse_gateways(settings.find("gateways").value)]
+        found = [*validate_gateways(gateways), *parse_gateways(settings.find("gateways").value)]
         content = settings.find("capture_content").value if capture_content is None else capture_content
         if not isinstance(content, bool):
             raise SettingError("byline.E023", f"capture_content={capture_content!r}", "pass True, False or None")

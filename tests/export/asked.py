@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from byline.gateways.ids import to_trace_id
+from byline.attribution import to_trace_id
 from byline.testing.replies import chat
 from byline.testing.replies.model import PRICE_IN, PRICE_OUT, Ask
 

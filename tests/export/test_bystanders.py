@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import byline
+from byline.attribution import to_trace_id
 from byline.export import OTLP, Langfuse
 from byline.export.sampling import is_sampled
-from byline.gateways.ids import to_trace_id
 from byline.testing import ReceivedSpan, Receiver
 from tests.export.support import AGENT, App, named, running, tree
 

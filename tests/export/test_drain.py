@@ -14,8 +14,8 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 
 import byline
 from byline import request_context
+from byline.attribution import to_span_id, to_trace_id
 from byline.export import OTLP, Langfuse, trace_view
-from byline.gateways.ids import to_span_id, to_trace_id
 from byline.genai.server_span import set_server_span
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, EXAMPLE, TOOL, App, named, running, tree

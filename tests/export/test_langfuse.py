@@ -160,7 +160,7 @@ def test_litellms_metadata_controls(receiver: Receiver, path: Path) -> None:
 
 
 def byline_trace(name: str) -> str:
-    from byline.gateways.ids import to_trace_id
+    from byline.attribution import to_trace_id
 
     return f"{to_trace_id(name):032x}"
 

@@ -14,9 +14,9 @@ from opentelemetry.trace import Link, SpanContext, SpanKind
 
 import byline
 from byline import request_context
+from byline.attribution import to_trace_id
 from byline.export import OTLP
 from byline.export.sampling import is_sampled
-from byline.gateways.ids import to_trace_id
 from byline.genai.server_span import set_server_span
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, named, running, tree

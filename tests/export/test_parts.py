@@ -11,8 +11,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind
 
 import byline
+from byline.attribution import to_trace_id
 from byline.export import OTLP, Langfuse
-from byline.gateways.ids import to_trace_id
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, named, running, tree
 

@@ -22,6 +22,7 @@ from byline.gateways import (
     Cloudflare,
     Databricks,
     Gateway,
+    GatewayRegistry,
     GatewayRequest,
     GatewayResponse,
     Helicone,
@@ -31,7 +32,6 @@ from byline.gateways import (
     Portkey,
     TensorZero,
 )
-from byline.gateways.registry import GatewayRegistry
 from byline.settings import SettingError
 from tests.gateways.conftest import Watching, sdk
 
@@ -56,11 +56,11 @@ ROWS: dict[str, Row] = {
         OpenRouter,
         {"session_id": SECRET},
         {"x-session-id": None},
-        ["openrouter: x-session-id is left out: not printable ASCII"],
+        ["openrouter: x-session-id is not sent: not printable ASCII"],
         {"session_id": SECRET},
     ),
     "openrouter: user over 128 characters": Row(
-        OpenRouter, {"user_id": "u" * 129}, {}, ["openrouter: user is left out: too long"]
+        OpenRouter, {"user_id": "u" * 129}, {}, ["openrouter: user is not sent: too long"]
     ),
     "openrouter: user of 128 characters": Row(OpenRouter, {"user_id": "u" * 128}, {}, [], {"user": "u" * 128}),
     "openrouter: metadata under names of the trace object": Row(
@@ -68,9 +68,9 @@ ROWS: dict[str, Row] = {
         {"trace_name": "T", "metadata": {"parent_span_id": SECRET, "trace_name": SECRET, "k": 1, "f": math.inf}},
         {},
         [
-            "openrouter: metadata parent_span_id is left out: the name is taken",
-            "openrouter: metadata trace_name is left out: the name is taken",
-            "openrouter: metadata f is left out: no number",
+            "openrouter: metadata parent_span_id is not sent: the name is reserved",
+            "openrouter: metadata trace_name is not sent: the name is reserved",
+            "openrouter: metadata f is not sent: not a finite number",
         ],
         {"trace": {"trace_name": "T", "k": 1}},
     ),
@@ -78,7 +78,7 @@ ROWS: dict[str, Row] = {
         LiteLLM,
         {"session_id": SECRET},
         {"x-litellm-session-id": None},
-        ["litellm: x-litellm-session-id is left out: not printable ASCII"],
+        ["litellm: x-litellm-session-id is not sent: not printable ASCII"],
     ),
     "litellm: session that it would refuse as x-session-id": Row(
         LiteLLM, {"session_id": "s:1"}, {"x-litellm-session-id": "s:1"}, []
@@ -88,8 +88,8 @@ ROWS: dict[str, Row] = {
         {"tags": ["a", "b,c", SECRET, "d"]},
         {"x-litellm-tags": "a,d"},
         [
-            "litellm: x-litellm-tags is left out: has a comma",
-            "litellm: x-litellm-tags is left out: not printable ASCII",
+            "litellm: x-litellm-tags is not sent: has a comma",
+            "litellm: x-litellm-tags is not sent: not printable ASCII",
         ],
     ),
     "litellm: user of another script": Row(
@@ -97,8 +97,8 @@ ROWS: dict[str, Row] = {
         {"user_id": SECRET},
         {"x-litellm-end-user-id": None, "langfuse_trace_user_id": None},
         [
-            "litellm: x-litellm-end-user-id is left out: not printable ASCII",
-            "litellm: langfuse_trace_user_id is left out: not printable ASCII",
+            "litellm: x-litellm-end-user-id is not sent: not printable ASCII",
+            "litellm: langfuse_trace_user_id is not sent: not printable ASCII",
         ],
     ),
     "langfuse: everything is percent-encoded": Row(
@@ -115,21 +115,21 @@ ROWS: dict[str, Row] = {
             "langfuse-tags": "x%2Cy,%C3%BC",
             "langfuse-metadata": "k%3A1:a%2Cb:c,n:1.5",
         },
-        ["langfuse: langfuse-metadata line is left out: not printable"],
+        ["langfuse: langfuse-metadata line is not sent: not printable"],
     ),
     "langfuse: metadata over a kilobyte": Row(
         LangfuseGateway,
         {"metadata": {"k": "日" * 400, "n": 1}},
         {"langfuse-metadata": "n:1"},
-        ["langfuse: langfuse-metadata k is left out: too long"],
+        ["langfuse: langfuse-metadata k is not sent: too long"],
     ),
     "portkey: values over 128 characters": Row(
         Portkey,
         {"user_id": "u" * 129, "metadata": {"k": "v" * 129, "l": "w" * 128}},
         {"x-portkey-metadata": json.dumps({"l": "w" * 128}, separators=(",", ":"))},
         [
-            "portkey: x-portkey-metadata _user is left out: too long",
-            "portkey: x-portkey-metadata k is left out: too long",
+            "portkey: x-portkey-metadata _user is not sent: too long",
+            "portkey: x-portkey-metadata k is not sent: too long",
         ],
     ),
     "portkey: JSON escapes what a header cannot carry": Row(
@@ -143,8 +143,8 @@ ROWS: dict[str, Row] = {
         {"metadata": {"_prompt": "p", "session_id": "stolen", "k": False}},
         {"x-portkey-metadata": '{"k":"false"}'},
         [
-            "portkey: metadata _prompt is left out: the name is taken",
-            "portkey: metadata session_id is left out: the name is taken",
+            "portkey: metadata _prompt is not sent: the name is reserved",
+            "portkey: metadata session_id is not sent: the name is reserved",
         ],
     ),
     "helicone: names that are no header names": Row(
@@ -152,17 +152,17 @@ ROWS: dict[str, Row] = {
         {"metadata": {"a b": 1, "ok": " x ", "ü": 2, "tags": 3, "environment": 4}},
         {"helicone-property-ok": "x", "helicone-property-tags": None, "helicone-property-environment": None},
         [
-            "helicone: metadata tags is left out: the name is taken",
-            "helicone: metadata environment is left out: the name is taken",
-            "helicone: helicone-property a b is left out: no header name",
-            "helicone: helicone-property ü is left out: no header name",
+            "helicone: metadata tags is not sent: the name is reserved",
+            "helicone: metadata environment is not sent: the name is reserved",
+            "helicone: helicone-property a b is not sent: not a header name",
+            "helicone: helicone-property ü is not sent: not a header name",
         ],
     ),
     "helicone: a value of several lines": Row(
         Helicone,
         {"metadata": {"k": "a\r\nhelicone-user-id: eve", "n": "-"}},
         {"helicone-property-k": None, "helicone-property-n": "-", "helicone-user-id": None},
-        ["helicone: helicone-property-k is left out: not printable ASCII"],
+        ["helicone: helicone-property-k is not sent: not printable ASCII"],
     ),
     "helicone: a step that looks like a path": Row(
         Helicone,
@@ -174,15 +174,15 @@ ROWS: dict[str, Row] = {
         Helicone,
         {"session_id": "s", "metadata": MANY},
         {"helicone-session-id": "s", "helicone-property-key-0": "v" * 400, "helicone-property-key-19": None},
-        [f"helicone: helicone-property-key-{index} is left out: no room" for index in range(9, 20)],
+        [f"helicone: helicone-property-key-{index} is not sent: no room" for index in range(9, 20)],
     ),
     "cloudflare: five entries, ids first": Row(
         Cloudflare,
         {"user_id": "ada", "metadata": {"a": 1, "cf.user_id": "eve", "b": True, "c": 0.5, "d": "x", "e": "y"}},
         {"cf-aig-metadata": '{"user_id":"ada","a":1,"b":true,"c":0.5,"d":"x"}'},
         [
-            "cloudflare: metadata cf.user_id is left out: the name is taken",
-            "cloudflare: cf-aig-metadata e is left out: more than five entries",
+            "cloudflare: metadata cf.user_id is not sent: the name is reserved",
+            "cloudflare: cf-aig-metadata e is not sent: more than five entries",
         ],
     ),
     "databricks: more metadata than a server takes": Row(
@@ -194,7 +194,7 @@ ROWS: dict[str, Row] = {
             )
         },
         [
-            f"databricks: databricks-ai-gateway-request-tags key-{index} is left out: no room"
+            f"databricks: databricks-ai-gateway-request-tags key-{index} is not sent: no room"
             for index in range(19, 8, -1)
         ],
     ),
@@ -202,7 +202,7 @@ ROWS: dict[str, Row] = {
         Bifrost,
         {"metadata": {"user_id": SECRET, "k": 1}},
         {"x-bf-dim-user_id": None, "x-bf-dim-k": "1"},
-        ["bifrost: metadata user_id is left out: the name is taken"],
+        ["bifrost: metadata user_id is not sent: the name is reserved"],
     ),
     "tensorzero: attribute values are JSON": Row(
         TensorZero,
@@ -231,7 +231,7 @@ def test_what_does_not_fit_is_left_out_and_said(
     assert {header: request.headers.get(header) for header in row.headers} == row.headers
     assert {key: value for key, value in request.json().items() if key not in CHAT} == row.body
     lines = [record.getMessage() for record in caplog.records if record.name == "byline"]
-    assert [line for line in lines if "is left out" in line] == row.log
+    assert [line for line in lines if "is not sent" in line] == row.log
     assert SECRET not in caplog.text
     assert "v" * 100 not in caplog.text
 
@@ -240,7 +240,7 @@ def test_what_does_not_fit_is_left_out_and_said(
 def test_ids_that_are_none_go_nowhere_else(made: type[Gateway]) -> None:
     """An GatewayRequest of nothing: no ids, no body, no span."""
     call = GatewayRequest(attribution=Attribution(), headers={"accept": "*/*"})
-    made().write(call)
+    made().inject(call)
     assert call.headers == {"accept": "*/*"}
     assert call.body is None
 
@@ -257,7 +257,7 @@ def test_bodies_that_are_no_json_object_stay(made: type[Gateway], body: bytes) -
         body=body,
         path="/v1/chat/completions",
     )
-    made().write(call)
+    made().inject(call)
     assert call.body == body
 
 

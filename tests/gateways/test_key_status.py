@@ -14,9 +14,8 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
 from byline import internal_metrics, testing
-from byline.gateways import OpenRouter, key_status
-from byline.gateways.key_status import KeyStatus, Status
-from byline.gateways.keys import hash_key
+from byline.gateways import OpenRouter, keys
+from byline.gateways.keys import KeyStatus, Status, hash_key
 from byline.testing.server import Handler, Request
 from tests.gateways.conftest import Watching
 
@@ -55,9 +54,9 @@ def ask(base_url: str, key: str | None = KEY) -> None:
 def wait_for(gateway: OpenRouter, status: Status, key: str = KEY) -> None:
     assert gateway.key_status is not None
     deadline = time.monotonic() + 10
-    while gateway.key_status.of(hash_key(key)) != status and time.monotonic() < deadline:
+    while gateway.key_status.status_of(hash_key(key)) != status and time.monotonic() < deadline:
         time.sleep(0.005)
-    assert gateway.key_status.of(hash_key(key)) == status
+    assert gateway.key_status.status_of(hash_key(key)) == status
 
 
 def told(span: ReadableSpan) -> dict[str, Any]:
@@ -111,9 +110,9 @@ def test_it_is_asked_again_when_the_answer_has_grown_old(server: testing.Gateway
         status.refresh(KEY)
         server.wait_for(count)
         deadline = time.monotonic() + 10
-        while status._asking and time.monotonic() < deadline:
+        while status._lookups and time.monotonic() < deadline:
             time.sleep(0.005)
-    assert status.of(hash_key(KEY)) == KNOWN
+    assert status.status_of(hash_key(KEY)) == KNOWN
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -123,14 +122,14 @@ def test_a_child_process_asks_for_itself(slow: Slow) -> None:
     status = KeyStatus("openrouter", f"{slow.base_url}/key")
     status.refresh(KEY)
     slow.wait_for(1)
-    key_status._lock.acquire()
+    keys._lock.acquire()
     child = os.fork()
     if child == 0:
         asking = threading.Thread(target=status.refresh, args=(KEY,), daemon=True)
         asking.start()
         asking.join(20)
-        os._exit(int(asking.is_alive() or not status._asking[hash_key(KEY)].is_alive()))
-    key_status._lock.release()
+        os._exit(int(asking.is_alive() or not status._lookups[hash_key(KEY)].is_alive()))
+    keys._lock.release()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -183,7 +182,7 @@ def test_failure_is_counted_and_the_key_is_in_no_log(
                 time.sleep(0.005)
             ask(refusing.base_url)
     assert internal_metrics.counter_values()["key_status.errors"] == 1
-    assert "openrouter: the status of a key cannot be had: HTTPError" in caplog.text
+    assert "openrouter: the status of an API key could not be fetched: HTTPError" in caplog.text
     assert KEY not in caplog.text
     assert KEY not in repr(vars(gateway.key_status))
     assert not [span for span in finished() if KEY in str(span.attributes)]

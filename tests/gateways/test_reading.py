@@ -484,7 +484,7 @@ def told(span: ReadableSpan) -> dict[str, Any]:
 
 
 def _shows(row: Row) -> bool:
-    return row.make().answered({name.lower(): value for name, value in row.headers.items()})
+    return row.make().matches_response({name.lower(): value for name, value in row.headers.items()})
 
 
 def test_every_gateway_has_a_row() -> None:

@@ -34,7 +34,7 @@ from byline.gateways import (
     TensorZero,
     Vercel,
 )
-from byline.gateways.providers import opaque
+from byline.gateways.providers import hash_user_id
 from tests.gateways.conftest import Watching, sdk
 
 CHAT: Any = {"model": "openai/gpt-4o", "messages": [{"role": "user", "content": "Who wrote this? ü"}]}
@@ -195,7 +195,7 @@ ROWS: dict[str, Row] = {
     ),
     "openai": Row(OpenAI, {}),
     "openai, when it is asked for": Row(
-        lambda url: OpenAI(url, safety_identifier=True), {}, {"safety_identifier": opaque("ada")}
+        lambda url: OpenAI(url, safety_identifier=True), {}, {"safety_identifier": hash_user_id("ada")}
     ),
     "anthropic": Row(Anthropic, {}),
     "gemini": Row(Gemini, {}),
@@ -373,7 +373,7 @@ def test_a_subclass_of_the_app_writes_what_its_fields_say(server: testing.Gatewa
 
     class House(Gateway):
         name = "house"
-        joins = True
+        sends_traceparent = True
         fields = (
             Field("session_id", "header", "x-house-session", sent=True),
             Field("tags", "header", "x-house-tags", "tags", sent=True),

@@ -7,11 +7,10 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from byline import export, settings
+from byline import export, gateways, settings
 from byline.cli import report
 from byline.export import CheckResult
 from byline.export.otlp import parse_headers
-from byline.gateways import registry
 from byline.settings import Setting, SettingError
 
 
@@ -87,7 +86,7 @@ def _test_settings() -> Iterator[CheckResult]:
         try:
             found = settings.find(setting.name)
             if setting.name == "gateways":
-                registry.parse_gateways(found.value)
+                gateways.parse_gateways(found.value)
         except SettingError as error:
             yield CheckResult("settings", False, f"{error.id}: {error.problem}", error.advice)
             continue

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final
 
+from byline.attribution import to_trace_id
 from byline.export.request_spans import RequestSpans
 from byline.export.span_copy import SpanCopy
-from byline.gateways.ids import to_trace_id
 from byline.genai.attributes import SESSION_ID
 from byline.settings import SettingError
 

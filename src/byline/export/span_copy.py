@@ -10,9 +10,8 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from byline.attribution import EMPTY, Attribution
+from byline.attribution import EMPTY, Attribution, to_trace_id
 from byline.export.span_tree import SpanNode
-from byline.gateways.ids import to_trace_id
 from byline.genai import classify
 from byline.genai.attributes import ERROR_TYPE
 

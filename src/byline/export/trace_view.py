@@ -15,10 +15,10 @@ from typing import Final, Literal
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext
 
+from byline.attribution import to_span_id, to_trace_id
 from byline.export.request_spans import RequestSpans
 from byline.export.span_copy import SpanCopy, make_span_context
 from byline.export.span_tree import SpanNode
-from byline.gateways.ids import to_span_id, to_trace_id
 from byline.genai import attributes as names
 from byline.genai.classify import OWN_SCOPE
 from byline.settings import SettingError

@@ -1,8 +1,9 @@
-"""The gateways that byline knows, one file each."""
+"""The gateways that byline knows, one file each, and the registry that finds the gateway of a call."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
 from byline.gateways.aptible import Aptible
 from byline.gateways.azure_apim import AzureAPIM
@@ -21,8 +22,9 @@ from byline.gateways.portkey import Portkey
 from byline.gateways.providers import Anthropic, Gemini, OpenAI
 from byline.gateways.tensorzero import TensorZero
 from byline.gateways.vercel import Vercel
+from byline.settings import SettingError
 
-#: Every gateway, in the order in which replies are compared with them.
+#: Every gateway, in the order in which response headers are compared with them.
 ALL: Final[tuple[type[Gateway], ...]] = (
     OpenRouter,
     LiteLLM,
@@ -45,8 +47,8 @@ ALL: Final[tuple[type[Gateway], ...]] = (
     Gemini,
 )
 
-#: Every name that a gateway gives a claim, gathered from the gateways' own files.
-FIELDS: Final[tuple[Field, ...]] = tuple(field for made in ALL for field in made.fields)
+#: Every name that a gateway has for an attribution field.
+FIELDS: Final[tuple[Field, ...]] = tuple(field for kind in ALL for field in kind.fields)
 
 __all__ = [
     "ALL",
@@ -75,3 +77,73 @@ __all__ = [
     "TensorZero",
     "Vercel",
 ]
+
+
+class GatewayRegistry:
+    """The gateways of an app: the configured ones first, then all others that have public hosts or known responses."""
+
+    def __init__(self, configured: Sequence[Gateway] = ()) -> None:
+        self._configured = tuple(configured)
+        named = {type(gateway) for gateway in configured if gateway.base_url is None}
+        self._all = (*configured, *(kind() for kind in ALL if kind not in named))
+        self._by_host = {host: gateway for gateway in reversed(self._all) for host in gateway.hosts}
+        self._suffixes = tuple(host for host in self._by_host if host.startswith("."))
+
+    def find(self, host: str, port: int | None, path: str) -> Gateway | None:
+        """Return the gateway at a URL, ``None`` if no gateway is known there."""
+        for gateway in self._configured:
+            if gateway.recognises(host, port, path):
+                return gateway
+        found = self._by_host.get(host)
+        if found is None and host.endswith(self._suffixes):
+            found = next(self._by_host[suffix] for suffix in self._suffixes if host.endswith(suffix))
+        return found if found is not None and found.recognises(host, port, path) else None
+
+    def detect_from_response(self, headers: Mapping[str, str]) -> Gateway | None:
+        """Return the gateway that response headers show, for calls to a URL that no gateway is known at."""
+        return next((gateway for gateway in self._all if gateway.matches_response(headers)), None)
+
+
+def validate_gateways(configured: Any) -> Collection[Gateway]:
+    """Return the gateways of an app. Raises `SettingError` ``byline.E030`` if one of them is not a gateway."""
+    advice = 'pass a list of byline.gateways objects, e.g. [LiteLLM("http://llm.internal:4000")]'
+    if isinstance(configured, str) or not isinstance(configured, Collection):
+        raise SettingError("byline.E030", f"gateways is {type(configured).__name__}", advice)
+    for gateway in configured:
+        if not isinstance(gateway, Gateway):
+            # Only the type: the value may be a URL with a password.
+            shown = f"the class {gateway.__name__}" if isinstance(gateway, type) else type(gateway).__name__
+            raise SettingError("byline.E030", f"gateways contains {shown}", advice)
+    return configured
+
+
+def parse_gateways(text: str) -> list[Gateway]:
+    """Parse ``BYLINE_GATEWAYS``: names, or ``name=base URL``, separated by commas.
+
+    Raises:
+        SettingError: ``byline.E031`` for an unknown name, and for a gateway without public hosts whose
+            base URL is missing, because nothing would be sent to it.
+
+    Example:
+        >>> [gateway.name for gateway in parse_gateways("openrouter, litellm=http://llm.internal:4000")]
+        ['openrouter', 'litellm']
+    """
+    by_name: Final = {kind.name: kind for kind in ALL}
+    parsed: list[Gateway] = []
+    for number, part in enumerate(text.split(","), 1):
+        name, _, url = part.strip().partition("=")
+        if not name:
+            continue
+        kind = by_name.get(name.strip().lower())
+        if kind is None:
+            # A URL without a name may contain a password.
+            problem = f"names {name!r}" if name.replace("_", "").isalnum() else f"has no name in its entry {number}"
+            raise SettingError("byline.E031", f"BYLINE_GATEWAYS {problem}", f"use one of {', '.join(sorted(by_name))}")
+        if not url.strip() and not kind.hosts:
+            raise SettingError(
+                "byline.E031",
+                f"BYLINE_GATEWAYS names {kind.name} without its base URL",
+                f"write {kind.name}=http://host:port",
+            )
+        parsed.append(kind(url.strip() or None))
+    return parsed

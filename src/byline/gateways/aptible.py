@@ -12,21 +12,16 @@ _LITELLM: Final = LiteLLM()
 
 
 class Aptible(Gateway):
-    """Aptible's AI Gateway. Its trace drain files the session as ``gen_ai.conversation.id``.
+    """Aptible's AI Gateway. Its trace drain exports the session as ``gen_ai.conversation.id``.
 
-    What it answers with is not documented; where its replies look like LiteLLM's they are read so.
+    Aptible does not document its responses. Responses that look like LiteLLM's are read as LiteLLM's.
     """
 
     name: ClassVar[str] = "aptible"
     hosts: ClassVar[tuple[str, ...]] = ("llm-gateway.aptible.com",)
     fields: ClassVar[tuple[Field, ...]] = (Field("session_id", "header", "x-session-id", sent=True),)
-    notes = (
-        ("sends", "`x-session-id`", "documentation"),
-        ("reads", "what LiteLLM's replies say, where its replies look like them", "inference"),
-        ("joins", "by session", "documentation"),
-    )
 
-    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
-        """Read LiteLLM's dialect where the reply speaks it."""
-        if _LITELLM.answered(reply.headers):
-            _LITELLM.read(reply, facts)
+    def extract(self, response: GatewayResponse, result: CallResult) -> None:
+        """Read the response as LiteLLM's if the headers show LiteLLM."""
+        if _LITELLM.matches_response(response.headers):
+            _LITELLM.extract(response, result)

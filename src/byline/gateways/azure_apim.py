@@ -1,4 +1,4 @@
-"""Azure API Management, whose header names the operator sets: https://learn.microsoft.com/azure/api-management."""
+"""Azure API Management, with header names of the operator's: https://learn.microsoft.com/azure/api-management."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class AzureAPIM(Gateway):
     """Azure API Management in front of models, at ``base_url``.
 
     Args:
-        base_url: Where it is reached.
+        base_url: The URL of the service, unless that is at ``*.azure-api.net``.
         broadcasts: As for every gateway.
         key_aliases: As for every gateway.
-        session_header: The header that your policy reads the session from; nothing is sent without.
-        user_header: The header that your policy reads the user from.
+        session_header: The header from which your policy reads the session; by default no session is sent.
+        user_header: The header from which your policy reads the user; by default no user is sent.
         remaining_tokens_header: As in your ``llm-token-limit`` policy.
         remaining_quota_tokens_header: As in your ``llm-token-limit`` policy.
 
@@ -29,12 +29,6 @@ class AzureAPIM(Gateway):
 
     name: ClassVar[str] = "azure_apim"
     hosts: ClassVar[tuple[str, ...]] = (".azure-api.net",)
-    remarks = ("Nothing is sent unless `session_header` or `user_header` name the headers of your policy.",)
-    notes = (
-        ("sends", "session and user under the header names of your policy", "documentation"),
-        ("reads", "remaining tokens and quota under the header names of your policy", "documentation"),
-        ("joins", "by the dimensions of your policy", "documentation"),
-    )
 
     def __init__(
         self,
@@ -53,17 +47,17 @@ class AzureAPIM(Gateway):
         self.remaining_tokens_header = remaining_tokens_header.lower()
         self.remaining_quota_tokens_header = remaining_quota_tokens_header.lower()
 
-    def write(self, call: GatewayRequest) -> None:
-        """Write session and user where the operator has named headers for them."""
+    def inject(self, request: GatewayRequest) -> None:
+        """Set the session and user headers that the operator has named."""
         if self.session_header:
-            self.put(call, self.session_header.lower(), call.attribution.session_id)
+            self.set_header(request, self.session_header.lower(), request.attribution.session_id)
         if self.user_header:
-            self.put(call, self.user_header.lower(), call.attribution.user_id)
+            self.set_header(request, self.user_header.lower(), request.attribution.user_id)
 
-    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
-        """Read what is left of the tokens."""
+    def extract(self, response: GatewayResponse, result: CallResult) -> None:
+        """Extract the remaining tokens."""
         for name in (self.remaining_tokens_header, self.remaining_quota_tokens_header):
-            remaining = values.count(reply.headers.get(name))
+            remaining = values.count(response.headers.get(name))
             if remaining is not None:
-                facts.tokens = RateLimit(remaining=remaining)
+                result.tokens = RateLimit(remaining=remaining)
                 return

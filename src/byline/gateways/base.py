@@ -1,26 +1,26 @@
-"""What every gateway file says: how it is recognised, its names for each claim, what it returns."""
+"""The base class of all gateways, and the outgoing request and the response that a gateway works on."""
 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
-from byline.attribution import Attribution, MetadataValue
+from byline.attribution import Attribution, MetadataValue, to_trace_id
 from byline.call_result import CallResult
 from byline.gateways.header_values import encode_header_value, merge_ids_and_metadata
-from byline.gateways.ids import to_trace_id
-from byline.gateways.json_splice import insert_into_member, insert_members, top_level_members
+from byline.gateways.json_splice import encode_members, insert_into_member, insert_members, top_level_members
 from byline.gateways.keys import find_alias
 from byline.settings import SettingError
 
 _logger: Final = logging.getLogger("byline")
-#: Servers refuse calls whose headers are too many; the ids come first, so that they always fit.
-_ROOM: Final = 4096
-_USAGE: Final = (
+#: Bytes of headers that byline adds to one request; servers answer 431 if headers take too much room.
+_HEADER_BUDGET: Final = 4096
+_USAGE_FIELDS: Final = (
     "input_tokens",
     "output_tokens",
     "cache_read_tokens",
@@ -29,22 +29,38 @@ _USAGE: Final = (
     "input_audio_tokens",
     "output_audio_tokens",
 )
+#: Earlier names of what a subclass may define or call; they keep working.
+_RENAMED: Final = {
+    "write": "inject",
+    "read": "extract",
+    "answered": "matches_response",
+    "put": "set_header",
+    "gather": "metadata_for",
+    "join": "set_traceparent",
+    "trace_of": "gateway_trace_id",
+    "leave_out": "log_omitted",
+    "settle": "leave_usage_to_gateway",
+    "alias_of": "find_key_alias",
+    "joins": "sends_traceparent",
+    "longest": "max_header_value",
+}
 
 
 class Field(NamedTuple):
-    """One name under which an attribution field travels, on the way in and on the way out.
+    """One name of an attribution field, in requests to the app and in calls to a gateway.
 
     Attributes:
         field: The attribution field, e.g. ``session_id``.
         where: ``header``, ``body`` (a dotted path) or ``query``.
         name: The name there; headers in lower case.
-        kind: How the value is written: ``text``, ``id`` (a text, or an object that has one as
-            ``id``), ``tags`` (comma list or JSON array), ``metadata`` (JSON object), ``trace`` (the
-            trace object), ``controls`` (LiteLLM's metadata object), ``entry`` (one entry of the
-            metadata, under its own name; a header's without ``langfuse_``).
-        sent: Whether it is written onto calls, besides being read from requests.
-        encoded: Whether the value is percent-encoded there.
-        needs: Another top-level member of the body without which this one means something else.
+        kind: The form of the value: ``text``, ``id`` (a text, or an object with an ``id``), ``tags``
+            (comma list or JSON array), ``metadata`` (JSON object), ``trace`` (the trace object),
+            ``controls`` (LiteLLM's metadata object), ``entry`` (one entry of the metadata, under this
+            name; a header's without ``langfuse_``).
+        sent: Whether calls to the gateway carry the field too.
+        encoded: Whether the value is percent-encoded.
+        needs: Another top-level member of the body that has to be present, because the name alone is
+            also used for other things.
     """
 
     field: str
@@ -57,18 +73,18 @@ class Field(NamedTuple):
 
 
 class GatewayRequest(msgspec.Struct, kw_only=True):
-    """A call about to be sent, as a gateway may write on it.
+    """An HTTP request that is about to be sent, to which a gateway may add headers and body members.
 
     Attributes:
-        attribution: The request's accepted attribution.
-        headers: The call's headers with names in lower case; what a gateway sets here is sent.
-        body: The JSON body as bytes, ``None`` where there is none or it is streamed.
+        attribution: The accepted attribution of the app's request.
+        headers: The headers with names in lower case. Headers that a gateway sets here are sent.
+        body: The JSON body as bytes; ``None`` if the request has none or streams one.
         path: The path of the URL.
         trace_id: The trace of the LLM span, 32 hex digits.
         span_id: The LLM span, 16 hex digits.
         sampled: Whether that span is recorded.
-        members: The body's top-level members, each raw, where the caller has read them already.
-        room: Bytes that are left for headers of ours.
+        members: The raw top-level members of the body, if the caller has decoded them already.
+        header_budget: Bytes left for added headers.
     """
 
     attribution: Attribution
@@ -79,36 +95,43 @@ class GatewayRequest(msgspec.Struct, kw_only=True):
     span_id: str | None = None
     sampled: bool = False
     members: Mapping[str, msgspec.Raw] | None = None
-    room: int = _ROOM
+    header_budget: int = _HEADER_BUDGET
 
-    def add(self, members: Mapping[str, Any]) -> None:
-        """Add top-level members to the body, where it is a JSON object that has none of that name."""
-        found = self.look()
-        if self.body is not None and found is not None:
-            self.body = insert_members(self.body, members, found)
+    def add_members(self, members: Mapping[str, Any]) -> None:
+        """Add top-level members to a JSON object body; members that are already there stay."""
+        present = self.raw_members()
+        if self.body is not None and present is not None:
+            self.body = insert_members(self.body, members, present)
+            self.members = {**encode_members(members), **present}
 
-    def add_into(self, name: str, members: Mapping[str, Any]) -> None:
-        """Add members to the object at a top-level member of the body, which is made where it is missing."""
-        found = self.look()
-        if self.body is not None and found is not None:
-            self.body = insert_into_member(self.body, name, members, found)
+    def add_to_object(self, name: str, members: Mapping[str, Any]) -> None:
+        """Add members to the object at one top-level member of the body, creating that object if needed."""
+        present = self.raw_members()
+        if self.body is not None and present is not None:
+            self.body = insert_into_member(self.body, name, members, present)
+            self.members = {**encode_members({name: members}), **present}
 
-    def look(self) -> Mapping[str, msgspec.Raw] | None:
-        """Return the members that the app's body has, each raw; ``None`` where it is no JSON object."""
+    def raw_members(self) -> Mapping[str, msgspec.Raw] | None:
+        """Return the raw top-level members of the body, ``None`` if the body is not a JSON object."""
         if self.members is None and self.body is not None:
             self.members = top_level_members(self.body)
         return self.members
 
+    # Earlier names, which users' gateways may call.
+    add = add_members
+    add_into = add_to_object
+    look = raw_members
+
 
 class GatewayResponse(msgspec.Struct, kw_only=True):
-    """A reply as a gateway reads it.
+    """A response as a gateway sees it.
 
     Attributes:
         status: The HTTP status.
-        headers: Reply headers, names in lower case.
-        body: The decoded JSON object; of a stream the object that carries the usage; ``None`` where
-            there is none yet.
-        streamed: Whether the body comes as a stream.
+        headers: Response headers, names in lower case.
+        body: The decoded JSON object; of a stream the object with the usage; ``None`` before the body
+            has been read.
+        streamed: Whether the body is a stream.
     """
 
     status: int
@@ -118,39 +141,48 @@ class GatewayResponse(msgspec.Struct, kw_only=True):
 
 
 class Gateway:
-    """One gateway's dialect. Subclass it to teach byline another one.
+    """A gateway's headers, body members and response fields. Subclass it to add a gateway.
 
     Args:
-        base_url: Where this gateway is reached, for those that have no host of their own. Ids are
-            written only to that origin and below that path.
-        broadcasts: Say ``True`` when the gateway itself sends its traces to the same destination:
-            its generation then carries usage and cost, and byline's span does not repeat them.
-        key_aliases: Names of API keys by their hash (SHA-256 of the key, in hex) or a beginning of it.
+        base_url: The URL of the gateway, for gateways without public hosts. Ids are sent only to that
+            origin, below that path.
+        broadcasts: ``True`` if the gateway exports its own traces to the same destination. The
+            gateway's generation then carries usage and cost, and byline's span does not repeat them.
+        key_aliases: Names of API keys by the SHA-256 of the key in hex, or a prefix of that hash.
 
     Raises:
-        SettingError: ``byline.E032`` where ``base_url`` is no http(s) URL.
+        SettingError: ``byline.E032`` if ``base_url`` is not an http(s) URL.
 
     Example:
         >>> Gateway("http://llm.internal:4000").recognises("llm.internal", 4000, "/v1/chat/completions")
         True
     """
 
-    #: The name, as it stands in ``byline.gateway.name`` and in ``BYLINE_GATEWAYS``.
+    #: The name in ``byline.gateway.name`` and in ``BYLINE_GATEWAYS``.
     name: ClassVar[str] = ""
-    #: Hosts of its own; one that starts with a dot stands for every host that ends so.
+    #: Public hosts; a name that starts with a dot matches every host with that suffix.
     hosts: ClassVar[tuple[str, ...]] = ()
-    #: Its names for each claim.
+    #: The gateway's names of attribution fields.
     fields: ClassVar[tuple[Field, ...]] = ()
-    #: Whether it joins the caller's trace by W3C trace context.
-    joins: ClassVar[bool] = False
-    #: The longest value that it takes in a header.
-    longest: ClassVar[int] = 512
-    #: A plain provider is read like a gateway, and is none.
+    #: Whether the gateway continues the trace of a ``traceparent`` header.
+    sends_traceparent: ClassVar[bool] = False
+    #: The longest header value that the gateway accepts.
+    max_header_value: ClassVar[int] = 512
+    #: Whether this is a model provider: responses are read as a gateway's, ``byline.gateway.name`` is not set.
     is_provider: ClassVar[bool] = False
-    #: What is known of it, and how surely: ``docs/gateways.md`` is made of these lines.
-    notes: ClassVar[tuple[tuple[str, str, str], ...]] = ()
-    #: What else there is to know of it, for the same page.
-    remarks: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Keep earlier names working, both defined by a subclass and called by one."""
+        super().__init_subclass__(**kwargs)
+        for old, new in _RENAMED.items():
+            if new in cls.__dict__:
+                # Not a call through self: super().write() in a subclass would then call that subclass again.
+                setattr(cls, old, cls.__dict__[new])
+            elif old in cls.__dict__:
+                warnings.warn(
+                    f"{cls.__name__}.{old} is deprecated: rename it to {new}", DeprecationWarning, stacklevel=2
+                )
+                setattr(cls, new, cls.__dict__[old])
 
     def __init__(
         self, base_url: str | None = None, *, broadcasts: bool = False, key_aliases: Mapping[str, str] | None = None
@@ -160,89 +192,109 @@ class Gateway:
         self.key_aliases = dict(key_aliases or {})
         self._origin: tuple[str, int | None, str] | None = None
         if base_url is not None:
-            self._origin = _origin_of(base_url)
+            self._origin = _parse_origin(base_url)
 
     def recognises(self, host: str, port: int | None, path: str) -> bool:
-        """Whether a call to this place goes to this gateway, so that ids may be written on it."""
+        """Whether a request to this URL goes to this gateway, so that ids may be added to the request."""
         if self._origin is None:
             return host in self.hosts or any(end.startswith(".") and host.endswith(end) for end in self.hosts)
         name, own_port, prefix = self._origin
         return host == name and port == own_port and (not prefix or path == prefix or path.startswith(prefix + "/"))
 
-    def answered(self, headers: Mapping[str, str]) -> bool:  # noqa: ARG002 - for subclasses
-        """Whether a reply came from this kind of gateway, for gateways nobody named."""
+    def matches_response(self, headers: Mapping[str, str]) -> bool:  # noqa: ARG002 - for subclasses
+        """Whether response headers show this gateway, for gateways that are not configured."""
         return False
 
-    def write(self, call: GatewayRequest) -> None:
-        """Write the ids onto the call in this gateway's own dialect; by default as `fields` says."""
-        if self.joins:
-            self.join(call)
+    def inject(self, request: GatewayRequest) -> None:
+        """Add the ids to a request; by default the headers of `fields`."""
+        if self.sends_traceparent:
+            self.set_traceparent(request)
         for field in self.fields:
             if field.sent and field.where == "header":
-                known = self.gather(call, {}) if field.field == "metadata" else getattr(call.attribution, field.field)
-                self.put(call, field.name, known)
+                value = (
+                    self.metadata_for(request, {})
+                    if field.field == "metadata"
+                    else getattr(request.attribution, field.field)
+                )
+                self.set_header(request, field.name, value)
 
-    def join(self, call: GatewayRequest) -> None:
-        """Write the LLM span's ``traceparent``, where that is recorded and the app has set none."""
-        # An unsampled one would tell the gateway to export nothing at all.
-        trace_id = self.trace_of(call)
-        if trace_id and call.span_id:
-            call.headers.setdefault("traceparent", f"00-{trace_id}-{call.span_id}-01")
+    def extract(self, response: GatewayResponse, result: CallResult) -> None:
+        """Copy the gateway's own response headers and body fields into ``result``."""
 
-    def trace_of(self, call: GatewayRequest) -> str | None:
-        """Return the trace that the gateway's own spans belong to; ``None`` where ours is not recorded.
+    def set_traceparent(self, request: GatewayRequest) -> None:
+        """Set the LLM span's ``traceparent`` if the span is recorded and the app has not set that header."""
+        # With the unsampled flag the gateway would not export its own spans.
+        trace_id = self.gateway_trace_id(request)
+        if trace_id and request.span_id:
+            request.headers.setdefault("traceparent", f"00-{trace_id}-{request.span_id}-01")
 
-        It is the app's. Where the gateway sends its spans to the same destination it is the one under
-        which they meet there: the caller's own, if that names one.
+    def gateway_trace_id(self, request: GatewayRequest) -> str | None:
+        """Return the trace id for the gateway's own spans, ``None`` if the LLM span is not recorded.
+
+        This is the app's trace. With ``broadcasts`` the caller's own trace id, if there is one, is used,
+        because byline's destinations export under that id.
         """
-        if not call.sampled or call.span_id is None:
+        if not request.sampled or request.span_id is None:
             return None
-        named = call.attribution.trace_id if self.broadcasts else None
-        return f"{to_trace_id(named):032x}" if named else call.trace_id
+        caller_trace = request.attribution.trace_id if self.broadcasts else None
+        return f"{to_trace_id(caller_trace):032x}" if caller_trace else request.trace_id
 
-    def put(self, call: GatewayRequest, name: str, value: object) -> None:
-        """Write a header, unless the app has set it or nothing of the value fits into one."""
-        if value is None or value == "" or name in call.headers:
+    def set_header(self, request: GatewayRequest, name: str, value: object) -> None:
+        """Set a header, unless the app has set that header or the value does not fit."""
+        if value is None or value == "" or name in request.headers:
             return
-        text = encode_header_value(name, value, longest=self.longest, room=call.room, leave_out=self.leave_out)
+        text = encode_header_value(
+            name, value, max_length=self.max_header_value, budget=request.header_budget, on_omit=self.log_omitted
+        )
         if text:
-            call.headers[name] = text
-            call.room -= len(name) + len(text)
+            request.headers[name] = text
+            request.header_budget -= len(name) + len(text)
 
-    def gather(
-        self, call: GatewayRequest, ids: Mapping[str, object], *, reserved: Collection[str] = ()
+    def metadata_for(
+        self, request: GatewayRequest, ids: Mapping[str, object], *, reserved: Collection[str] = ()
     ) -> dict[str, MetadataValue]:
-        """Return ids and the call's metadata as one object; metadata never passes for an id."""
-        return merge_ids_and_metadata(ids, call.attribution.metadata, reserved=reserved, leave_out=self.leave_out)
+        """Return ids and the request's metadata as one object; metadata cannot override an id."""
+        return merge_ids_and_metadata(ids, request.attribution.metadata, reserved=reserved, on_omit=self.log_omitted)
 
-    def leave_out(self, name: str, reason: str) -> None:
-        """Say in the debug log which field does not go out, and why; never its value."""
-        _logger.debug("%s: %s is left out: %s", self.name, name, reason)
+    def log_omitted(self, name: str, reason: str) -> None:
+        """Log at DEBUG which field is not sent and why, never the value."""
+        _logger.debug("%s: %s is not sent: %s", self.name, name, reason)
 
-    def settle(self, facts: CallResult) -> None:
-        """Leave usage and cost to the gateway's own generation, where it broadcasts one."""
+    def leave_usage_to_gateway(self, result: CallResult) -> None:
+        """Remove usage and cost if the gateway's own exported generation carries them."""
         if self.broadcasts:
-            facts.cost = facts.cost_source = None
-            facts.cost_details = {}
-            for field in _USAGE:
-                setattr(facts, field, None)
+            result.cost = result.cost_source = None
+            result.cost_details = {}
+            for field in _USAGE_FIELDS:
+                setattr(result, field, None)
 
-    def alias_of(self, key_hash: str | None) -> str | None:
-        """Return the name of an API key."""
+    def find_key_alias(self, key_hash: str | None) -> str | None:
+        """Return the name of an API key, ``None`` if the key has no alias."""
         return find_alias(key_hash, self.key_aliases)
 
-    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
-        """Read into ``facts`` what the reply says in this gateway's own dialect."""
+    # Earlier names, which users' gateways may read or call.
+    joins: ClassVar[bool] = sends_traceparent
+    longest: ClassVar[int] = max_header_value
+    write = inject
+    read = extract
+    answered = matches_response
+    put = set_header
+    gather = metadata_for
+    join = set_traceparent
+    trace_of = gateway_trace_id
+    leave_out = log_omitted
+    settle = leave_usage_to_gateway
+    alias_of = find_key_alias
 
 
-def _origin_of(base_url: object) -> tuple[str, int, str]:
+def _parse_origin(base_url: object) -> tuple[str, int, str]:
     try:
         parts = urlsplit(base_url) if isinstance(base_url, str) else urlsplit("")
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]
     except (ValueError, KeyError):
         port = None
     if port is None or not parts.hostname:
-        # What stands before an @ may be a password.
+        # The part before an @ may be a password.
         shown = repr(base_url) if "@" not in str(base_url) else "base_url"
-        raise SettingError("byline.E032", f"{shown} is no http(s) URL", "write it as http://host:port/path")
+        raise SettingError("byline.E032", f"{shown} is not an http(s) URL", "write the URL as http://host:port/path")
     return parts.hostname.lower(), port, parts.path.rstrip("/")

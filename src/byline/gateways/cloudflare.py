@@ -13,7 +13,7 @@ _MAX_ENTRIES: Final = 5
 
 
 class Cloudflare(Gateway):
-    """Cloudflare AI Gateway. Takes five metadata entries: session and user go before the rest."""
+    """Cloudflare AI Gateway. It accepts five metadata entries; session and user come first."""
 
     name: ClassVar[str] = "cloudflare"
     hosts: ClassVar[tuple[str, ...]] = ("gateway.ai.cloudflare.com",)
@@ -22,47 +22,35 @@ class Cloudflare(Gateway):
         Field("parent_span_id", "header", "cf-aig-otel-parent-span-id"),
         Field("metadata", "header", "cf-aig-metadata", "controls"),
     )
-    notes = (
-        (
-            "sends",
-            (
-                "`cf-aig-metadata` with `session_id`, `user_id`, `trace_name` and metadata, five entries in that "
-                "order; `cf-aig-otel-trace-id`, `cf-aig-otel-parent-span-id`"
-            ),
-            "documentation",
-        ),
-        (
-            "reads",
-            "`cf-aig-log-id`, `cf-aig-step`, `cf-aig-model`, `cf-aig-provider`, `cf-aig-cache-status`",
-            "documentation",
-        ),
-        ("joins", "its span is a child of the LLM span", "documentation"),
-    )
 
-    def answered(self, headers: Mapping[str, str]) -> bool:
-        """Every reply names its log entry."""
+    def matches_response(self, headers: Mapping[str, str]) -> bool:
+        """Whether the headers have the id of the log entry, which is in every response."""
         return "cf-aig-log-id" in headers
 
-    def write(self, call: GatewayRequest) -> None:
-        """Write metadata and the ids of the LLM span."""
-        known = call.attribution
-        ids = {"session_id": known.session_id, "user_id": known.user_id, "trace_name": known.trace_name}
-        present = self.gather(call, ids, reserved=("cf.user_id",))
-        for key in list(present)[_MAX_ENTRIES:]:
-            self.leave_out(f"cf-aig-metadata {key}", "more than five entries")
-        self.put(call, "cf-aig-metadata", dict(list(present.items())[:_MAX_ENTRIES]))
-        trace_id = self.trace_of(call)
+    def inject(self, request: GatewayRequest) -> None:
+        """Set metadata and the ids of the LLM span."""
+        attribution = request.attribution
+        ids = {
+            "session_id": attribution.session_id,
+            "user_id": attribution.user_id,
+            "trace_name": attribution.trace_name,
+        }
+        entries = self.metadata_for(request, ids, reserved=("cf.user_id",))
+        for key in list(entries)[_MAX_ENTRIES:]:
+            self.log_omitted(f"cf-aig-metadata {key}", "more than five entries")
+        self.set_header(request, "cf-aig-metadata", dict(list(entries.items())[:_MAX_ENTRIES]))
+        trace_id = self.gateway_trace_id(request)
         if trace_id:
-            self.put(call, "cf-aig-otel-trace-id", trace_id)
-            self.put(call, "cf-aig-otel-parent-span-id", call.span_id)
+            self.set_header(request, "cf-aig-otel-trace-id", trace_id)
+            self.set_header(request, "cf-aig-otel-parent-span-id", request.span_id)
 
-    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
-        """Read cache, log entry, step, model and provider."""
-        headers = reply.headers
-        facts.request_id = values.text(headers.get("cf-aig-log-id")) or facts.request_id
-        facts.gateway_provider = values.text(headers.get("cf-aig-provider"))
-        facts.model_id = values.text(headers.get("cf-aig-model"))
-        facts.fallbacks = values.count(headers.get("cf-aig-step"))
+    def extract(self, response: GatewayResponse, result: CallResult) -> None:
+        """Extract log id, provider, model, fallbacks and cache."""
+        headers = response.headers
+        result.request_id = values.text(headers.get("cf-aig-log-id")) or result.request_id
+        result.gateway_provider = values.text(headers.get("cf-aig-provider"))
+        result.model_id = values.text(headers.get("cf-aig-model"))
+        result.fallbacks = values.count(headers.get("cf-aig-step"))
         status = headers.get("cf-aig-cache-status", "").upper()
         if status in ("HIT", "MISS"):
-            facts.cache_hit = status == "HIT"
+            result.cache_hit = status == "HIT"

@@ -9,46 +9,29 @@ from byline.gateways.base import Field, Gateway, GatewayRequest
 
 
 class Databricks(Gateway):
-    """Databricks' AI Gateway. Ids go out as request tags, which its usage tables have."""
+    """Databricks' AI Gateway. Ids are sent as request tags, which appear in the usage tables."""
 
     name: ClassVar[str] = "databricks"
     hosts: ClassVar[tuple[str, ...]] = (".cloud.databricks.com", ".azuredatabricks.net", ".gcp.databricks.com")
     fields: ClassVar[tuple[Field, ...]] = (
         Field("metadata", "header", "databricks-ai-gateway-request-tags", "controls"),
     )
-    notes = (
-        (
-            "sends",
-            (
-                "`Databricks-Ai-Gateway-Request-Tags`: `session_id`, `user_id`, `trace_name`, `environment` and "
-                "metadata as texts"
-            ),
-            "documentation",
-        ),
-        ("reads", "nothing of its own", "documentation"),
-        ("joins", "by request tags", "documentation"),
-    )
 
-    def write(self, call: GatewayRequest) -> None:
-        """Write the tags, all of them texts."""
-        known = call.attribution
+    def inject(self, request: GatewayRequest) -> None:
+        """Set the request tags, whose values have to be texts."""
+        attribution = request.attribution
         ids = {
-            "session_id": known.session_id,
-            "user_id": known.user_id,
-            "trace_name": known.trace_name,
-            "environment": known.environment,
+            "session_id": attribution.session_id,
+            "user_id": attribution.user_id,
+            "trace_name": attribution.trace_name,
+            "environment": attribution.environment,
         }
-        tags = {key: values.as_text(value) for key, value in self.gather(call, ids).items()}
-        self.put(call, "databricks-ai-gateway-request-tags", tags)
+        tags = {key: values.as_text(value) for key, value in self.metadata_for(request, ids).items()}
+        self.set_header(request, "databricks-ai-gateway-request-tags", tags)
 
 
 class MLflow(Gateway):
     """MLflow's AI gateway at ``base_url``."""
 
     name: ClassVar[str] = "mlflow"
-    joins: ClassVar[bool] = True
-    notes = (
-        ("sends", "`traceparent`", "documentation"),
-        ("reads", "nothing of its own", "documentation"),
-        ("joins", "its span is linked below the LLM span", "documentation"),
-    )
+    sends_traceparent: ClassVar[bool] = True

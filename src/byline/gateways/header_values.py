@@ -1,4 +1,4 @@
-"""Fits values into headers: whole or not at all, and lists and objects without what does not fit."""
+"""Encodes header values within length limits: texts whole or not at all, lists and objects without their last parts."""
 
 from __future__ import annotations
 
@@ -10,69 +10,70 @@ from typing import Any
 from byline.attribution import MASKS, MetadataValue
 from byline.gateways.values import as_text
 
-LeaveOut = Callable[[str, str], None]
+#: Called with the name of a field that is not sent, and the reason.
+OnOmit = Callable[[str, str], None]
 
 
-def encode_header_value(name: str, value: object, *, longest: int, room: int, leave_out: LeaveOut) -> str:
-    """Return the text of a header, empty where nothing is left.
+def encode_header_value(name: str, value: object, *, max_length: int, budget: int, on_omit: OnOmit) -> str:
+    """Return the text of a header, empty if nothing can be sent.
 
-    An id is kept whole or left out, for a cut id is another id. Of tags and objects the last ones go
-    first.
+    An id is sent whole or not at all, because a truncated id would identify something else. Tags and
+    members of objects are omitted from the last one on.
 
     Args:
         name: The header's name.
         value: A text, a number, a tuple of tags or an object.
-        longest: The most characters of a text.
-        room: The most characters of name and value together.
-        leave_out: What is told of each thing that does not fit: its name and the reason.
+        max_length: The most characters of a text.
+        budget: The most characters of name and value together.
+        on_omit: Called for each part of the value that is omitted.
 
     Example:
-        >>> encode_header_value("x-tags", ("a", "b,c", "d"), longest=9, room=99, leave_out=lambda name, reason: None)
+        >>> encode_header_value("x-tags", ("a", "b,c", "d"), max_length=9, budget=99, on_omit=lambda name, reason: None)
         'a,d'
     """
     if isinstance(value, tuple):
-        return _fit_tags(name, value, room - len(name), leave_out)
+        return _encode_tags(name, value, budget - len(name), on_omit)
     if isinstance(value, Mapping):
-        return _fit_object(name, value, room - len(name), leave_out)
-    # Clients refuse to send blanks around a value.
+        return _encode_object(name, value, budget - len(name), on_omit)
+    # HTTP clients refuse values with leading or trailing spaces.
     text = as_text(value).strip()
     if not is_sendable(text):
-        leave_out(name, "not printable ASCII")
-    elif isinstance(value, str) and len(text) > longest:
-        leave_out(name, "too long")
-    elif len(name) + len(text) > room:
-        leave_out(name, "no room")
+        on_omit(name, "not printable ASCII")
+    elif isinstance(value, str) and len(text) > max_length:
+        on_omit(name, "too long")
+    elif len(name) + len(text) > budget:
+        on_omit(name, "no room")
     else:
         return text
     return ""
 
 
-def _fit_tags(name: str, tags: tuple[Any, ...], room: int, leave_out: LeaveOut) -> str:
-    kept: list[str] = []
+def _encode_tags(name: str, tags: tuple[Any, ...], budget: int, on_omit: OnOmit) -> str:
+    encoded: list[str] = []
     for tag in tags:
         text = as_text(tag).strip()
         if not is_sendable(text):
-            leave_out(name, "not printable ASCII")
+            on_omit(name, "not printable ASCII")
         elif "," in text:
-            # It would be read as two.
-            leave_out(name, "has a comma")
-        elif len(text) + 1 > room:
-            leave_out(name, "no room")
+            # The gateway would split it into two tags.
+            on_omit(name, "has a comma")
+        elif len(text) + 1 > budget:
+            on_omit(name, "no room")
         else:
-            kept.append(text)
-            room -= len(text) + 1
-    return ",".join(kept)
+            encoded.append(text)
+            budget -= len(text) + 1
+    return ",".join(encoded)
 
 
-def _fit_object(name: str, members: Mapping[str, Any], room: int, leave_out: LeaveOut) -> str:
-    kept = dict(members)
-    # JSON escapes what a header cannot carry.
-    text = json.dumps(kept, separators=(",", ":"))
-    while kept and len(text) > room:
-        key, _ = kept.popitem()
-        leave_out(f"{name} {key}", "no room")
-        text = json.dumps(kept, separators=(",", ":"))
-    return text if kept else ""
+def _encode_object(name: str, members: Mapping[str, Any], budget: int, on_omit: OnOmit) -> str:
+    remaining = dict(members)
+    # JSON escapes the characters that a header cannot carry.
+    text = json.dumps(remaining, separators=(",", ":"))
+    while remaining and len(text) > budget:
+        key, _ = remaining.popitem()
+        on_omit(f"{name} {key}", "no room")
+        text = json.dumps(remaining, separators=(",", ":"))
+    return text if remaining else ""
 
 
 def is_sendable(text: str) -> bool:
@@ -85,26 +86,26 @@ def merge_ids_and_metadata(
     metadata: Mapping[str, MetadataValue],
     *,
     reserved: Collection[str] = (),
-    leave_out: LeaveOut,
+    on_omit: OnOmit,
 ) -> dict[str, MetadataValue]:
     """Return ids and metadata as one object, the ids first.
 
-    Metadata never passes for an id, even for one that is not known: it comes from the client as a
-    rule, while an id may have been vouched for.
+    Metadata cannot stand in for an id, even for one that is not set: metadata usually comes from the
+    client, while an id may have been authenticated.
 
     Example:
-        >>> merge_ids_and_metadata({"user_id": None}, {"user_id": "eve", "n": 1}, leave_out=lambda name, reason: None)
+        >>> merge_ids_and_metadata({"user_id": None}, {"user_id": "eve", "n": 1}, on_omit=lambda name, reason: None)
         {'n': 1}
     """
-    both: dict[str, MetadataValue] = {name: value for name, value in ids.items() if value and isinstance(value, str)}
+    merged: dict[str, MetadataValue] = {name: value for name, value in ids.items() if value and isinstance(value, str)}
     for key, value in metadata.items():
         if key in MASKS:
-            # Asked of byline; who understands it is told in its own way.
+            # A request to byline; gateways that know masking get it in their own form.
             continue
         if key in ids or key in reserved:
-            leave_out(f"metadata {key}", "the name is taken")
+            on_omit(f"metadata {key}", "the name is reserved")
         elif isinstance(value, float) and not math.isfinite(value):
-            leave_out(f"metadata {key}", "no number")
+            on_omit(f"metadata {key}", "not a finite number")
         else:
-            both[key] = value
-    return both
+            merged[key] = value
+    return merged

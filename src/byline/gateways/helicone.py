@@ -14,7 +14,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 
 class Helicone(Gateway):
-    """Helicone's proxies and its AI gateway. Metadata and tags go out as its properties."""
+    """Helicone's proxies and AI gateway. Metadata and tags are sent as Helicone properties."""
 
     name: ClassVar[str] = "helicone"
     hosts: ClassVar[tuple[str, ...]] = (".helicone.ai",)
@@ -23,54 +23,37 @@ class Helicone(Gateway):
         Field("user_id", "header", "helicone-user-id", sent=True),
         Field("trace_name", "header", "helicone-session-name", sent=True),
     )
-    notes = (
-        (
-            "sends",
-            (
-                "`Helicone-Session-Id`, `Helicone-Session-Name` (trace name), `Helicone-Session-Path` (step and "
-                "generation name), `Helicone-User-Id`"
-            ),
-            "documentation",
-        ),
-        ("sends", "`Helicone-Property-*` for environment, tags and metadata", "documentation"),
-        (
-            "reads",
-            "`Helicone-Id`, `Helicone-Cache`, `Helicone-Fallback-Index`, `Helicone-RateLimit-Limit`, `-Remaining`",
-            "documentation",
-        ),
-        ("joins", "by session and path; it takes no trace context", "documentation"),
-    )
 
-    def answered(self, headers: Mapping[str, str]) -> bool:
-        """Every reply names its request."""
+    def matches_response(self, headers: Mapping[str, str]) -> bool:
+        """Whether the headers have Helicone's request id, which is in every response."""
         return "helicone-id" in headers
 
-    def write(self, call: GatewayRequest) -> None:
-        """Write the session with its path, the user, and properties."""
-        super().write(call)
-        known = call.attribution
-        steps = [step.replace("/", " ") for step in (known.span_name, known.generation_name) if step]
-        if known.session_id and steps:
-            self.put(call, "helicone-session-path", "/" + "/".join(steps))
-        self.put(call, "helicone-property-environment", known.environment)
-        self.put(call, "helicone-property-tags", known.tags)
-        for key, value in self.gather(call, {}, reserved=("environment", "tags")).items():
+    def inject(self, request: GatewayRequest) -> None:
+        """Set session, session path, user and properties."""
+        super().inject(request)
+        attribution = request.attribution
+        steps = [step.replace("/", " ") for step in (attribution.span_name, attribution.generation_name) if step]
+        if attribution.session_id and steps:
+            self.set_header(request, "helicone-session-path", "/" + "/".join(steps))
+        self.set_header(request, "helicone-property-environment", attribution.environment)
+        self.set_header(request, "helicone-property-tags", attribution.tags)
+        for key, value in self.metadata_for(request, {}, reserved=("environment", "tags")).items():
             if _NAME.match(key):
-                self.put(call, f"helicone-property-{key.lower()}", value)
+                self.set_header(request, f"helicone-property-{key.lower()}", value)
             else:
-                self.leave_out(f"helicone-property {key}", "no header name")
+                self.log_omitted(f"helicone-property {key}", "not a header name")
 
-    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
-        """Read request id, cache, fallback and limits."""
-        headers = reply.headers
-        facts.request_id = values.text(headers.get("helicone-id")) or facts.request_id
+    def extract(self, response: GatewayResponse, result: CallResult) -> None:
+        """Extract request id, cache, fallbacks and rate limits."""
+        headers = response.headers
+        result.request_id = values.text(headers.get("helicone-id")) or result.request_id
         cache = headers.get("helicone-cache", "").upper()
         if cache in ("HIT", "MISS"):
-            facts.cache_hit = cache == "HIT"
-        facts.fallbacks = values.count(headers.get("helicone-fallback-index"))
+            result.cache_hit = cache == "HIT"
+        result.fallbacks = values.count(headers.get("helicone-fallback-index"))
         limit = RateLimit(
             values.count(headers.get("helicone-ratelimit-limit")),
             values.count(headers.get("helicone-ratelimit-remaining")),
         )
         if limit != RateLimit():
-            facts.requests = limit
+            result.requests = limit

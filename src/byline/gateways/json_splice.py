@@ -1,4 +1,4 @@
-"""Adds members to a JSON object without re-encoding what is there."""
+"""Inserts members into a JSON object without re-encoding the rest of the text."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import msgspec
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-#: How many places are tried where the same text stands several times.
-_MAX_PLACES: Final = 64
+_EMPTY_OBJECT: Final = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*\}")
+#: Positions that are tried if the text of a member occurs several times.
+_MAX_POSITIONS: Final = 64
 
 
 def top_level_members(body: bytes) -> dict[str, msgspec.Raw] | None:
-    """Return the top-level members of a JSON object, each raw; ``None`` when it is none.
+    """Return the raw top-level members of a JSON object, ``None`` if the text is not a JSON object.
 
-    Of a name that stands there twice the last one counts, as everywhere.
+    Of repeated names the last one counts, as in Python's ``json``.
     """
     try:
         return _decode_raw(body)
@@ -25,80 +26,86 @@ def top_level_members(body: bytes) -> dict[str, msgspec.Raw] | None:
         return None
 
 
-def insert_members(body: bytes, members: Mapping[str, Any], present: Collection[str] | None = None) -> bytes:
-    """Add top-level members to a JSON object, byte for byte the same but for what is added.
+def encode_members(members: Mapping[str, Any]) -> dict[str, msgspec.Raw]:
+    """Return members with their values as JSON text."""
+    return {name: msgspec.Raw(_encode(value)) for name, value in members.items()}
 
-    A member that is there already stays as it is, and what is no JSON object comes back unchanged.
+
+def insert_members(body: bytes, members: Mapping[str, Any], present: Collection[str] | None = None) -> bytes:
+    """Return the JSON object with added top-level members; all other bytes stay the same.
+
+    Members that are already there stay as they are, and a text that is not a JSON object is returned
+    unchanged.
 
     Args:
         body: The JSON text.
-        members: What to add.
-        present: The names that are there, where the caller knows them; else they are looked for,
-            which takes some five times as long as a copy of the body.
+        members: The members to add.
+        present: The names that are there, if the caller knows them. Finding them takes about five
+            times as long as copying the body.
 
     Example:
         >>> insert_members(b'{"model": "gpt-4o"}', {"user": "ada", "model": "other"})
         b'{"user":"ada","model": "gpt-4o"}'
     """
     if present is None:
-        found = top_level_members(body)
-        if found is None:
+        decoded = top_level_members(body)
+        if decoded is None:
             return body
-        present = found
+        present = decoded
     added = {key: value for key, value in members.items() if key not in present}
     if not added:
         return body
     start = body.index(b"{") + 1
-    comma = b"," if present else b""
+    # By the text itself: `present` may be that of an earlier text.
+    comma = b"" if _EMPTY_OBJECT.match(body) else b","
     return b"".join((body[:start], _encode(added)[1:-1], comma, memoryview(body)[start:]))
 
 
 def insert_into_member(
-    body: bytes, name: str, members: Mapping[str, Any], found: Mapping[str, msgspec.Raw] | None = None
+    body: bytes, name: str, members: Mapping[str, Any], present: Mapping[str, msgspec.Raw] | None = None
 ) -> bytes:
-    """Add members to the object that stands at a top-level member, which is made where it is missing.
+    """Return the JSON object with members added to the object at one top-level member, created if needed.
 
-    Where the member is no object, everything stays as it is.
+    If the member is not an object, the text is returned unchanged.
 
     Args:
         body: The JSON text.
         name: The top-level member.
-        members: What to add to it.
-        found: The body's members, where the caller has read them.
+        members: The members to add.
+        present: The raw members of the body, if the caller has decoded them.
 
     Example:
         >>> insert_into_member(b'{"trace": {"a": 1}}', "trace", {"b": 2, "a": 3})
         b'{"trace": {"b":2,"a": 1}}'
     """
-    if found is None:
-        found = top_level_members(body)
-    if found is None or not members:
+    if present is None:
+        present = top_level_members(body)
+    if present is None or not members:
         return body
-    if name not in found:
-        return insert_members(body, {name: members}, found)
-    inner = bytes(found[name])
-    wider = insert_members(inner, members)
-    if wider is inner:
+    if name not in present:
+        return insert_members(body, {name: members}, present)
+    inner = bytes(present[name])
+    extended = insert_members(inner, members)
+    if extended is inner:
         return body
-    for start in _places(body, name, inner):
-        changed = b"".join((body[:start], wider, memoryview(body)[start + len(inner) :]))
-        # The same text may stand further inside too: at its own place it changes this member alone.
-        if _differ(found, top_level_members(changed)) == {name: wider}:
+    for start in _candidate_positions(body, name, inner):
+        changed = b"".join((body[:start], extended, memoryview(body)[start + len(inner) :]))
+        # The same text may also occur in a nested object; only at the right position does exactly this member change.
+        if _changed_members(present, top_level_members(changed)) == {name: extended}:
             return changed
     return body
 
 
-def _places(body: bytes, name: str, inner: bytes) -> Iterator[int]:
+def _candidate_positions(body: bytes, name: str, inner: bytes) -> Iterator[int]:
     key = re.compile(re.escape(_encode(name)) + rb"[ \t\r\n]*:[ \t\r\n]*")
     tried = 0
     for match in key.finditer(body):
         if body.startswith(inner, match.end()):
             yield match.end()
             tried += 1
-            if tried >= _MAX_PLACES:
+            if tried >= _MAX_POSITIONS:
                 return
 
 
-def _differ(before: Mapping[str, msgspec.Raw], after: Mapping[str, msgspec.Raw] | None) -> dict[str, bytes]:
-    found = after or {}
-    return {name: bytes(raw) for name, raw in found.items() if name not in before or before[name] != raw}
+def _changed_members(before: Mapping[str, msgspec.Raw], after: Mapping[str, msgspec.Raw] | None) -> dict[str, bytes]:
+    return {name: bytes(raw) for name, raw in (after or {}).items() if name not in before or before[name] != raw}

@@ -1,24 +1,41 @@
-"""The API key in use, of which nothing but the hash goes anywhere, and the names of keys."""
+"""API keys, of which only the hash is kept: their aliases, and their spend and budget as a gateway reports them."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import json
+import logging
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final, NamedTuple
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+
+from byline import internal_metrics
+from byline.fork import fork_safe_lock
+from byline.gateways import values
 from byline.settings import SettingError
 
-_HEADERS: Final = ("x-api-key", "api-key", "x-goog-api-key", "x-litellm-api-key")
+_logger: Final = logging.getLogger("byline")
+_KEY_HEADERS: Final = ("x-api-key", "api-key", "x-goog-api-key", "x-litellm-api-key")
 _HEX: Final = frozenset("0123456789abcdef")
-_SHORTEST: Final = 8
+_MIN_HASH_PREFIX: Final = 8
 
-#: Beginning of a key's hash → the key's name, for all gateways and callers.
-_aliases: Mapping[str, str] = {}
+_MAX_KEYS: Final = 256
+_MAX_LOOKUPS: Final = 4
+_MAX_RESPONSE_BYTES: Final = 64 * 1024
+_TIMEOUT: Final = 10.0
+
+#: Shared by all instances, because a fork-safe lock is never freed. Held for dictionary operations only.
+_lock: Final = fork_safe_lock()
 
 
 def hash_key(token: str) -> str:
-    """Return the hash of an API key as LiteLLM makes it: SHA-256 of the token, in hex.
+    """Return the SHA-256 of an API key in hex, the hash that LiteLLM uses too.
 
     Example:
         >>> hash_key("sk-1")[:8]
@@ -27,65 +44,161 @@ def hash_key(token: str) -> str:
     return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()
 
 
-#: The app's own keys are few and go out with each call.
-_hash_own: Final = functools.lru_cache(maxsize=64)(hash_key)
+#: An app sends few keys of its own, each with many calls.
+_hash_own_key: Final = functools.lru_cache(maxsize=64)(hash_key)
 
 
 def bearer_token(headers: Mapping[str, str]) -> str | None:
-    """Return the Bearer token that a call carries (header names in lower case), if any."""
+    """Return the Bearer token of a request (header names in lower case), ``None`` if there is none."""
     authorization = headers.get("authorization", "")
     return (authorization[7:].strip() or None) if authorization[:7].lower() == "bearer " else None
 
 
 def key_hash_from_headers(headers: Mapping[str, str]) -> str | None:
-    """Return the hash of the key that a call carries (header names in lower case), if any."""
+    """Return the hash of the API key in a request's headers (names in lower case), ``None`` if there is none."""
     token = bearer_token(headers)
     if token is not None:
-        return _hash_own(token)
-    for name in _HEADERS:
+        return _hash_own_key(token)
+    for name in _KEY_HEADERS:
         if headers.get(name):
-            return _hash_own(headers[name])
+            return _hash_own_key(headers[name])
     return None
 
 
 def parse_aliases(text: str) -> dict[str, str]:
-    """Read ``BYLINE_KEY_ALIASES``: ``hash=name``, separated by commas; the beginning of a hash will do.
+    """Parse ``BYLINE_KEY_ALIASES``: ``hash=name`` pairs, separated by commas; a prefix of a hash is enough.
 
     Raises:
-        SettingError: ``byline.E033`` for what is no beginning of a hash, as a key itself would be.
+        SettingError: ``byline.E033`` for anything else than a hash prefix, for example the key itself.
 
     Example:
         >>> parse_aliases("0f2c10bf=team blue")
         {'0f2c10bf': 'team blue'}
     """
-    found: dict[str, str] = {}
+    aliases: dict[str, str] = {}
     for number, part in enumerate(text.split(","), 1):
-        start, _, name = part.strip().partition("=")
-        if not start:
+        prefix, _, name = part.strip().partition("=")
+        if not prefix:
             continue
-        # What stands there may be a key: it is not said again.
-        if len(start) < _SHORTEST or not _HEX.issuperset(start.lower()) or not name.strip():
+        # The entry may be a key: the message must not repeat it.
+        if len(prefix) < _MIN_HASH_PREFIX or not _HEX.issuperset(prefix.lower()) or not name.strip():
             raise SettingError(
                 "byline.E033",
-                f"entry {number} of BYLINE_KEY_ALIASES is no hash=name",
-                "give eight or more digits of the key's SHA-256, as they stand in byline.gateway.key.hash",
+                f"entry {number} of BYLINE_KEY_ALIASES is not hash=name",
+                "give eight or more digits of the key's SHA-256, as shown in byline.gateway.key.hash",
             )
-        found[start.lower()] = name.strip()
-    return found
+        aliases[prefix.lower()] = name.strip()
+    return aliases
 
 
-def set_aliases(aliases: Mapping[str, str]) -> None:
-    """Let these names stand for keys from now on."""
-    global _aliases
-    _aliases = dict(aliases)
+class KeyAliases:
+    """Names of API keys for all gateways and callers, by a prefix of the key's hash."""
 
+    def __init__(self) -> None:
+        self._names: Mapping[str, str] = {}
 
-def find_alias(key_hash: str | None, aliases: Mapping[str, str] | None = None) -> str | None:
-    """Return the name of a key by its hash: from these aliases first, then from those of all."""
-    if key_hash is None:
+    def replace(self, names: Mapping[str, str]) -> None:
+        """Use these aliases from now on, and no earlier ones."""
+        self._names = dict(names)
+
+    def find(self, key_hash: str | None, first: Mapping[str, str] | None = None) -> str | None:
+        """Return the name of a key by its hash, ``None`` if the key has none; the aliases of ``first`` win."""
+        if key_hash is None:
+            return None
+        for names in (first or {}, self._names):
+            for prefix, name in names.items():
+                if prefix and key_hash.startswith(prefix):
+                    return name
         return None
-    for names in (aliases or {}, _aliases):
-        for start, name in names.items():
-            if start and key_hash.startswith(start):
-                return name
-    return None
+
+
+_process_aliases: Final = KeyAliases()
+set_aliases: Final = _process_aliases.replace
+find_alias: Final = _process_aliases.find
+
+
+class Status(NamedTuple):
+    """Spend and budget of a key; ``None`` for values that the gateway did not report."""
+
+    spend: float | None = None
+    budget: float | None = None
+    budget_reset: str | None = None
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """Follow no redirect, because the key must not reach another origin."""
+
+
+class KeyStatus:
+    """Looks up the status of API keys in background threads and caches it by the key's hash.
+
+    A call never waits for a look-up, but uses the status known so far. The key itself is held during
+    one look-up only, and is sent to ``url`` only.
+
+    Args:
+        name: The gateway's name, for the log.
+        url: The URL to get, with the key as Bearer token.
+        seconds: How long a status is valid; a failed look-up as well.
+    """
+
+    def __init__(self, name: str, url: str, *, seconds: float = 60.0) -> None:
+        self.url = url
+        self._name = name
+        self._seconds = seconds
+        self._statuses: OrderedDict[str, tuple[float, Status]] = OrderedDict()
+        #: By the key's hash. After a fork the threads of the parent are not alive.
+        self._lookups: dict[str, threading.Thread] = {}
+        # Uses the proxies of the environment, as the app's own HTTP clients do.
+        self._opener = build_opener(_NoRedirects)
+
+    def status_of(self, key_hash: str | None) -> Status:
+        """Return the status known so far."""
+        cached = self._statuses.get(key_hash or "")
+        return Status() if cached is None else cached[1]
+
+    def refresh(self, token: str) -> None:
+        """Start a look-up of this key, unless the cached status is still valid."""
+        key_hash = hash_key(token)
+        with _lock:
+            cached = self._statuses.get(key_hash)
+            if cached is not None and time.monotonic() - cached[0] < self._seconds:
+                return
+            self._lookups = {each: thread for each, thread in self._lookups.items() if thread.is_alive()}
+            if key_hash in self._lookups or len(self._lookups) >= _MAX_LOOKUPS:
+                return
+            thread = threading.Thread(
+                target=self._look_up, args=(token, key_hash), name="byline-key-status", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:
+                # The interpreter is shutting down.
+                return
+            self._lookups[key_hash] = thread
+
+    def _look_up(self, token: str, key_hash: str) -> None:
+        status = self.status_of(key_hash)
+        try:
+            status = self._fetch(token)
+        except Exception as error:
+            # Only the error's type: its message may contain the URL.
+            internal_metrics.increment("key_status.errors")
+            _logger.debug("%s: the status of an API key could not be fetched: %s", self._name, type(error).__name__)
+        with _lock:
+            self._lookups.pop(key_hash, None)
+            self._statuses[key_hash] = (time.monotonic(), status)
+            self._statuses.move_to_end(key_hash)
+            while len(self._statuses) > _MAX_KEYS:
+                self._statuses.popitem(last=False)
+
+    def _fetch(self, token: str) -> Status:
+        request = Request(  # noqa: S310 - the scheme of a base URL is http or https
+            self.url, headers={"Authorization": f"Bearer {token}", "Accept": "application/json"}
+        )
+        with suppress_instrumentation(), self._opener.open(request, timeout=_TIMEOUT) as response:
+            decoded = json.loads(response.read(_MAX_RESPONSE_BYTES))
+        data = values.mapping(values.mapping(decoded).get("data"))
+        return Status(
+            values.amount(data.get("usage")), values.amount(data.get("limit")), values.text(data.get("limit_reset"))
+        )

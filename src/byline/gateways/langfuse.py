@@ -10,23 +10,23 @@ from byline.call_result import CallResult
 from byline.gateways import values
 from byline.gateways.base import Field, Gateway, GatewayRequest, GatewayResponse
 
-#: What stands in its headers as it is; everything else is percent-encoded, other scripts too.
-_PLAIN: Final = " !#$&'()*+./;<=>?@[]^_`{|}~-"
+#: Characters that are not percent-encoded, besides letters and digits.
+_SAFE: Final = " !#$&'()*+./;<=>?@[]^_`{|}~-"
 _MAX_BYTES: Final = 1024
 
 
 class LangfuseGateway(Gateway):
     """Langfuse's AI Gateway at ``base_url``.
 
-    It records every call in Langfuse by itself: say ``broadcasts=True`` where byline exports to the
-    same project, so that only one of the two carries usage and cost.
+    The gateway records every call in Langfuse. Set ``broadcasts=True`` if byline exports to the same
+    project, so that usage and cost are counted once.
     """
 
     name: ClassVar[str] = "langfuse"
-    joins: ClassVar[bool] = True
-    #: Encoded, an id of other scripts is up to twelve times as long.
-    longest: ClassVar[int] = _MAX_BYTES
-    #: Underscores and dashes are the same in names of headers, so that LiteLLM's are among these.
+    sends_traceparent: ClassVar[bool] = True
+    #: Percent-encoding makes a character of another script up to twelve times as long.
+    max_header_value: ClassVar[int] = _MAX_BYTES
+    #: Header names are compared with underscores as dashes, so that LiteLLM's names match these too.
     fields: ClassVar[tuple[Field, ...]] = (
         Field("session_id", "header", "langfuse-session-id", sent=True, encoded=True),
         Field("user_id", "header", "langfuse-user-id", sent=True, encoded=True),
@@ -34,49 +34,37 @@ class LangfuseGateway(Gateway):
         Field("tags", "header", "langfuse-tags", "tags", sent=True, encoded=True),
         Field("metadata", "header", "langfuse-metadata", "metadata", sent=True, encoded=True),
     )
-    notes = (
-        (
-            "sends",
-            (
-                "`traceparent`, `langfuse-session-id`, `langfuse-user-id`, `langfuse-trace-name`, `langfuse-tags`, "
-                "`langfuse-metadata` (`key:value`, separated by commas); all percent-encoded"
-            ),
-            "source",
-        ),
-        ("reads", "`langfuse-request-id`, `langfuse-provider`, `langfuse-provider-connection-id`", "source"),
-        ("joins", "its generation is a child of the LLM span", "source"),
-    )
 
-    def answered(self, headers: Mapping[str, str]) -> bool:
-        """Every reply names its request."""
+    def matches_response(self, headers: Mapping[str, str]) -> bool:
+        """Whether the headers have the gateway's request id, which is in every response."""
         return "langfuse-request-id" in headers
 
-    def put(self, call: GatewayRequest, name: str, value: object) -> None:
-        """Write a header in its percent-encoding."""
+    def set_header(self, request: GatewayRequest, name: str, value: object) -> None:
+        """Set a percent-encoded header."""
         if isinstance(value, str):
-            value = quote(value, _PLAIN + ":")
+            value = quote(value, _SAFE + ":")
         elif isinstance(value, tuple):
-            value = tuple(quote(values.as_text(tag), _PLAIN + ":") for tag in value)
+            value = tuple(quote(values.as_text(tag), _SAFE + ":") for tag in value)
         elif isinstance(value, Mapping):
-            # As a list of entries, each of which may go if there is no room.
-            value = tuple(self._entries(value))
-        super().put(call, name, value)
+            # As a tuple, of which single entries can be omitted if the header gets too long.
+            value = tuple(self._encode_entries(value))
+        super().set_header(request, name, value)
 
-    def _entries(self, metadata: Mapping[str, object]) -> list[str]:
+    def _encode_entries(self, metadata: Mapping[str, object]) -> list[str]:
         entries = []
         for key, value in metadata.items():
             text = values.as_text(value)
             if not text.strip() or not text.isprintable():
-                self.leave_out(f"langfuse-metadata {key}", "not printable")
+                self.log_omitted(f"langfuse-metadata {key}", "not printable")
             elif len(text.encode()) > _MAX_BYTES:
-                self.leave_out(f"langfuse-metadata {key}", "too long")
+                self.log_omitted(f"langfuse-metadata {key}", "too long")
             else:
-                entries.append(f"{quote(key, _PLAIN)}:{quote(text, _PLAIN + ':')}")
+                entries.append(f"{quote(key, _SAFE)}:{quote(text, _SAFE + ':')}")
         return entries
 
-    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
-        """Read the request's id and the provider's connection."""
-        headers = reply.headers
-        facts.request_id = values.text(headers.get("langfuse-request-id")) or facts.request_id
-        facts.gateway_provider = values.text(headers.get("langfuse-provider"))
-        facts.model_id = values.text(headers.get("langfuse-provider-connection-id"))
+    def extract(self, response: GatewayResponse, result: CallResult) -> None:
+        """Extract request id, provider and provider connection."""
+        headers = response.headers
+        result.request_id = values.text(headers.get("langfuse-request-id")) or result.request_id
+        result.gateway_provider = values.text(headers.get("langfuse-provider"))
+        result.model_id = values.text(headers.get("langfuse-provider-connection-id"))

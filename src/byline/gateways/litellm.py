@@ -12,7 +12,7 @@ from byline.gateways import values
 from byline.gateways.base import Field, Gateway, GatewayRequest, GatewayResponse
 from byline.gateways.rate_limits import parse_reset
 
-_COSTS: Final = {
+_COST_HEADERS: Final = {
     "input": "x-litellm-response-cost-input",
     "output": "x-litellm-response-cost-output",
     "cache_read": "x-litellm-response-cost-cache-read",
@@ -25,9 +25,9 @@ _COSTS: Final = {
 class LiteLLM(Gateway):
     """A LiteLLM proxy at ``base_url``.
 
-    Sends the ``traceparent`` of the LLM span where that is sampled (LiteLLM exports nothing for an
-    unsampled one), so that its own span hangs below; the session, the customer and the tags as
-    headers, and trace name and trace user as its Langfuse headers.
+    Sends the ``traceparent`` of a sampled LLM span, so that LiteLLM's own span becomes a child
+    (LiteLLM exports nothing for an unsampled parent). Sends session, end user and tags in LiteLLM's
+    headers; trace name, trace user and other labels in the headers of LiteLLM's Langfuse callback.
 
     Example:
         >>> LiteLLM("http://llm.internal:4000").base_url
@@ -35,100 +35,7 @@ class LiteLLM(Gateway):
     """
 
     name: ClassVar[str] = "litellm"
-    joins: ClassVar[bool] = True
-    notes = (
-        ("sends", "`traceparent`, `x-litellm-session-id`, `x-litellm-end-user-id`, `x-litellm-tags`", "run for real"),
-        (
-            "sends",
-            (
-                "`langfuse_trace_id`, `langfuse_parent_observation_id`, `langfuse_trace_user_id`, "
-                "`langfuse_trace_name`, `langfuse_generation_name`, `langfuse_trace_release`, "
-                "`langfuse_trace_version`, `langfuse_trace_metadata`; a proxy in between may drop names with "
-                "underscores"
-            ),
-            "run for real",
-        ),
-        (
-            "sends",
-            (
-                "`langfuse_mask_input`, `langfuse_mask_output` where the caller asks for it, and for either "
-                "`x-litellm-enable-message-redaction`"
-            ),
-            "run for real",
-        ),
-        (
-            "reads",
-            (
-                "`x-litellm-call-id`, `-model-id`, `-model-group`, `-model-name`, `-response-cost*`, `-cache-key`, "
-                "`-key-spend`, `-key-max-budget`, `-overhead-duration-ms`, `-attempted-retries`, "
-                "`-attempted-fallbacks`; `usage.cost` of a stream's last chunk, which is there where "
-                "`stream_options.include_usage` is asked for"
-            ),
-            "run for real",
-        ),
-        (
-            "reads",
-            (
-                "`x-ratelimit-*`, with the reset from `llm_provider-x-ratelimit-reset-*`; else the key's own limits "
-                "from `x-ratelimit-api_key-*`, `x-litellm-key-rpm-limit`, `-tpm-limit`, `-key-remaining-*`"
-            ),
-            "run for real",
-        ),
-        (
-            "joins",
-            (
-                "its LLM span is a child of the LLM span; with `LITELLM_OTEL_V2` its server span is, and its LLM span "
-                "below that"
-            ),
-            "run for real",
-        ),
-    )
-    remarks = (
-        (
-            "LiteLLM exports nothing at all for an unsampled parent. Where the app's sampler has dropped the request "
-            "no `traceparent` goes out, and LiteLLM's span is a root with the same session and user."
-        ),
-        (
-            "The headers of a stream are sent before it has a price: their `0.0` is not read. Cost and tokens are in "
-            "the last chunk where the app asks for `stream_options.include_usage`; without it only LiteLLM's own span "
-            "has them."
-        ),
-        (
-            "The headers of a cache hit repeat the cost of the call that filled the cache: byline says cost 0, and "
-            "that cost as `byline.cache.savings`."
-        ),
-        "No header says when a budget starts anew: `byline.gateway.key.budget_reset` stays empty.",
-        (
-            "`byline.gateway.key.hash` equals LiteLLM's own hash of a virtual key. For its master key LiteLLM says "
-            "`litellm_proxy_master_key` instead."
-        ),
-        (
-            "The end user's header does not become the user of LiteLLM's Langfuse trace, `langfuse_trace_user_id` "
-            "does. Such names with underscores are dropped by some proxies, by nginx unless `underscores_in_headers` "
-            "is on."
-        ),
-        (
-            "Its form for sessions, eight or more letters, digits, dashes and underscores, is asked of `x-session-id` "
-            "only; `x-litellm-session-id` takes any."
-        ),
-        (
-            "The environment on LiteLLM's spans is that of the proxy, `OTEL_ENVIRONMENT_NAME`, `production` where "
-            "that is not set: nothing in a request changes it."
-        ),
-        (
-            "Of its controls for Langfuse `generation_id` is metadata, for the ids of an observation are those of its "
-            "span; `existing_trace_id` is the trace's id, and what the request says of that trace counts; "
-            "`update_trace_keys` and `debug_langfuse` say how records of its own are kept, and are left out. What "
-            "`mask_input` and `mask_output` do: [destinations](destinations.md#privacy). Its exports by OpenTelemetry "
-            "leave both sides out of its LLM span for either; its span of the raw exchange, which only the first of "
-            "its two modes makes, has the question all the same, unless the proxy captures no content at all."
-        ),
-        (
-            "With `LITELLM_OTEL_V2`: LiteLLM's own server span stands between ours and its LLM span, as its SDK makes "
-            "one for each request; its LLM span takes no generation name, release, version or metadata; a cache hit "
-            "makes no LLM span, only `cache.get`; and `cache.set`, which runs after the reply, is a trace of its own."
-        ),
-    )
+    sends_traceparent: ClassVar[bool] = True
     fields: ClassVar[tuple[Field, ...]] = (
         Field("session_id", "header", "x-litellm-session-id"),
         Field("session_id", "header", "x-litellm-trace-id"),
@@ -149,106 +56,106 @@ class LiteLLM(Gateway):
         Field("metadata", "header", "langfuse_mask_input", "entry"),
         Field("metadata", "header", "langfuse_mask_output", "entry"),
         Field("session_id", "body", "litellm_session_id"),
-        # Others call many things tags; beside a model they are LiteLLM's.
+        # The name "tags" has many uses; next to a model these are LiteLLM's.
         Field("tags", "body", "tags", "tags", needs="model"),
         Field("metadata", "body", "litellm_metadata", "controls"),
     )
 
-    def answered(self, headers: Mapping[str, str]) -> bool:
-        """Every reply of LiteLLM names its call."""
+    def matches_response(self, headers: Mapping[str, str]) -> bool:
+        """Whether the headers have LiteLLM's call id, which is in every response."""
         return "x-litellm-call-id" in headers
 
-    def write(self, call: GatewayRequest) -> None:
-        """Write ids, tags and names as headers; the body stays as it is."""
-        known = call.attribution
-        self.join(call)
-        self._mask(call)
-        # Its rule of eight letters, digits, dashes and underscores is for x-session-id, not for its own header.
-        self.put(call, "x-litellm-session-id", known.session_id)
-        trace_id = self.trace_of(call)
+    def inject(self, request: GatewayRequest) -> None:
+        """Set headers for ids, tags, names and metadata; the body is not changed."""
+        attribution = request.attribution
+        self.set_traceparent(request)
+        self._set_masks(request)
+        # LiteLLM requires eight letters, digits, dashes or underscores of x-session-id only, not of this header.
+        self.set_header(request, "x-litellm-session-id", attribution.session_id)
+        trace_id = self.gateway_trace_id(request)
         if trace_id:
-            # Else its Langfuse callbacks take the session for the trace, and a chat becomes one trace.
-            self.put(call, "langfuse_trace_id", trace_id)
-            self.put(call, "langfuse_parent_observation_id", call.span_id)
-        self.put(call, "x-litellm-end-user-id", known.user_id)
-        self.put(call, "langfuse_trace_user_id", known.user_id)
-        self.put(call, "langfuse_trace_name", known.trace_name)
-        self.put(call, "langfuse_generation_name", known.generation_name)
-        self.put(call, "x-litellm-tags", known.tags)
-        # So that its span says of the trace what ours says: of two Langfuse keeps the later.
-        self.put(call, "langfuse_trace_release", known.release)
-        self.put(call, "langfuse_trace_version", known.version)
-        self.put(call, "langfuse_trace_metadata", self.gather(call, {}))
+            # Without these, LiteLLM's Langfuse callbacks use the session as trace id, so that a chat is one trace.
+            self.set_header(request, "langfuse_trace_id", trace_id)
+            self.set_header(request, "langfuse_parent_observation_id", request.span_id)
+        self.set_header(request, "x-litellm-end-user-id", attribution.user_id)
+        self.set_header(request, "langfuse_trace_user_id", attribution.user_id)
+        self.set_header(request, "langfuse_trace_name", attribution.trace_name)
+        self.set_header(request, "langfuse_generation_name", attribution.generation_name)
+        self.set_header(request, "x-litellm-tags", attribution.tags)
+        # Equal to the values on byline's span, because Langfuse keeps those of the span that arrives last.
+        self.set_header(request, "langfuse_trace_release", attribution.release)
+        self.set_header(request, "langfuse_trace_version", attribution.version)
+        self.set_header(request, "langfuse_trace_metadata", self.metadata_for(request, {}))
 
-    def _mask(self, call: GatewayRequest) -> None:
-        asked = [mask for mask in MASKS if is_asked(call.attribution.metadata.get(mask))]
-        for mask in asked:
-            self.put(call, f"langfuse_{mask}", "true")
-        if asked:
-            # Of the two, its exports by OpenTelemetry take no notice.
-            self.put(call, "x-litellm-enable-message-redaction", "true")
+    def _set_masks(self, request: GatewayRequest) -> None:
+        masks = [mask for mask in MASKS if is_asked(request.attribution.metadata.get(mask))]
+        for mask in masks:
+            self.set_header(request, f"langfuse_{mask}", "true")
+        if masks:
+            # LiteLLM's OpenTelemetry exporter ignores the two mask headers.
+            self.set_header(request, "x-litellm-enable-message-redaction", "true")
 
-    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
-        """Read what LiteLLM's headers say, and the usage of its last chunk."""
-        headers = reply.headers
-        facts.request_id = values.text(headers.get("x-litellm-call-id")) or facts.request_id
-        facts.model_id = values.text(headers.get("x-litellm-model-id"))
-        facts.model_group = values.text(headers.get("x-litellm-model-group"))
+    def extract(self, response: GatewayResponse, result: CallResult) -> None:
+        """Extract ids, model, retries, key, cost and limits from the headers, and the cost in a stream's last chunk."""
+        headers = response.headers
+        result.request_id = values.text(headers.get("x-litellm-call-id")) or result.request_id
+        result.model_id = values.text(headers.get("x-litellm-model-id"))
+        result.model_group = values.text(headers.get("x-litellm-model-group"))
         provider, _, model = (values.text(headers.get("x-litellm-model-name")) or "").partition("/")
         if model:
-            facts.gateway_provider = provider
-            if facts.response_model == facts.model_group:
-                # The body names the group where the caller asked for one, not the model that answered.
-                facts.response_model = model
-        facts.overhead = values.seconds(headers.get("x-litellm-overhead-duration-ms"))
+            result.gateway_provider = provider
+            if result.response_model == result.model_group:
+                # If the caller asked for a model group, the body names the group instead of the model.
+                result.response_model = model
+        result.overhead = values.seconds(headers.get("x-litellm-overhead-duration-ms"))
         retries = values.count(headers.get("x-litellm-attempted-retries"))
         if retries is not None:
-            facts.attempts = retries + 1
-        facts.fallbacks = values.count(headers.get("x-litellm-attempted-fallbacks"))
-        facts.key_budget = values.amount(headers.get("x-litellm-key-max-budget"))
-        if not reply.streamed and reply.status < 400:
-            # The headers of a stream are sent before it has a price, and an error has none.
-            facts.key_spend = values.amount(headers.get("x-litellm-key-spend"))
-        self._read_cost(reply, facts)
-        self._read_limits(headers, facts)
+            result.attempts = retries + 1
+        result.fallbacks = values.count(headers.get("x-litellm-attempted-fallbacks"))
+        result.key_budget = values.amount(headers.get("x-litellm-key-max-budget"))
+        if not response.streamed and response.status < 400:
+            # The headers of a stream are sent before the cost is known, and an error has no cost.
+            result.key_spend = values.amount(headers.get("x-litellm-key-spend"))
+        self._extract_cost(response, result)
+        self._extract_limits(headers, result)
 
-    def _read_cost(self, reply: GatewayResponse, facts: CallResult) -> None:
-        headers = reply.headers
+    def _extract_cost(self, response: GatewayResponse, result: CallResult) -> None:
+        headers = response.headers
         stated = values.amount(headers.get("x-litellm-response-cost"))
-        if reply.streamed:
-            # A stream's headers are sent before its tokens are known: 0.0 there is no cost.
-            stated = values.amount(values.mapping((reply.body or {}).get("usage")).get("cost"))
+        if response.streamed:
+            # The headers of a stream say 0.0, because they are sent before the tokens are counted.
+            stated = values.amount(values.mapping((response.body or {}).get("usage")).get("cost"))
         key = values.text(headers.get("x-litellm-cache-key"))
         if key is not None:
-            # The header is there on a hit only; the stated cost is what the hit saved.
-            facts.cache_hit, facts.cache_key, facts.cache_savings = True, key, stated
-            facts.cost, facts.cost_source = 0.0, "gateway"
+            # Only cache hits have this header; the stated cost is that of the call that filled the cache.
+            result.cache_hit, result.cache_key, result.cache_savings = True, key, stated
+            result.cost, result.cost_source = 0.0, "gateway"
             return
-        if stated is None or reply.status >= 400:
+        if stated is None or response.status >= 400:
             return
-        facts.cost, facts.cost_source = stated, "gateway"
-        if not reply.streamed:
-            for part, name in _COSTS.items():
+        result.cost, result.cost_source = stated, "gateway"
+        if not response.streamed:
+            for part, name in _COST_HEADERS.items():
                 amount = values.amount(headers.get(name))
                 if amount is not None:
-                    facts.cost_details[part] = amount
+                    result.cost_details[part] = amount
 
-    def _read_limits(self, headers: Mapping[str, str], facts: CallResult) -> None:
+    def _extract_limits(self, headers: Mapping[str, str], result: CallResult) -> None:
         for kind, limit, remaining in (
             ("requests", "x-litellm-key-rpm-limit", "x-litellm-key-remaining-requests-"),
             ("tokens", "x-litellm-key-tpm-limit", "x-litellm-key-remaining-tokens-"),
         ):
-            provider = getattr(facts, kind)
-            if provider is not None:
-                if provider.reset is None:
-                    # LiteLLM hands on limit and remainder under their own names, the reset under the provider's.
+            provider_limit = getattr(result, kind)
+            if provider_limit is not None:
+                if provider_limit.reset is None:
+                    # LiteLLM renames the provider's limit and remaining headers, but not the reset.
                     reset = headers.get(f"llm_provider-x-ratelimit-reset-{kind}", "")
-                    provider.reset = parse_reset(reset, time.time())
+                    provider_limit.reset = parse_reset(reset, time.time())
                 continue
-            left = headers.get(f"x-ratelimit-api_key-remaining-{kind}")
-            if left is None:
-                left = next((value for name, value in headers.items() if name.startswith(remaining)), None)
+            remainder = headers.get(f"x-ratelimit-api_key-remaining-{kind}")
+            if remainder is None:
+                remainder = next((value for name, value in headers.items() if name.startswith(remaining)), None)
             allowed = headers.get(f"x-ratelimit-api_key-limit-{kind}") or headers.get(limit)
-            found = RateLimit(values.count(allowed), values.count(left))
-            if found != RateLimit():
-                setattr(facts, kind, found)
+            key_limit = RateLimit(values.count(allowed), values.count(remainder))
+            if key_limit != RateLimit():
+                setattr(result, kind, key_limit)

@@ -17,71 +17,54 @@ _INDEX: Final = re.compile(r"(\d{1,4})\D*\Z")
 class Portkey(Gateway):
     """Portkey, hosted or your own at ``base_url``.
 
-    Sends the LLM span's ``traceparent``, by which Portkey's span hangs below it, and user,
-    environment, session and metadata as ``x-portkey-metadata``.
+    Sends the LLM span's ``traceparent``, so that Portkey's span becomes a child, and user,
+    environment, session and metadata in ``x-portkey-metadata``.
     """
 
     name: ClassVar[str] = "portkey"
     hosts: ClassVar[tuple[str, ...]] = ("api.portkey.ai",)
-    joins: ClassVar[bool] = True
+    sends_traceparent: ClassVar[bool] = True
     fields: ClassVar[tuple[Field, ...]] = (
         Field("trace_id", "header", "x-portkey-trace-id"),
         Field("parent_span_id", "header", "x-portkey-parent-span-id"),
         Field("span_name", "header", "x-portkey-span-name"),
         Field("metadata", "header", "x-portkey-metadata", "controls"),
     )
-    notes = (
-        ("sends", "`traceparent`", "documentation"),
-        (
-            "sends",
-            (
-                "`x-portkey-metadata`: `_user`, `_environment`, `_organisation`, `session_id` and metadata, all as "
-                "texts; what has more than 128 characters is left out"
-            ),
-            "documentation",
-        ),
-        (
-            "reads",
-            "`x-portkey-trace-id`, `-retry-attempt-count`, `-cache-status`, `-last-used-option-index`",
-            "documentation",
-        ),
-        ("joins", "its span is a child of the LLM span", "documentation"),
-    )
 
-    def answered(self, headers: Mapping[str, str]) -> bool:
-        """Every reply names its trace."""
+    def matches_response(self, headers: Mapping[str, str]) -> bool:
+        """Whether the headers have Portkey's trace id, which is in every response."""
         return "x-portkey-trace-id" in headers
 
-    def write(self, call: GatewayRequest) -> None:
-        """Write the trace context and the metadata, whose values are short texts."""
-        super().write(call)
-        known = call.attribution
+    def inject(self, request: GatewayRequest) -> None:
+        """Set the trace context and the metadata, whose values have to be texts of at most 128 characters."""
+        super().inject(request)
+        attribution = request.attribution
         ids = {
-            "_user": known.user_id,
-            "_environment": known.environment,
-            "_organisation": known.organization_id,
-            "session_id": known.session_id,
+            "_user": attribution.user_id,
+            "_environment": attribution.environment,
+            "_organisation": attribution.organization_id,
+            "session_id": attribution.session_id,
         }
         metadata: dict[str, str] = {}
-        for key, value in self.gather(call, ids, reserved=("_prompt",)).items():
+        for key, value in self.metadata_for(request, ids, reserved=("_prompt",)).items():
             text = values.as_text(value)
             if len(text) > _MAX_VALUE:
-                self.leave_out(f"x-portkey-metadata {key}", "too long")
+                self.log_omitted(f"x-portkey-metadata {key}", "too long")
             else:
                 metadata[key] = text
-        self.put(call, "x-portkey-metadata", metadata)
+        self.set_header(request, "x-portkey-metadata", metadata)
 
-    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
-        """Read trace, retries, cache and the option that was used."""
-        headers = reply.headers
-        facts.request_id = values.text(headers.get("x-portkey-trace-id")) or facts.request_id
+    def extract(self, response: GatewayResponse, result: CallResult) -> None:
+        """Extract trace id, attempts, cache and the index of the target used."""
+        headers = response.headers
+        result.request_id = values.text(headers.get("x-portkey-trace-id")) or result.request_id
         retries = values.count(headers.get("x-portkey-retry-attempt-count"))
         if retries is not None:
-            facts.attempts = retries + 1
+            result.attempts = retries + 1
         status = headers.get("x-portkey-cache-status", "").upper()
         if status in ("HIT", "SEMANTIC HIT", "MISS", "SEMANTIC MISS", "REFRESH"):
-            facts.cache_hit = status.endswith("HIT")
-        # Such as config.targets[1].
-        index = _INDEX.search(headers.get("x-portkey-last-used-option-index", "")[:200])
-        if index is not None:
-            facts.fallbacks = int(index[1])
+            result.cache_hit = status.endswith("HIT")
+        # For example config.targets[1].
+        target_index = _INDEX.search(headers.get("x-portkey-last-used-option-index", "")[:200])
+        if target_index is not None:
+            result.fallbacks = int(target_index[1])

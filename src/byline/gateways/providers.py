@@ -1,4 +1,4 @@
-"""Plain providers: they are read, and get nothing unless the app asks for it."""
+"""Model providers: byline reads their responses, and sends them a hashed user id only if configured."""
 
 from __future__ import annotations
 
@@ -10,38 +10,33 @@ from byline.call_result import CallResult
 from byline.gateways import values
 from byline.gateways.base import Field, Gateway, GatewayRequest, GatewayResponse
 
-_OPENAI_PATHS: Final = ("/chat/completions", "/responses")
+_PATHS_WITH_SAFETY_IDENTIFIER: Final = ("/chat/completions", "/responses")
 
 
-def opaque(user_id: str) -> str:
-    """Return a stable id of 64 characters that says nothing of the user.
+def hash_user_id(user_id: str) -> str:
+    """Return the SHA-256 of a user id in hex, which a provider may get instead of the id.
 
     Example:
-        >>> len(opaque("ada@example.com"))
+        >>> len(hash_user_id("ada@example.com"))
         64
     """
     return hashlib.sha256(user_id.encode()).hexdigest()
 
 
 class OpenAI(Gateway):
-    """OpenAI itself.
+    """OpenAI's own API.
 
     Args:
-        base_url: Where it is reached, if not at its own host.
+        base_url: The URL, if not the provider's own.
         broadcasts: As for every gateway.
         key_aliases: As for every gateway.
-        safety_identifier: Whether the hash of the user's id goes out as ``safety_identifier``.
+        safety_identifier: Whether to send the hash of the user's id as ``safety_identifier``.
     """
 
     name: ClassVar[str] = "openai"
     hosts: ClassVar[tuple[str, ...]] = ("api.openai.com",)
     is_provider: ClassVar[bool] = True
     fields: ClassVar[tuple[Field, ...]] = ()
-    notes = (
-        ("sends", "nothing; with `safety_identifier=True` the SHA-256 of the user's id in the body", "documentation"),
-        ("reads", "`x-request-id`, `x-ratelimit-*`", "documentation"),
-        ("joins", "by request id", "documentation"),
-    )
 
     def __init__(
         self,
@@ -54,35 +49,30 @@ class OpenAI(Gateway):
         super().__init__(base_url, broadcasts=broadcasts, key_aliases=key_aliases)
         self.safety_identifier = safety_identifier
 
-    def write(self, call: GatewayRequest) -> None:
-        """Write the safety identifier, if that is wanted."""
-        user = call.attribution.user_id
-        if self.safety_identifier and user and call.path.endswith(_OPENAI_PATHS):
-            call.add({"safety_identifier": opaque(user)})
+    def inject(self, request: GatewayRequest) -> None:
+        """Add the safety identifier, if configured."""
+        user = request.attribution.user_id
+        if self.safety_identifier and user and request.path.endswith(_PATHS_WITH_SAFETY_IDENTIFIER):
+            request.add_members({"safety_identifier": hash_user_id(user)})
 
-    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
-        """Read the request's id."""
-        facts.request_id = values.text(reply.headers.get("x-request-id")) or facts.request_id
+    def extract(self, response: GatewayResponse, result: CallResult) -> None:
+        """Extract the request id."""
+        result.request_id = values.text(response.headers.get("x-request-id")) or result.request_id
 
 
 class Anthropic(Gateway):
-    """Anthropic itself.
+    """Anthropic's own API.
 
     Args:
-        base_url: Where it is reached, if not at its own host.
+        base_url: The URL, if not the provider's own.
         broadcasts: As for every gateway.
         key_aliases: As for every gateway.
-        user_id: Whether the hash of the user's id goes out as ``metadata.user_id``.
+        user_id: Whether to send the hash of the user's id as ``metadata.user_id``.
     """
 
     name: ClassVar[str] = "anthropic"
     hosts: ClassVar[tuple[str, ...]] = ("api.anthropic.com",)
     is_provider: ClassVar[bool] = True
-    notes = (
-        ("sends", "nothing; with `user_id=True` the SHA-256 of the user's id as `metadata.user_id`", "documentation"),
-        ("reads", "`request-id`, `anthropic-ratelimit-*`", "documentation"),
-        ("joins", "by request id", "documentation"),
-    )
 
     def __init__(
         self,
@@ -95,15 +85,15 @@ class Anthropic(Gateway):
         super().__init__(base_url, broadcasts=broadcasts, key_aliases=key_aliases)
         self.user_id = user_id
 
-    def write(self, call: GatewayRequest) -> None:
-        """Write the user's opaque id, if that is wanted."""
-        user = call.attribution.user_id
-        if self.user_id and user and call.path.endswith("/messages"):
-            call.add_into("metadata", {"user_id": opaque(user)})
+    def inject(self, request: GatewayRequest) -> None:
+        """Add the hashed user id, if configured."""
+        user = request.attribution.user_id
+        if self.user_id and user and request.path.endswith("/messages"):
+            request.add_to_object("metadata", {"user_id": hash_user_id(user)})
 
-    def read(self, reply: GatewayResponse, facts: CallResult) -> None:
-        """Read the request's id."""
-        facts.request_id = values.text(reply.headers.get("request-id")) or facts.request_id
+    def extract(self, response: GatewayResponse, result: CallResult) -> None:
+        """Extract the request id."""
+        result.request_id = values.text(response.headers.get("request-id")) or result.request_id
 
 
 class Gemini(Gateway):
@@ -112,8 +102,3 @@ class Gemini(Gateway):
     name: ClassVar[str] = "gemini"
     hosts: ClassVar[tuple[str, ...]] = ("generativelanguage.googleapis.com", "aiplatform.googleapis.com")
     is_provider: ClassVar[bool] = True
-    notes = (
-        ("sends", "nothing", "documentation"),
-        ("reads", "the body alone", "documentation"),
-        ("joins", "by response id", "documentation"),
-    )

@@ -1,4 +1,4 @@
-"""Values of replies: numbers that are numbers and texts that are short, else nothing."""
+"""Checked values of responses: numbers, texts and objects; ``None`` for anything else."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ def number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        found = float(value)
+        parsed = float(value)
     except (ValueError, OverflowError):
         return None
-    return found if math.isfinite(found) and 0 <= found <= _MAX_NUMBER else None
+    return parsed if math.isfinite(parsed) and 0 <= parsed <= _MAX_NUMBER else None
 
 
 def amount(value: object) -> float | None:
-    """Return an amount of money in USD."""
+    """Return an amount of money in USD, ``None`` if the value is not an amount."""
     return number(value)
 
 
 def count(value: object) -> int | None:
-    """Return a whole number."""
-    found = number(value)
-    return int(found) if found is not None and found == int(found) else None
+    """Return a whole number, ``None`` for anything else."""
+    parsed = number(value)
+    return int(parsed) if parsed is not None and parsed == int(parsed) else None
 
 
 def seconds(milliseconds: object) -> float | None:
-    """Return milliseconds as seconds."""
-    found = number(milliseconds)
-    return None if found is None else found / 1000
+    """Return milliseconds as seconds, ``None`` if the value is not a number."""
+    parsed = number(milliseconds)
+    return None if parsed is None else parsed / 1000
 
 
 def text(value: object) -> str | None:
-    """Return a short printable text."""
+    """Return a printable text of at most 200 characters, ``None`` for anything else."""
     return value if isinstance(value, str) and 0 < len(value) <= _MAX_TEXT and value.isprintable() else None
 
 
 def as_text(value: object) -> str:
-    """Return a metadata value as the text that JSON would have for it.
+    """Return a metadata value as text, with booleans as in JSON.
 
     Example:
         >>> as_text(True), as_text(2), as_text("a")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from opentelemetry.trace import Tracer
 
+from byline.gateways import GatewayRegistry
 from byline.gateways.base import Gateway
-from byline.gateways.registry import GatewayRegistry
 from byline.http.fallback_span import LLMSpans
 
 

@@ -57,7 +57,7 @@ def inject(
         sampled=context is not None and context.trace_flags.sampled,
     )
     try:
-        gateway.write(outgoing)
+        gateway.inject(outgoing)
     except Exception:
         errors.report_internal_error(f"gateway {gateway.name}")
         return NOTHING_INJECTED
@@ -81,9 +81,9 @@ def extract(
         return
     if not gateway.is_provider:
         facts.gateway = gateway.name
-    facts.key_alias = gateway.alias_of(facts.key_hash)
+    facts.key_alias = gateway.find_key_alias(facts.key_hash)
     try:
-        gateway.read(
+        gateway.extract(
             GatewayResponse(status=facts.status_code or 0, headers=headers, body=decoded, streamed=streamed),
             facts,
         )

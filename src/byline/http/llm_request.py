@@ -213,7 +213,7 @@ class LLMRequest:
             record_result.record_result(shown, self.span, self.record, self._invocation, own=self._own)
             return
         shown = copy(shown)
-        gateway.settle(shown)
+        gateway.leave_usage_to_gateway(shown)
         record_result.record_result(shown, self.span, self.record, self._invocation, own=self._own)
         # An instrumentation writes tokens of its own.
         usage_ownership.assign_to_gateway(self.span, shown.response_id)

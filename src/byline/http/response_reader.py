@@ -13,9 +13,8 @@ from byline import errors, internal_metrics
 from byline.apis import ApiParser, parse_error
 from byline.apis.content import MessageCapture
 from byline.call_result import CallResult
-from byline.gateways import rate_limits
+from byline.gateways import GatewayRegistry, rate_limits
 from byline.gateways.base import Gateway
-from byline.gateways.registry import GatewayRegistry
 from byline.http import gateway_exchange
 from byline.http.pricing import estimate_cost
 
@@ -218,7 +217,7 @@ class ResponseReader:
         self._result.status_code = status
         self._headers = headers
         if self.gateway is None:
-            self.gateway = self._registry.answered(headers)
+            self.gateway = self._registry.detect_from_response(headers)
         content_type = headers.get("content-type", "")
         self.is_stream = status < 400 and ("event" in content_type or "ndjson" in content_type or self._result.streamed)
         self._result.streamed = self.is_stream
