@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -121,7 +122,7 @@ def test_whole_reply(case: str) -> None:
     """Every number lands under its fact."""
     wire, reply, expected = USAGE[case]
     facts = CallResult()
-    assert wire.read_reply(json.dumps(reply).encode(), facts) is not None
+    assert wire.parse_response(json.dumps(reply).encode(), facts) is not None
     assert {name: getattr(facts, name) for name in expected} == expected
 
 
@@ -130,7 +131,7 @@ def test_reply_as_the_last_event_of_a_stream(case: str) -> None:
     """The same numbers, whichever way they come."""
     wire, reply, expected = USAGE[case]
     facts = CallResult()
-    wire.read_stream(b"", b"data: " + json.dumps(reply).encode() + b"\n\n", facts)
+    wire.parse_stream(b"", b"data: " + json.dumps(reply).encode() + b"\n\n", facts)
     assert {name: getattr(facts, name) for name in expected} == expected
 
 
@@ -139,7 +140,7 @@ def test_absurd_numbers_are_left_out(bad: object) -> None:
     """A span without a number is better than one with a wrong one."""
     facts = CallResult()
     usage = {"prompt_tokens": bad, "completion_tokens": 4, "prompt_tokens_details": bad}
-    CHAT.read_reply(json.dumps({"id": 5, "model": ["x"], "usage": usage}).encode(), facts)
+    CHAT.parse_response(json.dumps({"id": 5, "model": ["x"], "usage": usage}).encode(), facts)
     assert (facts.input_tokens, facts.output_tokens) == (None, 4)
     assert (facts.response_id, facts.response_model) == (None, None)
 
@@ -160,7 +161,7 @@ def test_request_parameters() -> None:
         "response_format": {"type": "json_object"},
         "stream": True,
     }
-    CHAT.read_request(json.dumps(body).encode(), facts, path="/v1/chat/completions", host="api.groq.com")
+    CHAT.parse_request(json.dumps(body).encode(), facts, path="/v1/chat/completions", host="api.groq.com")
     assert facts.parameters == {
         "max_tokens": 5,
         "temperature": 0.0,
@@ -179,7 +180,7 @@ def test_gemini_names_its_model_in_the_path() -> None:
     path = "/v1beta/models/gemini-2.5-flash:streamGenerateContent"
     wire = find_parser(path)
     assert wire is not None
-    wire.read_request(b'{"generationConfig": {"topK": 3}}', facts, path=path, host="127.0.0.1")
+    wire.parse_request(b'{"generationConfig": {"topK": 3}}', facts, path=path, host="127.0.0.1")
     assert (facts.request_model, facts.streamed, facts.provider) == ("gemini-2.5-flash", True, "gcp.gemini")
     assert facts.parameters == {"top_k": 3}
 
@@ -205,11 +206,11 @@ def test_stream_may_be_cut_anywhere(newline: bytes, cut: int) -> None:
     """With comments, several data lines to an event, and any newline; usage always comes from the tail."""
     stream = STREAM.replace(b"\n", newline)
     facts = CallResult()
-    stated = CHAT.read_stream(b"", stream, facts)
+    stated = CHAT.parse_stream(b"", stream, facts)
     assert stated is not None
     assert stated["usage"]["cost"] == 0.5
     assert (facts.response_id, facts.finish_reasons, facts.input_tokens) == ("gen-1", ("stop",), 3)
-    assert CHAT.read_stream(stream[:cut], stream[cut:], CallResult()) is None or cut <= len(stream)
+    assert CHAT.parse_stream(stream[:cut], stream[cut:], CallResult()) is None or cut <= len(stream)
 
 
 def test_anthropic_stream_adds_up_its_first_and_its_last_usage() -> None:
@@ -223,7 +224,7 @@ def test_anthropic_stream_adds_up_its_first_and_its_last_usage() -> None:
     head = b"".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events[:2])
     tail = b"".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events[2:])
     facts = CallResult()
-    MESSAGES.read_stream(head, tail, facts)
+    MESSAGES.parse_stream(head, tail, facts)
     assert (facts.response_id, facts.response_model, facts.finish_reasons) == ("m-1", "claude", ("max_tokens",))
     assert (facts.input_tokens, facts.output_tokens) == (10, 9)
 
@@ -236,7 +237,7 @@ def test_error_in_mid_stream() -> None:
         "error": {"code": 502, "message": "upstream broke"},
         "choices": [{"finish_reason": "error"}],
     }
-    CHAT.read_stream(b"", b"data: " + json.dumps(event).encode() + b"\n\n", facts)
+    CHAT.parse_stream(b"", b"data: " + json.dumps(event).encode() + b"\n\n", facts)
     assert (facts.error_type, facts.error_message, facts.finish_reasons) == ("502", "upstream broke", ("error",))
 
 
@@ -265,9 +266,9 @@ def test_error_shapes(body: bytes, kind: str, message: str | None) -> None:
 def test_no_bytes_raise(ending: str, data: bytes) -> None:
     """Whatever a server sends, reading it is safe."""
     facts = CallResult()
-    PARSERS[ending].read_request(data, facts, path=ending, host="h")
-    PARSERS[ending].read_reply(data, facts)
-    PARSERS[ending].read_stream(data, data, facts)
+    PARSERS[ending].parse_request(data, facts, path=ending, host="h")
+    PARSERS[ending].parse_response(data, facts)
+    PARSERS[ending].parse_stream(data, data, facts)
     parse_error(500, data, facts)
 
 
@@ -293,9 +294,9 @@ def test_no_json_raises(ending: str, value: Any) -> None:
     """Nor do objects with the right names and the wrong types."""
     data = json.dumps(value).encode()
     facts = CallResult()
-    PARSERS[ending].read_request(data, facts, path=ending, host="h")
-    PARSERS[ending].read_reply(data, facts)
-    PARSERS[ending].read_stream(b"", b"data: " + data + b"\n\n", facts)
+    PARSERS[ending].parse_request(data, facts, path=ending, host="h")
+    PARSERS[ending].parse_response(data, facts)
+    PARSERS[ending].parse_stream(b"", b"data: " + data + b"\n\n", facts)
     parse_error(500, data, facts)
 
 
@@ -307,6 +308,56 @@ def test_gateway_replies_are_what_these_tests_read() -> None:
         body = {"model": "openai/gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
         answer = httpx2.post(f"{gateway.base_url}/chat/completions", json=body)
     facts = CallResult()
-    CHAT.read_reply(answer.content, facts)
+    CHAT.parse_response(answer.content, facts)
     assert facts.finish_reasons == ("stop",)
     assert (facts.input_tokens or 0) > 0
+
+
+LONG_MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "prompt_logprobs of vLLM": ("/chat/completions", {"prompt_logprobs": [[{"logprob": -0.5}] * 5] * 20_000}),
+    "logprobs of a choice": (
+        "/chat/completions",
+        {"choices": [{"finish_reason": "stop", "logprobs": {"content": [{"logprob": -0.5}] * 50_000}}]},
+    ),
+    "embeddings": ("/embeddings", {"data": [{"embedding": [0.25] * 3_000}] * 50}),
+    "embeddings of Gemini": (":batchEmbedContents", {"embeddings": [{"values": [0.25] * 3_000}] * 50}),
+    "tokens of Ollama": ("/api/generate", {"context": list(range(100_000)), "response": "hi"}),
+    "output of the Responses API": ("/responses", {"output": [{"type": "reasoning", "summary": []}] * 20_000}),
+    "content of Anthropic": ("/messages", {"content": [{"type": "text", "text": "hi", "citations": []}] * 20_000}),
+    "log probabilities of Gemini": (
+        ":generateContent",
+        {"candidates": [{"finishReason": "STOP", "logprobsResult": {"chosen": [{"token": "a"}] * 20_000}}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("case", LONG_MEMBERS)
+def test_long_members_are_never_built_as_python_objects(case: str, streamed: bool) -> None:
+    """Parsing a reply takes less memory than a tenth of its text, so no list of a long member was ever made."""
+    path, members = LONG_MEMBERS[case]
+    body = json.dumps({"id": "r-1", "model": "m", **members}).encode()
+    parser, result = PARSERS[path], CallResult()
+    stream = b"data: " + body + b"\n\n"
+    tracemalloc.start()
+    try:
+        if streamed:
+            parser.parse_stream(b"", stream, result)
+        else:
+            parser.parse_response(body, result)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # A stream is copied as text: line ends are unified, events are split off.
+    assert peak < len(body) * (4.1 if streamed else 0.1)
+
+
+def test_reply_members_are_decoded_when_a_gateway_reads_them() -> None:
+    """A gateway finds every member of the reply, and each is decoded once."""
+    body = b'{"id": "r-1", "usage": {"cost": 0.5}, "extra_fields": {"provider": "openai"}, "odd": [1, 2]}'
+    reply = CHAT.parse_response(body, CallResult())
+    assert reply is not None
+    assert reply == {"id": "r-1", "usage": {"cost": 0.5}, "extra_fields": {"provider": "openai"}, "odd": [1, 2]}
+    assert reply["odd"] is reply["odd"]
+    assert reply.get("absent") is None
+    assert len(reply) == 4

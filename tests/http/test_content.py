@@ -12,8 +12,8 @@ import openai
 import pytest
 from google import genai
 
-from byline.apis import PARSERS
-from byline.apis.content import MessageCapture, parts
+from byline.apis import PARSERS, ApiParser
+from byline.apis.messages import MAX_JSON, MAX_TEXT
 from byline.call_result import CallResult
 from byline.testing import Gateway
 from tests.http.conftest import Finished
@@ -70,6 +70,10 @@ def content_of(finished: Finished) -> dict[str, Any]:
     return {name: json.loads(str(attributes[name])) for name in CONTENT if name in attributes}
 
 
+def parser_named(name: str) -> ApiParser:
+    return next(parser for parser in PARSERS.values() if parser.name == name)
+
+
 def lines(*events: dict[str, Any]) -> bytes:
     return b"".join(json.dumps(event).encode() + b"\n" for event in events)
 
@@ -117,12 +121,12 @@ def test_content_of_shapes_without_an_sdk_at_hand(shape: str, stream: bool) -> N
     """The same question and the same answer, whole and in pieces."""
     request, reply, streamed, roles = SHAPES[shape]
     facts = CallResult()
-    captured = MessageCapture(shape, facts)
-    captured.request(json.dumps(request).encode())
+    parser = parser_named(shape)
+    parser.parse_request(json.dumps(request).encode(), facts, path="/", host="h", capture=True)
     if stream:
-        captured.stream(streamed)
+        parser.parse_stream(b"", streamed, facts, capture=True)
     else:
-        captured.reply(json.dumps(reply).encode())
+        parser.parse_response(json.dumps(reply).encode(), facts, capture=True)
     asked = json.loads(facts.input_messages or "")
     assert [message["role"] for message in asked] == roles
     assert asked[-1]["parts"] == [{"type": "text", "content": "Who?"}]
@@ -144,9 +148,9 @@ def test_content_of_shapes_without_an_sdk_at_hand(shape: str, stream: bool) -> N
 def test_what_is_embedded(shape: str, request_body: dict[str, Any]) -> None:
     """It goes in, and what comes out is no text."""
     facts = CallResult()
-    captured = MessageCapture(shape, facts)
-    captured.request(json.dumps(request_body).encode())
-    captured.reply(b'{"embeddings": [[0.1]]}')
+    parser = parser_named(shape)
+    parser.parse_request(json.dumps(request_body).encode(), facts, path="/", host="h", capture=True)
+    parser.parse_response(b'{"embeddings": [[0.1]]}', facts, capture=True)
     texts = [part["content"] for message in json.loads(facts.input_messages or "") for part in message["parts"]]
     assert texts == ["a", "b"]
     assert facts.output_messages is None
@@ -272,15 +276,15 @@ def test_binary_parts_never_leave_the_request(
 
 def test_long_texts_are_cut_and_long_conversations_keep_their_end(capturing: Gateway, finished: Finished) -> None:
     """An attribute stays JSON, and within its limit."""
-    said = [{"role": "user", "content": f"{number} " + "x" * (parts.MAX_TEXT + 10)} for number in range(20)]
+    said = [{"role": "user", "content": f"{number} " + "x" * (MAX_TEXT + 10)} for number in range(20)]
     with httpx2.Client() as client:
         client.post(f"{capturing.base_url}/chat/completions", json={"model": "m", "messages": said})
     (span,) = finished()
     text = str((span.attributes or {})["gen_ai.input.messages"])
-    assert len(text) <= parts.MAX_JSON + 1000
+    assert len(text) <= MAX_JSON + 1000
     messages = json.loads(text)
     assert messages[-1]["parts"][0]["content"].startswith("19 ")
-    assert messages[-1]["parts"][0]["content"].endswith(f"({parts.MAX_TEXT + 13} characters)")
+    assert messages[-1]["parts"][0]["content"].endswith(f"({MAX_TEXT + 13} characters)")
     assert messages[0]["parts"][0]["content"] == f"({20 - len(messages) + 1} earlier messages are left out)"
 
 

@@ -58,7 +58,7 @@ def test_the_usage_is_found_whatever_the_size_of_chunks(size: int, length: int) 
     else:
         assert tail == whole
     facts = CallResult()
-    PARSERS["/chat/completions"].read_stream(head, tail, facts)
+    PARSERS["/chat/completions"].parse_stream(head, tail, facts)
     assert (facts.response_id, facts.input_tokens, facts.output_tokens) == ("c-1", 3, 4)
     assert sum(map(len, seen.tail)) <= max(_TAIL_LARGE_CHUNKS * size, 9 * _TAIL_BYTES)
 
@@ -78,7 +78,7 @@ def test_usage_is_found_in_a_last_event_that_is_too_long() -> None:
     # Not before the event is there as a whole.
     assert marked == [False] * (len(marked) - 1) + [True]
     facts = CallResult()
-    PARSERS["/responses"].read_stream(*seen.head_and_tail(), facts)
+    PARSERS["/responses"].parse_stream(*seen.head_and_tail(), facts)
     assert (facts.response_id, facts.input_tokens, facts.output_tokens) == ("r-1", 7, 9)
 
 
@@ -100,7 +100,7 @@ def test_usage_is_found_in_a_last_event_that_is_too_long() -> None:
 def test_each_kind_of_stream_is_told_by_its_lines(path: str, stream: bytes) -> None:
     """Not by what a model says in it."""
     facts = CallResult()
-    PARSERS[path].read_stream(b"", stream, facts)
+    PARSERS[path].parse_stream(b"", stream, facts)
     assert facts.output_tokens == 4
     assert facts.response_model == "m"
 

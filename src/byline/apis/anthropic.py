@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Final
 
-from byline.apis.fields import real_number, string_tuple, token_count, whole_number
-from byline.apis.parser import ApiParser
-from byline.apis.provider_names import provider_for_host
+from byline.apis.json_body import Members
+from byline.apis.messages import (
+    Message,
+    Part,
+    build_message,
+    generic_part,
+    list_objects,
+    media_part,
+    reasoning_part,
+    text_part,
+    tool_call_part,
+    tool_response_part,
+)
+from byline.apis.parser import (
+    ApiParser,
+    Parameters,
+    real_number,
+    set_count,
+    set_finish_reason,
+    string_tuple,
+    token_count,
+    whole_number,
+)
 from byline.call_result import CallResult
 from byline.gateways import values
 
+#: Events of a stream that state neither usage nor a finish reason.
+_CONTENT_EVENTS: Final = frozenset({"content_block_start", "content_block_delta", "content_block_stop", "ping"})
+#: Blocks of one stream that are captured.
+_MAX_BLOCKS: Final = 1000
+
 
 class Messages(ApiParser):
-    """``/messages``. Its ``input_tokens`` leave out what the cache read and wrote; ours hold them."""
+    """``/messages``. Its ``input_tokens`` exclude the tokens of the prompt cache; the call result's include them."""
 
     name: ClassVar[str] = "anthropic.messages"
-    needs: ClassVar[frozenset[str]] = frozenset({"model", "messages"})
-    bulky: ClassVar[frozenset[str]] = frozenset({"content"})
-    parameters = {  # noqa: RUF012 - a class variable, as the base class says
+    default_provider: ClassVar[str] = "anthropic"
+    required_members: ClassVar[frozenset[str]] = frozenset({"model", "messages"})
+    parameters: ClassVar[Parameters] = {
         "max_tokens": ("max_tokens", whole_number),
         "temperature": ("temperature", real_number),
         "top_p": ("top_p", real_number),
@@ -27,32 +52,104 @@ class Messages(ApiParser):
         "service_tier": ("service_tier", values.text),
     }
 
-    def provider(self, host: str) -> str:
-        """Others speak this shape under their own names."""
-        return provider_for_host(host) or "anthropic"
+    def reply_in(self, event: Members) -> Members:
+        """Return the message of the first event; the others have their members at the top."""
+        message = event.get_object("message")
+        return message if message is not None else event
 
-    def unwrap(self, event: dict[str, Any]) -> dict[str, Any]:
-        """The first event wraps the message; the last but one has the rest of the usage at its top."""
-        inner = event.get("message")
-        return inner if isinstance(inner, dict) else event
-
-    def take(self, members: Mapping[str, Any], facts: CallResult) -> None:
-        """Take what a message or an event says."""
-        if members.get("type") in ("content_block_start", "content_block_delta", "content_block_stop", "ping"):
+    def apply_reply(self, reply: Members, result: CallResult) -> None:
+        """Read a message, or an event that states usage or a finish reason."""
+        if reply.get_string("type") in _CONTENT_EVENTS:
             return
-        super().take(members, facts)
-        reason = members.get("stop_reason") or values.mapping(members.get("delta")).get("stop_reason")
-        if values.text(reason):
-            facts.finish_reasons = (str(reason),)
+        super().apply_reply(reply, result)
+        set_finish_reason(reply.get_string("stop_reason") or reply.get_dict("delta").get("stop_reason"), result)
 
-    def take_usage(self, usage: Mapping[str, Any], facts: CallResult) -> None:
-        """Add up the input; a later event repeats or completes an earlier one."""
-        read = token_count(usage.get("cache_read_input_tokens"))
-        write = token_count(usage.get("cache_creation_input_tokens"))
-        fresh = token_count(usage.get("input_tokens"))
-        if fresh is not None:
-            facts.cache_read_tokens = read if read is not None else facts.cache_read_tokens
-            facts.cache_write_tokens = write if write is not None else facts.cache_write_tokens
-            facts.input_tokens = fresh + (facts.cache_read_tokens or 0) + (facts.cache_write_tokens or 0)
-        output = token_count(usage.get("output_tokens"))
-        facts.output_tokens = output if output is not None else facts.output_tokens
+    def apply_usage(self, usage: Mapping[str, Any], result: CallResult) -> None:
+        """Add up the input tokens; a later event repeats or completes an earlier one."""
+        uncached = token_count(usage.get("input_tokens"))
+        if uncached is not None:
+            set_count(result, "cache_read_tokens", usage.get("cache_read_input_tokens"))
+            set_count(result, "cache_write_tokens", usage.get("cache_creation_input_tokens"))
+            result.input_tokens = uncached + (result.cache_read_tokens or 0) + (result.cache_write_tokens or 0)
+        set_count(result, "output_tokens", usage.get("output_tokens"))
+
+    def input_messages(self, request: Members) -> list[Message]:
+        """Return the messages; tool results are messages of the user."""
+        return [
+            build_message(item.get("role"), block_parts(item.get("content")))
+            for item in list_objects(request.get("messages"))
+        ]
+
+    def system_instructions(self, request: Members) -> list[Part]:
+        """Return the system prompt, which is a text or a list of blocks."""
+        return block_parts(request.get("system"))
+
+    def tool_definitions(self, request: Members) -> list[Any]:
+        """Return the tools; the GenAI conventions call the schema ``parameters``."""
+        return [
+            {
+                "type": "function",
+                "name": tool.get("name"),
+                "description": tool.get("description"),
+                "parameters": tool.get("input_schema"),
+            }
+            for tool in list_objects(request.get("tools"))
+        ]
+
+    def output_messages(self, reply: Members) -> list[Message]:
+        """Return one message."""
+        parts = block_parts(reply.get("content"))
+        return [build_message("assistant", parts, finish_reason=reply.get("stop_reason"))] if parts else []
+
+    def join_stream(self, events: Iterable[Members]) -> list[Message]:
+        """Return one message, each block of which is joined from its deltas."""
+        blocks: dict[Any, dict[str, Any]] = {}
+        finish_reason: Any = None
+        for event in events:
+            kind, delta = event.get("type"), event.get_dict("delta")
+            if kind == "content_block_start" and len(blocks) < _MAX_BLOCKS:
+                blocks[event.get("index")] = {**event.get_dict("content_block"), "pieces": []}
+            elif kind == "content_block_delta" and event.get("index") in blocks:
+                piece = delta.get("text") or delta.get("thinking") or delta.get("partial_json")
+                if isinstance(piece, str):
+                    blocks[event.get("index")]["pieces"].append(piece)
+            elif kind == "message_delta":
+                finish_reason = delta.get("stop_reason") or finish_reason
+        parts = [_joined_part(block) for block in blocks.values()]
+        return [build_message("assistant", parts, finish_reason=finish_reason)] if parts else []
+
+
+def _joined_part(block: dict[str, Any]) -> Part:
+    joined = "".join(block["pieces"])
+    kind = block.get("type")
+    if kind == "tool_use":
+        return tool_call_part(block.get("id"), block.get("name"), joined or block.get("input"))
+    if kind == "thinking":
+        return reasoning_part(joined or block.get("thinking", ""))
+    return text_part(joined or block.get("text", ""))
+
+
+def block_parts(content: object) -> list[Part]:
+    """Return the parts of a content, which is a text or a list of blocks."""
+    if isinstance(content, str):
+        return [text_part(content)]
+    # Redacted thinking is encrypted.
+    return [_block_part(block) for block in list_objects(content) if block.get("type") != "redacted_thinking"]
+
+
+def _block_part(block: Mapping[str, Any]) -> Part:
+    kind = block.get("type")
+    if kind == "text":
+        return text_part(block.get("text"))
+    if kind == "thinking":
+        return reasoning_part(block.get("thinking"))
+    if kind in ("tool_use", "server_tool_use"):
+        return tool_call_part(block.get("id"), block.get("name"), block.get("input"))
+    if kind == "tool_result":
+        return tool_response_part(block.get("tool_use_id"), block.get("content"))
+    if kind in ("image", "document"):
+        source = values.mapping(block.get("source"))
+        return media_part(
+            str(kind), uri=source.get("url"), file_id=source.get("file_id"), mime=source.get("media_type")
+        )
+    return generic_part(block)

@@ -1,19 +1,41 @@
-"""OpenAI's shapes, which most other providers speak too."""
+"""OpenAI's chat completions, completions and embeddings, which most other providers offer too."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
 
 import msgspec
 
-from byline.apis.fields import add_finish_reason, real_number, string_list, string_tuple, whole_number
-from byline.apis.parser import ApiParser, Usage
+from byline.apis.json_body import Members, decode_json, parse_object
+from byline.apis.messages import (
+    Message,
+    Part,
+    build_message,
+    generic_part,
+    list_objects,
+    media_part,
+    reasoning_part,
+    text_part,
+    tool_call_part,
+    tool_response_part,
+    user_messages,
+)
+from byline.apis.parser import (
+    ApiParser,
+    Parameters,
+    Usage,
+    add_finish_reason,
+    choice_count,
+    real_number,
+    string_tuple,
+    whole_number,
+)
 from byline.call_result import CallResult
 from byline.gateways import values
 
-_PARAMETERS: Final = {
+#: The parameters of chat completions, completions, embeddings and the Responses API.
+PARAMETERS: Final[Parameters] = {
     "max_tokens": ("max_tokens", whole_number),
     "max_completion_tokens": ("max_tokens", whole_number),
     "max_output_tokens": ("max_tokens", whole_number),
@@ -24,7 +46,7 @@ _PARAMETERS: Final = {
     "presence_penalty": ("presence_penalty", real_number),
     "seed": ("seed", whole_number),
     "stop": ("stop_sequences", string_tuple),
-    "n": ("choice.count", string_list),
+    "n": ("choice.count", choice_count),
     "response_format.type": ("response_format", values.text),
     "text.format.type": ("response_format", values.text),
     "reasoning_effort": ("reasoning.level", values.text),
@@ -35,141 +57,200 @@ _PARAMETERS: Final = {
     "service_tier": ("service_tier", values.text),
 }
 
-#: Both spellings: of chat completions, and of the Responses API.
-_USAGE: Final[Usage] = {
-    "input_tokens": (("prompt_tokens",), ("input_tokens",)),
-    "output_tokens": (("completion_tokens",), ("output_tokens",)),
-    "cache_read_tokens": (("prompt_tokens_details", "cached_tokens"), ("input_tokens_details", "cached_tokens")),
-    "cache_write_tokens": (("prompt_tokens_details", "cache_write_tokens"),),
-    "reasoning_tokens": (
-        ("completion_tokens_details", "reasoning_tokens"),
-        ("output_tokens_details", "reasoning_tokens"),
-    ),
-    "input_audio_tokens": (("prompt_tokens_details", "audio_tokens"),),
-    "output_audio_tokens": (("completion_tokens_details", "audio_tokens"),),
+#: The token counts under both names: those of chat completions, and those of the Responses API.
+USAGE: Final[Usage] = {
+    "input_tokens": ("prompt_tokens", "input_tokens"),
+    "output_tokens": ("completion_tokens", "output_tokens"),
+    "cache_read_tokens": ("prompt_tokens_details.cached_tokens", "input_tokens_details.cached_tokens"),
+    "cache_write_tokens": ("prompt_tokens_details.cache_write_tokens",),
+    "reasoning_tokens": ("completion_tokens_details.reasoning_tokens", "output_tokens_details.reasoning_tokens"),
+    "input_audio_tokens": ("prompt_tokens_details.audio_tokens",),
+    "output_audio_tokens": ("completion_tokens_details.audio_tokens",),
 }
 
 
 class _Choice(msgspec.Struct):
-    finish_reason: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """The members of a choice that are read if messages are not captured; texts and logprobs are skipped."""
+
+    finish_reason: msgspec.Raw = msgspec.Raw()
+    message: msgspec.Raw = msgspec.Raw()
+    delta: msgspec.Raw = msgspec.Raw()
 
 
-class _Choices(msgspec.Struct):
-    choices: list[_Choice] = []
-
-
-class _Said(msgspec.Struct):
-    provider_metadata: dict[str, Any] | None = None
-
-
-class _Told(msgspec.Struct):
-    message: _Said | None = None
-    delta: _Said | None = None
-
-
-class _Tellings(msgspec.Struct):
-    choices: list[_Told] = []
-
-
-#: Where some gateways put what they say of a call: within a choice.
-_METADATA: Final = b'"provider_metadata"'
-_decode_told: Final = msgspec.json.Decoder(_Tellings).decode
-_decode_choices: Final = msgspec.json.Decoder(_Choices).decode
-_decode_any: Final = msgspec.json.Decoder().decode
+_decode_choices: Final = msgspec.json.Decoder(list[_Choice]).decode
+#: The member of a choice's message in which Vercel's gateway states routing and cost.
+_METADATA: Final = "provider_metadata"
+#: Choices of one stream whose messages are captured.
+_MAX_CHOICES: Final = 64
 
 
 class Chat(ApiParser):
     """``/chat/completions``."""
 
     name: ClassVar[str] = "openai.chat"
-    needs: ClassVar[frozenset[str]] = frozenset({"messages"})
-    bulky: ClassVar[frozenset[str]] = frozenset({"choices"})
-    parameters = _PARAMETERS
-    usage = _USAGE
+    required_members: ClassVar[frozenset[str]] = frozenset({"messages"})
+    parameters: ClassVar[Parameters] = PARAMETERS
+    usage: ClassVar[Usage] = USAGE
 
-    def read_reply(self, body: bytes, facts: CallResult) -> dict[str, Any] | None:
-        """Read a whole reply, with a gateway's own word from within a choice."""
-        members = super().read_reply(body, facts)
-        if members is not None and _METADATA in body:
-            members = {**_told_in(body), **members}
-        return members
+    def apply_reply(self, reply: Members, result: CallResult) -> None:
+        """Read also one finish reason for each choice."""
+        super().apply_reply(reply, result)
+        for choice in reply.get_typed("choices", _decode_choices) or ():
+            add_finish_reason(decode_json(choice.finish_reason), result)
 
-    def read_stream(self, head: bytes, tail: bytes, facts: CallResult) -> dict[str, Any] | None:
-        """Read the beginning and the end of a stream, with a gateway's own word from within a choice."""
-        stated = super().read_stream(head, tail, facts)
-        if _METADATA in tail:
-            for line in tail.splitlines():
-                if _METADATA in line:
-                    stated = {**(stated or {}), **_told_in(line.removeprefix(b"data:"))}
-        return stated
-
-    def finish(self, body: bytes, facts: CallResult) -> None:
-        """Take one finish reason a choice, without decoding what was said."""
-        try:
-            choices = _decode_choices(body).choices
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            return
-        for choice in choices:
-            if choice.finish_reason is not msgspec.UNSET:
-                add_finish_reason(_decode_any(choice.finish_reason), facts)
-
-    def finish_event(self, event: Mapping[str, Any], facts: CallResult) -> None:
-        """Take the finish reason of a chunk."""
-        choices = event.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            if isinstance(choice, Mapping) and choice.get("finish_reason"):
-                add_finish_reason(choice["finish_reason"], facts)
-
-
-def _told_in(text: bytes) -> dict[str, Any]:
-    try:
-        choices = _decode_told(text).choices
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    def gateway_members(self, reply: Members) -> dict[str, msgspec.Raw]:
+        """Return the metadata that a gateway has put into a choice."""
+        for choice in reply.get_typed("choices", _decode_choices) or ():
+            for raw in (choice.message, choice.delta):
+                message = parse_object(raw) if _METADATA.encode() in bytes(raw) else None
+                if message is not None and message.get_object(_METADATA):
+                    return {_METADATA: message.raw[_METADATA]}
         return {}
-    said = [each.provider_metadata for choice in choices for each in (choice.message, choice.delta) if each is not None]
-    return next(({"provider_metadata": metadata} for metadata in said if metadata), {})
+
+    def input_messages(self, request: Members) -> list[Message]:
+        """Return all messages, system messages among them."""
+        return [chat_message(item) for item in list_objects(request.get("messages"))]
+
+    def tool_definitions(self, request: Members) -> list[Any]:
+        """Return the tools, each function's members beside the tool's type."""
+        return [flat_tool(tool) for tool in list_objects(request.get("tools"))]
+
+    def output_messages(self, reply: Members) -> list[Message]:
+        """Return one message for each choice."""
+        return [
+            {**chat_message(values.mapping(choice.get("message"))), "finish_reason": choice.get("finish_reason")}
+            for choice in list_objects(reply.get("choices"))
+        ]
+
+    def join_stream(self, events: Iterable[Members]) -> list[Message]:
+        """Return one message for each choice, joined from its deltas."""
+        choices: dict[int, _JoinedChoice] = {}
+        for event in events:
+            for choice in list_objects(event.get("choices")):
+                index = choice.get("index")
+                key = index if type(index) is int else 0
+                if key in choices or len(choices) < _MAX_CHOICES:
+                    choices.setdefault(key, _JoinedChoice()).add_chunk(choice)
+        return [choices[index].to_message() for index in sorted(choices)]
+
+
+class _JoinedChoice:
+    """One choice of a stream, joined from its deltas."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._finish_reason: Any = None
+
+    def add_chunk(self, choice: Mapping[str, Any]) -> None:
+        delta = values.mapping(choice.get("delta"))
+        self._finish_reason = choice.get("finish_reason") or self._finish_reason
+        for pieces, piece in (
+            (self._text, delta.get("content") or choice.get("text")),
+            (self._reasoning, delta.get("reasoning_content") or delta.get("reasoning")),
+        ):
+            if isinstance(piece, str):
+                pieces.append(piece)
+        for call in list_objects(delta.get("tool_calls")):
+            index = call.get("index")
+            function = values.mapping(call.get("function"))
+            joined = self._calls.setdefault(
+                index if type(index) is int else 0, {"id": None, "name": None, "arguments": []}
+            )
+            joined["id"] = call.get("id") or joined["id"]
+            joined["name"] = function.get("name") or joined["name"]
+            if isinstance(function.get("arguments"), str):
+                joined["arguments"].append(function["arguments"])
+
+    def to_message(self) -> Message:
+        parts: list[Part] = []
+        if self._reasoning:
+            parts.append(reasoning_part("".join(self._reasoning)))
+        if self._text:
+            parts.append(text_part("".join(self._text)))
+        parts += [tool_call_part(call["id"], call["name"], "".join(call["arguments"])) for call in self._calls.values()]
+        return build_message("assistant", parts, finish_reason=self._finish_reason)
 
 
 class Completions(Chat):
     """``/completions``."""
 
     name: ClassVar[str] = "openai.completions"
-    needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
+    required_members: ClassVar[frozenset[str]] = frozenset({"prompt"})
     operation: ClassVar[str] = "text_completion"
+
+    def input_messages(self, request: Members) -> list[Message]:
+        """Return a message of the user for each prompt."""
+        return user_messages(request.get("prompt"))
+
+    def output_messages(self, reply: Members) -> list[Message]:
+        """Return one message for each choice."""
+        return [
+            build_message("assistant", [text_part(choice.get("text"))], finish_reason=choice.get("finish_reason"))
+            for choice in list_objects(reply.get("choices"))
+        ]
 
 
 class Embeddings(ApiParser):
-    """``/embeddings``."""
+    """``/embeddings``: the output is no text."""
 
     name: ClassVar[str] = "openai.embeddings"
-    needs: ClassVar[frozenset[str]] = frozenset({"input"})
+    required_members: ClassVar[frozenset[str]] = frozenset({"input"})
     operation: ClassVar[str] = "embeddings"
-    bulky: ClassVar[frozenset[str]] = frozenset({"data"})
-    parameters = _PARAMETERS
-    usage = _USAGE
+    parameters: ClassVar[Parameters] = PARAMETERS
+    usage: ClassVar[Usage] = USAGE
+
+    def input_messages(self, request: Members) -> list[Message]:
+        """Return the texts; tokens are skipped."""
+        return user_messages(request.get("input"))
 
 
-class Responses(ApiParser):
-    """``/responses``."""
+def flat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tool definition as the GenAI conventions have it."""
+    function = tool.get("function")
+    return {"type": tool.get("type", "function"), **function} if isinstance(function, Mapping) else dict(tool)
 
-    name: ClassVar[str] = "openai.responses"
-    needs: ClassVar[frozenset[str]] = frozenset({"model"})
-    #: The SDK ends its stream at this event, before the body is at its end. Within a text the quotes
-    #: would have backslashes.
-    end_mark: ClassVar[re.Pattern[bytes] | None] = re.compile(rb'"type": ?"response\.(?:completed|incomplete|failed)"')
-    bulky: ClassVar[frozenset[str]] = frozenset({"output", "instructions", "tools", "input"})
-    parameters = _PARAMETERS
-    usage = _USAGE
 
-    def unwrap(self, event: dict[str, Any]) -> dict[str, Any]:
-        """Most events wrap the reply as it stands by then."""
-        inner = event.get("response")
-        return inner if isinstance(inner, dict) else event if event.get("type") == "error" else {}
+def chat_message(item: Mapping[str, Any]) -> Message:
+    """Return one message of a chat."""
+    role = item.get("role", "assistant")
+    if role == "tool":
+        return build_message(role, [tool_response_part(item.get("tool_call_id"), item.get("content"))])
+    parts: list[Part] = []
+    reasoning = item.get("reasoning_content") or item.get("reasoning")
+    if isinstance(reasoning, str):
+        parts.append(reasoning_part(reasoning))
+    parts += content_parts(item.get("content"))
+    if isinstance(item.get("refusal"), str):
+        parts.append(text_part(item["refusal"]))
+    for call in list_objects(item.get("tool_calls")):
+        function = values.mapping(call.get("function"))
+        parts.append(tool_call_part(call.get("id"), function.get("name"), function.get("arguments")))
+    name = item.get("name")
+    return build_message(role, parts, **({"name": name} if isinstance(name, str) else {}))
 
-    def take(self, members: Mapping[str, Any], facts: CallResult) -> None:
-        """The status is what comes nearest to a finish reason."""
-        super().take(members, facts)
-        status = members.get("status")
-        if status in ("completed", "incomplete", "failed", "cancelled"):
-            detail = values.mapping(members.get("incomplete_details")).get("reason")
-            facts.finish_reasons = (values.text(detail) or str(status),)
+
+def content_parts(content: object) -> list[Part]:
+    """Return the parts of a message's content, which is a text or a list."""
+    if isinstance(content, str):
+        return [text_part(content)]
+    return [_content_part(item) for item in list_objects(content)]
+
+
+def _content_part(item: Mapping[str, Any]) -> Part:
+    kind = item.get("type")
+    if kind in ("text", "input_text", "output_text"):
+        return text_part(item.get("text"))
+    if kind in ("image_url", "input_image"):
+        image = item.get("image_url")
+        url = image.get("url") if isinstance(image, Mapping) else image
+        return media_part("image", uri=url, file_id=item.get("file_id"))
+    if kind == "input_audio":
+        return media_part("audio", mime=values.mapping(item.get("input_audio")).get("format"))
+    if kind in ("file", "input_file"):
+        file = item.get("file") if isinstance(item.get("file"), Mapping) else item
+        return media_part("document", file_id=values.mapping(file).get("file_id"))
+    if kind == "refusal":
+        return text_part(item.get("refusal"))
+    return generic_part(item)

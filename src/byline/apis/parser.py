@@ -1,180 +1,338 @@
-"""What every API shape has in common: how its bodies are read into facts."""
+"""The base of the parsers: one class for each API reads request, reply, stream and messages."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final
 
 import msgspec
 
-from byline.apis.fields import apply_error, token_count
-from byline.apis.provider_names import provider_for_host
-from byline.apis.sse import decode_event, iter_events
+from byline import errors
+from byline.apis.json_body import Members, decode_json, iter_events, parse_array, parse_object
+from byline.apis.messages import Message, Part, dump_list, dump_messages
 from byline.call_result import CallResult
 from byline.gateways import values
 
-_scan: Final = json.JSONDecoder().raw_decode
-_decode_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+#: Request member (a dotted path) → the parameter's GenAI name, and how its value is read.
+Parameters = Mapping[str, tuple[str, Callable[[Any], Any]]]
+#: Attribute of a call result → the dotted paths in a usage object at which providers state it.
+Usage = Mapping[str, tuple[str, ...]]
 
-#: Facts of a usage object, each with the paths at which some provider states it.
-Usage = Mapping[str, tuple[tuple[str, ...], ...]]
+_MAX_TOKENS: Final = 1_000_000_000
+_PROVIDERS: Final = (
+    ("openai.azure.com", "azure.ai.openai"),
+    ("openai.com", "openai"),
+    ("anthropic.com", "anthropic"),
+    ("aiplatform.googleapis.com", "gcp.vertex_ai"),
+    ("googleapis.com", "gcp.gemini"),
+    ("mistral.ai", "mistral_ai"),
+    ("groq.com", "groq"),
+    ("deepseek.com", "deepseek"),
+    ("x.ai", "x_ai"),
+    ("cohere.com", "cohere"),
+    ("cohere.ai", "cohere"),
+    ("perplexity.ai", "perplexity"),
+)
+_scan_json: Final = json.JSONDecoder().raw_decode
 
 
 class ApiParser:
-    """One API shape. Stateless: everything it finds goes into the facts that it is given.
+    """The parser of one API. It has no state: all that it reads goes into the call result that it is given.
 
     Attributes:
-        name: The shape's name, e.g. ``openai.chat``.
-        operation: The GenAI operation that it is.
-        end_mark: What shows a stream's last event, where an SDK ends its span at that one and not at
-            the end of the body.
-        within: What the path has besides its end.
-        needs: Members without which a request is none of this API, but one of another that ends alike.
-        bulky: Members of a reply that are content, which nobody but `finish` looks into.
-        parameters: Request member → GenAI name of the parameter, and how its value is read.
+        name: The API's name, e.g. ``openai.chat``.
+        operation: The GenAI operation.
+        end_mark: Matches the last event of a stream, if an SDK ends its span at that event and not at the
+            end of the body.
+        path_contains: A part that the path has besides its end.
+        required_members: Members that every request of this API has. A request without them belongs to
+            another API whose path has the same end.
+        parameters: The request parameters.
+        usage: The token counts.
     """
 
     name: ClassVar[str]
     operation: ClassVar[str] = "chat"
+    default_provider: ClassVar[str] = "openai"
     end_mark: ClassVar[re.Pattern[bytes] | None] = None
-    within: ClassVar[str] = ""
-    needs: ClassVar[frozenset[str]] = frozenset()
-    bulky: ClassVar[frozenset[str]] = frozenset()
-    parameters: ClassVar[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {}
+    path_contains: ClassVar[str] = ""
+    required_members: ClassVar[frozenset[str]] = frozenset()
+    parameters: ClassVar[Parameters] = {}
     usage: ClassVar[Usage] = {}
 
-    def read_request(
-        self, body: bytes, facts: CallResult, *, path: str, host: str, members: Mapping[str, msgspec.Raw] | None = None
+    def parse_request(
+        self,
+        body: bytes,
+        result: CallResult,
+        *,
+        path: str,
+        host: str,
+        members: Mapping[str, msgspec.Raw] | None = None,
+        capture: bool = False,
     ) -> bool:
-        """Read the model and the parameters that were asked for.
+        """Read model and parameters, and the messages if they are captured.
 
         Args:
             body: The request's body.
-            facts: Where they go.
+            result: The call result to fill in.
             path: The path of the URL.
-            host: Its host.
-            members: The body's top-level members, where the caller has looked for them already.
+            host: The host of the URL.
+            members: The body's top-level members, if the caller has split the body already.
+            capture: Whether input messages, system instructions and tool definitions are captured.
 
         Returns:
-            Whether the body has what a request of this API needs.
+            Whether the body has the members that a request of this API needs.
         """
-        facts.operation = self.operation
-        facts.provider = self.provider(host)
-        raw = _raw_members(body) if members is None else members
-        # Whatever else there is may be long, and says nothing here.
-        asked = {name: decode_event(bytes(raw[name])) for name in self._wanted() if name in raw}
-        facts.request_model = values.text(asked.get("model")) or self.model_of(path)
-        facts.streamed = self.is_streamed(asked, path)
-        for member, (name, read) in self.parameters.items():
-            value = read(_at(asked, tuple(member.split("."))))
+        request = Members(members) if members is not None else parse_object(body) or Members({})
+        result.operation = self.operation
+        result.provider = self.provider_for(host)
+        result.request_model = values.text(request.get_string("model")) or self.model_in_path(path)
+        result.streamed = self.is_streamed(request, path)
+        for member, (name, read_value) in self.parameters.items():
+            value = read_value(find_value(request, member))
             if value is not None:
-                facts.parameters[name] = value
-        return self.needs <= raw.keys()
+                result.parameters[name] = value
+        if capture:
+            self._capture(lambda: self._capture_request(request, result))
+        return self.required_members <= request.raw.keys()
 
-    def _wanted(self) -> set[str]:
-        return {"model", "stream", *(member.partition(".")[0] for member in self.parameters)}
+    def parse_response(self, body: bytes, result: CallResult, *, capture: bool = False) -> Mapping[str, Any] | None:
+        """Read a whole reply, and its messages if they are captured.
 
-    def events(self, stream: bytes) -> Iterator[dict[str, Any]]:
-        """Return the events of a stream."""
-        return iter_events(stream)
-
-    def read_reply(self, body: bytes, facts: CallResult) -> dict[str, Any] | None:
-        """Read a whole reply; return it without its content, ``None`` when it is no JSON object."""
-        members = {
-            name: decode_event(bytes(value)) for name, value in _raw_members(body).items() if name not in self.bulky
-        }
-        if not members and decode_event(body) is None:
-            return None
-        self.take(members, facts)
-        self.finish(body, facts)
-        return members
-
-    def read_stream(self, head: bytes, tail: bytes, facts: CallResult) -> dict[str, Any] | None:
-        """Read the beginning and the end of a stream; return the object that states the usage.
-
-        Where the stream was short ``head`` is empty and ``tail`` is the whole.
+        Returns:
+            The reply's members for a gateway to read; ``None`` if the reply is no JSON.
         """
-        stated: dict[str, Any] | None = None
-        for part in (head, tail):
-            for event in self.events(part):
-                found = self.unwrap(event)
-                self.take(found, facts)
-                self.finish_event(event, facts)
-                if isinstance(found.get("usage") or found.get("usageMetadata"), dict) or "prompt_eval_count" in found:
-                    stated = {key: value for key, value in found.items() if key not in self.bulky}
-        if stated is None and head:
-            # The last event may be longer than what is kept: some repeat the whole answer in it.
-            stated = find_usage(tail)
-            self.take(stated or {}, facts)
-        return stated
+        reply = parse_object(body)
+        if reply is None:
+            return None if decode_json(body) is None else {}
+        self.apply_reply(reply, result)
+        if capture:
+            self._capture(lambda: self._capture_output(self.output_messages(reply), result))
+        stated = self.gateway_members(reply)
+        return Members({**stated, **reply.raw}) if stated else reply
 
-    def provider(self, host: str) -> str:
+    def parse_stream(
+        self, head: bytes, tail: bytes, result: CallResult, *, capture: bool = False
+    ) -> Mapping[str, Any] | None:
+        """Read beginning and end of a stream, and its messages if they are captured.
+
+        Args:
+            head: The beginning; empty if the tail is the whole stream.
+            tail: The end.
+            result: The call result to fill in. Its finish reasons are replaced: a stream is read again as
+                it grows.
+            capture: Whether the output messages are captured.
+
+        Returns:
+            The members that state usage and cost, for a gateway to read; ``None`` if none do.
+        """
+        result.finish_reasons = ()
+        raw: dict[str, msgspec.Raw] = {}
+        stated: dict[str, msgspec.Raw] = {}
+
+        def read_events() -> Iterator[Members]:
+            for part in (head, tail):
+                for event in self.iter_events(part):
+                    reply = self.reply_in(event)
+                    self.apply_reply(reply, result)
+                    stated.update(self.gateway_members(reply))
+                    if _states_usage(reply):
+                        raw.clear()
+                        raw.update(reply.raw)
+                    yield event
+
+        events = read_events()
+        if capture:
+            self._capture(lambda: self._capture_output(self.join_stream(events), result))
+        for _ in events:
+            pass
+        if not raw and head:
+            # The last event may be longer than the tail: some APIs repeat the whole answer in it.
+            raw.update(find_usage(tail))
+            self.apply_reply(Members(raw), result)
+        raw.update(stated)
+        return Members(raw) if raw else None
+
+    def provider_for(self, host: str) -> str:
         """Return the provider's name in the GenAI conventions."""
-        return provider_for_host(host) or "openai"
+        return next(
+            (name for domain, name in _PROVIDERS if host == domain or host.endswith("." + domain)),
+            self.default_provider,
+        )
 
-    def model_of(self, path: str) -> str | None:  # noqa: ARG002 - for shapes that name it there
+    def model_in_path(self, path: str) -> str | None:  # noqa: ARG002 - for APIs that name the model in the path
         """Return the model that the path names."""
         return None
 
-    def is_streamed(self, members: Mapping[str, Any], path: str) -> bool:  # noqa: ARG002 - likewise
-        """Whether a stream is asked for."""
-        return members.get("stream") is True
+    def is_streamed(self, request: Members, path: str) -> bool:  # noqa: ARG002 - likewise
+        """Whether the request asks for a stream."""
+        return request.get("stream") is True
 
-    def unwrap(self, event: dict[str, Any]) -> dict[str, Any]:
-        """Return the part of an event that looks like a whole reply."""
+    def iter_events(self, stream: bytes) -> Iterator[Members]:
+        """Yield the events of a stream."""
+        return iter_events(stream)
+
+    def reply_in(self, event: Members) -> Members:
+        """Return the part of an event that has the members of a whole reply."""
         return event
 
-    def take(self, members: Mapping[str, Any], facts: CallResult) -> None:
-        """Take id, model, usage and error."""
-        facts.response_id = values.text(members.get("id")) or facts.response_id
-        facts.response_model = values.text(members.get("model")) or facts.response_model
-        self.take_usage(values.mapping(members.get("usage")), facts)
-        apply_error(members, facts)
+    def apply_reply(self, reply: Members, result: CallResult) -> None:
+        """Read id, model, usage and error."""
+        result.response_id = values.text(reply.get_string("id")) or result.response_id
+        result.response_model = values.text(reply.get_string("model")) or result.response_model
+        self.apply_usage(reply.get_dict("usage"), result)
+        apply_error(reply, result)
 
-    def take_usage(self, usage: Mapping[str, Any], facts: CallResult) -> None:
-        """Take the tokens; what is no sensible number is left out."""
-        for fact, paths in self.usage.items():
-            for path in paths:
-                found = token_count(_at(usage, path))
-                if found is not None:
-                    setattr(facts, fact, found)
-                    break
+    def apply_usage(self, usage: Mapping[str, Any], result: CallResult) -> None:
+        """Read the token counts; a value that is no token count is left out."""
+        for attribute, paths in self.usage.items() if usage else ():
+            set_count(result, attribute, *(find_value(usage, path) for path in paths))
 
-    def finish(self, body: bytes, facts: CallResult) -> None:
-        """Take the finish reasons of a whole reply."""
-
-    def finish_event(self, event: Mapping[str, Any], facts: CallResult) -> None:
-        """Take the finish reason of one event."""
-
-
-def _raw_members(body: bytes) -> dict[str, msgspec.Raw]:
-    try:
-        return _decode_members(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    def gateway_members(self, reply: Members) -> dict[str, msgspec.Raw]:  # noqa: ARG002 - for APIs that have some
+        """Return members that a gateway has put deeper into the reply than at its top."""
         return {}
 
+    def input_messages(self, request: Members) -> list[Message]:  # noqa: ARG002 - likewise
+        """Return the input messages."""
+        return []
 
-def find_usage(tail: bytes) -> dict[str, Any] | None:
-    """Return the usage that stands last in the end of a stream whose events are cut off."""
-    for name in (b'"usage":', b'"usageMetadata":'):
-        at = tail.rfind(name)
-        if at >= 0:
-            text = tail[at + len(name) :].decode("utf-8", "replace").lstrip()
+    def system_instructions(self, request: Members) -> list[Part]:  # noqa: ARG002 - likewise
+        """Return the system instructions, if they are not among the messages."""
+        return []
+
+    def tool_definitions(self, request: Members) -> list[Any]:  # noqa: ARG002 - likewise
+        """Return the tool definitions."""
+        return []
+
+    def output_messages(self, reply: Members) -> list[Message]:  # noqa: ARG002 - likewise
+        """Return the output messages of a whole reply."""
+        return []
+
+    def join_stream(self, events: Iterable[Members]) -> list[Message]:
+        """Return the output messages of a stream; by default those of the last event that has some."""
+        messages: list[Message] = []
+        for event in events:
+            messages = self.output_messages(event) or messages
+        return messages
+
+    def _capture(self, capture_messages: Callable[[], None]) -> None:
+        try:
+            capture_messages()
+        except Exception:
+            errors.report_internal_error("content")
+
+    def _capture_request(self, request: Members, result: CallResult) -> None:
+        result.input_messages = dump_messages(self.input_messages(request))
+        result.system_instructions = dump_list(self.system_instructions(request))
+        result.tool_definitions = dump_list(self.tool_definitions(request))
+
+    def _capture_output(self, messages: list[Message], result: CallResult) -> None:
+        result.output_messages = dump_messages(messages)
+
+
+def find_value(members: Mapping[str, Any], path: str) -> Any:
+    """Return the value at a dotted path, ``None`` if there is none."""
+    name, _, rest = path.partition(".")
+    value = members.get(name)
+    if not rest:
+        return value
+    return find_value(value, rest) if isinstance(value, Mapping) else None
+
+
+def find_usage(tail: bytes) -> dict[str, msgspec.Raw]:
+    """Return the last usage object in the end of a stream whose last event is cut off."""
+    for name in ("usage", "usageMetadata"):
+        _, found, rest = tail.rpartition(b'"%s":' % name.encode())
+        if found:
+            text = rest.decode("utf-8", "replace").lstrip()
             try:
-                found, _ = _scan(text)
+                usage, end = _scan_json(text)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(found, dict):
-                return {name.decode().strip('":'): found}
-    return None
+            if isinstance(usage, dict):
+                return {name: msgspec.Raw(text[:end].encode())}
+    return {}
 
 
-def _at(members: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-    found: Any = members
-    for part in path:
-        if not isinstance(found, Mapping):
-            return None
-        found = found.get(part)
-    return found
+def token_count(value: object) -> int | None:
+    """Return a number of tokens, ``None`` for a value that cannot be one."""
+    return value if type(value) is int and 0 <= value <= _MAX_TOKENS else None
+
+
+def set_count(result: CallResult, attribute: str, *stated: object) -> None:
+    """Set a token count to the first value that is one; keep the count if none is."""
+    count = next((value for value in stated if token_count(value) is not None), None)
+    if count is not None:
+        setattr(result, attribute, count)
+
+
+def whole_number(value: object) -> int | None:
+    """Return a whole number as a parameter; some SDKs write 5 as 5.0."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and abs(value) < 2**63 else None
+
+
+def choice_count(value: object) -> int | None:
+    """Return the number of choices asked for, which the conventions leave out if the number is one."""
+    number = whole_number(value)
+    return None if number == 1 else number
+
+
+def real_number(value: object) -> float | None:
+    """Return a number as a parameter."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < 1e12 else None
+
+
+def string_tuple(value: object) -> tuple[str, ...] | None:
+    """Return one string or several, at most sixteen."""
+    several = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    return tuple(item for item in several[:16] if isinstance(item, str) and 0 < len(item) <= 200) or None
+
+
+def add_finish_reason(reason: object, result: CallResult) -> None:
+    """Add the finish reason of one choice."""
+    text = values.text(reason)
+    if text is not None:
+        result.finish_reasons = (*result.finish_reasons, text)[:16]
+
+
+def set_finish_reason(reason: object, result: CallResult) -> None:
+    """Set the finish reason of an API that has one choice."""
+    text = values.text(reason)
+    if text is not None:
+        result.finish_reasons = (text,)
+
+
+def apply_error(reply: Members, result: CallResult) -> None:
+    """Read the error that a body states, in the form of any provider."""
+    error = reply.get("error")
+    if error is None and reply.get_string("type") != "error":
+        error = reply.get_string("detail") or (None if "choices" in reply else reply.get_string("message"))
+        if error is None or "id" in reply:
+            return
+    kind: object = None
+    message: object = error
+    if isinstance(error, Mapping):
+        kind = error.get("type") or error.get("status") or error.get("code")
+        message = error.get("message")
+    result.error_type = values.text(str(kind)) if isinstance(kind, str | int) else result.error_type
+    result.error_type = result.error_type or "error"
+    if isinstance(message, str) and message:
+        result.error_message = message[:500]
+
+
+def parse_error(status: int, body: bytes, result: CallResult) -> None:
+    """Read class and detail of an error reply of any provider; without a class the status becomes the class."""
+    items = parse_array(body)
+    apply_error(parse_object(items[0] if items else body) or Members({}), result)
+    if result.error_type is None or result.error_type == "error":
+        result.error_type = str(status)
+
+
+def _states_usage(reply: Members) -> bool:
+    return reply.has_object("usage") or reply.has_object("usageMetadata") or "prompt_eval_count" in reply

@@ -12,7 +12,6 @@ from opentelemetry.sdk.trace import Span
 
 from byline import deferred, errors, internal_metrics, request_context
 from byline.apis import ApiParser, find_parser
-from byline.apis.content import MessageCapture
 from byline.call_result import CallResult
 from byline.fork import fork_safe_lock
 from byline.gateways.base import Gateway
@@ -37,8 +36,8 @@ def begin_llm_request(
     in_force = call_config.current
     if in_force is None:
         return None
-    wire = find_parser(path)
-    if wire is None:
+    parser = find_parser(path)
+    if parser is None:
         return None
     if in_flight.is_in_flight(host, path):
         return None
@@ -48,12 +47,14 @@ def begin_llm_request(
         facts = CallResult(server_address=host, server_port=port)
         # Looked for once: a long prompt takes its time, and the gateway must know them too.
         members = top_level_members(content) if content else None
-        fits = wire.read_request(content or b"", facts, path=path, host=host, members=members or {})
+        fits = parser.parse_request(
+            content or b"", facts, path=path, host=host, members=members or {}, capture=in_force.capture_content
+        )
         gateway = in_force.known.find(host, port, path)
         if not fits and gateway is None:
             # Many APIs have an end point that is called "messages".
             return None
-        return LLMRequest(in_force, wire, gateway, facts, path, headers(), content, members)
+        return LLMRequest(in_force, parser, gateway, facts, path, headers(), content, members)
     except Exception:
         errors.report_internal_error("call")
         return None
@@ -72,7 +73,7 @@ class LLMRequest:
     def __init__(
         self,
         in_force: CallConfig,
-        wire: ApiParser,
+        parser: ApiParser,
         gateway: Gateway | None,
         facts: CallResult,
         path: str,
@@ -81,13 +82,10 @@ class LLMRequest:
         members: Mapping[str, msgspec.Raw] | None,
     ) -> None:
         self._rules = in_force
-        self._wire = wire
+        self._parser = parser
         self._open = True
         self.facts = facts
         self.content = body
-        captured = MessageCapture(wire.name, facts) if in_force.capture_content else None
-        if captured is not None:
-            captured.request(body)
         self.facts.key_hash = key_hash_from_headers(headers)
         self._own = False
         self._invocation = record_result.genai_util_attributes()
@@ -103,7 +101,7 @@ class LLMRequest:
             self.record.totals.add()
         self._has_read_partial = False
         self._path = path
-        self._reader = ResponseReader(in_force.known, wire, gateway, facts, captured)
+        self._reader = ResponseReader(in_force.known, parser, gateway, facts, capture=in_force.capture_content)
 
     @property
     def buffer(self) -> ResponseBuffer:
@@ -121,14 +119,16 @@ class LLMRequest:
             span_correlation.await_llm_span(None, self._found)
             return found
         traced = self._invocation is not None and not unsampled.parent_is_unsampled()
-        if not traced and fallback_span.wants_fallback_span(self._rules.llm_spans, self._wire.name):
+        if not traced and fallback_span.wants_fallback_span(self._rules.llm_spans, self._parser.name):
             made = fallback_span.start_fallback_span(self._rules.tracer, self.facts)
             if made is not None:
                 self._own = True
                 span_correlation.claim_span(made, self)
             span_correlation.await_llm_span(None, self._found)
             return made
-        span_correlation.await_llm_span(fallback_span.instrumentation_creates_span_later(self._wire.name), self._found)
+        span_correlation.await_llm_span(
+            fallback_span.instrumentation_creates_span_later(self._parser.name), self._found
+        )
         return None
 
     def restore_headers(self, headers: MutableMapping[str, Any]) -> None:

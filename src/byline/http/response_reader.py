@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from byline import errors, internal_metrics
 from byline.apis import ApiParser, parse_error
-from byline.apis.content import MessageCapture
 from byline.call_result import CallResult
 from byline.gateways import GatewayRegistry, rate_limits
 from byline.gateways.base import Gateway
@@ -186,7 +185,7 @@ class ResponseReader:
         parser: The API that the request was sent to.
         gateway: The gateway that the request was sent to, ``None`` if the host is not known as one.
         result: The call result to fill in.
-        content: Captures prompts and completions, ``None`` if content is not captured.
+        capture: Whether the output messages are captured.
 
     Attributes:
         gateway: The gateway that sent the response.
@@ -200,12 +199,13 @@ class ResponseReader:
         parser: ApiParser,
         gateway: Gateway | None,
         result: CallResult,
-        content: MessageCapture | None,
+        *,
+        capture: bool,
     ) -> None:
         self._registry = registry
         self._parser = parser
         self._result = result
-        self._content = content
+        self._capture = capture
         self._headers: Mapping[str, str] = {}
         self._start_time = time.perf_counter()
         self.gateway = gateway
@@ -224,7 +224,7 @@ class ResponseReader:
         self.buffer = ResponseBuffer(
             streamed=self.is_stream,
             encoding=headers.get("content-encoding", "identity").lower(),
-            whole=self._content is not None,
+            whole=self._capture,
             end_mark=self._parser.end_mark,
         )
         rate_limits.extract_rate_limits(headers, self._result, time.time())
@@ -250,23 +250,19 @@ class ResponseReader:
         result = self._result
         if result.status_code is not None and result.status_code >= 400:
             parse_error(result.status_code, body, result)
-        decoded = self._parser.read_reply(body, result) if body else None
+        decoded = self._parser.parse_response(body, result, capture=self._capture) if body else None
         if body and decoded is None:
             internal_metrics.increment("replies.unreadable")
             errors.logger.debug("the %s response is not a JSON object; its span gets no usage", self._parser.name)
-        if self._content is not None and decoded is not None:
-            self._content.reply(body)
         self._apply_gateway(decoded)
 
     def _read_stream(self) -> None:
         head, tail = self.buffer.head_and_tail()
         if self.buffer.first_chunk_time is not None:
             self._result.time_to_first_chunk = self.buffer.first_chunk_time - self._start_time
-        # A stream is read more than once, and parsers add to the reasons.
-        self._result.finish_reasons = ()
-        self._apply_gateway(self._parser.read_stream(head, tail, self._result) if tail else None)
-        if self._content is not None:
-            self._content.stream(head + tail)
+        self._apply_gateway(
+            self._parser.parse_stream(head, tail, self._result, capture=self._capture) if tail else None
+        )
 
     def _apply_gateway(self, decoded: Mapping[str, Any] | None) -> None:
         gateway_exchange.extract(self.gateway, self._result, self._headers, decoded, streamed=self.is_stream)

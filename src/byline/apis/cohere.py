@@ -1,0 +1,91 @@
+"""Cohere's own API, version 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from byline.apis.json_body import Members
+from byline.apis.messages import Message, join_pieces, list_objects, user_messages
+from byline.apis.openai import chat_message, flat_tool
+from byline.apis.parser import (
+    ApiParser,
+    Parameters,
+    Usage,
+    find_value,
+    real_number,
+    set_finish_reason,
+    string_tuple,
+    whole_number,
+)
+from byline.call_result import CallResult
+from byline.gateways import values
+
+
+class CohereChat(ApiParser):
+    """``/v2/chat``."""
+
+    name: ClassVar[str] = "cohere.chat"
+    default_provider: ClassVar[str] = "cohere"
+    required_members: ClassVar[frozenset[str]] = frozenset({"model", "messages"})
+    parameters: ClassVar[Parameters] = {
+        "max_tokens": ("max_tokens", whole_number),
+        "temperature": ("temperature", real_number),
+        "p": ("top_p", real_number),
+        "k": ("top_k", whole_number),
+        "seed": ("seed", whole_number),
+        "frequency_penalty": ("frequency_penalty", real_number),
+        "presence_penalty": ("presence_penalty", real_number),
+        "stop_sequences": ("stop_sequences", string_tuple),
+        "response_format.type": ("response_format", values.text),
+    }
+    usage: ClassVar[Usage] = {
+        "input_tokens": ("tokens.input_tokens", "billed_units.input_tokens"),
+        "output_tokens": ("tokens.output_tokens", "billed_units.output_tokens"),
+        "cache_read_tokens": ("cached_tokens",),
+    }
+
+    def reply_in(self, event: Members) -> Members:
+        """Return the event with the members of its delta: those of the last event are a reply's."""
+        delta = event.get_object("delta")
+        members = event if delta is None else Members({**event.raw, **delta.raw})
+        return Members({name: raw for name, raw in members.raw.items() if name != "type"})
+
+    def apply_reply(self, reply: Members, result: CallResult) -> None:
+        """Read also the finish reason."""
+        super().apply_reply(reply, result)
+        set_finish_reason(reply.get_string("finish_reason"), result)
+
+    def input_messages(self, request: Members) -> list[Message]:
+        """Return all messages, system messages among them."""
+        return [chat_message(item) for item in list_objects(request.get("messages"))]
+
+    def tool_definitions(self, request: Members) -> list[Any]:
+        """Return the tools."""
+        return [flat_tool(tool) for tool in list_objects(request.get("tools"))]
+
+    def output_messages(self, reply: Members) -> list[Message]:
+        """Return one message."""
+        message = reply.get_dict("message")
+        return [{**chat_message(message), "finish_reason": reply.get("finish_reason")}] if message else []
+
+    def join_stream(self, events: Iterable[Members]) -> list[Message]:
+        """Return one message, joined from the texts of all ``content-delta`` events."""
+        deltas = (event.get_dict("delta") for event in events)
+        return join_pieces((find_value(delta, "message.content.text"), delta.get("finish_reason")) for delta in deltas)
+
+
+class CohereEmbed(CohereChat):
+    """``/v2/embed``."""
+
+    name: ClassVar[str] = "cohere.embed"
+    required_members: ClassVar[frozenset[str]] = frozenset({"model"})
+    operation: ClassVar[str] = "embeddings"
+
+    def input_messages(self, request: Members) -> list[Message]:
+        """Return the texts."""
+        return user_messages(request.get("texts"))
+
+    def output_messages(self, reply: Members) -> list[Message]:  # noqa: ARG002 - embeddings are no text
+        """Return none."""
+        return []
