@@ -344,8 +344,8 @@ def test_metrics_have_it_too(receiver: Receiver, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = dict(json.loads(done.stdout))
     assert found == {
-        "byline.genai destination=collector outcome=sent": 2,
-        "byline.genai destination=collector outcome=spooled": 2,
+        "byline.spans destination=collector outcome=sent": 2,
+        "byline.spans destination=collector outcome=spooled": 2,
         "byline.submissions destination=collector outcome=accepted": 1,
         "byline.submissions destination=collector outcome=failed": 0,
         "byline.calls": 0,

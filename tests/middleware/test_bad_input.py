@@ -608,7 +608,7 @@ def test_a_door_without_instrument_says_so_once(
     door: support.Door, missing: bool, production: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing else would: no span is signed, and no request fails."""
-    monkeypatch.setattr(not_instrumented, "unsaid", True)
+    monkeypatch.setattr(not_instrumented, "warning_pending", True)
     monkeypatch.setattr(errors, "_told", set())
     if not missing:
         AttributionSpanProcessor()
@@ -620,7 +620,7 @@ def test_a_door_without_instrument_says_so_once(
 def test_a_door_is_silent_where_byline_is_turned_off(
     production: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(not_instrumented, "unsaid", True)
+    monkeypatch.setattr(not_instrumented, "warning_pending", True)
     monkeypatch.setenv("BYLINE_DISABLED", "1")
     support.accepted("asgi", support.claim({}))
     assert production.text == ""
