@@ -81,7 +81,7 @@ def test_httpx_without_its_method_for_redirects_gets_no_ids_that_could_be_led_el
 def test_a_module_that_is_imported_later_is_imported_all_the_same(
     provider: TracerProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Any
 ) -> None:
-    monkeypatch.setitem(CLIENTS, "late", ("late_client_of_a_test", lambda module: module.Session.send))
+    monkeypatch.setitem(CLIENTS, "late", ("late_client_of_a_test", lambda _, module: module.Session.send))
     (tmp_path / "late_client_of_a_test.py").write_text("here = True\n")
     monkeypatch.syspath_prepend(tmp_path)
     install(provider, "late")
@@ -96,7 +96,7 @@ def test_a_fault_of_byline_is_no_missing_part(
 ) -> None:
     """It is reported as such, and breaks no import either."""
 
-    def fail(module: Any) -> None:
+    def fail(_: Any, module: Any) -> None:
         raise LookupError
 
     monkeypatch.setitem(CLIENTS, "late", ("late", fail))

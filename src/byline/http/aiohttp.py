@@ -1,4 +1,4 @@
-"""aiohttp: ``ClientSession._request``, below all of its verbs."""
+"""Hooks for aiohttp: ``ClientSession._request``, which all methods of a session call."""
 
 from __future__ import annotations
 
@@ -6,192 +6,181 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from byline import errors
-from byline.http import call_config, patching
-from byline.http import llm_request as calls
-from byline.http.llm_request import LLMRequest
+from byline.http import call_config
+from byline.http.client_hooks import decode_headers, encode_body, run_exchange
+from byline.http.llm_request import LLMRequest, begin_llm_request
+from byline.http.patching import LLM_REQUEST, ClientPatches, watch_response
 
 
-def patch(module: Any) -> None:
-    """Hook the session of aiohttp."""
-    patching.wrap_method(module.ClientSession, "_request", _request)
+def patch_session(patches: ClientPatches, module: Any) -> None:
+    """Hook the sessions of aiohttp."""
+    patches.wrap_method(module.ClientSession, "_request", _wrap_request)
 
 
-def _request(original: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_request(original: Callable[..., Any]) -> Callable[..., Any]:
     async def request(self: Any, method: str, url: Any, **options: Any) -> Any:
-        call = _begin(self, url, options) if call_config.current is not None and method.upper() == "POST" else None
-        if call is None:
+        llm_request = None
+        if call_config.current is not None and method.upper() == "POST":
+            llm_request = _begin_request(self, url, options)
+        if llm_request is None:
             return await original(self, method, url, **options)
-        with call.activate():
-            response = await original(self, method, url, **options)
-        _answered(call, response)
-        return response
+        with run_exchange("aiohttp", llm_request, _read_response) as exchange:
+            exchange.response = await original(self, method, url, **options)
+        return exchange.response
 
     return request
 
 
-def _begin(session: Any, url: Any, options: dict[str, Any]) -> LLMRequest | None:
+def _begin_request(session: Any, url: Any, options: dict[str, Any]) -> LLMRequest | None:
     try:
         from yarl import URL
 
         target = URL(url) if isinstance(url, str) else url
         if not target.absolute and session._base_url is not None:
             target = session._base_url.join(target)
-        call = calls.begin_llm_request(
+        llm_request = begin_llm_request(
             target.host or "",
             target.port,
             target.raw_path,
-            lambda: _headers(session, options),
-            lambda: _body(session, options),
+            lambda: _read_headers(session, options),
+            lambda: _read_body(session, options),
         )
     except (TypeError, ValueError, AttributeError):
-        # What is no URL, aiohttp refuses itself.
+        # aiohttp raises its own error for an invalid URL.
         return None
     except Exception:
         errors.report_internal_error("aiohttp")
         return None
-    if call is not None and (call.headers or call.body is not None):
-        _write(session, options, call, target.origin())
-    return call
+    if llm_request is not None and (llm_request.headers or llm_request.body is not None):
+        _add_ids(session, options, llm_request, target.origin())
+    return llm_request
 
 
-def _write(session: Any, options: dict[str, Any], call: LLMRequest, origin: Any) -> None:
-    """Write ids on the request to this origin alone; aiohttp hands headers on wherever a redirect leads."""
+def _add_ids(session: Any, options: dict[str, Any], llm_request: LLMRequest, origin: Any) -> None:
+    """Add headers and body to requests to this origin only; aiohttp itself keeps headers in redirects."""
     if hasattr(session, "_middlewares"):
 
-        async def write(request: Any, handler: Any) -> Any:
-            # Each hop comes through here.
+        async def add_ids(request: Any, handler: Any) -> Any:
+            # aiohttp calls middlewares for the request of each redirect.
+            current_body = getattr(request.body, "_value", None)
             if request.url.origin() == origin and request.method == "POST":
-                request.headers.update(call.headers)
-                if call.body is not None and getattr(request.body, "_value", None) == call.content:
-                    await request.update_body(_payload(call.body))
-            elif call.body is not None and getattr(request.body, "_value", None) == call.body:
-                # It hands on the body of the hop before.
-                await request.update_body(_payload(call.content or b""))
+                request.headers.update(llm_request.headers)
+                if llm_request.body is not None and current_body == llm_request.content:
+                    await request.update_body(_make_payload(llm_request.body))
+            elif llm_request.body is not None and current_body == llm_request.body:
+                # The request of a redirect gets the body of the request before.
+                await request.update_body(_make_payload(llm_request.content or b""))
             return await handler(request)
 
-        given = options.get("middlewares")
-        options["middlewares"] = (*(session._middlewares if given is None else given), write)
+        middlewares = options.get("middlewares")
+        options["middlewares"] = (*(session._middlewares if middlewares is None else middlewares), add_ids)
     elif not options.get("allow_redirects", True):
-        # Before 3.12 there are no middlewares.
-        options["headers"] = {**dict(options.get("headers") or {}), **call.headers}
+        # aiohttp before 3.12 has no middlewares, so ids cannot be removed from redirects.
+        options["headers"] = {**dict(options.get("headers") or {}), **llm_request.headers}
 
 
-def _headers(session: Any, options: dict[str, Any]) -> dict[str, str]:
-    own = options.get("headers") or ()
+def _read_headers(session: Any, options: dict[str, Any]) -> dict[str, str]:
+    headers = options.get("headers") or ()
     try:
-        if not hasattr(own, "items"):
-            # It may be an iterator, which gives its pairs once.
-            own = options["headers"] = list(own)
-        given = [*session.headers.items(), *(own.items() if hasattr(own, "items") else own)]
-        return {str(name).lower(): str(value) for name, value in given}
+        if not hasattr(headers, "items"):
+            # An iterator can be read only once.
+            headers = options["headers"] = list(headers)
+        return {**decode_headers(session.headers), **decode_headers(dict(headers))}
     except (TypeError, ValueError):
-        # What are no headers, aiohttp refuses itself.
+        # aiohttp raises its own error for invalid headers.
         return {}
 
 
-def _body(session: Any, options: dict[str, Any]) -> bytes | None:
+def _read_body(session: Any, options: dict[str, Any]) -> bytes | None:
     data = options.get("data")
-    if isinstance(data, bytes | str):
-        return data.encode() if isinstance(data, str) else data
-    if data is None and options.get("json") is not None:
-        # As aiohttp would make it.
-        dump = getattr(session, "_json_serialize_bytes", None) or session._json_serialize
-        try:
-            made = dump(options["json"])
-        except (TypeError, ValueError):
-            return None
-        body = made.encode() if isinstance(made, str) else bytes(made)
-        # Once is enough.
-        options["data"] = _payload(body)
+    if data is not None or options.get("json") is None:
+        return encode_body(data)
+    serialize = getattr(session, "_json_serialize_bytes", None) or session._json_serialize
+    try:
+        body = encode_body(serialize(options["json"]))
+    except (TypeError, ValueError):
+        return None
+    if body is not None:
+        # aiohttp need not serialize it again.
+        options["data"] = _make_payload(body)
         options["json"] = None
-        return body
-    return None
+    return body
 
 
-def _payload(body: bytes) -> Any:
+def _make_payload(body: bytes) -> Any:
     from aiohttp.payload import BytesPayload
 
-    # The type goes into the headers where the app has set none, also of the next hop.
+    # aiohttp takes the Content-Type from the payload if the app has set none, for redirects too.
     return BytesPayload(body, content_type="application/json", encoding="utf-8")
 
 
-def _answered(call: LLMRequest, response: Any) -> None:
-    try:
-        call.on_response(response.status, {name.lower(): value for name, value in response.headers.items()})
-        call.buffer.disable_decompression()
-        _tee(response, call)
-    except Exception:
-        call.end()
-        errors.report_internal_error("aiohttp")
+def _read_response(llm_request: LLMRequest, response: Any) -> None:
+    llm_request.on_response(response.status, response.headers)
+    llm_request.buffer.disable_decompression()
+    response.content = _WatchedContent(response.content, llm_request)
+    watch_response(response, llm_request, _make_watched_response)
 
 
-def _tee(response: Any, call: LLMRequest) -> None:
-    response.content = _Seen(response.content, call)
-    patching.swap_class(response, call, _ending)
-
-
-def _ending(kind: type) -> type:
-    parent: Any = kind
-
-    class Ending(parent):  # type: ignore[misc]
+def _make_watched_response(response_class: Any) -> type:
+    class WatchedResponse(response_class):  # type: ignore[misc]
         def close(self) -> Any:
-            getattr(self, patching.CALL).end()
+            getattr(self, LLM_REQUEST).end()
             return super().close()
 
         def release(self) -> Any:
-            getattr(self, patching.CALL).end()
+            getattr(self, LLM_REQUEST).end()
             return super().release()
 
-    return Ending
+    return WatchedResponse
 
 
-class _Seen:
-    """A body's reader whose data is seen on its way, whichever method it comes through."""
+class _WatchedContent:
+    """The ``StreamReader`` of a response, with all reads reported to its LLM request."""
 
-    def __init__(self, inner: Any, call: LLMRequest) -> None:
-        self._inner = inner
-        self._call = call
+    def __init__(self, stream_reader: Any, llm_request: LLMRequest) -> None:
+        self._wrapped = stream_reader
+        self._llm_request = llm_request
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        return getattr(self._wrapped, name)
 
-    # What hands a body on looks at what it is.
-    __class__ = property(lambda self: type(self._inner))
+    # Code that passes the content on, such as aiohttp's own payloads, uses isinstance().
+    __class__ = property(lambda self: type(self._wrapped))
 
     def read_nowait(self, n: int = -1) -> Any:
-        data = self._inner.read_nowait(n)
-        self._call.on_chunk(data)
+        data = self._wrapped.read_nowait(n)
+        self._llm_request.on_chunk(data)
         return data
 
-    async def _read(self, name: str, *arguments: Any, **options: Any) -> Any:
-        call = self._call
+    async def _read_chunk(self, method: str, *arguments: Any, **options: Any) -> Any:
+        llm_request = self._llm_request
         try:
-            data = await getattr(self._inner, name)(*arguments, **options)
+            data = await getattr(self._wrapped, method)(*arguments, **options)
         except BaseException as error:
-            call.fail(error) if isinstance(error, Exception) else call.end()
+            llm_request.fail(error) if isinstance(error, Exception) else llm_request.end()
             raise
-        call.on_chunk(data[0] if isinstance(data, tuple) else data)
-        if self._inner.at_eof():
-            call.end()
+        llm_request.on_chunk(data[0] if isinstance(data, tuple) else data)
+        if self._wrapped.at_eof():
+            llm_request.end()
         return data
 
     async def read(self, n: int = -1) -> Any:
-        return await self._read("read", n)
+        return await self._read_chunk("read", n)
 
     async def readany(self) -> Any:
-        return await self._read("readany")
+        return await self._read_chunk("readany")
 
     async def readline(self, **options: Any) -> Any:
-        return await self._read("readline", **options)
+        return await self._read_chunk("readline", **options)
 
     async def readuntil(self, *arguments: Any, **options: Any) -> Any:
-        return await self._read("readuntil", *arguments, **options)
+        return await self._read_chunk("readuntil", *arguments, **options)
 
     async def readexactly(self, n: int) -> Any:
-        return await self._read("readexactly", n)
+        return await self._read_chunk("readexactly", n)
 
     async def readchunk(self) -> Any:
-        return await self._read("readchunk")
+        return await self._read_chunk("readchunk")
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self._iterate(self.readline)
@@ -205,6 +194,6 @@ class _Seen:
     def iter_chunks(self) -> AsyncIterator[Any]:
         return self._iterate(self.readchunk)
 
-    async def _iterate(self, read: Callable[[], Any]) -> AsyncIterator[Any]:
-        while (data := await read()) and data != (b"", False):
+    async def _iterate(self, read_next: Callable[[], Any]) -> AsyncIterator[Any]:
+        while (data := await read_next()) and data != (b"", False):
             yield data

@@ -1,161 +1,254 @@
-"""httpx and httpx2: ``Client.send`` and ``AsyncClient.send``, which see every transport."""
+"""Hooks for httpx and httpx2: ``Client.send`` and ``AsyncClient.send``, because those see every transport."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import types
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
-from byline import errors
-from byline.http import call_config, patching
-from byline.http import llm_request as calls
-from byline.http.httpx_streams import make_stream_classes
-from byline.http.llm_request import LLMRequest
+from byline import deferred, errors
+from byline.http import call_config
+from byline.http.client_hooks import decode_headers, default_port, run_exchange
+from byline.http.llm_request import LLMRequest, begin_llm_request
+from byline.http.patching import ClientPatches
 
+#: Request extension that holds the `AddedIds`; httpx copies extensions to the requests of redirects.
 _EXTENSION: Final = "byline.call"
-_REDIRECT: Final = "_build_redirect_request"
+_BUILD_REDIRECT: Final = "_build_redirect_request"
+
+WrapStream = Callable[[Any, LLMRequest], Any]
 
 
-def patch(module: Any) -> None:
-    """Hook the clients of one of the two modules."""
-    tee, async_tee = make_stream_classes(module)
-    patching.wrap_method(module.Client, "send", lambda original: _send(original, module, tee))
-    patching.wrap_method(module.AsyncClient, "send", lambda original: _send_async(original, module, async_tee))
-    owners = {*module.Client.__mro__, *module.AsyncClient.__mro__}
-    # Without it ids would be led to other hosts: a client that has it nowhere is left alone.
-    for owner in [each for each in owners if _REDIRECT in vars(each)] or [module.Client]:
-        patching.wrap_method(owner, _REDIRECT, _redirect)
+def patch_clients(patches: ClientPatches, module: Any) -> None:
+    """Hook the clients of ``httpx`` or ``httpx2``."""
+    sync_stream, async_stream = _make_stream_classes(module)
+    patches.wrap_method(module.Client, "send", lambda send: _wrap_send(send, module, sync_stream))
+    patches.wrap_method(module.AsyncClient, "send", lambda send: _wrap_async_send(send, module, async_stream))
+    classes = {*module.Client.__mro__, *module.AsyncClient.__mro__}
+    # Without this method ids would follow redirects to other origins, so its absence must undo the hooks above.
+    for owner in [each for each in classes if _BUILD_REDIRECT in vars(each)] or [module.Client]:
+        patches.wrap_method(owner, _BUILD_REDIRECT, _wrap_build_redirect)
 
 
-def _begin(request: Any, module: Any) -> LLMRequest | None:
+def _wrap_send(original: Callable[..., Any], module: Any, wrap_stream: WrapStream) -> Callable[..., Any]:
+    def send(self: Any, request: Any, **options: Any) -> Any:
+        llm_request = _begin_request(request, module)
+        if llm_request is None:
+            return original(self, request, **options)
+        with run_exchange("httpx", llm_request, *_response_steps(request, options, wrap_stream)) as exchange:
+            exchange.response = original(self, request, **options)
+        return exchange.response
+
+    return send
+
+
+def _wrap_async_send(original: Callable[..., Any], module: Any, wrap_stream: WrapStream) -> Callable[..., Any]:
+    async def send(self: Any, request: Any, **options: Any) -> Any:
+        llm_request = _begin_request(request, module)
+        if llm_request is None:
+            return await original(self, request, **options)
+        with run_exchange("httpx", llm_request, *_response_steps(request, options, wrap_stream)) as exchange:
+            exchange.response = await original(self, request, **options)
+        return exchange.response
+
+    return send
+
+
+def _begin_request(request: Any, module: Any) -> LLMRequest | None:
     if call_config.current is None or request.method != "POST":
         return None
     url = request.url
+    port = url.port or default_port(url.scheme)
     path = url.raw_path.partition(b"?")[0].decode("ascii", "replace")
-    port = url.port or (443 if url.scheme == "https" else 80)
-    call = calls.begin_llm_request(url.host, port, path, lambda: _headers(request), lambda: _content(request))
-    if call is None:
-        return None
-    if call.headers or call.body is not None:
-        written = _Written(call, url.host, port, request.stream)
-        request.extensions = {**request.extensions, _EXTENSION: written}
-        request.headers.update(call.headers)
-        if call.body is not None:
-            written.stream = module.ByteStream(call.body)
-            _set_body(request, written.stream, call.body)
-    return call
+    # Absent if the body is produced while it is sent.
+    content = getattr(request, "_content", None)
+    llm_request = begin_llm_request(
+        url.host,
+        port,
+        path,
+        lambda: decode_headers(request.headers),
+        lambda: content if isinstance(content, bytes) else None,
+    )
+    if llm_request is not None and (llm_request.headers or llm_request.body is not None):
+        AddedIds(llm_request, (url.host, port), request.stream, module).add_to(request)
+    return llm_request
 
 
-class _Written:
-    """What was written on a request, so that it can be taken back."""
+class AddedIds:
+    """The headers and the body that byline gave to a request, so that they can be removed again."""
 
-    def __init__(self, call: LLMRequest, host: str, port: int, own: Any) -> None:
-        self.call = call
-        self.host = host
-        self.port = port
-        self.own = own
-        self.stream: Any = None
+    def __init__(self, llm_request: LLMRequest, origin: tuple[str, int], app_stream: Any, module: Any) -> None:
+        self.origin = origin
+        self._llm_request = llm_request
+        self._app_stream = app_stream
+        self._stream = None if llm_request.body is None else module.ByteStream(llm_request.body)
 
-    def take_back(self, request: Any) -> None:
-        """Leave what the app, its hooks and its authentication have set since."""
+    def add_to(self, request: Any) -> None:
+        """Add headers and body to the request."""
+        request.extensions = {**request.extensions, _EXTENSION: self}
+        request.headers.update(self._llm_request.headers)
+        if self._stream is not None:
+            _set_body(request, self._stream, self._llm_request.body)
+
+    def remove_from(self, request: Any) -> None:
+        """Remove them, but keep what the app, its hooks and its authentication have set since."""
         request.extensions = {name: value for name, value in request.extensions.items() if name != _EXTENSION}
-        self.call.restore_headers(request.headers)
-        if self.stream is not None and request.stream is self.stream:
-            _set_body(request, self.own, self.call.content)
+        self._llm_request.restore_headers(request.headers)
+        if self._stream is not None and request.stream is self._stream:
+            _set_body(request, self._app_stream, self._llm_request.content)
 
 
 def _set_body(request: Any, stream: Any, content: bytes | None) -> None:
     request.stream = stream
-    # Transports of others send what `Request.content` gives.
+    # Transports of other libraries send `Request.content`, not the stream.
     if hasattr(request, "_content"):
         request._content = content
     if content is not None and "content-length" in request.headers:
         request.headers["content-length"] = str(len(content))
 
 
-def _restore(request: Any, response: Any = None) -> None:
-    """Give the app its requests back as they were, for it may send them again on behalf of somebody else."""
-    try:
-        requests = [request]
-        if response is not None:
-            requests += [response.request, response.next_request, *(hop.request for hop in response.history)]
-        for each in requests:
-            written = None if each is None else each.extensions.get(_EXTENSION)
-            if written is not None:
-                written.take_back(each)
-    except Exception:
-        errors.report_internal_error("httpx")
+def _response_steps(
+    request: Any, options: dict[str, Any], wrap_stream: WrapStream
+) -> tuple[Callable[[LLMRequest, Any], None], Callable[[Any], None]]:
+    """Return the ``read_response`` and ``restore_request`` of `run_exchange`."""
 
-
-def _headers(request: Any) -> dict[str, str]:
-    return {name.lower(): value for name, value in request.headers.items()}
-
-
-def _content(request: Any) -> bytes | None:
-    # A body that is produced while it is sent is not there to be read.
-    content = getattr(request, "_content", None)
-    return content if isinstance(content, bytes) else None
-
-
-def _send(original: Callable[..., Any], module: Any, tee: Callable[[Any, LLMRequest], Any]) -> Callable[..., Any]:
-    def send(self: Any, request: Any, **options: Any) -> Any:
-        call = _begin(request, module)
-        if call is None:
-            return original(self, request, **options)
-        response = None
-        try:
-            with call.activate():
-                response = original(self, request, **options)
-        finally:
-            _restore(request, response)
-        _answered(call, response, tee if options.get("stream") else None)
-        return response
-
-    return send
-
-
-def _send_async(original: Callable[..., Any], module: Any, tee: Callable[[Any, LLMRequest], Any]) -> Callable[..., Any]:
-    async def send(self: Any, request: Any, **options: Any) -> Any:
-        call = _begin(request, module)
-        if call is None:
-            return await original(self, request, **options)
-        response = None
-        try:
-            with call.activate():
-                response = await original(self, request, **options)
-        finally:
-            _restore(request, response)
-        _answered(call, response, tee if options.get("stream") else None)
-        return response
-
-    return send
-
-
-def _answered(call: LLMRequest, response: Any, tee: Callable[[Any, LLMRequest], Any] | None) -> None:
-    try:
-        call.on_response(response.status_code, {name.lower(): value for name, value in response.headers.items()})
-        if tee is None or response.is_stream_consumed:
-            call.end(response.content)
+    def read_response(llm_request: LLMRequest, response: Any) -> None:
+        llm_request.on_response(response.status_code, response.headers)
+        if not options.get("stream") or response.is_stream_consumed:
+            llm_request.end(response.content)
         else:
-            response.stream = tee(response.stream, call)
-    except Exception:
-        call.end()
-        errors.report_internal_error("httpx")
+            response.stream = wrap_stream(response.stream, llm_request)
+
+    def restore_request(response: Any) -> None:
+        # The app may send any of them again, on behalf of another user.
+        sent = [request]
+        if response is not None:
+            sent += [response.request, response.next_request, *(redirect.request for redirect in response.history)]
+        for each in sent:
+            added = None if each is None else each.extensions.get(_EXTENSION)
+            if added is not None:
+                added.remove_from(each)
+
+    return read_response, restore_request
 
 
-def _redirect(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Take back what was written for a gateway when a redirect leads to another origin."""
+def _wrap_build_redirect(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Remove ids from the request of a redirect to another origin."""
 
-    def build(self: Any, request: Any, response: Any) -> Any:
-        following = original(self, request, response)
+    def build_redirect_request(self: Any, request: Any, response: Any) -> Any:
+        redirect = original(self, request, response)
         try:
-            written = request.extensions.get(_EXTENSION)
-            if written is not None:
-                url = following.url
-                port = url.port or (443 if url.scheme == "https" else 80)
-                if (url.host, port) != (written.host, written.port):
-                    written.take_back(following)
+            added = request.extensions.get(_EXTENSION)
+            url = redirect.url
+            if added is not None and added.origin != (url.host, url.port or default_port(url.scheme)):
+                added.remove_from(redirect)
         except Exception:
             errors.report_internal_error("redirect")
-        return following
+        return redirect
 
-    return build
+    return build_redirect_request
+
+
+def _make_stream_classes(module: Any) -> tuple[WrapStream, WrapStream]:
+    """Return the sync and the async class that watch a streamed body.
+
+    httpx accepts only subclasses of its own classes. Chunks of a long stream cost one append to a deque.
+    ``BoundSyncStream`` is a loop around another stream; it is bypassed, so that there is one loop only.
+    """
+    client_module = getattr(module, "_client", types.SimpleNamespace())
+    bound_stream = getattr(client_module, "BoundSyncStream", None)
+    bound_async_stream = getattr(client_module, "BoundAsyncStream", None)
+
+    class WatchedStream(module.SyncByteStream):  # type: ignore[misc]
+        """A streamed body."""
+
+        def __init__(self, stream: Any, llm_request: LLMRequest) -> None:
+            self._wrapped = stream
+            self._llm_request = llm_request
+
+        def __getattr__(self, name: str) -> Any:
+            return _get_from_wrapped(self, name)
+
+        def __iter__(self) -> Iterator[bytes]:
+            llm_request, stream = self._llm_request, self._wrapped
+            try:
+                chunks = iter(stream._stream if type(stream) is bound_stream else stream)
+                for chunk in chunks:
+                    only_tail = llm_request.on_chunk(chunk)
+                    yield chunk
+                    if only_tail:
+                        break
+                else:
+                    # An iterator over a queue would block if it were asked again after its end.
+                    llm_request.end()
+                    return
+                append_to_tail = llm_request.buffer.tail.append
+                for chunk in chunks:
+                    append_to_tail(chunk)
+                    yield chunk
+            except BaseException as error:
+                llm_request.fail(error) if isinstance(error, Exception) else llm_request.end()
+                raise
+            llm_request.end()
+
+        def close(self) -> None:
+            self._llm_request.end()
+            self._wrapped.close()
+
+        def __del__(self) -> None:
+            _end_deferred(self)
+
+    class WatchedAsyncStream(module.AsyncByteStream):  # type: ignore[misc]
+        """A streamed body."""
+
+        def __init__(self, stream: Any, llm_request: LLMRequest) -> None:
+            self._wrapped = stream
+            self._llm_request = llm_request
+
+        def __getattr__(self, name: str) -> Any:
+            return _get_from_wrapped(self, name)
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            llm_request, stream = self._llm_request, self._wrapped
+            chunks = aiter(stream._stream if type(stream) is bound_async_stream else stream)
+            try:
+                async for chunk in chunks:
+                    only_tail = llm_request.on_chunk(chunk)
+                    yield chunk
+                    if only_tail:
+                        break
+                else:
+                    llm_request.end()
+                    return
+                append_to_tail = llm_request.buffer.tail.append
+                async for chunk in chunks:
+                    append_to_tail(chunk)
+                    yield chunk
+            except BaseException as error:
+                llm_request.fail(error) if isinstance(error, Exception) else llm_request.end()
+                raise
+            finally:
+                if isinstance(chunks, AsyncGenerator):
+                    await chunks.aclose()
+            llm_request.end()
+
+        async def aclose(self) -> None:
+            self._llm_request.end()
+            await self._wrapped.aclose()
+
+        def __del__(self) -> None:
+            _end_deferred(self)
+
+    return WatchedStream, WatchedAsyncStream
+
+
+def _get_from_wrapped(watched: Any, name: str) -> Any:
+    # Response.elapsed is set by httpx's own stream. copy.copy() makes instances without calling `__init__`.
+    if name.startswith("__") or "_wrapped" not in watched.__dict__:
+        raise AttributeError(name)
+    return getattr(watched._wrapped, name)
+
+
+def _end_deferred(watched: Any) -> None:
+    if "_llm_request" in watched.__dict__:
+        deferred.defer(watched._llm_request.end)

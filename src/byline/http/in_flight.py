@@ -1,4 +1,4 @@
-"""The call that a client is at work on, so that one that rests on another is seen once."""
+"""Re-entrancy guard: a request that is seen in one client is not counted again in the client below it."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from opentelemetry.sdk.trace import Span
 
 
 class InFlight:
-    """A client on its way to a place.
+    """A request that a hooked client is sending.
 
     Attributes:
-        under_way: Until the reply's headers are there.
+        is_sending: False once the response headers have arrived.
     """
 
-    __slots__ = ("host", "path", "under_way")
+    __slots__ = ("host", "is_sending", "path")
 
     def __init__(self, host: str, path: str) -> None:
         self.host = host
         self.path = path
-        self.under_way = True
+        self.is_sending = True
 
 
-_in_flight: Final[ContextVar[InFlight | None]] = ContextVar("byline_sending", default=None)
+_current: Final[ContextVar[InFlight | None]] = ContextVar("byline_in_flight", default=None)
 
 
 def is_in_flight(host: str, path: str) -> bool:
-    """Whether a client that is hooked is on its way to this place; another place is another call."""
-    found = _in_flight.get()
-    return found is not None and found.under_way and found.host == host and found.path == path
+    """Whether a hooked client around this one is sending a request to the same host and path."""
+    current = _current.get()
+    return current is not None and current.is_sending and current.host == host and current.path == path
 
 
 @contextmanager
 def in_flight(host: str, path: str, span: Span | None) -> Iterator[None]:
-    """Say that a client is at work from here on, below this span where one is given."""
-    on_the_way = InFlight(host, path)
-    token = _in_flight.set(on_the_way)
-    within = None if span is None else otel_context.attach(trace.set_span_in_context(span))
+    """Mark a request as in flight, and make the span current if there is one."""
+    request = InFlight(host, path)
+    request_token = _current.set(request)
+    span_token = None if span is None else otel_context.attach(trace.set_span_in_context(span))
     try:
         yield
     finally:
-        # A task that has copied the context still sees it.
-        on_the_way.under_way = False
-        # A coroutine may be closed in another context than it began in; both values die with that one.
+        # Tasks that were started meanwhile have a copy of the context, and keep the request.
+        request.is_sending = False
+        # ValueError: a coroutine was closed in another context than it was started in, and its own is gone.
         with suppress(ValueError):
-            if within is not None:
-                _detach(within)
-            _in_flight.reset(token)
+            if span_token is not None:
+                _detach(span_token)
+            _current.reset(request_token)
 
 
 def _detach(token: Any) -> None:
-    # OpenTelemetry's own function logs a traceback where the context is another one.
-    runtime = getattr(otel_context, "_RUNTIME_CONTEXT", None)
-    if runtime is None:
+    # otel_context.detach() logs a traceback if the context is another one.
+    runtime_context = getattr(otel_context, "_RUNTIME_CONTEXT", None)
+    if runtime_context is None:
         otel_context.detach(token)
     else:
-        runtime.detach(token)
+        runtime_context.detach(token)

@@ -160,7 +160,7 @@ class LLMRequest:
             raise
 
     def on_response(self, status: int, headers: Mapping[str, str]) -> None:
-        """Take note of the reply's status and headers (names in lower case)."""
+        """Read the status and the headers of the response."""
         try:
             self._reader.read_headers(status, headers)
         except Exception:

@@ -1,4 +1,4 @@
-"""Patches of client classes: put on, taken off again, and put on late where a module is imported late."""
+"""Patches of HTTP client classes: applied when the client is imported, removed together."""
 
 from __future__ import annotations
 
@@ -7,108 +7,125 @@ import sys
 import weakref
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import wrapt
 
 from byline import deferred, errors
 from byline.http.llm_request import LLMRequest
 
-#: Under this name a response that is read bit by bit remembers its call.
-CALL: Final = "_byline_call"
-
-_watching: Final[dict[tuple[Callable[[type], type], type], type]] = {}
-#: Class, name, our wrapper and what it stands for.
-_put_on: Final[list[tuple[type, str, Any, Any]]] = []
-_active: Final[set[str]] = set()
-_hooked: Final[set[str]] = set()
+#: Attribute of a response under which its LLM request is found while the body is read.
+LLM_REQUEST: Final = "_byline_call"
 
 
-def wrap_method(owner: type, name: str, make: Callable[[Any], Any]) -> None:
-    """Replace a method by what ``make`` makes of it, once a class. Raises `AttributeError` where it has none."""
-    original = owner.__dict__.get(name)
-    if original is None:
-        raise AttributeError(f"{owner.__module__}.{owner.__qualname__} has no attribute {name}")
-    if any(wrapper is original for _, _, wrapper, _ in _put_on):
-        return
-    # Not isinstance(): wrappers say that they are what they wrap.
-    inner = original if type(original) is FunctionType else _bound(original)
-    # Marks that others have left on theirs are not for ours.
-    wrapper = functools.wraps(original, updated=())(make(inner))
-    setattr(owner, name, wrapper)
-    _put_on.append((owner, name, wrapper, original))
+class AppliedPatch(NamedTuple):
+    """One method of a client class, and the function that replaces it."""
+
+    owner: type
+    name: str
+    wrapper: Any
+    original: Any
 
 
-def _bound(original: Any) -> Callable[..., Any]:
-    """Call what another library has put there as the interpreter would: bound to its instance."""
+class ClientPatches:
+    """The patches of all HTTP clients. One process has one, because the patched classes are shared."""
 
-    def call(self: Any, *arguments: Any, **options: Any) -> Any:
-        return original.__get__(self, type(self))(*arguments, **options)
+    def __init__(self) -> None:
+        self._applied: list[AppliedPatch] = []
+        self._enabled: set[str] = set()
+        self._import_hooks: set[str] = set()
 
-    return call
+    def wrap_method(self, owner: type, name: str, make_wrapper: Callable[[Any], Any]) -> None:
+        """Replace a method by ``make_wrapper(method)``, once. Raises `AttributeError` if the class has none."""
+        original = owner.__dict__.get(name)
+        if original is None:
+            raise AttributeError(f"{owner.__module__}.{owner.__qualname__} has no attribute {name}")
+        if any(patch.wrapper is original for patch in self._applied):
+            return
+        # Not isinstance(): wrapt's FunctionWrapper passes for the function that it wraps.
+        function = original if type(original) is FunctionType else _call_descriptor(original)
+        # updated=(): attributes by which other libraries mark their own wrapper must not be copied to ours.
+        wrapper = functools.wraps(original, updated=())(make_wrapper(function))
+        setattr(owner, name, wrapper)
+        self._applied.append(AppliedPatch(owner, name, wrapper, original))
+
+    def patch_when_imported(self, client: str, module_name: str, patch: Callable[[ClientPatches, Any], None]) -> None:
+        """Patch a module now if it is imported, otherwise when it is imported."""
+        self._enabled.add(module_name)
+        if module_name in sys.modules:
+            self._patch_module(client, sys.modules[module_name], patch)
+        elif module_name not in self._import_hooks:
+            self._import_hooks.add(module_name)
+
+            def on_import(module: Any) -> None:
+                if module_name in self._enabled:
+                    self._patch_module(client, module, patch)
+
+            wrapt.register_post_import_hook(on_import, module_name)
+
+    def unwrap_all(self) -> None:
+        """Remove all patches, except those that another library has wrapped since."""
+        self._enabled.clear()
+        self._unwrap_from(0)
+
+    def _unwrap_from(self, index: int) -> None:
+        while len(self._applied) > index:
+            patch = self._applied.pop()
+            if patch.owner.__dict__.get(patch.name) is patch.wrapper:
+                setattr(patch.owner, patch.name, patch.original)
+
+    def _patch_module(self, client: str, module: Any, patch: Callable[[ClientPatches, Any], None]) -> None:
+        """Apply all patches of a client or none, because half of them would begin requests that nothing ends."""
+        index = len(self._applied)
+        try:
+            patch(self, module)
+        except AttributeError as missing:
+            self._unwrap_from(index)
+            errors.warn_once(
+                f"client {client}",
+                "byline.E092: calls through %s get no LLM span and carry no ids: this version cannot be patched: %s",
+                client,
+                missing,
+            )
+        except Exception:
+            self._unwrap_from(index)
+            errors.report_internal_error(client)
 
 
-def swap_class(response: Any, call: LLMRequest, make: Callable[[type], type]) -> None:
-    """Let one response be of a class that sees what is read of it, and end its call when it is let go of.
+def _call_descriptor(descriptor: Any) -> Callable[..., Any]:
+    """Return a function that binds another library's wrapper to the instance before the call, as Python would."""
 
-    Methods of the response itself would hold it in a circle: it would live, with its connection, until
-    the next collection of garbage.
+    def call_bound(self: Any, *arguments: Any, **options: Any) -> Any:
+        return descriptor.__get__(self, type(self))(*arguments, **options)
+
+    return call_bound
+
+
+def watch_response(response: Any, llm_request: LLMRequest, make_subclass: Callable[[type], type]) -> None:
+    """Change the class of a response to a subclass that reports reads, and end its LLM request when it is released.
+
+    Methods set on the instance would refer to the instance: the response, and its connection, would stay
+    alive until the next garbage collection.
 
     Args:
-        response: The response of a client.
-        call: Its call, which the methods of the class find under `CALL`.
-        make: Makes the class of the response's own.
+        response: Response of an HTTP client.
+        llm_request: Its LLM request, which methods of the subclass find under `LLM_REQUEST`.
+        make_subclass: Makes a subclass of the response's class.
     """
-    setattr(response, CALL, call)
-    kind = type(response)
-    seen = _watching.get((make, kind))
-    if seen is None:
-        seen = _watching[(make, kind)] = make(kind)
-        seen.__name__, seen.__qualname__, seen.__module__ = kind.__name__, kind.__qualname__, kind.__module__
-    response.__class__ = seen
-    finalize_with(response, call)
+    setattr(response, LLM_REQUEST, llm_request)
+    response_class: type = type(response)
+    response.__class__ = _get_subclass(make_subclass, response_class)
+    end_when_released(response, llm_request)
 
 
-def finalize_with(response: Any, call: LLMRequest) -> None:
-    """End a call when nobody holds its response any more; nothing that takes a lock is done there."""
-    weakref.finalize(response, deferred.defer, call.end).atexit = False
+@functools.cache
+def _get_subclass(make_subclass: Callable[[type], type], response_class: type) -> type:
+    subclass = make_subclass(response_class)
+    for name in ("__name__", "__qualname__", "__module__"):
+        setattr(subclass, name, getattr(response_class, name))
+    return subclass
 
 
-def unwrap_all() -> None:
-    """Take all patches off, except where somebody has patched over them since."""
-    _active.clear()
-    _take_off(0)
-
-
-def _take_off(kept: int) -> None:
-    while len(_put_on) > kept:
-        owner, name, wrapper, original = _put_on.pop()
-        if owner.__dict__.get(name) is wrapper:
-            setattr(owner, name, original)
-
-
-def when_imported(client: str, module: str, patch: Callable[[Any], None]) -> None:
-    """Patch a module now if it is imported, else as soon as it is."""
-    _active.add(module)
-    if module in sys.modules:
-        _put(client, sys.modules[module], patch)
-    elif module not in _hooked:
-        _hooked.add(module)
-        wrapt.register_post_import_hook(
-            lambda imported: _put(client, imported, patch) if module in _active else None, module
-        )
-
-
-def _put(client: str, module: Any, patch: Callable[[Any], None]) -> None:
-    """Patch a module wholly or not at all: half a hook begins calls that nothing ends."""
-    before = len(_put_on)
-    try:
-        patch(module)
-    except AttributeError as missing:
-        _take_off(before)
-        errors.warn_once(
-            f"client {client}", "byline.E092: calls through %s are not seen and carry no ids: %s", client, missing
-        )
-    except Exception:
-        _take_off(before)
-        errors.report_internal_error(client)
+def end_when_released(response: Any, llm_request: LLMRequest) -> None:
+    """End an LLM request when its response is garbage-collected. Deferred, because ending takes locks."""
+    weakref.finalize(response, deferred.defer, llm_request.end).atexit = False

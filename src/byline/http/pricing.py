@@ -1,23 +1,24 @@
-"""Estimates the price of a call where no gateway states it, with the library ``genai-prices``."""
+"""Estimates the cost of a call from its tokens, with the library ``genai-prices``."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any, Final
 
 from byline import errors
 from byline.call_result import CallResult
 
-#: Facts → what the library calls them.
-_USAGE: Final = {
-    "input_tokens": "input_tokens",
-    "output_tokens": "output_tokens",
-    "cache_read_tokens": "cache_read_tokens",
-    "cache_write_tokens": "cache_write_tokens",
-    "input_audio_tokens": "input_audio_tokens",
-    "output_audio_tokens": "output_audio_tokens",
-}
-#: GenAI provider names → the library's.
+#: Names of token counts, which `CallResult` and the library share.
+_TOKEN_COUNTS: Final = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "input_audio_tokens",
+    "output_audio_tokens",
+)
+#: GenAI provider name → provider id of the library.
 _PROVIDERS: Final = {
     "openai": "openai",
     "anthropic": "anthropic",
@@ -32,69 +33,75 @@ _PROVIDERS: Final = {
     "cohere": "cohere",
     "perplexity": "perplexity",
 }
-#: Models whose price is unknown, so that each is looked for once.
-_unknown: Final[set[tuple[str, str | None]]] = set()
-_MAX_UNKNOWN: Final = 1000
 
 
 @functools.cache
-def _library() -> Any:
-    """Return the library, ``None`` where the extra ``byline[prices]`` is not installed."""
+def _load_library() -> Any:
+    """Return the library, ``None`` if the extra ``byline[prices]`` is not installed."""
     try:
         import genai_prices
     except ImportError:
         return None
     except Exception:
-        # It rests on others, which may not fit each other.
+        # Its dependencies may be incompatible with each other.
         errors.report_internal_error("prices")
         return None
     return genai_prices
 
 
 def preload_prices() -> None:
-    """Load the library and its list now, which takes a good part of a second, and not in a request."""
+    """Load the library and its price list, which takes up to a second, before the first request."""
     estimate_cost(CallResult(provider="openai", response_model="gpt-4o", input_tokens=1))
 
 
-def estimate_cost(facts: CallResult) -> None:
-    """Fill in cost, its parts and ``cost_source="estimate"`` where no cost is stated.
+def estimate_cost(result: CallResult) -> None:
+    """Set cost, cost details and ``cost_source="estimate"`` if the response states no cost.
 
-    A stated cost always wins. What a gateway answered from its cache costs nothing and says what it
-    saved. An unknown model, an error, or a call without tokens has no estimate.
+    A response from a gateway's cache costs nothing; the estimate is what the cache saved. Nothing is estimated
+    for an unknown model, an error, or a call without tokens.
     """
-    if facts.error_type is not None or facts.input_tokens is None:
+    if result.error_type is not None or result.input_tokens is None:
         return
-    if facts.cost is not None and not (facts.cache_hit and facts.cache_savings is None):
+    needs_savings = result.cache_hit and result.cache_savings is None
+    if result.cost is not None and not needs_savings:
         return
-    library = _library()
-    price = None if library is None else _price(library, facts)
+    price = _calculate_price(result)
     if price is None:
         return
     total = float(price.total_price)
-    if facts.cache_hit:
-        facts.cost, facts.cache_savings = 0.0, total
+    if result.cache_hit:
+        result.cost, result.cache_savings = 0.0, total
     else:
-        facts.cost = total
-        facts.cost_details = {"input": float(price.input_price), "output": float(price.output_price)}
-    if facts.cost_source is None:
-        facts.cost_source = "estimate"
+        result.cost = total
+        result.cost_details = {"input": float(price.input_price), "output": float(price.output_price)}
+    if result.cost_source is None:
+        result.cost_source = "estimate"
 
 
-def _price(library: Any, facts: CallResult) -> Any:
-    provider = _PROVIDERS.get(facts.provider or "")
-    for model in (facts.response_model, facts.request_model):
-        if model is None:
+def _calculate_price(result: CallResult) -> Any:
+    library = _load_library()
+    provider = _PROVIDERS.get(result.provider or "")
+    for model in (result.response_model, result.request_model):
+        if library is None or model is None:
             continue
-        # Gateways write provider/model.
-        name = model.rpartition("/")[2]
-        if (name, provider) in _unknown:
+        # Gateways write "provider/model".
+        is_prefixed, name = "/" in model, model.rpartition("/")[2]
+        provider_id = None if is_prefixed else provider
+        if not _has_price(name, provider_id):
             continue
-        try:
-            usage = library.Usage(
-                **{theirs: getattr(facts, ours) for ours, theirs in _USAGE.items() if getattr(facts, ours)}
-            )
-            return library.calc_price(usage, name, provider_id=None if "/" in model else provider)
-        except Exception:
-            if len(_unknown) < _MAX_UNKNOWN:
-                _unknown.add((name, provider))
+        tokens = {count: getattr(result, count) for count in _TOKEN_COUNTS if getattr(result, count)}
+        # Inconsistent counts, e.g. more cached tokens than input tokens, raise.
+        with contextlib.suppress(Exception):
+            return library.calc_price(library.Usage(**tokens), name, provider_id=provider_id)
     return None
+
+
+@functools.lru_cache(maxsize=1000)
+def _has_price(model: str, provider_id: str | None) -> bool:
+    """Whether the library knows a model. Cached, because a search without a match takes longest."""
+    library = _load_library()
+    try:
+        library.calc_price(library.Usage(input_tokens=1), model, provider_id=provider_id)
+    except Exception:
+        return False
+    return True

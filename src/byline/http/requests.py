@@ -1,151 +1,101 @@
-"""requests: ``Session.send``, and the reading of its responses."""
+"""Hooks for requests: ``Session.send``, and the methods of ``Response`` that read and close the body."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from byline import errors
-from byline.http import call_config, patching
-from byline.http import llm_request as calls
+from byline.http.client_hooks import RedirectingClient, SentRequest, run_exchange, watch_chunks
 from byline.http.llm_request import LLMRequest
+from byline.http.patching import LLM_REQUEST, ClientPatches, end_when_released
 
-#: The call around a redirect, which requests follows by calling ``send`` anew.
-_outer: Final[ContextVar[tuple[LLMRequest, str, int, Any] | None]] = ContextVar("byline_requests_call", default=None)
-
-
-def patch(module: Any) -> None:
-    """Hook the session of requests and its responses."""
-    patching.wrap_method(module.Session, "send", _send)
-    patching.wrap_method(module.Response, "iter_content", _iter_content)
-    patching.wrap_method(module.Response, "close", _close)
+#: requests follows a redirect by calling ``send`` again.
+_client: Final = RedirectingClient("requests")
 
 
-def _send(original: Callable[..., Any]) -> Callable[..., Any]:
+def patch_session(patches: ClientPatches, module: Any) -> None:
+    """Hook the sessions and the responses of requests."""
+    patches.wrap_method(module.Session, "send", _wrap_send)
+    patches.wrap_method(module.Response, "iter_content", _wrap_iter_content)
+    patches.wrap_method(module.Response, "close", _wrap_close)
+
+
+def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
     def send(self: Any, request: Any, **options: Any) -> Any:
-        outer = _outer.get()
-        # A redirect may turn a POST into a GET, whose headers are those of the POST.
-        if call_config.current is None or (request.method != "POST" and outer is None):
-            return original(self, request, **options)
-        try:
-            parts = urlsplit(request.url)
-            host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        except ValueError:
-            return original(self, request, **options)
-        if outer is not None:
-            # The hop of a redirect is part of the call around it.
-            if (host, port) != outer[1:3]:
-                _take_back(request, outer[0], outer[3])
-            return original(self, request, **options)
-        call = calls.begin_llm_request(
-            host,
-            port,
-            parts.path,
-            lambda: {name.lower(): _text(value) for name, value in request.headers.items()},
-            lambda: request.body.encode() if isinstance(request.body, str) else _bytes(request.body),
+        sent = _client.begin_request(
+            request.method,
+            request.url,
+            lambda: request.headers,
+            request.body,
+            lambda outer: _remove_ids(request, outer),
         )
-        if call is None:
+        if sent is None:
             return original(self, request, **options)
-        body = request.body
-        token = _outer.set((call, host, port, body))
-        response = None
-        try:
-            with call.activate():
-                _write(request, call)
-                # Read by hand below, so that a stream stays one.
-                response = original(self, request, **options)
-        finally:
-            _outer.reset(token)
-            _restore(request, response, call, body)
-        _answered(call, response)
-        return response
+
+        def restore_request(response: Any) -> None:
+            # The app may send any of them again, on behalf of another user.
+            prepared = [request]
+            if response is not None:
+                prepared += [response.request, response.next, *(redirect.request for redirect in response.history)]
+            for each in prepared:
+                if each is not None:
+                    _remove_ids(each, sent)
+
+        with (
+            run_exchange("requests", sent.llm_request, _read_response, restore_request) as exchange,
+            _client.follow_redirects(sent),
+        ):
+            _add_ids(request, sent.llm_request)
+            exchange.response = original(self, request, **options)
+        return exchange.response
 
     return send
 
 
-def _write(request: Any, call: LLMRequest) -> None:
-    request.headers.update(call.headers)
-    if call.body is not None:
-        request.body = call.body
-        request.headers["Content-Length"] = str(len(call.body))
+def _add_ids(request: Any, llm_request: LLMRequest) -> None:
+    request.headers.update(llm_request.headers)
+    if llm_request.body is not None:
+        _set_body(request, llm_request.body, llm_request.body)
 
 
-def _take_back(request: Any, call: LLMRequest, body: Any) -> None:
-    call.restore_headers(request.headers)
-    if call.body is not None and request.body is call.body:
-        request.body = body
-        request.headers["Content-Length"] = str(len(call.content or b""))
+def _remove_ids(request: Any, sent: SentRequest) -> None:
+    llm_request = sent.llm_request
+    llm_request.restore_headers(request.headers)
+    if llm_request.body is not None and request.body is llm_request.body:
+        _set_body(request, sent.body, llm_request.content or b"")
 
 
-def _restore(request: Any, response: Any, call: LLMRequest, body: Any) -> None:
-    """Give the app its requests back as they were, for it may send them again on behalf of somebody else."""
-    try:
-        requests = [request]
-        if response is not None:
-            requests += [response.request, response.next, *(hop.request for hop in response.history)]
-        for each in requests:
-            if each is not None:
-                _take_back(each, call, body)
-    except Exception:
-        errors.report_internal_error("requests")
+def _set_body(request: Any, body: Any, content: bytes) -> None:
+    request.body = body
+    request.headers["Content-Length"] = str(len(content))
 
 
-def _answered(call: LLMRequest, response: Any) -> None:
-    try:
-        call.on_response(response.status_code, {name.lower(): value for name, value in response.headers.items()})
-        # Whether it is to be streamed may stand with the call or with the session, and a hook may have read it.
-        if response._content_consumed:
-            call.end(response.content)
-            return
-        _tee(response, call)
-    except Exception:
-        call.end()
-        errors.report_internal_error("requests")
+def _read_response(llm_request: LLMRequest, response: Any) -> None:
+    llm_request.on_response(response.status_code, response.headers)
+    # `stream` may be set on the call or on the session, and a hook may have read the body of a stream.
+    if response._content_consumed:
+        llm_request.end(response.content)
+        return
+    # iter_content() yields decompressed chunks.
+    llm_request.buffer.disable_decompression()
+    setattr(response, LLM_REQUEST, llm_request)
+    end_when_released(response, llm_request)
 
 
-def _tee(response: Any, call: LLMRequest) -> None:
-    # The chunks that it hands out are decoded already.
-    call.buffer.disable_decompression()
-    setattr(response, patching.CALL, call)
-    patching.finalize_with(response, call)
-
-
-def _iter_content(original: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_iter_content(original: Callable[..., Any]) -> Callable[..., Any]:
     def iter_content(self: Any, *arguments: Any, **options: Any) -> Any:
         chunks = original(self, *arguments, **options)
-        call = self.__dict__.get(patching.CALL)
-        return chunks if call is None else _watch(chunks, call)
+        llm_request = self.__dict__.get(LLM_REQUEST)
+        return chunks if llm_request is None else watch_chunks(chunks, llm_request)
 
     return iter_content
 
 
-def _close(original: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_close(original: Callable[..., Any]) -> Callable[..., Any]:
     def close(self: Any) -> None:
-        call = self.__dict__.get(patching.CALL)
-        if call is not None:
-            call.end()
+        llm_request = self.__dict__.get(LLM_REQUEST)
+        if llm_request is not None:
+            llm_request.end()
         original(self)
 
     return close
-
-
-def _watch(chunks: Any, call: LLMRequest) -> Iterator[Any]:
-    try:
-        for chunk in chunks:
-            call.on_chunk(chunk if isinstance(chunk, bytes) else str(chunk).encode())
-            yield chunk
-    except Exception as error:
-        call.fail(error)
-        raise
-    finally:
-        call.end()
-
-
-def _bytes(body: Any) -> bytes | None:
-    return body if isinstance(body, bytes) else None
-
-
-def _text(value: Any) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)

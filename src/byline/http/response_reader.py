@@ -213,9 +213,9 @@ class ResponseReader:
         self.is_stream = False
 
     def read_headers(self, status: int, headers: Mapping[str, str]) -> None:
-        """Read the status and the headers (names in lower case), and prepare the buffer for the body."""
+        """Read the status and the headers, and prepare the buffer for the body."""
         self._result.status_code = status
-        self._headers = headers
+        self._headers = headers = {name.lower(): value for name, value in headers.items()}
         if self.gateway is None:
             self.gateway = self._registry.detect_from_response(headers)
         content_type = headers.get("content-type", "")

@@ -1,140 +1,101 @@
-"""urllib3: ``PoolManager.urlopen``, below all of its own requests. requests and botocore go past it."""
+"""Hooks for urllib3: ``PoolManager.urlopen``, which requests and botocore do not use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from byline import errors
-from byline.http import call_config, patching
-from byline.http import llm_request as calls
+from byline.http.client_hooks import RedirectingClient, SentRequest, run_exchange, watch_chunks
 from byline.http.llm_request import LLMRequest
+from byline.http.patching import LLM_REQUEST, ClientPatches, watch_response
 
-#: The call around a redirect, which the manager follows by calling ``urlopen`` anew.
-_outer: Final[ContextVar[tuple[LLMRequest, str, int, Any] | None]] = ContextVar("byline_urllib3_call", default=None)
+#: The pool manager follows a redirect by calling ``urlopen`` again.
+_client: Final = RedirectingClient("urllib3")
 
 
-def patch(module: Any) -> None:
+def patch_pool_manager(patches: ClientPatches, module: Any) -> None:
     """Hook the pool manager."""
-    patching.wrap_method(module.PoolManager, "urlopen", _urlopen)
+    patches.wrap_method(module.PoolManager, "urlopen", _wrap_urlopen)
 
 
-def _urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
     def urlopen(self: Any, method: str, url: str, redirect: bool = True, **options: Any) -> Any:
-        if call_config.current is None or (method.upper() != "POST" and _outer.get() is None):
-            return original(self, method, url, redirect, **options)
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        except ValueError:
-            # It has rules of its own for what is a URL.
-            return original(self, method, url, redirect, **options)
-        outer = _outer.get()
-        if outer is not None:
-            # The hop of a redirect is part of the call around it.
-            if (host, port) != outer[1:3]:
-                _take_back(options, outer)
-            return original(self, method, url, redirect, **options)
-        given = options.get("headers", self.headers)
-        body = options.get("body")
-        call = calls.begin_llm_request(
-            host,
-            port,
-            parts.path,
-            lambda: {str(name).lower(): str(value) for name, value in (given or {}).items()},
-            lambda: body.encode() if isinstance(body, str) else body if isinstance(body, bytes) else None,
+        app_headers = options.get("headers", self.headers)
+        sent = _client.begin_request(
+            method.upper(), url, lambda: app_headers, options.get("body"), lambda outer: _remove_ids(options, outer)
         )
-        if call is None:
+        if sent is None:
             return original(self, method, url, redirect, **options)
-        if call.headers:
-            # A copy of the same kind: it may hold one name several times.
-            options["headers"] = given.copy() if hasattr(given, "copy") else dict(given or {})
-            options["headers"].update(call.headers)
-        if call.body is not None:
-            options["body"] = call.body
-        token = _outer.set((call, host, port, body))
-        try:
-            with call.activate():
-                response = original(self, method, url, redirect, **options)
-        finally:
-            _outer.reset(token)
-        answered(call, response, whole=options.get("preload_content", True), decoded=options.get("decode_content"))
-        return response
+        llm_request = sent.llm_request
+        if llm_request.headers:
+            options["headers"] = _copy_headers(app_headers)
+            options["headers"].update(llm_request.headers)
+        if llm_request.body is not None:
+            options["body"] = llm_request.body
+
+        def read_response(llm_request: LLMRequest, response: Any) -> None:
+            llm_request.on_response(response.status, response.headers)
+            if options.get("preload_content", True):
+                llm_request.end(response.data)
+                return
+            if options.get("decode_content") is not False:
+                llm_request.buffer.disable_decompression()
+            watch_body(response, llm_request)
+
+        with run_exchange("urllib3", llm_request, read_response) as exchange, _client.follow_redirects(sent):
+            exchange.response = original(self, method, url, redirect, **options)
+        return exchange.response
 
     return urlopen
 
 
-def _take_back(options: dict[str, Any], outer: tuple[LLMRequest, str, int, Any]) -> None:
-    call, _, _, body = outer
-    given = options.get("headers")
-    if given is not None and call.headers:
-        kept = given.copy() if hasattr(given, "copy") else dict(given)
-        call.restore_headers(kept)
-        options["headers"] = kept
-    if call.body is not None and options.get("body") is call.body:
-        options["body"] = body
+def _copy_headers(headers: Any) -> Any:
+    # A copy of the same class, because urllib3's own can hold a name several times.
+    return headers.copy() if hasattr(headers, "copy") else dict(headers or {})
 
 
-def answered(call: LLMRequest, response: Any, *, whole: bool, decoded: bool | None = True) -> None:
-    """Take note of a response of urllib3, and see its body as it is read."""
-    try:
-        call.on_response(response.status, {name.lower(): value for name, value in response.headers.items()})
-        if whole:
-            call.end(response.data)
-            return
-        if decoded is not False:
-            call.buffer.disable_decompression()
-        tee(response, call)
-    except Exception:
-        call.end()
-        errors.report_internal_error("urllib3")
+def _remove_ids(options: dict[str, Any], sent: SentRequest) -> None:
+    llm_request = sent.llm_request
+    if options.get("headers") is not None and llm_request.headers:
+        options["headers"] = _copy_headers(options["headers"])
+        llm_request.restore_headers(options["headers"])
+    if llm_request.body is not None and options.get("body") is llm_request.body:
+        options["body"] = sent.body
 
 
-def tee(response: Any, call: LLMRequest) -> None:
-    """See what the reading methods hand out; ``stream`` and all others rest on these."""
-    patching.swap_class(response, call, _seen)
+def watch_body(response: Any, llm_request: LLMRequest) -> None:
+    """Report the body of a urllib3 response to its LLM request as the app reads it."""
+    watch_response(response, llm_request, _make_watched_response)
 
 
-def _seen(kind: type) -> type:
-    parent: Any = kind
-
-    class Seen(parent):  # type: ignore[misc]
+def _make_watched_response(response_class: Any) -> type:
+    class WatchedResponse(response_class):  # type: ignore[misc]
+        # `stream` and all other methods read through these.
         def read(self, amt: int | None = None, *arguments: Any, **options: Any) -> Any:
-            return _reading(self, super().read, amt, *arguments, **options)
+            return _read_chunk(self, super().read, amt, *arguments, **options)
 
         def read1(self, amt: int | None = None, *arguments: Any, **options: Any) -> Any:
-            return _reading(self, super().read1, amt, *arguments, **options)
+            return _read_chunk(self, super().read1, amt, *arguments, **options)
 
         def read_chunked(self, *arguments: Any, **options: Any) -> Iterator[Any]:
-            call: LLMRequest = getattr(self, patching.CALL)
-            try:
-                for chunk in super().read_chunked(*arguments, **options):
-                    call.on_chunk(chunk)
-                    yield chunk
-            except Exception as error:
-                call.fail(error)
-                raise
-            finally:
-                call.end()
+            return watch_chunks(super().read_chunked(*arguments, **options), getattr(self, LLM_REQUEST))
 
         def close(self) -> None:
-            getattr(self, patching.CALL).end()
+            getattr(self, LLM_REQUEST).end()
             super().close()
 
-    return Seen
+    return WatchedResponse
 
 
-def _reading(response: Any, read: Callable[..., Any], amt: int | None, *arguments: Any, **options: Any) -> Any:
-    call: LLMRequest = getattr(response, patching.CALL)
+def _read_chunk(response: Any, read: Callable[..., Any], amt: int | None, *arguments: Any, **options: Any) -> Any:
+    llm_request: LLMRequest = getattr(response, LLM_REQUEST)
     try:
         data = read(amt, *arguments, **options)
     except Exception as error:
-        call.fail(error)
+        llm_request.fail(error)
         raise
     if data:
-        call.on_chunk(data)
+        llm_request.on_chunk(data)
     if amt is None or (not data and amt != 0) or response.isclosed():
-        call.end()
+        llm_request.end()
     return data

@@ -1,0 +1,149 @@
+"""Steps that the hooks of all HTTP clients share: begin an LLM request, send it, read its response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from byline import errors
+from byline.http import call_config
+from byline.http.llm_request import LLMRequest, begin_llm_request
+
+
+class SentRequest(NamedTuple):
+    """An LLM request, with the origin and the body of the app's own request."""
+
+    llm_request: LLMRequest
+    host: str
+    port: int
+    body: Any
+
+
+class Exchange:
+    """The response of an LLM request, set by the hook as soon as the client returns it."""
+
+    response: Any = None
+
+
+@contextmanager
+def run_exchange(
+    client: str,
+    llm_request: LLMRequest,
+    read_response: Callable[[LLMRequest, Any], None],
+    restore_request: Callable[[Any], None] | None = None,
+) -> Iterator[Exchange]:
+    """Run a client's own send method with its LLM request active; an exception ends the LLM request.
+
+    Args:
+        client: Name of the client, for error reports.
+        llm_request: The LLM request that is sent.
+        read_response: Reads status and headers, then ends the LLM request or watches the body.
+        restore_request: Takes ids off the app's request again, called with the response or ``None``.
+    """
+    exchange = Exchange()
+    try:
+        with llm_request.activate():
+            yield exchange
+    finally:
+        if restore_request is not None:
+            try:
+                restore_request(exchange.response)
+            except Exception:
+                errors.report_internal_error(client)
+    try:
+        read_response(llm_request, exchange.response)
+    except Exception:
+        llm_request.end()
+        errors.report_internal_error(client)
+
+
+def begin_request(method: Any, url: Any, headers: Callable[[], Any], body: Any) -> SentRequest | None:
+    """Begin an LLM request if a request with a text URL is one."""
+    if call_config.current is None or method != "POST":
+        return None
+    origin = _parse_origin(url)
+    if origin is None:
+        return None
+    host, port, path = origin
+    llm_request = begin_llm_request(host, port, path, lambda: decode_headers(headers()), lambda: encode_body(body))
+    return None if llm_request is None else SentRequest(llm_request, host, port, body)
+
+
+class RedirectingClient:
+    """Begins the LLM requests of a client that follows redirects by calling its hooked method again.
+
+    Args:
+        client: Name of the client.
+    """
+
+    def __init__(self, client: str) -> None:
+        self._sent: ContextVar[SentRequest | None] = ContextVar(f"byline_{client}_request", default=None)
+
+    def begin_request(
+        self, method: Any, url: Any, headers: Callable[[], Any], body: Any, remove_ids: Callable[[SentRequest], None]
+    ) -> SentRequest | None:
+        """Begin an LLM request, or call ``remove_ids`` if this is a redirect of one to another origin."""
+        sent = self._sent.get()
+        if sent is None:
+            return begin_request(method, url, headers, body)
+        # Redirects of any method: the GET that follows a 303 keeps the headers of the POST.
+        origin = _parse_origin(url)
+        if origin is not None and origin[:2] != (sent.host, sent.port):
+            remove_ids(sent)
+        return None
+
+    @contextmanager
+    def follow_redirects(self, sent: SentRequest) -> Iterator[None]:
+        """Treat calls of the hooked method as redirects of this request."""
+        token = self._sent.set(sent)
+        try:
+            yield
+        finally:
+            self._sent.reset(token)
+
+
+def watch_chunks(chunks: Iterable[Any], llm_request: LLMRequest) -> Iterator[Any]:
+    """Yield the chunks of a body and report each to its LLM request first."""
+    try:
+        for chunk in chunks:
+            llm_request.on_chunk(chunk if isinstance(chunk, bytes) else str(chunk).encode())
+            yield chunk
+    except BaseException as error:
+        llm_request.fail(error)
+        raise
+    llm_request.end()
+
+
+def decode_headers(headers: Mapping[Any, Any] | None) -> dict[str, str]:
+    """Return headers as text, names in lower case."""
+    return {_decode_text(name).lower(): _decode_text(value) for name, value in (headers or {}).items()}
+
+
+def encode_body(body: Any) -> bytes | None:
+    """Return a request body as bytes, ``None`` if the client produces it while sending."""
+    if isinstance(body, str):
+        return body.encode()
+    return bytes(body) if isinstance(body, bytes | bytearray) else None
+
+
+def default_port(scheme: str) -> int:
+    """Return the port of a URL that states none."""
+    return 443 if scheme == "https" else 80
+
+
+def _decode_text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def _parse_origin(url: Any) -> tuple[str, int, str] | None:
+    # The client raises its own error for an invalid URL.
+    if not isinstance(url, str):
+        return None
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.port or default_port(parts.scheme), parts.path
+    except ValueError:
+        return None
