@@ -10,7 +10,7 @@ import pytest
 
 from byline import bound
 from byline.export import OTLP, Destination, Langfuse
-from byline.export.redaction.directions import directions_of
+from byline.export.redaction.content import sides_of
 from byline.testing import Receiver
 from tests.export.langfuse_model import observations, traces
 from tests.export.replay import INSTRUMENTATIONS, MARKER, recorded, replay
@@ -175,4 +175,4 @@ def test_other_requests_are_not_concerned(receiver: Receiver) -> None:
     ],
 )
 def test_of_which_side_a_name_is(key: str, side: set[str]) -> None:
-    assert directions_of(key) == side
+    assert sides_of(key) == side

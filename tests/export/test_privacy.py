@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import Link, SpanContext
 
 from byline.export import OTLP, Langfuse
+from byline.export.redaction.redactor import Redactor
+from byline.export.span_copy import SpanCopy
 from byline.settings import SettingError
 from byline.testing import Receiver
 from tests.export.replay import INSTRUMENTATIONS, MARKER, recorded, replay
@@ -77,6 +80,7 @@ PLACES = (
     "exception.message exception.stacktrace byline.error.message error.message db.statement db.query.text "
     "http.request.body system_prompt my.question vendor.userPrompt some_answer_text haystack.component.input "
     "gen_ai.request.instructions gen_ai.request.input gen_ai.response.text gen_ai.request.messages "
+    "gen_ai.request.stop_sequences "
     "crewai.task.output smolagents.inputs dspy.outputs gen_ai.agent.description "
     "mcp.tool.description rag.passage user.comments prompt1 inputMessage2 messages[0].content"
 ).split()
@@ -102,7 +106,6 @@ def test_no_place_of_content_is_forgotten(receiver: Receiver) -> None:
 KEPT: dict[str, Any] = {
     "gen_ai.request.model": "gpt-4o",
     "gen_ai.request.temperature": 0.5,
-    "gen_ai.request.stop_sequences": ["END"],
     "gen_ai.request.encoding_formats": ["float"],
     "gen_ai.response.status": "completed",
     "gen_ai.response.model": "gpt-4o-2026",
@@ -122,7 +125,6 @@ KEPT: dict[str, Any] = {
     "byline.gateway.name": "openrouter",
     "byline.gateway.request.id": "gen-1",
     "byline.cost.source": "gateway",
-    "byline.caller.user_agent": "curl/8",
     "langfuse.trace.metadata.my_prompt_choice": "b",
     "langfuse.trace.name": "Prompt evaluation",
     "langfuse.trace.tags": ["prompt"],
@@ -139,7 +141,6 @@ KEPT: dict[str, Any] = {
     "request.path": "/chat",
     "response.status": "ok",
     "url.path": "/chat",
-    "http.request.header.user_agent": ["curl/8 (linux)"],
     "http.request.header.content_type": ["application/json"],
     "http.response.header.x-ratelimit-remaining-tokens": ["99"],
     "http.route": "/chat",
@@ -308,3 +309,89 @@ def test_a_mask_that_fails_lets_nothing_through(receiver: Receiver, production: 
 def test_settings_that_cannot_be_used(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match=r"byline\.E046"):
         OTLP("https://collector.example", **wrong)
+
+
+PERSONAL: dict[str, Any] = {
+    "byline.caller.address": "203.0.113.7",
+    "byline.caller.user_agent": "curl/8",
+    "client.address": "203.0.113.7",
+    "http.client_ip": "203.0.113.7",
+    "net.peer.ip": "203.0.113.7",
+    "net.sock.peer.addr": "203.0.113.7",
+    "network.peer.address": "203.0.113.7",
+    "user_agent.original": "curl/8",
+    "http.user_agent": "curl/8",
+    "http.request.header.user_agent": ["curl/8"],
+    "http.request.header.x_forwarded_for": ["203.0.113.7"],
+    "http.request.header.x-real-ip": ["203.0.113.7"],
+    "http.request.header.forwarded": ["for=203.0.113.7"],
+}
+
+
+@pytest.mark.parametrize("kind", ["langfuse", "otlp"])
+def test_the_callers_address_and_user_agent_do_not_leave(receiver: Receiver, kind: str) -> None:
+    """Neither by byline's names nor by those of HTTP instrumentations; another destination still gets them."""
+    private = (
+        Langfuse("pk-lf-1", "sk-lf-1", receiver.url, privacy=True, spans="all")
+        if kind == "langfuse"
+        else OTLP(receiver.url, privacy=True)
+    )
+    with Receiver() as other, running(private, OTLP(other.url)) as app, app.request() as span:
+        span.set_attributes(PERSONAL)
+        app.chat(**PERSONAL)
+        for destination in app.destinations:
+            destination.flush()
+        span.end()
+        for destination in app.destinations:
+            destination.flush()
+        assert b"203.0.113.7" in wire(other)
+        assert b"203.0.113.7" not in wire(receiver)
+        assert b"curl/8" not in wire(receiver)
+
+
+def test_a_caller_that_masks_its_content_hides_no_address(receiver: Receiver) -> None:
+    masks: Any = {"mask_input": True, "mask_output": True}
+    with running(OTLP(receiver.url, spans="llm")) as app, app.request(metadata=masks):
+        app.chat(**PERSONAL)
+    assert receiver.spans[0].attributes.items() >= PERSONAL.items()
+
+
+@pytest.mark.parametrize("spans", ["llm", "all"])
+def test_an_unknown_text_is_content_on_every_span(receiver: Receiver, spans: Any) -> None:
+    """Short texts too, also on spans and links that are no model call; an unknown number or choice stays."""
+    unknown: dict[str, Any] = {"acme.note": MARKER, "patient": f"{MARKER}Ada", "acme.tags": [f"{MARKER}a", "b"]}
+    harmless: dict[str, Any] = {"acme.kind": "draft", "acme.count": 3, "acme.buckets": [1, 2]}
+    with running(OTLP(receiver.url, spans=spans, privacy=True)) as app, app.request() as server:
+        server.set_attributes(unknown)
+        with app.span("chat", {**CHAT, **unknown, **harmless}) as span:
+            span.add_link(SpanContext(1, 2, is_remote=True), unknown)
+            span.add_event(f"the caller said {MARKER} and then a good deal more than that", unknown)
+    assert MARKER.encode() not in wire(receiver)
+    (chat,) = [span for span in receiver.spans if span.name == "chat"]
+    assert {key: chat.attributes[key] for key in harmless} == harmless
+    assert [event["name"] for event in chat.events] == ["event"]
+
+
+def test_a_process_keeps_its_own_resource_but_for_the_command_line(receiver: Receiver) -> None:
+    resource = Resource({"team": "blue ocean", "process.command_args": ["app", MARKER], "process.command": MARKER})
+    with running(OTLP(receiver.url, privacy=True), resource=resource) as app, app.request():
+        app.chat()
+    assert MARKER.encode() not in wire(receiver)
+    assert receiver.spans[0].resource["team"] == "blue ocean"
+
+
+def test_a_value_of_members_keeps_no_text_under_an_unknown_name() -> None:
+    span = SpanCopy("chat", SpanContext(1, 2, is_remote=False))
+    span.attributes = {
+        "acme": {"counts": {"a": 1}},
+        "acme.body": {"a": {"text": MARKER}},
+        "byline.x": {"password": "hunter22", "kind": "a", "n": 1},
+    }
+    Redactor(private=True).redact(span)
+    assert span.attributes == {"acme": {"counts": {"a": 1}}, "byline.x": {"kind": "a", "n": 1}}
+
+
+def test_without_anything_to_redact_the_attributes_are_not_copied() -> None:
+    redactor = Redactor(private=False)
+    attributes = {**CHAT, "gen_ai.usage.input_tokens": 11, "gen_ai.response.finish_reasons": ("stop",)}
+    assert redactor.redact_attributes(attributes) is attributes

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import byline
 from byline.destinations import OTLP, Langfuse
-from byline.export.redaction.heuristics import strip_text
+from byline.export.redaction.allow_list import redact_parameters
 from byline.export.redaction.secrets import is_secret, scrub
 from byline.testing import Receiver
 
@@ -284,9 +284,11 @@ def test_where_a_choice_may_stand_anything_longer_is_content(receiver: Receiver,
 
 
 def test_parameters_keep_numbers_and_choices() -> None:
-    kept = json.loads(strip_text('{"top_p": 1, "tool_choice": "auto", "suffix": "x", "stop": ["x"], "seed": null}'))
+    kept = json.loads(
+        redact_parameters('{"top_p": 1, "tool_choice": "auto", "suffix": "x", "stop": ["x"], "seed": null}')
+    )
     assert kept == {"top_p": 1, "tool_choice": "auto", "seed": None}
-    assert strip_text("no JSON") == strip_text("[1]") == "{}"
+    assert redact_parameters("no JSON") == redact_parameters("[1]") == "{}"
 
 
 def test_a_mask_sees_content_and_metadata_in_every_dialect_and_depth(receiver: Receiver) -> None:

@@ -192,9 +192,7 @@ class Destination:
     def pipeline(self, outlet: Outlet) -> DestinationExporter:
         """Make the way of spans to an outlet."""
         translating = (self._translate,) if self.conventions else ()
-        hiding = Redactor(private=self.privacy, mask=self.mask)
-        # Once more for what dialects and backends have made of it, by other names.
-        cleaning = Redactor(private=self.privacy, again=True)
+        redactor = Redactor(private=self.privacy, mask=self.mask)
         own = self.rewrites()
         exchange = TraceIO() if map_span in own else None
         # Before anything is hidden, for what is told is content as well.
@@ -208,7 +206,7 @@ class Destination:
                 keeps=self._keeps if self._filters.any or self.sampling < 1 else None,
             ),
             drain=lambda exports: TraceView(exports, traces=self.traces, whole=self.spans == "all"),
-            rewrites=(*telling, hiding.hide, *translating, *own, cleaning.hide),
+            rewrites=(*telling, redactor.redact, *translating, *own),
             note=None if exchange is None else exchange.note,
         )
 

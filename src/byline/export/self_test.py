@@ -18,7 +18,6 @@ from byline.export.delivery.http_session import OTLPHttpSession
 from byline.export.delivery.outlet import Outlet
 from byline.export.options import CheckResult
 from byline.export.processor import DestinationSpanProcessor
-from byline.export.redaction.content import is_content
 from byline.export.sampling import is_sampled
 from byline.genai import attributes as names
 from byline.genai import server_span
@@ -186,5 +185,5 @@ def describe_result(spans: Sequence[ReadableSpan]) -> str:
         for label, key in (("trace", names.TRACE_NAME), ("session", names.SESSION_ID), ("user", names.USER_ID))
         if key in said
     ]
-    labels.append("content let through" if any(is_content(key) for key in said) else "content left out")
+    labels.append("content let through" if names.CALL_RESULT["input_messages"] in said else "content left out")
     return f"{' → '.join(way)} ({', '.join(labels)})"

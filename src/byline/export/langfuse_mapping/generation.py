@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from byline.export.langfuse_mapping.sanitize import METADATA, NAMES, STARTED, parse_json_object
 from byline.export.langfuse_mapping.usage import cost_details, stated_cost, stated_usage, usage_details
-from byline.export.redaction.content import holds_content
+from byline.export.redaction.allow_list import is_single_word
 from byline.export.span_copy import SpanCopy
 from byline.genai import attributes as names
 from byline.genai.json_text import json_dumps
@@ -82,11 +82,12 @@ def _requested(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key[len(names.PARAMETERS) :]: value
         for key, value in attributes.items()
-        if key.startswith(names.PARAMETERS)
-        and key != names.REQUEST_MODEL
-        and value != ""
-        and not holds_content(key, value)
+        if key.startswith(names.PARAMETERS) and key != names.REQUEST_MODEL and value != "" and _is_parameter(key, value)
     }
+
+
+def _is_parameter(key: str, value: Any) -> bool:
+    return isinstance(value, bool | int | float) or is_single_word(value) or key == "gen_ai.request.stop_sequences"
 
 
 def _invoked(invocation: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def _invoked(invocation: Mapping[str, Any]) -> dict[str, Any]:
         key: value
         for key, value in invocation.items()
         if key != "model"
-        and (isinstance(value, bool | int | float) or (isinstance(value, str) and not holds_content(key, value)))
+        and (isinstance(value, bool | int | float) or (isinstance(value, str) and is_single_word(value)))
     }
 
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any, Final
 
-from byline.export.redaction.directions import INPUT, OUTPUT, masked_directions
+from byline.export.redaction.content import INPUT, OUTPUT, masked_sides
 from byline.export.span_copy import SpanCopy
 from byline.genai.json_text import json_dumps
 
@@ -52,7 +52,7 @@ class TraceIO:
         if family is None or not draft.is_leaf:
             return
         noted = family.root.exchanges.of(draft.trace)
-        hidden = masked_directions(draft.attributes)
+        hidden = masked_sides(draft.attributes)
         given = None if INPUT in hidden else _first(draft, _INPUTS)
         returned = None if OUTPUT in hidden else _first(draft, _OUTPUTS)
         started, ended = draft.start_time or 0, draft.end_time or 0

@@ -1,120 +1,101 @@
-"""Which attributes hold prompts and completions: the names in `attribute_lists`, and a rule for unknown names.
+"""The two sides of content, input and output, and which of them a caller asks to have redacted.
 
-Texts under a name whose words speak of content are content.
+A caller asks as of LiteLLM: with ``mask_input`` and ``mask_output`` among the metadata of its request, which
+stands on every span of the request.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from byline.export.redaction.attribute_lists import KEPT, KNOWN
+from byline.attribution import MASKS, is_asked
+from byline.export.redaction.allow_list import split_words
+from byline.genai import attributes as names
 
-_EXACT: Final = frozenset(name for name in KNOWN if not name.endswith("."))
-_BELOW: Final = tuple(name for name in KNOWN if name.endswith("."))
+INPUT: Final = "input"
+OUTPUT: Final = "output"
+BOTH: Final = frozenset({INPUT, OUTPUT})
+_NEITHER: Final[frozenset[str]] = frozenset()
+_MASK_ATTRIBUTES: Final = {names.METADATA + mask: side for mask, side in zip(MASKS, (INPUT, OUTPUT), strict=True)}
 
-#: Headers that say how one asks, never what; and how the names of others begin.
-_HEADERS: Final = re.compile(
-    r"accept|accept[_-](?:charset|encoding|language)|age|allow|cache[_-]control|connection|content[_-]"
-    r"(?:encoding|length|type)|date|etag|expires|forwarded|host|keep[_-]alive|openai[_-](?:processing[_-]ms|version)|"
-    r"origin|retry[_-]after|server|te|traceparent|transfer[_-]encoding|upgrade|user[_-]agent|vary|via|"
-    r"x[_-]forwarded[_-](?:by|for|host|port|proto)|x[_-]real[_-]ip|x[_-]stainless[_-].+|.+[_-]ratelimit[_-].+|.+[_-]id"
-)
-# fmt: off
-#: Words in a name which say that a text under it is content.
-_WORDS: Final = frozenset(
+_INPUT_WORDS: Final = frozenset(
     {
-        "answer", "arg", "argument", "backstory", "body", "caption", "choice", "chunk", "comment", "completion",
-        "content", "context", "conversation", "data", "description", "document", "embedding", "explanation",
-        "feedback", "functions", "goal", "header", "history", "input", "instruction", "memories", "memory", "message",
-        "note", "output", "param", "parameter", "passage", "payload", "prediction", "preamble", "prompt", "queries",
-        "query", "question", "reasoning", "replies", "reply", "result", "schema", "snippet", "sql", "suffix",
-        "summaries", "summary", "text", "thinking", "thought", "tools", "transcript", "transcription", "translation",
-        "utterance", "value", "vector",
+        "definitions", "input", "inputs", "instruction", "instructions", "prompt", "prompts", "query", "question",
+        "questions", "request",
     }
-)
-#: Words that do at the end of a name alone; elsewhere they say what the rest is about.
-_LAST: Final = frozenset({"error", "errors", "request", "response", "response format", "return"})
-#: Such a word says nothing where the name goes on to say that it means something else.
-_HARMLESS: Final = frozenset(
+)  # fmt: skip
+_OUTPUT_WORDS: Final = frozenset(
     {
-        "arn", "code", "count", "fingerprint", "hash", "id", "index", "kind", "length", "mime", "model", "name",
-        "provider", "role", "size", "status", "tier", "tokens", "type", "version",
+        "answer", "answers", "choice", "choices", "completion", "completions", "output", "outputs", "response",
+        "responses",
     }
-)
-#: Under a name that ends so, a single word is one of a few choices, and anything longer is content.
-_CHOICES: Final = frozenset(
-    {
-        "effort", "error", "errors", "format", "formats", "reason", "reasons", "reasoning level", "thinking level",
-        "tool choice", "verbosity",
-    }
-)
-# fmt: on
-_SPLIT: Final = re.compile(r"[\W_\d]+|(?<=[a-z])(?=[A-Z])")
-#: As it is, in quotes, or alone in a list, as JSON has it.
-_WORD: Final = re.compile(r"""\[?["']?[\w.+/\-]{1,64}["']?\]?""")
+)  # fmt: skip
+#: A model's output is a tool's input: both sides.
+_TOOLS: Final = ("gen_ai.tool.call.", "gen_ai.tool.arg", "tool_", "tool.", "ai.toolCall.")
+
+#: A span name with more characters or words than these is a sentence.
+_MAX_NAME: Final = 100
+_MAX_WORDS: Final = 8
+#: Shorter names, such as a tool's or a model's, also stand in prompts by chance.
+_MIN_WORDS: Final = 3
+_KINDS: Final = (names.OPERATION_NAME, "traceloop.span.kind", "openinference.span.kind", "langfuse.observation.type")
+
+
+def masked_sides(attributes: Mapping[str, Any]) -> frozenset[str]:
+    """Return the sides that the caller asks to have redacted.
+
+    Example:
+        >>> masked_sides({"langfuse.trace.metadata.mask_input": True})
+        frozenset({'input'})
+    """
+    if _MASK_ATTRIBUTES.keys().isdisjoint(attributes):
+        return _NEITHER
+    return frozenset(side for name, side in _MASK_ATTRIBUTES.items() if is_asked(attributes.get(name)))
 
 
 @lru_cache(maxsize=4096)
-def is_content(key: str) -> bool:
-    """Whether texts under this attribute name are content, as far as the name tells.
+def sides_of(name: str) -> frozenset[str]:
+    """Return the sides to which content under this name may belong: both if the name does not tell.
 
     Example:
-        >>> is_content("traceloop.entity.input"), is_content("gen_ai.usage.input_tokens")
-        (True, False)
+        >>> sides_of("gen_ai.output.messages")
+        frozenset({'output'})
     """
-    if key in _EXACT or key.startswith(_BELOW):
-        return not key.startswith(("gen_ai.prompt.name", "gen_ai.prompt.version"))
-    if key.startswith(KEPT):
-        return False
-    _, header, name = key.partition(".header.")
-    if header and _HEADERS.fullmatch(name.lower()):
-        return False
-    words = words_of(key.removeprefix("gen_ai.request.").removeprefix("gen_ai.response."))
-    if not words or words[-1] in _HARMLESS:
-        return False
-    return _ends_in(words, _LAST) or any(word in _WORDS or word.removesuffix("s") in _WORDS for word in words)
+    words = split_words(name)
+    is_input, is_output = not _INPUT_WORDS.isdisjoint(words), not _OUTPUT_WORDS.isdisjoint(words)
+    if is_input is is_output or name.startswith(_TOOLS):
+        return BOTH
+    return frozenset({INPUT if is_input else OUTPUT})
 
 
-def holds_content(key: str, value: Any) -> bool:
-    """Whether a value under this attribute name is content.
+def is_sentence(name: str) -> bool:
+    """Whether the name of a span or event is a text rather than a name: some agents name a task by its prompt."""
+    return len(name) > _MAX_NAME or "\n" in name or len(name.split()) > _MAX_WORDS
+
+
+def name_repeats_content(name: str, removed: Iterable[Any]) -> bool:
+    """Whether a span's name is a sentence, or repeats a value that was removed from the span.
 
     Example:
-        >>> holds_content("tool_choice", "auto"), holds_content("response_format", '{"type": "json_schema"}')
-        (False, True)
+        >>> name_repeats_content("Summarize the patient's file.task", ["Summarize the patient's file"])
+        True
+        >>> name_repeats_content("chat gpt-4o", ["chat gpt-4o with me"])
+        False
     """
-    return is_content(key) and is_text(value) and not (_is_choice(key) and _is_word(value))
+    if is_sentence(name):
+        return True
+    is_phrase = len(name.split()) >= _MIN_WORDS
+    return any(
+        (is_phrase and name in text) or (len(text) <= len(name) and " " in text.strip() and text in name)
+        for text in removed
+        if isinstance(text, str)
+    )
 
 
-@lru_cache(maxsize=4096)
-def _is_choice(key: str) -> bool:
-    if key in _EXACT or key.startswith(_BELOW):
-        return False
-    return _ends_in(words_of(key), _CHOICES)
-
-
-def _is_word(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_word(item) for item in value)
-    return isinstance(value, str) and _WORD.fullmatch(value) is not None
-
-
-def _ends_in(words: list[str], endings: frozenset[str]) -> bool:
-    return words[-1] in endings or " ".join(words[-2:]) in endings
-
-
-def words_of(key: str) -> list[str]:
-    """Return the words of a name in lower case."""
-    return [word.lower() for word in _SPLIT.split(key) if word]
-
-
-def is_text(value: Any) -> bool:
-    """Whether a value can hold content: numbers and truth values cannot."""
-    if value is None or isinstance(value, bool | int | float):
-        return False
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        # A vector tells about the text that it was made from.
-        return len(value) > 8 or any(is_text(item) for item in value)
-    return not isinstance(value, Mapping) or any(is_text(item) for item in value.values())
+def neutral_span_name(attributes: Mapping[str, Any]) -> str:
+    """Return a name made of a span's operation and model."""
+    kind = next((str(attributes[key]).lower() for key in _KINDS if attributes.get(key)), "llm")
+    model = attributes.get(names.REQUEST_MODEL)
+    return kind if model is None else f"{kind} {model}"

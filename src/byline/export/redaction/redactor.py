@@ -1,4 +1,4 @@
-"""Privacy: content stays here where a destination may not have it; credentials and binary parts always do."""
+"""Redaction for one destination: credentials and binary data always, content if the destination is private."""
 
 from __future__ import annotations
 
@@ -12,30 +12,42 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, Status, StatusCode
 
 from byline import errors, internal_metrics
-from byline.export.redaction.content import holds_content, is_content, is_text
-from byline.export.redaction.directions import BOTH, directions_of, masked_directions
-from byline.export.redaction.heuristics import PARAMETERS, is_metadata, is_unknown_text, repeats_content, strip_text
+from byline.export.redaction.allow_list import (
+    PARAMETERS,
+    URLS,
+    is_allowed,
+    is_configuration,
+    is_custom_metadata,
+    is_personal,
+    redact_parameters,
+)
+from byline.export.redaction.content import (
+    BOTH,
+    is_sentence,
+    masked_sides,
+    name_repeats_content,
+    neutral_span_name,
+    sides_of,
+)
 from byline.export.redaction.secrets import encodable, is_secret, scrub
-from byline.export.redaction.span_names import name_repeats_content, safe_span_name
 from byline.export.span_copy import SpanCopy
 from byline.genai.attributes import ATTRIBUTION, ERROR_TYPE
 from byline.settings import SettingError
 
 Mask = Callable[[str, Any], Any]
+_Allowed = Callable[[str, Any], bool]
 
-_URLS: Final = frozenset({"http.target", "http.url", "url.fragment", "url.full", "url.original", "url.query"})
-
-#: These repeat the span's name, and not the other way round.
+#: Ids of callers and traces stay apart even if they look like keys: scrubbed, all of them would be one.
+_IDS: Final = frozenset(name for fields in ATTRIBUTION.values() for name in fields)
+#: These repeat the span's name, so a span name that equals them repeats no content.
 _LABELS: Final = frozenset({"logfire.msg", "logfire.msg_template"})
-#: What identifies callers, traces and versions.
-_IDS: Final = frozenset(name for field in ATTRIBUTION.values() for name in field)
 _INT64: Final = 1 << 63
 _MAX_RESOURCES: Final = 64
-_LEFT_OUT: Final = "[left out]"
+_MASK_FAILED: Final = "[left out]"
 
 
 def validate_privacy(privacy: Any, mask: Any) -> None:
-    """Raise `SettingError` ``byline.E046`` where these settings cannot be used."""
+    """Raise `SettingError` ``byline.E046`` if ``privacy`` is no boolean or ``mask`` no function."""
     if not isinstance(privacy, bool):
         raise SettingError("byline.E046", f"privacy is {type(privacy).__name__}", "pass True or False")
     if mask is not None and not callable(mask):
@@ -45,149 +57,138 @@ def validate_privacy(privacy: Any, mask: Any) -> None:
 
 
 class Redactor:
-    """What a destination may see, and what a caller asks to be left out.
+    """Removes from span copies all that one destination may not have.
 
     Args:
-        private: Whether content is left out: prompts, completions, system instructions, tool
-            definitions, arguments and results, and the texts of errors, which repeat them. Tokens,
-            cost, timing, model and custom metadata stay.
-        mask: A function ``(name, value)`` of each text that may be content, of metadata, URLs and
-            errors, which returns what is sent in its place. Where it fails, nothing is sent of it.
-        again: Whether texts have been cleaned already, so that only what new names say is looked at.
+        private: Whether content is removed, which is every text that the allow-list does not name, and with it
+            the caller's address and user agent.
+        mask: A function ``(name, value)``, called for each text outside the allow-list and for metadata,
+            request parameters, URLs and errors; its result replaces the text, and ``None`` removes the
+            attribute. If the function raises, nothing of the text is sent.
     """
 
-    def __init__(self, *, private: bool, mask: Mask | None = None, again: bool = False) -> None:
-        self._hidden = BOTH if private else frozenset[str]()
+    def __init__(self, *, private: bool, mask: Mask | None = None) -> None:
+        self._private = private
         self._mask = mask
-        self._again = again
         self._resources: dict[int, tuple[Resource, Resource]] = {}
 
-    def hide(self, draft: SpanCopy) -> None:
-        """Take off a span what its destination may not see."""
-        hidden = self._hidden | masked_directions(draft.attributes)
-        if self._again and not hidden:
-            return
-        strict = bool(hidden) and draft.is_llm
-        whole = draft.attributes
-        draft.attributes = self._clean(whole, hidden, strict=strict)
-        draft.name = scrub(draft.name)
-        if strict and draft.name != draft.attribution.generation_name:
-            gone = [value for key, value in whole.items() if key not in draft.attributes and key not in _LABELS]
-            if name_repeats_content(draft.name, gone):
-                draft.name = safe_span_name(draft.attributes)
-        if draft.events:
-            draft.events = [
-                Event(scrub(event.name), self._clean(event.attributes or {}, hidden, strict=strict), event.timestamp)
-                for event in draft.events
+    def redact(self, span: SpanCopy) -> None:
+        """Redact a span copy in place; a caller's ``mask_input`` and ``mask_output`` count for its own spans."""
+        hidden = BOTH if self._private else masked_sides(span.attributes)
+        whole = span.attributes
+        span.attributes = dict(self.redact_attributes(whole, hidden))
+        span.name = scrub(span.name)
+        if hidden and span.is_llm and span.name != span.attribution.generation_name:
+            removed = [value for key, value in whole.items() if key not in span.attributes and key not in _LABELS]
+            if name_repeats_content(span.name, removed):
+                span.name = neutral_span_name(span.attributes)
+        if span.events:
+            span.events = [self._redact_event(event, hidden) for event in span.events]
+        if span.links:
+            span.links = [
+                Link(link.context, self.redact_attributes(link.attributes or {}, hidden)) for link in span.links
             ]
-        if draft.links:
-            draft.links = [
-                Link(link.context, self._clean(link.attributes or {}, hidden, strict=strict)) for link in draft.links
-            ]
-        if draft.status.description:
-            draft.status = Status(StatusCode.ERROR, self._error(draft, hidden))
-        self._hide_around(draft)
-
-    def _hide_around(self, draft: SpanCopy) -> None:
-        """Clean what spans share; both are few and live long."""
-        if draft.resource is not None and draft.resource.attributes:
-            found = self._resources.get(id(draft.resource))
-            if found is None or found[0] is not draft.resource:
-                cleaned = Resource(self._clean(draft.resource.attributes, self._hidden), draft.resource.schema_url)
-                found = (draft.resource, cleaned)
-                if len(self._resources) >= _MAX_RESOURCES:
-                    self._resources.clear()
-                self._resources[id(draft.resource)] = found
-            draft.resource = found[1]
-        scope = draft.scope
+        if span.status.description:
+            span.status = Status(StatusCode.ERROR, self._redact_error(span, hidden))
+        if span.resource is not None and span.resource.attributes:
+            span.resource = self._redact_resource(span.resource)
+        scope = span.scope
         if scope is not None and scope.attributes:
-            draft.scope = InstrumentationScope(
-                scope.name, scope.version, scope.schema_url, self._clean(scope.attributes, self._hidden)
-            )
+            attributes = self.redact_attributes(scope.attributes, self._private_sides, is_configuration)
+            span.scope = InstrumentationScope(scope.name, scope.version, scope.schema_url, attributes)
 
-    def _error(self, draft: SpanCopy, hidden: frozenset[str]) -> str | None:
-        if hidden:
-            kind = draft.attributes.get(ERROR_TYPE)
-            return None if kind is None else str(kind)
-        text = draft.status.description
-        return None if text is None else self._text("error.message", text, hidden)
+    @property
+    def _private_sides(self) -> frozenset[str]:
+        return BOTH if self._private else frozenset()
 
-    def _clean(
-        self, attributes: Mapping[str, Any], hidden: frozenset[str], around: str = "", *, strict: bool = False
-    ) -> dict[str, Any]:
-        cleaned: dict[str, Any] = {}
-        for key, value in attributes.items():
-            name = encodable(key)
-            if isinstance(value, bool | int | float):
-                # OTLP has integers of 64 bits.
-                cleaned[name] = (
-                    value
-                    if isinstance(value, float) or -_INT64 <= value < _INT64
-                    else f"{float(value):.6g}"
-                    if abs(value) < 10**300
-                    else "∞"
-                )
-                continue
-            if is_secret(name) or isinstance(value, bytes | bytearray):
-                continue
-            # What stands within content is content by whatever name.
-            whole = f"{around}.{name}" if around else name
-            of_side = not hidden.isdisjoint(directions_of(whole))
-            if of_side and self._is_content(name, value, around) and not repeats_content(name, value, attributes):
-                continue
-            kept = self._value(whole, value, hidden)
-            if kept is not None and not (strict and _is_doubtful(name, kept, hidden)):
-                cleaned[name] = kept
-        return cleaned
+    def _redact_event(self, event: Event, hidden: frozenset[str]) -> Event:
+        name = "event" if hidden and is_sentence(event.name) else scrub(event.name)
+        return Event(name, self.redact_attributes(event.attributes or {}, hidden), event.timestamp)
 
-    @staticmethod
-    def _is_content(name: str, value: Any, around: str) -> bool:
-        return holds_content(name, value) or bool(around and is_content(around) and is_text(value))
+    def _redact_error(self, span: SpanCopy, hidden: frozenset[str]) -> str | None:
+        if not hidden:
+            return self._redact_text("error.message", str(span.status.description), hidden, is_allowed)
+        # Providers quote the offending part of a prompt in their errors.
+        kind = span.attributes.get(ERROR_TYPE)
+        return None if kind is None else str(kind)
 
-    def _value(self, key: str, value: Any, hidden: frozenset[str]) -> Any:
-        if isinstance(value, str):
-            return self._text(key, value, hidden)
-        if isinstance(value, bytes | bytearray):
+    def _redact_resource(self, resource: Resource) -> Resource:
+        """Return a redacted resource; a process has few, so the results are kept."""
+        known = self._resources.get(id(resource))
+        if known is None or known[0] is not resource:
+            attributes = self.redact_attributes(resource.attributes, self._private_sides, is_configuration)
+            known = (resource, Resource(attributes, resource.schema_url))
+            if len(self._resources) >= _MAX_RESOURCES:
+                self._resources.clear()
+            self._resources[id(resource)] = known
+        return known[1]
+
+    def redact_attributes(
+        self, attributes: Mapping[str, Any], hidden: frozenset[str] = frozenset(), allowed: _Allowed = is_allowed
+    ) -> Mapping[str, Any]:
+        """Return the attributes that may leave: the same mapping if nothing has to change."""
+        changed: dict[str, Any] = {}
+        for name, value in attributes.items():
+            new = self._redact_value(name, value, hidden, allowed)
+            if new is not value or not name.isascii():
+                changed[name] = new
+        if not changed:
+            return attributes
+        new_values = ((name, changed.get(name, value)) for name, value in attributes.items())
+        return {encodable(name): value for name, value in new_values if value is not None}
+
+    def _redact_value(self, name: str, value: Any, hidden: frozenset[str], allowed: _Allowed) -> Any:
+        """Return an attribute's value as it may leave, ``None`` if it may not."""
+        if isinstance(value, bool | float):
+            return value
+        if isinstance(value, int):
+            return value if -_INT64 <= value < _INT64 else _round_large(value)
+        if is_secret(name) or isinstance(value, bytes | bytearray) or (self._private and is_personal(name)):
             return None
+        if hidden and not hidden.isdisjoint(sides_of(name)) and not allowed(name, value):
+            return None
+        if isinstance(value, str):
+            return self._redact_text(name, value, hidden, allowed)
         if isinstance(value, Mapping):
-            return self._clean({str(name): item for name, item in value.items()}, hidden, key)
+            # The name of the whole has been judged above; credentials and the mask are left to apply.
+            members = {f"{name}.{key}": item for key, item in value.items()}
+            return {
+                key[len(name) + 1 :]: new for key, new in self.redact_attributes(members, frozenset(), allowed).items()
+            }
         if isinstance(value, list | tuple):
-            found = [self._value(key, item, hidden) for item in value]
-            return [item for item in found if item is not None]
+            items = [self._redact_value(name, item, hidden, allowed) for item in value]
+            if all(new is item for new, item in zip(items, value, strict=True)):
+                return value
+            return [item for item in items if item is not None]
         return value
 
-    def _text(self, key: str, text: str, hidden: frozenset[str]) -> str | None:
-        if self._again:
-            return text
-        # Ids have to stay apart, whatever they look like.
-        text = encodable(text) if key in _IDS else scrub(text)
-        if hidden and key in _URLS:
-            # What was searched for stands in the query.
-            text = "" if key in ("url.fragment", "url.query") else _without_query(text)
-        if hidden and key in PARAMETERS:
-            text = strip_text(text)
-        if self._mask is None or not _may_tell(key, text):
-            return text
+    def _redact_text(self, name: str, text: str, hidden: frozenset[str], allowed: _Allowed) -> str | None:
+        new = encodable(text) if name in _IDS else scrub(text)
+        if hidden and name in URLS:
+            new = _without_query(name, new)
+        if hidden and name in PARAMETERS:
+            new = redact_parameters(new)
+        if self._mask is None or not (
+            name in URLS or name in PARAMETERS or is_custom_metadata(name) or not allowed(name, new)
+        ):
+            return new
         try:
-            masked = self._mask(key, text)
+            masked = self._mask(name, new)
         except Exception:
             internal_metrics.increment("mask.failed")
             errors.report_internal_error("mask")
-            return _LEFT_OUT
+            return _MASK_FAILED
         return masked if masked is None or isinstance(masked, str) else str(masked)
 
 
-def _may_tell(key: str, text: str) -> bool:
-    """Whether a text is a mask's business: whatever privacy would leave out, and metadata."""
-    return is_content(key) or is_metadata(key) or is_unknown_text(key, text) or key in PARAMETERS or key in _URLS
+def _round_large(number: int) -> str:
+    """Return an integer beyond OTLP's 64 bits as text."""
+    return f"{float(number):.6g}" if abs(number) < 10**300 else "∞"
 
 
-def _is_doubtful(key: str, value: Any, hidden: frozenset[str]) -> bool:
-    spared = is_content(key) and hidden.isdisjoint(directions_of(key))
-    return not spared and is_unknown_text(key, value)
-
-
-def _without_query(url: str) -> str:
+def _without_query(name: str, url: str) -> str:
+    if name in ("url.fragment", "url.query"):
+        return ""
     try:
         parts = urlsplit(url)
     except ValueError:
