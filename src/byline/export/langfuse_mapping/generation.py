@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from byline.export.langfuse_mapping.sanitize import METADATA, NAMES, STARTED, parse_json_object
 from byline.export.langfuse_mapping.usage import cost_details, stated_cost, stated_usage, usage_details
-from byline.export.redaction.allow_list import is_single_word
+from byline.export.redaction.allow_list import is_plain_value
 from byline.export.span_copy import SpanCopy
 from byline.genai import attributes as names
 from byline.genai.json_text import json_dumps
@@ -87,7 +87,7 @@ def _requested(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_parameter(key: str, value: Any) -> bool:
-    return isinstance(value, bool | int | float) or is_single_word(value) or key == "gen_ai.request.stop_sequences"
+    return is_plain_value(value) or key == "gen_ai.request.stop_sequences"
 
 
 def _invoked(invocation: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,8 +95,7 @@ def _invoked(invocation: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in invocation.items()
-        if key != "model"
-        and (isinstance(value, bool | int | float) or (isinstance(value, str) and is_single_word(value)))
+        if key != "model" and not isinstance(value, list | dict) and is_plain_value(value)
     }
 
 

@@ -110,7 +110,7 @@ def is_allowed(name: str, value: Any) -> bool:
         >>> is_allowed("tool_choice", "auto"), is_allowed("response_format", '{"type": "json_schema"}')
         (True, False)
     """
-    return is_kept_name(name) or not _holds_text(value) or (_names_choice(name) and is_single_word(value))
+    return is_kept_name(name) or not _holds_text(value) or (_names_choice(name) and is_plain_value(value))
 
 
 @lru_cache(maxsize=4096)
@@ -144,6 +144,15 @@ def is_custom_metadata(name: str) -> bool:
     )
 
 
+def is_plain_value(value: Any) -> bool:
+    """Whether a value is a number, one word (a choice, an id, a version), or a list of these."""
+    if isinstance(value, list | tuple):
+        return all(is_plain_value(item) for item in value)
+    if isinstance(value, str):
+        return _SINGLE_WORD.fullmatch(value) is not None
+    return value is None or isinstance(value, bool | int | float)
+
+
 def split_words(name: str) -> list[str]:
     """Return the words of a name in lower case."""
     return [word.lower() for word in _WORD_BREAK.split(name) if word]
@@ -169,13 +178,6 @@ def redact_parameters(parameters: str) -> str:
 def _names_choice(name: str) -> bool:
     words = split_words(name)
     return bool(words) and words[-1] in _CHOICES and not name.startswith(_CONTENT)
-
-
-def is_single_word(value: Any) -> bool:
-    """Whether a text, or each text of a list, is one word: a choice, an id, or a version rather than a sentence."""
-    if isinstance(value, list | tuple):
-        return all(is_single_word(item) for item in value)
-    return isinstance(value, str) and _SINGLE_WORD.fullmatch(value) is not None
 
 
 def _holds_text(value: Any) -> bool:
