@@ -162,7 +162,7 @@ def test_a_destination_that_hangs_is_a_failure(
         assert main(["check"]) == 1
     said = capsys.readouterr().out
     assert "no answer in time" in said
-    assert "All is well" not in said
+    assert "All checks passed" not in said
 
 
 def test_a_destination_that_still_has_not_answered_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +264,7 @@ def test_variables_that_are_misspelt_are_said(
         monkeypatch.setenv("BYLINE_PRIVAT", "1")
         assert main(["check"]) == 1
     said = capsys.readouterr().out
-    assert "byline.E002: BYLINE_PRIVAT is no setting" in said
+    assert "byline.E002: BYLINE_PRIVAT is not a setting" in said
     assert "BYLINE_PRIVACY" in said.partition("BYLINE_PRIVAT is")[2]
 
 

@@ -131,7 +131,7 @@ def test_a_conversation_that_fails_is_said_in_one_line(monkeypatch: pytest.Monke
     with Receiver() as nobody:
         pass
     with pytest.raises(SettingError) as raised:
-        command._converse(nobody.url)
+        command._run_caller(nobody.url)
     assert raised.value.id == "byline.E053"
     assert "APIConnectionError" in raised.value.problem
     assert "\n" not in str(raised.value)

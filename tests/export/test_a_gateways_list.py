@@ -19,9 +19,8 @@ import byline
 from byline.asgi import AttributionMiddleware
 from byline.export import Langfuse
 from byline.gateways import Aptible, OpenRouter
-from byline.testing import Gateway, ReceivedSpan, Receiver
-from byline.testing.replies import chat
-from byline.testing.replies.model import Ask
+from byline.testing import Gateway, ReceivedSpan, Receiver, openai_replies
+from byline.testing.simulated_model import ModelCall
 from tests.export.langfuse_model import Path, moment, shown
 
 KEYS = ("pk-lf-1", "sk-lf-1")
@@ -61,7 +60,9 @@ REPLY: dict[str, Any] = {
 
 
 def _answer(**more: Any) -> dict[str, Any]:
-    found = chat.chat(Ask({"messages": MESSAGES, "tools": [TOOL]}, "gen-1", "fast", priced=False))
+    found = openai_replies.chat_completion(
+        ModelCall({"messages": MESSAGES, "tools": [TOOL]}, "gen-1", "fast", priced=False)
+    )
     found["usage"]["prompt_tokens_details"].update(cached_tokens=4, cache_write_tokens=3)
     return {**found, **more}
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from byline.cli.attributes import render
 from byline.export import OTLP, Langfuse
 from byline.genai.dialects import CONVENTIONS
 from byline.settings import SettingError
 from byline.testing import Receiver
 from tests.export.support import EXAMPLE, named, running
-
-ROOT = Path(__file__).parents[2]
 
 CALL: dict[str, Any] = {
     "gen_ai.response.model": "gpt-4o-2026",
@@ -149,10 +145,3 @@ def test_privacy_reaches_other_dialects_too(receiver: Receiver) -> None:
 def test_unknown_dialects_are_said(wrong: Any) -> None:
     with pytest.raises(SettingError, match=r"byline\.E063"):
         OTLP("https://collector.example", conventions=wrong)
-
-
-def test_the_page_is_what_the_code_says() -> None:
-    """Made anew by ``python -m byline.cli.attributes > docs/attributes.md``."""
-    page = (ROOT / "docs" / "attributes.md").read_text(encoding="utf-8")
-    assert page == "\n".join(render()) + "\n"
-    assert "| `session.id`, `gen_ai.conversation.id` | The conversation." in page

@@ -40,10 +40,10 @@ class Picky(Receiver):
         self.status = status
 
     def respond(self, request: Request, handler: Handler) -> None:
-        from byline.testing.otlp import decode
+        from byline.testing.receiver import decode_export
 
         if request.path.endswith("/v1/traces"):
-            spans = decode(request)
+            spans = decode_export(request)
             if len(spans) > self.most or any(span.name == "bad" for span in spans):
                 handler.reply(self.status, b"{}", {})
                 return

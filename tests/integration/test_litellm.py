@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import httpx2
 import pytest
 
-from byline.testing import Gateway, Receiver
-from byline.testing.otlp import ReceivedSpan
+from byline.testing import Gateway, ReceivedSpan, Receiver
 from tests.integration.conftest import free_port, need, running
 
 pytestmark = pytest.mark.integration

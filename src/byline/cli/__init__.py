@@ -6,63 +6,93 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from importlib.util import find_spec
+from typing import Final
 
 from byline.settings import SettingError
 
+#: Modules that the demo imports beyond the core's dependencies.
+_DEMO_MODULES: Final = (
+    "fastapi",
+    "flask",
+    "openai",
+    "opentelemetry.instrumentation.genai.openai",
+    "opentelemetry.instrumentation.wsgi",
+    "rich",
+    "uvicorn",
+)
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    top = argparse.ArgumentParser(prog="byline", description="Signs every LLM span of a Python web app.")
-    top.add_argument("--version", action="version", version=f"byline {metadata.version('byline')}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="command")
 
-    demo = commands.add_parser("demo", help="hold a conversation on this machine and show its traces")
+def build_parser() -> argparse.ArgumentParser:
+    """Return the argument parser of the ``byline`` command."""
+    parser = argparse.ArgumentParser(prog="byline", description="Attribution for every LLM span of a Python web app.")
+    parser.add_argument("--version", action="version", version=f"byline {metadata.version('byline')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    demo = commands.add_parser("demo", help="run a conversation on this machine and print its traces")
     demo.add_argument("--wsgi", action="store_true", help="run the app with Flask instead of FastAPI")
     demo.add_argument("--json", action="store_true", help="print the spans as one JSON object and nothing else")
     demo.add_argument("--langfuse", action="store_true", help="also send to the Langfuse that the environment names")
     demo.add_argument("--otlp", metavar="URL", help="also send to this OTLP/HTTP endpoint")
 
-    check = commands.add_parser("check", help="show the settings in force and test each destination for real")
+    check = commands.add_parser("check", help="print the settings in force and send a test trace to each destination")
     check.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
     gateway = commands.add_parser(
         "gateway",
-        help="serve the testing gateway, until Ctrl-C or around a command",
-        description="Serves a gateway that answers like OpenRouter, OpenAI, Anthropic and Gemini. A command finds it "
-        "in OPENAI_BASE_URL and OPENAI_API_KEY: byline gateway python app.py",
+        help="serve the testing gateway, until Ctrl-C or while a command runs",
+        description="Serves a gateway that answers like OpenRouter, OpenAI, Anthropic and Gemini. A command gets its "
+        "address in OPENAI_BASE_URL and OPENAI_API_KEY: byline gateway python app.py",
     )
     gateway.add_argument("--port", type=int, help="the port to serve on (default: a free one for a command, else 4010)")
-    gateway.add_argument("run", nargs=argparse.REMAINDER, metavar="command", help="what to run against it")
-    return top
+    gateway.add_argument("run", nargs=argparse.REMAINDER, metavar="command", help="the command to run against it")
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: Those after the program's name; by default the process's own.
+        arguments: The arguments after the program's name; by default those of the process.
 
     Returns:
-        The exit code: 0 where all went well, 1 where something failed, 130 after Ctrl-C.
+        The exit code: 0 on success, 1 on failure, 130 after Ctrl-C.
     """
-    given = parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     try:
-        if given.command == "check":
+        if options.command == "check":
             from byline.cli import check
 
-            return check.run_check(as_json=given.json)
-        if given.command == "gateway":
+            return check.run_check(as_json=options.json)
+        if options.command == "gateway":
             from byline.cli import gateway
 
-            return gateway.run_gateway(given.port, given.run)
-        from byline.cli import extras
-
-        extras.require_packages("demo", *extras.DEMO)
+            return gateway.run_gateway(options.port, options.run)
+        _require_extra("demo", _DEMO_MODULES)
         from byline.cli import demo
 
-        return demo.run_demo(wsgi=given.wsgi, as_json=given.json, langfuse=given.langfuse, otlp=given.otlp)
+        return demo.run_demo(wsgi=options.wsgi, as_json=options.json, langfuse=options.langfuse, otlp=options.otlp)
     except SettingError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _require_extra(extra: str, modules: Sequence[str]) -> None:
+    """Raise ``byline.E051`` with the pip command if a module of an extra is not installed."""
+    missing = [module for module in modules if not _is_installed(module)]
+    if missing:
+        raise SettingError(
+            "byline.E051",
+            f"this needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
+            f"run: pip install 'byline[{extra}]'",
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:
+        # find_spec raises if a parent package is missing.
+        return False

@@ -1,4 +1,4 @@
-"""``byline gateway``: the testing gateway by itself, or around a command that calls it."""
+"""``byline gateway``: serves the testing gateway, until Ctrl-C or while a command runs against it."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from byline import settings
-from byline.cli import words
+from byline.cli import span_summary
 from byline.settings import SettingError
 from byline.testing import Gateway, Receiver, Request
 from byline.testing.server import Handler
 
-PORT: Final = 4010
-_DESTINATIONS: Final = ("langfuse_public_key", "langfuse_secret_key", "otlp_endpoint")
+_DEFAULT_PORT: Final = 4010
+_DESTINATION_SETTINGS: Final = ("langfuse_public_key", "langfuse_secret_key", "otlp_endpoint")
 
 
 def run_gateway(port: int | None, command: Sequence[str] = ()) -> int:
-    """Serve until Ctrl-C, or as long as a command runs, and say of each model call what its span tells.
+    """Serve until Ctrl-C, or while a command runs, and print one line about each model call.
 
     Args:
         port: The port to serve on; by default a free one for a command, else 4010.
-        command: A program and its arguments, which find the gateway where the SDKs of OpenAI, Anthropic
-            and Google look, as in ``OPENAI_BASE_URL``; their spans come here where the environment names
-            no destination.
+        command: A program and its arguments. The gateway's address is put into the environment
+            variables that the SDKs of OpenAI, Anthropic and Google read, such as
+            ``OPENAI_BASE_URL``. Spans are sent here if the environment names no destination.
 
     Returns:
         The command's exit code, 0 without one.
 
     Raises:
-        SettingError: ``byline.E050`` where the port is taken, ``byline.E054`` where the command
-            cannot be run.
+        SettingError: ``byline.E050`` if the port is taken, ``byline.E054`` if the command cannot
+            be run.
     """
     command = command[1:] if command and command[0] == "--" else command
     if port is None:
-        port = 0 if command else PORT
-    with Gateway(port) as gateway, _Teller() as teller:
-        found = {
+        port = 0 if command else _DEFAULT_PORT
+    with Gateway(port) as gateway, _SpanPrinter() as printer:
+        variables = {
             "OPENAI_BASE_URL": gateway.base_url,
             "OPENAI_API_KEY": "testing",
             "ANTHROPIC_BASE_URL": gateway.url,
@@ -48,30 +48,30 @@ def run_gateway(port: int | None, command: Sequence[str] = ()) -> int:
             "GOOGLE_GEMINI_BASE_URL": gateway.url,
             "GEMINI_API_KEY": "testing",
         }
-        if not any(settings.find(name).value for name in _DESTINATIONS):
-            found |= {"OTEL_EXPORTER_OTLP_ENDPOINT": teller.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+        if not any(settings.find(name).value for name in _DESTINATION_SETTINGS):
+            variables |= {"OTEL_EXPORTER_OTLP_ENDPOINT": printer.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
         if command:
-            return _run_command(command, {**os.environ, **found})
+            return _run_command(command, {**os.environ, **variables})
         ended = threading.Event()
-        with _on_signals({signal.SIGINT: ended.set, signal.SIGTERM: ended.set}):
-            print("export " + " ".join(f"{name}={value}" for name, value in found.items()), flush=True)
+        with _signal_handlers({signal.SIGINT: ended.set, signal.SIGTERM: ended.set}):
+            print("export " + " ".join(f"{name}={value}" for name, value in variables.items()), flush=True)
             ended.wait()
     return 0
 
 
-class _Teller(Receiver):
-    """Prints model calls as their spans arrive, and forgets them."""
+class _SpanPrinter(Receiver):
+    """Prints a line for each model call that is exported, and keeps no span."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._telling = threading.Lock()
+        self._printing = threading.Lock()
 
     def respond(self, request: Request, handler: Handler) -> None:
-        with self._telling:
+        with self._printing:
             super().respond(request, handler)
             for span in self.spans:
-                if words.is_generation(span):
-                    print(words.sentence(span), flush=True)
+                if span_summary.is_generation(span):
+                    print(span_summary.summarize_span(span), flush=True)
             self.clear()
 
 
@@ -80,19 +80,19 @@ def _run_command(command: Sequence[str], env: dict[str, str]) -> int:
         process = subprocess.Popen(command, env=env)
     except OSError as error:
         raise SettingError(
-            "byline.E054", f"{command[0]} cannot be run: {error.strerror}", "check how it is written"
+            "byline.E054", f"{command[0]} cannot be run: {error.strerror}", "check its spelling and the PATH"
         ) from None
-    # Ctrl-C reaches the command by itself: here it is only waited for.
-    with _on_signals({signal.SIGINT: lambda: None, signal.SIGTERM: process.terminate}):
+    # A terminal sends Ctrl-C to the command as well; this process waits for the command to end.
+    with _signal_handlers({signal.SIGINT: lambda: None, signal.SIGTERM: process.terminate}):
         code = process.wait()
     return code if code >= 0 else 128 - code
 
 
 @contextmanager
-def _on_signals(handlers: dict[signal.Signals, Callable[[], Any]]) -> Iterator[None]:
-    before = {number: signal.signal(number, lambda *_, act=act: act()) for number, act in handlers.items()}
+def _signal_handlers(handlers: dict[signal.Signals, Callable[[], Any]]) -> Iterator[None]:
+    previous = {number: signal.signal(number, lambda *_, act=act: act()) for number, act in handlers.items()}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Spans of a test, in memory."""
+"""Captures the spans of a test in memory, and asserts their attribution."""
 
 from __future__ import annotations
 
@@ -13,38 +13,39 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from byline.genai.attributes import ATTRIBUTION, METADATA
 from byline.genai.attribution_processor import AttributionSpanProcessor
 from byline.genai.provider_processors import get_or_add_processor
-from byline.testing.otlp import ReceivedSpan
+from byline.testing.receiver import ReceivedSpan
 
 _lock: Final = threading.Lock()
-_COLLECTOR: Final = "_byline_collector"
+_PROCESSOR_ATTRIBUTE: Final = "_byline_collector"
 
 
-class _Collector(SpanProcessor):
-    """Signs spans and hands the ended ones to all blocks that are open."""
+class _CapturingProcessor(SpanProcessor):
+    """Sets the attribution on spans and appends ended spans to the list of each open block."""
 
     def __init__(self) -> None:
-        self.signing = AttributionSpanProcessor()
+        self.attribution = AttributionSpanProcessor()
         self.lists: list[list[ReadableSpan]] = []
 
     def on_start(self, span: Any, parent_context: Any = None) -> None:
         if self.lists:
-            self.signing.on_start(span, parent_context)
+            self.attribution.on_start(span, parent_context)
 
     def on_end(self, span: ReadableSpan) -> None:
-        self.signing.on_end(span)
+        self.attribution.on_end(span)
         for spans in list(self.lists):
             spans.append(span)
 
 
 @contextmanager
 def capture_spans(tracer_provider: TracerProvider | None = None) -> Iterator[list[ReadableSpan]]:
-    """Sign spans and gather the ended ones in a list for the length of a block, without any backend.
+    """Set the attribution on spans of a block and collect the ended ones in a list, without a backend.
 
-    Whether `byline.instrument` has been called makes no difference to it. Spans of all threads are
-    gathered; one that is still open when the block ends is not.
+    Works with and without `byline.instrument`. Spans of all threads are collected, except those that
+    are still open when the block ends.
 
     Args:
-        tracer_provider: By default the global one, which is made and set where there is none.
+        tracer_provider: The provider of the spans; by default the global one, which is created if
+            none is set.
 
     Yields:
         The list, in the order in which spans end.
@@ -62,27 +63,27 @@ def capture_spans(tracer_provider: TracerProvider | None = None) -> Iterator[lis
         provider = TracerProvider()
         trace.set_tracer_provider(provider)
     with _lock:
-        collector = get_or_add_processor(provider, _COLLECTOR, _Collector())
+        processor = get_or_add_processor(provider, _PROCESSOR_ATTRIBUTE, _CapturingProcessor())
     spans: list[ReadableSpan] = []
-    collector.lists.append(spans)
+    processor.lists.append(spans)
     try:
         yield spans
     finally:
-        # By identity: lists of equal spans are equal.
-        collector.lists[:] = [other for other in collector.lists if other is not spans]
+        # list.remove() compares by equality and could remove another block's list.
+        processor.lists[:] = [other for other in processor.lists if other is not spans]
 
 
 def assert_signed(span: ReadableSpan | ReceivedSpan, **fields: Any) -> None:
-    """Assert that a span carries these fields of an attribution, and as these values.
+    """Assert that a span has the attributes of these attribution fields, with these values.
 
     Args:
-        span: A captured span, or one that a `Receiver` got.
-        **fields: Fields of `byline.Attribution` and their values. ``metadata`` names the keys that
-            must be there, other keys may be there too. ``None`` says that a field must be missing.
+        span: A captured span, or a span of a `Receiver`.
+        **fields: Fields of `byline.Attribution` and the expected values. ``None`` means that the
+            attribute must be missing. ``metadata`` may be a part of the span's metadata.
 
     Raises:
-        AssertionError: Names every field that differs.
-        TypeError: A name that is no field.
+        AssertionError: An attribute differs; the message lists all that do.
+        TypeError: A name is not an attribution field.
 
     Example:
         >>> from opentelemetry.sdk.trace import TracerProvider
@@ -98,15 +99,15 @@ def assert_signed(span: ReadableSpan | ReceivedSpan, **fields: Any) -> None:
         elif field in ATTRIBUTION:
             expected.update({f"{field} in {name}": (name, value) for name in ATTRIBUTION[field]})
         else:
-            raise TypeError(f"{field} is no field of an attribution; these are: {', '.join(ATTRIBUTION)}, metadata")
+            raise TypeError(f"{field} is no field of an attribution; fields are: {', '.join(ATTRIBUTION)}, metadata")
     wrong = [
-        f"{what}: {_plain(attributes.get(name))!r}, not {_plain(value)!r}"
-        for what, (name, value) in expected.items()
-        if _plain(attributes.get(name)) != _plain(value)
+        f"{label}: {_as_list(attributes.get(name))!r}, not {_as_list(value)!r}"
+        for label, (name, value) in expected.items()
+        if _as_list(attributes.get(name)) != _as_list(value)
     ]
     assert not wrong, f"span {span.name!r} is not signed as expected: {'; '.join(wrong)}"
 
 
-def _plain(value: Any) -> Any:
-    # Tags are a tuple in memory and a list in what arrives.
+def _as_list(value: Any) -> Any:
+    # Tags are a tuple on a captured span and a list on a received one.
     return list(value) if isinstance(value, tuple) else value

@@ -1,34 +1,70 @@
-"""An OTLP receiver on loopback, with the few endpoints by which Langfuse is known."""
+"""An OTLP receiver on 127.0.0.1, with the two endpoints of Langfuse that byline calls."""
 
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import threading
+import zlib
 from collections import deque
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
 
-from byline.testing.otlp import ReceivedSpan, decode, partial_success
+from google.protobuf.json_format import MessageToJson, Parse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+
 from byline.testing.server import Handler, Request, Server
 
 _JSON: Final = {"content-type": "application/json"}
+_KINDS: Final = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
+_STATUS: Final = ("UNSET", "OK", "ERROR")
+
+
+class ReceivedSpan(NamedTuple):
+    """An exported span as the `Receiver` got it.
+
+    Attributes:
+        trace_id: 32 hex digits; ``span_id`` and ``parent_id`` have 16, ``parent_id`` is ``None`` for a root span.
+        kind: ``INTERNAL``, ``SERVER``, ``CLIENT``, ``PRODUCER`` or ``CONSUMER``.
+        start: Nanoseconds since the epoch, like ``end``.
+        status: ``UNSET``, ``OK`` or ``ERROR``.
+        scope: The name of the instrumentation scope.
+    """
+
+    name: str
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    kind: str
+    attributes: dict[str, Any]
+    start: int
+    end: int
+    status: str
+    status_message: str
+    events: list[dict[str, Any]]
+    scope: str
+    resource: dict[str, Any]
 
 
 class Receiver(Server):
-    """Takes OTLP/HTTP exports, protobuf or JSON, gzipped or not, and keeps their spans.
+    """A server that accepts OTLP/HTTP exports, as protobuf or JSON, and keeps their spans.
 
-    Answers ``/v1/traces`` below any path, so that it stands in for a collector and, below
-    ``/api/public/otel``, for Langfuse, with whose ``/api/public/projects`` and
-    ``/api/public/health`` it answers as well. ``requests`` holds what was posted, with headers.
-    `stop` closes it, `start` opens it again on the same port.
+    Accepts exports at every path that ends in ``/v1/traces``, so it can replace a collector or, with
+    ``/api/public/projects`` and ``/api/public/health``, Langfuse. ``requests`` has the requests with
+    their headers. `stop` closes the port, `start` opens it again.
 
     Args:
-        keys: ``(public key, secret key)`` that every request must bring as Basic credentials, as
-            Langfuse wants it; ``None`` takes all.
+        keys: ``(public key, secret key)`` that every request must send as Basic authentication, as
+            for Langfuse; ``None`` accepts every request.
         port: The port to serve on; by default a free one.
 
     Raises:
-        SettingError: ``byline.E050`` where the port is taken.
+        SettingError: ``byline.E050`` if the port is taken.
 
     Example:
         >>> with Receiver() as receiver:
@@ -49,12 +85,12 @@ class Receiver(Server):
 
     @property
     def spans(self) -> list[ReceivedSpan]:
-        """All spans so far, in the order of their arrival."""
+        """All received spans, in the order of arrival."""
         with self._arrived:
             return list(self._spans)
 
     def wait_for(self, count: int, timeout: float = 10.0) -> list[ReceivedSpan]:
-        """Wait until ``count`` spans are there. Raises `TimeoutError` after ``timeout`` seconds."""
+        """Return all spans as soon as there are ``count``. Raises `TimeoutError` after ``timeout`` seconds."""
         with self._arrived:
             if not self._arrived.wait_for(lambda: len(self._spans) >= count, timeout):
                 raise TimeoutError(f"{len(self._spans)} of {count} spans arrived within {timeout} s")
@@ -67,12 +103,12 @@ class Receiver(Server):
             self.requests.clear()
 
     def fail(self, status: int, times: int | None = 1, headers: dict[str, str] | None = None) -> None:
-        """Answer exports with an error, e.g. 401, 429 with ``{"retry-after": "1"}`` or 503.
+        """Answer the next exports with an error, e.g. 401, 429 with ``{"retry-after": "1"}`` or 503.
 
         Args:
-            status: The HTTP status; 0 closes the connection without an answer.
+            status: The HTTP status; 0 closes the connection without a response.
             times: How many exports fail; ``None`` lets all fail until `recover`.
-            headers: Headers of the error.
+            headers: Headers of the error response.
         """
         if times is None:
             self._always = (status, headers or {})
@@ -80,39 +116,39 @@ class Receiver(Server):
             self._failures.extend([(status, headers or {})] * times)
 
     def reject(self, spans: int) -> None:
-        """Let the next export be accepted but for so many of its spans, as OTLP's partial success says."""
+        """Reject this many spans of the next export with OTLP's partial success."""
         self._rejecting = spans
 
     def recover(self) -> None:
-        """Take all exports again."""
+        """Accept all exports again."""
         self._always = None
         self._failures.clear()
 
     def hold(self) -> None:
-        """Be slow: answer no export until `release`."""
+        """Answer no export until `release`."""
         self._open.clear()
 
     def release(self) -> None:
-        """Answer the exports that wait, and all others at once."""
+        """Answer the held exports, and later ones immediately."""
         self._open.set()
 
     def stop(self) -> None:
-        """Stop serving; `start` opens it again on the same port."""
+        """Stop serving; `start` serves again on the same port."""
         super().stop()
         self.release()
 
     def respond(self, request: Request, handler: Handler) -> None:
-        """Answer one request."""
-        if not self._knows(request):
+        """Send the response to one request."""
+        if not self._is_authorized(request):
             handler.reply(401, b'{"message":"Invalid credentials. Confirm that you have the right host."}', _JSON)
         elif request.method == "GET":
             self._answer_langfuse(request, handler)
         elif request.path.endswith("/v1/traces"):
-            self._take(request, handler)
+            self._accept_export(request, handler)
         else:
             handler.reply(404, b"not found", {})
 
-    def _take(self, request: Request, handler: Handler) -> None:
+    def _accept_export(self, request: Request, handler: Handler) -> None:
         self._open.wait()
         failure = self._failures.popleft() if self._failures else self._always
         if not self.serving or (failure is not None and failure[0] == 0):
@@ -122,28 +158,104 @@ class Receiver(Server):
             handler.reply(failure[0], b"{}", {**_JSON, **failure[1]})
             return
         try:
-            spans = decode(request)
+            spans = decode_export(request)
         except Exception as error:
-            handler.reply(400, f"no OTLP: {type(error).__name__}".encode(), {})
+            handler.reply(400, f"not OTLP: {type(error).__name__}".encode(), {})
             return
         rejected, self._rejecting = self._rejecting, 0
         with self._arrived:
             self._spans.extend(spans[: len(spans) - rejected])
             self._arrived.notify_all()
         kind = request.headers.get("content-type", "application/x-protobuf")
-        handler.reply(200, partial_success(rejected, as_json="json" in kind), {"content-type": kind})
+        handler.reply(200, _export_response(rejected, as_json="json" in kind), {"content-type": kind})
 
     def _answer_langfuse(self, request: Request, handler: Handler) -> None:
         answers: dict[str, Any] = {
             "/api/public/projects": {"data": [{"id": "p-1", "name": "receiver", "metadata": {}}]},
             "/api/public/health": {"status": "OK", "version": "4.16.0"},
         }
-        found = answers.get(request.path)
-        handler.reply(200 if found else 404, json.dumps(found or {"message": "not found"}).encode(), _JSON)
+        answer = answers.get(request.path)
+        handler.reply(200 if answer else 404, json.dumps(answer or {"message": "not found"}).encode(), _JSON)
 
-    def _knows(self, request: Request) -> bool:
-        # Langfuse tells everybody how it is.
+    def _is_authorized(self, request: Request) -> bool:
+        # Langfuse's health endpoint needs no keys.
         if self.keys is None or request.path.endswith("/health"):
             return True
         expected = base64.b64encode(":".join(self.keys).encode()).decode()
         return request.headers.get("authorization") == f"Basic {expected}"
+
+
+def decode_export(request: Request) -> list[ReceivedSpan]:
+    """Return the spans of an export request. Raises if the body is neither protobuf nor JSON of OTLP."""
+    body = request.body
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding == "gzip":
+        body = gzip.decompress(body)
+    elif encoding == "deflate":
+        body = zlib.decompress(body)
+    message = ExportTraceServiceRequest()
+    if "json" in request.headers.get("content-type", ""):
+        _parse_json(body, message)
+    else:
+        message.ParseFromString(body)
+    return [
+        ReceivedSpan(
+            name=span.name,
+            trace_id=span.trace_id.hex(),
+            span_id=span.span_id.hex(),
+            parent_id=span.parent_span_id.hex() or None,
+            kind=_KINDS[span.kind],
+            attributes=_attributes(span.attributes),
+            start=span.start_time_unix_nano,
+            end=span.end_time_unix_nano,
+            status=_STATUS[span.status.code],
+            status_message=span.status.message,
+            events=[{"name": event.name, "attributes": _attributes(event.attributes)} for event in span.events],
+            scope=scope_spans.scope.name,
+            resource=_attributes(resource_spans.resource.attributes),
+        )
+        for resource_spans in message.resource_spans
+        for scope_spans in resource_spans.scope_spans
+        for span in scope_spans.spans
+    ]
+
+
+def _export_response(rejected: int, *, as_json: bool) -> bytes:
+    """Return the body of a successful response, with the number of rejected spans."""
+    message = ExportTraceServiceResponse()
+    if rejected:
+        message.partial_success.rejected_spans = rejected
+        message.partial_success.error_message = "Rejected by byline.testing.Receiver."
+    return MessageToJson(message).encode() if as_json else message.SerializeToString()
+
+
+def _parse_json(body: bytes, message: ExportTraceServiceRequest) -> None:
+    Parse(body, message)
+    # OTLP's JSON encodes ids as hex; protobuf's JSON parser reads them as base64.
+    for resource_spans in message.resource_spans:
+        for scope_spans in resource_spans.scope_spans:
+            for span in scope_spans.spans:
+                span.trace_id = _decode_hex(span.trace_id)
+                span.span_id = _decode_hex(span.span_id)
+                span.parent_span_id = _decode_hex(span.parent_span_id)
+
+
+def _decode_hex(misread: bytes) -> bytes:
+    # Hex digits are valid base64, so encoding the misread bytes gives the hex text back.
+    return bytes.fromhex(base64.b64encode(misread).decode())
+
+
+def _attributes(pairs: Iterable[KeyValue]) -> dict[str, Any]:
+    return {pair.key: _plain_value(pair.value) for pair in pairs}
+
+
+def _plain_value(value: AnyValue) -> Any:
+    kind = value.WhichOneof("value")
+    if kind is None:
+        return None
+    if kind == "array_value":
+        return [_plain_value(item) for item in value.array_value.values]
+    if kind == "kvlist_value":
+        return _attributes(value.kvlist_value.values)
+    # Bytes become hex, so that a span can be dumped as JSON.
+    return value.bytes_value.hex() if kind == "bytes_value" else getattr(value, kind)

@@ -1,4 +1,4 @@
-"""A small real HTTP server on loopback, on which the gateway and the receiver stand."""
+"""The HTTP server on 127.0.0.1 that `Gateway` and `Receiver` are based on."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from urllib.parse import parse_qs, urlsplit
 
 from byline.settings import SettingError
 
-S = TypeVar("S", bound="Server")
+ServerT = TypeVar("ServerT", bound="Server")
 
 
 class Request(NamedTuple):
-    """A request as it arrived; header names in lower case."""
+    """A received request; header names are in lower case."""
 
     method: str
     path: str
@@ -27,40 +27,40 @@ class Request(NamedTuple):
     body: bytes
 
     def json(self) -> Any:
-        """Return the decoded body. Raises `ValueError` where it is no JSON."""
+        """Return the decoded JSON body. Raises `ValueError` if the body is not JSON."""
         return json.loads(self.body)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Hands each request to the server object that owns this one."""
+    """Passes each request to its `Server` and writes the response."""
 
     protocol_version = "HTTP/1.1"
-    # Head and body go out in writes of their own; neither waits for the other's acknowledgement.
+    # Head and body are separate writes; with Nagle's algorithm the second waits for an acknowledgement.
     disable_nagle_algorithm = True
-    owner: Server
+    server_object: Server
 
     def do_GET(self) -> None:
-        """Answer any GET."""
-        self._answer()
+        """Handle a GET request."""
+        self._handle_request()
 
     def do_POST(self) -> None:
-        """Answer any POST."""
-        self._answer()
+        """Handle a POST request."""
+        self._handle_request()
 
-    def _answer(self) -> None:
+    def _handle_request(self) -> None:
         parts = urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
         try:
             chunked = "chunked" in headers.get("transfer-encoding", "")
             body = self._read_chunks() if chunked else self.rfile.read(int(headers.get("content-length") or 0))
         except (OSError, ValueError):
-            # The client went away, or what it sends is no HTTP.
+            # The client disconnected, or its request is not valid HTTP.
             self.close_connection = True
             return
         request = Request(self.command, parts.path, parse_qs(parts.query), headers, body)
         try:
-            self.owner.note(request)
-            self.owner.respond(request, self)
+            self.server_object.record_request(request)
+            self.server_object.respond(request, self)
         except ConnectionError:
             self.close_connection = True
 
@@ -73,20 +73,20 @@ class Handler(BaseHTTPRequestHandler):
         return data
 
     def reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        """Send a whole answer."""
+        """Send a whole response."""
         self._send_head(status, {**headers, "content-length": str(len(body))})
         self.wfile.write(body)
 
     def start_stream(self, status: int, headers: dict[str, str]) -> None:
-        """Send the head of a chunked answer."""
+        """Send the head of a chunked response."""
         self._send_head(status, {**headers, "transfer-encoding": "chunked"})
 
     def send_chunk(self, data: bytes) -> None:
-        """Send one chunk; an empty one ends the answer."""
+        """Send one chunk; an empty one ends the response."""
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
 
     def cut(self) -> None:
-        """Close the connection in mid-answer."""
+        """Close the connection without completing the response."""
         self.close_connection = True
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -98,55 +98,55 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's signature
-        """Say nothing."""
+        """Print no access log."""
 
 
 class _HTTPServer(ThreadingHTTPServer):
     daemon_threads = True
-    # Many clients may connect in the same moment.
+    # The default backlog of 5 refuses clients that connect at the same time.
     request_queue_size = 256
 
     def __init__(self, address: tuple[str, int], handler: type[Handler]) -> None:
-        self._open: set[socket.socket] = set()
+        self._connections: set[socket.socket] = set()
         super().__init__(address, handler)
 
     def server_bind(self) -> None:
-        """Bind without asking any name server who 127.0.0.1 is."""
+        """Bind without the reverse DNS lookup of ``HTTPServer.server_bind``."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
+        self._connections.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
+        self._connections.discard(request)
         super().shutdown_request(request)
 
     def close_connections(self) -> None:
-        """Close what clients keep open, so that a stopped server does not answer on it."""
-        for connection in list(self._open):
+        """Close kept-alive connections, so that a stopped server does not answer on them."""
+        for connection in list(self._connections):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in mid-answer is part of what is tested."""
+        """Print no traceback: tests disconnect on purpose."""
 
 
 class Server:
-    """A server for the length of a ``with`` block, on a free port of loopback.
+    """A server on 127.0.0.1 that runs during a ``with`` block, or from `start` to `stop`.
 
     Args:
-        port: The port to serve on; 0 takes a free one, which `start` after `stop` takes again.
+        port: The port to serve on; 0 takes a free one. `start` after `stop` uses the same port again.
 
     Raises:
-        SettingError: ``byline.E050`` where the port is taken.
+        SettingError: ``byline.E050`` if the port is taken.
     """
 
     def __init__(self, port: int = 0) -> None:
         self._http = self._bind(port)
         self._thread: threading.Thread | None = None
-        #: Everything that was asked, in the order of arrival.
+        #: All requests, in the order of arrival.
         self.requests: list[Request] = []
         self._arrived = threading.Condition()
         self.port: int = self._http.server_address[1]
@@ -154,31 +154,31 @@ class Server:
 
     @property
     def serving(self) -> bool:
-        """Whether it has been started and not stopped."""
+        """Whether the server runs."""
         return self._thread is not None
 
-    def note(self, request: Request) -> None:
-        """Keep a request, before it is answered."""
+    def record_request(self, request: Request) -> None:
+        """Append a request to `requests`."""
         with self._arrived:
             self.requests.append(request)
             self._arrived.notify_all()
 
     def respond(self, request: Request, handler: Handler) -> None:
-        """Answer one request."""
+        """Send the response to one request."""
         raise NotImplementedError
 
-    def start(self: S) -> S:
-        """Serve until `stop`; also again after it, on the same port."""
+    def start(self: ServerT) -> ServerT:
+        """Serve until `stop`. After `stop`, serve again on the same port."""
         if self._thread is None:
             if self._http.socket.fileno() == -1:
                 self._http = self._bind(self.port)
-            # How often it looks whether it shall stop: nothing waits for it but `stop`.
+            # The poll interval affects only how long `stop` waits.
             self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
             self._thread.start()
         return self
 
     def stop(self) -> None:
-        """Stop serving, close what is open and free the port: clients are refused from now on."""
+        """Close all connections and the port; clients get "connection refused" from now on."""
         if self._thread is not None:
             self._http.shutdown()
             self._thread.join()
@@ -187,7 +187,7 @@ class Server:
         self._http.close_connections()
 
     def _bind(self, port: int) -> _HTTPServer:
-        handler = type("BoundHandler", (Handler,), {"owner": self})
+        handler = type("BoundHandler", (Handler,), {"server_object": self})
         try:
             return _HTTPServer(("127.0.0.1", port), handler)
         except OSError as error:
@@ -195,7 +195,7 @@ class Server:
                 "byline.E050", f"port {port} of 127.0.0.1 cannot be used: {error.strerror}", "choose another port"
             ) from None
 
-    def __enter__(self: S) -> S:
+    def __enter__(self: ServerT) -> ServerT:
         return self.start()
 
     def __exit__(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from byline.cli import tree
+from byline.cli import demo_tree
 from byline.testing import ReceivedSpan
 
 
@@ -33,7 +33,7 @@ def chat(name: str, number: int, parent: int | None, trace: str = "a", **attribu
 
 
 def lines(capsys: pytest.CaptureFixture[str], spans: list[ReceivedSpan]) -> list[str]:
-    tree.print_tree(spans, framework="FastAPI")
+    demo_tree.print_tree(spans, framework="FastAPI")
     return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
 
 
@@ -50,8 +50,8 @@ def test_requests_of_one_caller_trace_are_one_tree(capsys: pytest.CaptureFixture
         ],
     )
     assert said.count("Pipeline  trace workflow_1") == 1
-    assert "├── POST /a  app span · 5 ms" in said
-    assert "└── POST /b  app span · 5 ms" in said
+    assert "├── POST /a  server span · 5 ms" in said
+    assert "└── POST /b  server span · 5 ms" in said
 
 
 def test_traces_without_names_stand_by_themselves(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
-"""The demo's caller: a conversation of two turns, as any OpenAI client holds it.
+"""The client of the demo: a conversation of two turns through the OpenAI SDK.
 
-``python -m byline.cli.caller BASE_URL``
+``python -m byline.cli.demo_caller BASE_URL`` runs in a process of its own, as clients do, so that only the
+app's process is instrumented.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from openai import OpenAI, OpenAIError
 MODEL: Final = "openai/gpt-4o"
 QUESTIONS: Final = ("Summarize this document in one sentence.", "Shorter, please.")
 
-#: The caller's ids: the session in a header, the rest in the body.
+#: The client's ids: the session in a header, the others in the body.
 HEADERS: Final = {"x-session-id": "session_abc"}
 BODY: Final = {
     "user": "user_12345",
@@ -28,8 +29,8 @@ BODY: Final = {
 }
 
 
-def converse(base_url: str) -> None:
-    """Ask twice, the second time for a stream."""
+def run_conversation(base_url: str) -> None:
+    """Send two requests, the second one for a stream."""
     messages: list[Any] = [{"role": "user", "content": QUESTIONS[0]}]
     with OpenAI(base_url=base_url, api_key="caller", max_retries=0, timeout=30) as client:
         first = client.chat.completions.create(model=MODEL, messages=messages, extra_headers=HEADERS, extra_body=BODY)
@@ -46,6 +47,6 @@ def converse(base_url: str) -> None:
 
 if __name__ == "__main__":
     try:
-        converse(sys.argv[1])
+        run_conversation(sys.argv[1])
     except OpenAIError as failure:
         sys.exit(f"{type(failure).__name__}: {failure}")

@@ -1,4 +1,4 @@
-"""The model behind the testing gateway: what it says, in how many tokens, at what price."""
+"""The simulated model behind `Gateway`: its answer, its tokens and its price."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-#: USD a token.
+#: USD per token.
 PRICE_IN: Final = 2.5e-6
 PRICE_OUT: Final = 1e-5
 
 
-class Ask(NamedTuple):
-    """What is asked.
+class ModelCall(NamedTuple):
+    """One call of the simulated model.
 
     Attributes:
-        body: The JSON object that was posted.
-        id: The id that the reply carries.
-        model: The model that answers.
-        priced: Whether the reply states a cost, as gateways do and providers do not.
-        sse: Whether Gemini was asked to stream server-sent events instead of a JSON array.
-        cached: Whether the reply comes from the gateway's cache, and costs nothing.
-        extra: What the gateway adds to the reply, to the last chunk of a stream.
+        body: The JSON body of the request.
+        id: The id of the response.
+        model: The name of the model in the response.
+        priced: Whether the response states a cost, as gateways do and providers do not.
+        sse: Whether Gemini streams server-sent events instead of a JSON array.
+        cached: Whether the response comes from the gateway's cache and costs nothing.
+        extra: Members that the gateway adds to the response, or to the last chunk of a stream.
     """
 
     body: dict[str, Any]
@@ -34,16 +34,16 @@ class Ask(NamedTuple):
 
     @property
     def prompt(self) -> Any:
-        """What was asked, in whichever field the API has it."""
+        """The prompt, from the field of the API that was called."""
         fields = ("messages", "input", "contents", "prompt")
         return next((self.body[field] for field in fields if self.body.get(field)), "")
 
     @property
     def tool(self) -> str | None:
-        """The name of the first tool, which the model calls unless it has been given a result."""
+        """The name of the first tool. The model calls it unless the last message is a tool result."""
         tools = self.body.get("tools")
         first: Any = tools[0] if isinstance(tools, list) and tools else None
-        if not isinstance(first, dict) or _is_result(self.prompt):
+        if not isinstance(first, dict) or _ends_with_tool_result(self.prompt):
             return None
         declared = first.get("functionDeclarations") or first.get("function_declarations") or [first.get("function")]
         inner = declared[0] if isinstance(declared[0], dict) else first
@@ -51,18 +51,18 @@ class Ask(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What the model says."""
+        """The answer."""
         turns = len(self.prompt) if isinstance(self.prompt, list) else 1
         return f"This is the answer to {turns} message(s)."
 
     @property
     def tokens(self) -> tuple[int, int]:
-        """Tokens of the prompt and of the answer."""
+        """Prompt tokens and completion tokens."""
         return (0, 0) if self.cached else (count_tokens(self.prompt), count_tokens(self.tool or self.text))
 
     @property
     def cost(self) -> dict[str, Any]:
-        """The cost as OpenRouter states it beside the tokens; empty where no cost is stated."""
+        """The cost members of OpenRouter's usage object; empty if the response states no cost."""
         if not self.priced:
             return {}
         prompt, answer = self.tokens
@@ -77,15 +77,15 @@ class Ask(NamedTuple):
         }
 
     def words(self) -> Iterator[str]:
-        """What the model says, word by word."""
+        """Yield the answer word by word."""
         first, *others = self.text.split(" ")
         yield first
         for word in others:
             yield f" {word}"
 
 
-def _is_result(prompt: Any) -> bool:
-    """Whether the last turn gives the result of a tool."""
+def _ends_with_tool_result(prompt: Any) -> bool:
+    """Return whether the last message is the result of a tool."""
     last = prompt[-1] if isinstance(prompt, list) and prompt else None
     if not isinstance(last, dict):
         return False
@@ -98,15 +98,15 @@ def _is_result(prompt: Any) -> bool:
 
 
 def count_tokens(value: Any) -> int:
-    """Return a plausible number of tokens: four characters each."""
+    """Return an estimate of four characters per token."""
     return max(1, len(value if isinstance(value, str) else json.dumps(value)) // 4)
 
 
-def data(value: Any) -> bytes:
-    """Return a server-sent event without a name."""
+def sse_data(value: Any) -> bytes:
+    """Return a server-sent event without an event name."""
     return b"data: " + json.dumps(value).encode() + b"\n\n"
 
 
-def event(kind: str, **fields: Any) -> bytes:
-    """Return a server-sent event with a name, and its type in the data as well."""
-    return f"event: {kind}\n".encode() + data({"type": kind, **fields})
+def sse_event(kind: str, **fields: Any) -> bytes:
+    """Return a server-sent event whose name is also the ``type`` in its data."""
+    return f"event: {kind}\n".encode() + sse_data({"type": kind, **fields})

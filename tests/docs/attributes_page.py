@@ -1,0 +1,135 @@
+"""Builds docs/attributes.md from the table of attribute names and the docstrings of their records."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from byline.attribution import Attribution
+from byline.call_result import CallResult
+from byline.genai import attributes as names
+from byline.genai.dialects import CONVENTIONS, Row
+
+_HEAD: Final = """# Attributes
+
+Every attribute that byline writes, and the names that a destination can add in other conventions.
+`python -m tests.docs` writes this page from the code.
+"""
+_CALLER: Final = {
+    names.KEY_HASH: "Hash of the key that the caller sent, never the key.",
+    names.KEY_ALIAS: "The key's name.",
+    names.CALLER_ADDRESS: "The caller's address.",
+    names.CALLER_USER_AGENT: "The caller's user agent.",
+    names.ROUTE: "The route's pattern if the framework provides one (Starlette 1.7 and newer), else the path.",
+    names.REQUEST_ID: "The request's id, if the request has one.",
+    names.REJECTED: "Which claims were dropped and why, never their values.",
+}
+_TOTALS: Final = {
+    names.LLM_CALLS: "LLM calls of the request.",
+    names.LLM_INPUT_TOKENS: "Their prompt tokens.",
+    names.LLM_OUTPUT_TOKENS: "Their completion tokens.",
+    names.LLM_COST: "Their cost in USD.",
+    names.LLM_ERRORS: "How many failed.",
+}
+_EXPORTED: Final = {
+    names.APP_TRACE_ID: "The id of the app's own trace, if the span was exported into the caller's trace.",
+    names.STEP_NAME: "Also on the step span, which the destination creates.",
+}
+_DIALECTS: Final = {
+    "openinference": "Phoenix, Arize and other backends that read OpenInference.",
+    "openrouter": "As OpenRouter's Broadcast writes them to OpenTelemetry destinations.",
+    "litellm": "As LiteLLM's `langfuse_otel` and `otel` callbacks write them.",
+    "traceloop": "As OpenLLMetry and Traceloop write them.",
+}
+
+_LANGFUSE: Final = """\
+`"langfuse"` has no table: it writes `langfuse.observation.*`, that is type, model, parameters, tokens, cost, time of
+the first token, level, prompt and metadata. `Langfuse(…)` always writes them; name the convention for an `OTLP(…)` that
+sends to a collector in front of Langfuse.
+
+Attributes without a Langfuse field are written to the observation's metadata, so you can filter by them: `byline.*`
+without the prefix and with underscores (`gateway_overhead`, `cache_hit`, `caller_address`), and `finish_reasons`,
+`response_id`, `provider`, `tool_definitions` and `error_type`. If the request's own metadata has the same key with
+another value, byline's value is written as `byline_<name>`. `organization_id` and `environment_id` are included when
+known."""
+
+
+def attributes_page() -> str:
+    """Return the page."""
+    return "\n".join(_page_lines()) + "\n"
+
+
+def _page_lines() -> Iterator[str]:
+    yield from _HEAD.splitlines()
+    attribution, result = _field_meanings(Attribution), _field_meanings(CallResult)
+    yield from _section("On LLM spans and the server span: attribution", "attribute", "meaning")
+    for field, attributes in names.ATTRIBUTION.items():
+        yield _row(_quote(*attributes), attribution[field])
+    yield _row(_quote(names.METADATA + "<key>"), attribution["metadata"])
+    yield from _table("The caller", _CALLER)
+    yield from _section("On LLM spans: the response", "attribute", "meaning")
+    for field, name in names.CALL_RESULT.items():
+        yield _row(_quote(name), result[field])
+    yield _row(_quote(names.PARAMETERS + "<name>"), result["parameters"])
+    yield _row(_quote(names.COST_DETAILS + "<part>"), result["cost_details"])
+    for kind in ("requests", "tokens"):
+        yield _row(
+            _quote(*(f"byline.ratelimit.{kind}.{part}" for part in ("limit", "remaining", "reset"))), result[kind]
+        )
+    yield from _table("On the server span: the request's totals", _TOTALS)
+    yield from _table("On exported spans", _EXPORTED)
+    yield ""
+    yield "## Other dialects"
+    yield ""
+    yield 'A destination writes these as well if you ask for them, e.g. with `OTLP(…, conventions=["openinference"])`.'
+    yield ""
+    yield from _LANGFUSE.splitlines()
+    for dialect, rows in CONVENTIONS.items():
+        yield ""
+        yield f"### {dialect}"
+        yield ""
+        yield _DIALECTS[dialect]
+        yield from _columns("attribute", "from", "on")
+        for row in rows:
+            yield _dialect_row(row)
+
+
+def _dialect_row(row: Row) -> str:
+    sources = " or ".join(f"`{source.replace('*', '<key>')}`" for source in row.source)
+    return f"| `{row.name.replace('*', '<key>')}` | {sources} | {'LLM spans' if row.llm else 'all spans'} |"
+
+
+def _table(title: str, rows: dict[str, str]) -> Iterator[str]:
+    yield from _section(title, "attribute", "meaning")
+    for name, meaning in rows.items():
+        yield _row(_quote(name), meaning)
+
+
+def _section(title: str, *columns: str) -> Iterator[str]:
+    yield ""
+    yield f"## {title}"
+    yield from _columns(*columns)
+
+
+def _columns(*columns: str) -> Iterator[str]:
+    yield ""
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{'---|' * len(columns)}"
+
+
+def _row(name: str, meaning: str) -> str:
+    return f"| {name} | {meaning} |"
+
+
+def _quote(*texts: str) -> str:
+    return ", ".join(f"`{text}`" for text in texts)
+
+
+def _field_meanings(record: Any) -> dict[str, str]:
+    """Return the meaning of each field from the ``Attributes`` section of a docstring."""
+    text = inspect.getdoc(record) or ""
+    section = re.search(r"Attributes:\n(.*?)(?:\n\n|\Z)", text, re.DOTALL)
+    fields = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section[1] if section else "", re.MULTILINE)
+    return {field: " ".join(meaning.split()).replace("``", "`") for field, meaning in fields}

@@ -1,0 +1,77 @@
+"""Every code block of the README and of docs/ runs as it stands, each in a process and a folder of its own.
+
+Nothing is changed or appended: processes end as a reader's process ends, without ``uninstrument()``. What is left
+behind, such as the folder of a spool, is in the temporary folder of the test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from byline.settings import SETTINGS
+from tests.docs.pages import code_blocks
+
+PYTHON = list(code_blocks("python"))
+SHELL = [code.strip() for page, code in code_blocks("bash") if page == "README.md"]
+#: A Django project around a block; other blocks ignore both.
+DJANGO = "SECRET_KEY = 'x'\nALLOWED_HOSTS = ['*']\nROOT_URLCONF = 'project_urls'\n"
+
+
+def run_block(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a block as a file, in an environment without byline's variables."""
+    (folder / "project_settings.py").write_text(DJANGO)
+    (folder / "project_urls.py").write_text("urlpatterns = []\n")
+    (folder / "snippet.py").write_text(code, encoding="utf-8")
+    variables = {name for setting in SETTINGS for name in setting.variables}
+    env = {name: value for name, value in os.environ.items() if name not in variables}
+    env["DJANGO_SETTINGS_MODULE"] = "project_settings"
+    command = [sys.executable, "-W", "error", "snippet.py"]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("page", "code"), PYTHON, ids=[f"{page}-{code.splitlines()[-1].strip()[:40]}" for page, code in PYTHON]
+)
+def test_python_block_runs_as_it_stands(page: str, code: str, tmp_path: Path) -> None:
+    """Without an error, a warning or a message on standard error. A second process finds the same spool."""
+    run = run_block(code, tmp_path)
+    assert (run.returncode, run.stderr) == (0, "")
+    if "spool=" in code:
+        folders = subfolders(tmp_path)
+        run_block(code, tmp_path)
+        assert subfolders(tmp_path) == folders != []
+
+
+def subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_dir() and path.name != "__pycache__")
+
+
+@pytest.mark.parametrize(("page", "code"), PYTHON)
+def test_no_block_undoes_its_own_effect(page: str, code: str) -> None:
+    """A reader who pastes it wants the spans to be sent."""
+    assert "uninstrument(" not in code
+    assert "destinations=[]" not in code
+
+
+@pytest.mark.parametrize(("page", "code"), list(code_blocks("json")))
+def test_json_blocks_are_json(page: str, code: str) -> None:
+    assert json.loads(code)
+
+
+def test_shell_blocks_of_the_readme_are_the_two_commands() -> None:
+    """Both commands install from a clone; ``byline demo`` is run below, ``pytest`` runs this test."""
+    assert SHELL == ["pip install -e '.[demo]' && byline demo", "pip install -e '.[dev]' && pytest"]
+
+
+@pytest.mark.newest
+def test_the_demo_command_prints_traces() -> None:
+    run = subprocess.run([sys.executable, "-m", "byline.cli", "demo"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "session_abc" in run.stdout
+    assert "Document Processing Pipeline" in run.stdout
