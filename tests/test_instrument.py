@@ -114,7 +114,7 @@ def test_debug_says_where_destinations_come_from(
     """Which variable has named each, and what keeps one from being used."""
     monkeypatch.setenv("BYLINE_DEBUG", "1")
     byline.instrument(tracer_provider=own, clients=())
-    assert "the environment makes no destination" in capsys.readouterr().err
+    assert "the environment names no destination" in capsys.readouterr().err
     byline.uninstrument()
     monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-0123456789abcdef")
     monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-0123456789abcdef")
@@ -123,7 +123,7 @@ def test_debug_says_where_destinations_come_from(
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
     byline.instrument(tracer_provider=own, clients=())
     said = capsys.readouterr().err
-    assert "langfuse: its address is from LANGFUSE_HOST" in said
+    assert "langfuse: its endpoint is from LANGFUSE_HOST" in said
     assert "with public key pk-lf-01234567…" in said
     assert "OTEL_TRACES_EXPORTER=console leaves the OTLP endpoint out" in said
 

@@ -10,8 +10,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from byline import deferred, errors, export, http, internal_metrics, provider, settings, shutdown
-from byline.export import destination_list
-from byline.export.destination import Destination
+from byline.export.destination import Destination, split_deadline, start_all, unique_labels, validate_destinations
 from byline.fork import fork_safe_lock
 from byline.gateways import keys, parse_gateways, validate_gateways
 from byline.gateways.base import Gateway
@@ -90,12 +89,12 @@ def instrument(
             raise SettingError("byline.E024", f"llm_spans={llm_spans!r}", 'pass "auto", True or False')
         aliases = keys.parse_aliases(settings.find("key_aliases").value)
         wanted = http.validate_clients(clients)
-        given = None if destinations is None else destination_list.validate_destinations(destinations)
+        given = None if destinations is None else validate_destinations(destinations)
         found_provider = provider.find_tracer_provider(tracer_provider)
         if given is None:
             given = export.destinations_from_environment(provider.list_processors(found_provider, _feeding))
-        targets = destination_list.unique_labels(given)
-        feeds = destination_list.start_all(targets)
+        targets = unique_labels(given)
+        feeds = start_all(targets)
         processor = provider.get_or_add_attribution_processor(found_provider, processor)
         processor.switch_on(stamp)
         keys.set_aliases(aliases)
@@ -108,7 +107,7 @@ def instrument(
         if targets:
             export.metrics.register_otel_metrics()
             shutdown.register(pause=_pause, stop=_stop)
-        recording = [each.processor() for each in targets if each.unsampled == "record"]
+        recording = [each.processor() for each in targets if each.options.unsampled == "record"]
         if recording:
             # One for the signing of spans which no other provider sees.
             signing = AttributionSpanProcessor(stamp)
@@ -162,14 +161,14 @@ def _replaces(*given: Any) -> bool:
 
 def _pause() -> None:
     """Send what waits while a server stops, which must not take long in all."""
-    for destination, seconds in destination_list.split_deadline(_destinations, _FAREWELL):
+    for destination, seconds in split_deadline(_destinations, _FAREWELL):
         destination.flush(seconds)
 
 
 def _stop() -> None:
-    for destination, seconds in destination_list.split_deadline(_destinations, _FAREWELL):
+    for destination, seconds in split_deadline(_destinations, _FAREWELL):
         try:
-            destination.hurry(seconds)
+            destination.set_deadline(seconds)
             destination.shutdown()
         except Exception:
             errors.report_internal_error("destination")

@@ -14,8 +14,8 @@ from opentelemetry.trace import SpanKind
 
 from byline import request_context
 from byline.export import OTLP
+from byline.export.decisions import Spans
 from byline.export.delivery.outlet import Outlet
-from byline.export.options import Spans
 from byline.genai import server_span
 from byline.inbound.body import BodyBuffer
 from byline.inbound.reader import ClaimReader

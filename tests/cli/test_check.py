@@ -167,8 +167,8 @@ def test_a_destination_that_hangs_is_a_failure(
 
 def test_a_destination_that_still_has_not_answered_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where its exporter waits for longer than a check does."""
-    monkeypatch.setattr("byline.export.self_test.PATIENCE", 0.1)
-    monkeypatch.setattr("byline.export.processor._FAREWELL", -0.9)
+    monkeypatch.setattr("byline.export.self_test._RESPONSE_TIMEOUT", 0.1)
+    monkeypatch.setattr("byline.export.worker.SHUTDOWN_TIMEOUT", -0.9)
     with Receiver() as otlp:
         otlp.hold()
         results = OTLP(otlp.url).check()

@@ -12,8 +12,8 @@ import pytest
 
 import byline
 from byline import asgi, testing, wsgi
-from byline.export import OTLP, Destination, Langfuse
-from byline.export.options import Options
+from byline.export import OTLP, Langfuse
+from byline.export.options import DestinationOptions, Options
 from tests.docs.pages import DOCS, PAGES, ROOT, code_blocks
 
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.glob("*.md"), *ROOT.glob("examples/**/*.md")])
@@ -104,7 +104,7 @@ def test_the_example_of_destinations_is_openrouters() -> None:
 def test_every_setting_of_a_destination_has_a_row() -> None:
     table = DESTINATIONS[DESTINATIONS.index("| setting |") : DESTINATIONS.index("Invalid settings raise")]
     named = set(re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in table.splitlines() if row)))
-    settings = set(inspect.signature(Destination).parameters) - {"endpoint", "headers"}
+    settings = set(inspect.signature(DestinationOptions).parameters)
     assert named == settings == {"spans", *Options.__annotations__}
 
 
@@ -113,4 +113,4 @@ def test_defaults_of_destinations_are_those_of_the_code() -> None:
     for name in ("spans", "traces", "unsampled"):
         row = next(line for line in DESTINATIONS.splitlines() if line.startswith(f"| `{name}` |"))
         said = [cell.strip(" `") for cell in row.split("|")[-3:-1]]
-        assert said == [f'"{getattr(langfuse, name)}"', f'"{getattr(otlp, name)}"']
+        assert said == [f'"{getattr(langfuse.options, name)}"', f'"{getattr(otlp.options, name)}"']

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from byline.export.sampling import is_sampled
+from byline.export.decisions import is_sampled
 
 FOLDER = Path(__file__).parents[2] / "examples" / "collector"
 

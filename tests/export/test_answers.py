@@ -66,7 +66,7 @@ def test_a_dead_destination_is_not_asked_twice_at_the_end() -> None:
     nasty = Nasty(cuts_after(b""), cuts_after(b""))
     with nasty, running(OTLP(nasty.url)) as app:
         app.chat()
-        app.destinations[0].hurry(5)
+        app.destinations[0].set_deadline(5)
         app.close()
         assert nasty.posts == 1
     assert spans_of("otlp") == {"dropped.unsent": 1}

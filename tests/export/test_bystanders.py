@@ -10,7 +10,7 @@ import pytest
 import byline
 from byline.attribution import to_trace_id
 from byline.export import OTLP, Langfuse
-from byline.export.sampling import is_sampled
+from byline.export.decisions import is_sampled
 from byline.testing import ReceivedSpan, Receiver
 from tests.export.support import AGENT, App, named, running, tree
 

@@ -115,7 +115,7 @@ def test_nobody_there_is_said_with_what_to_do(receiver: Receiver, production: py
     receiver.stop()
     destination = OTLP(receiver.url)
     with running(destination) as app:
-        destination.hurry(5)
+        destination.set_deadline(5)
         app.chat()
         assert not destination.flush()
     assert "at the moment (connection refused): check its port" in production.text
@@ -194,13 +194,13 @@ def test_ten_thousand_spans_through_a_dead_destination_are_all_accounted_for(dea
         longest = 0
         for _ in range(10_000):
             app.chat()
-            longest = max(longest, feed.waiting)
+            longest = max(longest, feed.worker.waiting_spans)
         assert longest <= 2048
     counted = spans_of("otlp")
     assert counted["dropped.queue_full"] >= 10_000 - 2048 - 1024
     assert sum(counted.values()) == 10_000
     assert set(counted) == {"dropped.queue_full", "dropped.unsent"}
-    assert feed.waiting == 0
+    assert feed.worker.waiting_spans == 0
 
 
 def test_a_dead_destination_takes_no_more_memory_the_longer_it_is_dead(

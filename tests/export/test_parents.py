@@ -16,7 +16,7 @@ import byline
 from byline import request_context
 from byline.attribution import to_trace_id
 from byline.export import OTLP
-from byline.export.sampling import is_sampled
+from byline.export.decisions import is_sampled
 from byline.genai.server_span import set_server_span
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, named, running, tree
@@ -145,7 +145,7 @@ def test_a_parent_that_found_no_room_is_no_parent(receiver: Receiver, monkeypatc
     with running(destination) as app:
         with monkeypatch.context() as full, app.span("parent"):
             late = app.tracer.start_span("late")
-            full.setattr(destination.processor(), "_room", 0)
+            full.setattr(destination.processor().worker, "capacity", 0)
         late.end()
         assert byline.stats()["otlp.spans.dropped.queue_full"] == 1
     assert tree(receiver.spans) == {None: ["late"]}

@@ -94,4 +94,4 @@ def test_nothing_is_kept_of_parents_that_have_come_or_gone(receiver: Receiver) -
         app.chat("next")
         assert destination.flush()
         feed: Any = destination.processor()
-        assert len(feed._pipeline.choice._promised) == 0
+        assert len(feed._decisions._parents) == 0

@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 import byline
 from byline import errors, internal_metrics
 from byline.destinations import OTLP, Langfuse
+from byline.export.decisions import SpanFilters
 from byline.export.delivery.split import split_batch
-from byline.export.filters import Filters
 from byline.export.span_copy import SpanCopy, make_span_context
 from byline.genai.attributes import ORGANIZATION_ID
 from byline.settings import SettingError
@@ -257,15 +257,15 @@ def test_brackets_in_a_pattern_are_no_more_than_brackets(receiver: Receiver) -> 
 
 def test_filters_of_many_patterns_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A list of tenants is long, and is looked through for every span."""
-    many = Filters(organizations=[f"org-{number}-*" for number in range(2000)])
-    none = Filters(organizations=[])
+    many = SpanFilters(organizations=[f"org-{number}-*" for number in range(2000)])
+    none = SpanFilters(organizations=[])
     monkeypatch.setattr(re, "compile", None)
     spans = [
         SpanCopy("span", make_span_context(1, 1), attributes={ORGANIZATION_ID: name})
         for name in ("org-1999-a", "org-2000-a", "")
     ]
-    assert [many.keep(span) for span in spans] == [True, False, False]
-    assert [none.keep(span) for span in spans] == [False, False, False]
+    assert [many.accept(span) for span in spans] == [True, False, False]
+    assert [none.accept(span) for span in spans] == [False, False, False]
 
 
 def test_check_says_when_nothing_or_not_all_arrives(receiver: Receiver) -> None:
@@ -283,7 +283,7 @@ def test_what_waits_at_the_end_behind_a_destination_that_hangs_is_counted(
     receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Span by span, and flushing again and again makes no thread each."""
-    monkeypatch.setattr("byline.export.processor._FAREWELL", 0.2)
+    monkeypatch.setattr("byline.export.worker.SHUTDOWN_TIMEOUT", 0.2)
     receiver.hold()
     before = threading.active_count()
     with running(OTLP(receiver.url, label="hanging")) as app:

@@ -12,7 +12,7 @@ from opentelemetry.trace import Status, StatusCode
 
 import byline
 from byline.export import OTLP
-from byline.export.sampling import is_sampled
+from byline.export.decisions import is_sampled
 from byline.settings import SettingError
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, named, running, tree
@@ -48,7 +48,7 @@ def test_sessions_are_kept_or_left_out_whole(receiver: Receiver) -> None:
 def test_the_answer_is_the_same_in_every_process() -> None:
     """Hashes of texts differ between Python processes; this one does not."""
     code = f"""
-from byline.export.sampling import is_sampled
+from byline.export.decisions import is_sampled
 print("".join(str(int(is_sampled(f"session-{{n}}", 0.25))) for n in range({len(SESSIONS)})))
 """
     said = {subprocess.check_output([sys.executable, "-c", code], text=True).strip() for _ in range(2)}

@@ -1,4 +1,4 @@
-"""Destinations: what leaves the app, and to where."""
+"""Destinations, and how ended spans get there."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from byline.export import metrics
 from byline.export.destination import Destination
 from byline.export.environment import destinations_from_environment, unused_settings
 from byline.export.langfuse import Langfuse
-from byline.export.options import CheckResult
 from byline.export.otlp import OTLP
+from byline.export.self_test import CheckResult
 
 __all__ = [
     "OTLP",

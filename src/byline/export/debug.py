@@ -1,4 +1,4 @@
-"""What ``BYLINE_DEBUG`` shows: which endpoints and keys are in force, every post, and the answer."""
+"""Output of ``BYLINE_DEBUG``: the endpoints and keys in force, every post, and its response."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from byline.export.redaction.secrets import scrub
 
 
 def debug_print(text: str) -> None:
-    """Say on standard error what is sent where, if ``BYLINE_DEBUG`` is set."""
+    """Write a line to standard error if ``BYLINE_DEBUG`` is set."""
     with contextlib.suppress(Exception):
         if settings.find("debug").value:
             sys.stderr.write(f"byline: {scrub(text)}\n")

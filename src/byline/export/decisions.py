@@ -1,106 +1,294 @@
-"""A destination's choice: which spans it exports, and what it has promised to those that are gone already.
+"""Decides which spans one destination gets: selection, filters, sampling, and parents that exported spans refer to.
 
-A parent that was promised may never come: a span is let go without being ended, as by a stream that nobody
-reads to its end, or the process ends before it. What hangs below it must not hang below nothing.
+A span is exported before its parent has ended, so whether the parent will be exported has to be decided by then.
+A parent that was decided on may never end: an abandoned stream drops its span, or the process exits first.
+`ExportDecisions.unended_parents` returns those, so that no exported span refers to a parent that nobody receives.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import re
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Collection
+from typing import Any, Final, Literal
 
 from opentelemetry.sdk.trace import ReadableSpan
 
 from byline import errors
-from byline.attribution import EMPTY
+from byline.attribution import EMPTY, to_trace_id
 from byline.export import propagate
+from byline.export.request_spans import RequestSpans
 from byline.export.span_copy import SpanCopy, make_span_context
 from byline.export.span_tree import SpanNode
+from byline.genai import attributes as names
 from byline.genai import classify
+from byline.settings import SettingError
 
-Pick = Callable[[ReadableSpan], bool]
-Keep = Callable[[SpanCopy], bool]
+SpanPredicate = Callable[[ReadableSpan], bool]
+Spans = Literal["llm", "all"] | SpanPredicate
+Unsampled = Literal["record", "skip"]
 
-_MAX: Final = 10_000
-_numbers: Final = itertools.count()
+_MAX_PARENTS: Final = 10_000
+_destination_numbers: Final = itertools.count()
 
 
 class ExportDecisions:
-    """What one destination takes.
+    """The export decisions of one destination.
 
     Args:
-        picks: Which finished spans it takes.
-        unsampled: Whether it takes LLM spans that the app's sampler lets record, not export.
-        keeps: Which of these it keeps, or ``None`` for all: filters and sampling.
+        spans: ``"llm"``, ``"all"`` or a function of the finished span.
+        unsampled: Whether LLM spans are exported that the app's sampler records but does not sample.
+        passes_filters: Filters and sampling, ``None`` if the destination has neither.
+
+    Attributes:
+        destination_id: One bit that stands for the destination on each `SpanNode`.
     """
 
-    def __init__(self, *, picks: Pick, unsampled: bool, keeps: Keep | None) -> None:
-        self._picks = picks
+    def __init__(self, spans: Spans, *, unsampled: bool, passes_filters: Callable[[SpanCopy], bool] | None) -> None:
+        self._spans = spans
         self._unsampled = unsampled
-        self._keeps = keeps
-        self._promised: OrderedDict[int, tuple[SpanNode, SpanCopy]] = OrderedDict()
-        #: Stands for the destination among those that hear of a span.
-        self.bit = 1 << next(_numbers)
+        self._passes_filters = passes_filters
+        self._parents: OrderedDict[int, tuple[SpanNode, SpanCopy]] = OrderedDict()
+        self.destination_id = 1 << next(_destination_numbers)
 
-    def picks(self, span: ReadableSpan, own: SpanNode | None, *, sampled: bool) -> bool:
-        """Whether a span is taken, as it is by now or by what hangs below it already."""
-        verdict = None if own is None else own.verdicts.get(self.bit)
-        if verdict is not None:
-            return verdict
-        return self._picks(span) and (sampled or (self._unsampled and classify.is_llm_span(span)))
+    def preselect(self, span: ReadableSpan, node: SpanNode | None, *, sampled: bool) -> bool | None:
+        """Return whether an ended span is selected; ``None`` if only the user's function can tell.
 
-    def keeps(self, draft: SpanCopy) -> bool:
-        """Whether a span that has come is exported."""
-        self._promised.pop(draft.context.span_id, None)
-        own = draft.kin
-        if self._keeps is None or (own is not None and own.verdicts.get(self.bit)) or self._keeps(draft):
+        Cheap, and calls no code of the user's: this is called on the app's threads.
+        """
+        decided = None if node is None else node.verdicts.get(self.destination_id)
+        if decided is not None:
+            return decided
+        if self._spans == "llm":
+            return (sampled or self._unsampled) and classify.is_llm_span(span)
+        if not sampled and not (self._unsampled and classify.is_llm_span(span)):
+            return False
+        return True if self._spans == "all" else None
+
+    def matches(self, span: ReadableSpan, node: SpanNode | None, *, sampled: bool) -> bool:
+        """Return the recorded decision if a child forced one, else apply the destination's span selection."""
+        selected = self.preselect(span, node, sampled=sampled)
+        if selected is not None:
+            return selected
+        try:
+            return bool(callable(self._spans) and self._spans(span))
+        except Exception:
+            errors.report_internal_error("spans")
+            return False
+
+    def keep(self, span_copy: SpanCopy) -> bool:
+        """Return whether a selected span that has ended is exported, and record the decision."""
+        self._parents.pop(span_copy.context.span_id, None)
+        node = span_copy.kin
+        if self._passes_filters is None or (node is not None and node.verdicts.get(self.destination_id)):
             return True
-        self.lose(own)
+        if self._passes_filters(span_copy):
+            return True
+        self.mark_dropped(node)
         return False
 
-    def lose(self, own: SpanNode | None) -> None:
-        """Take note that a span is not exported, for good."""
-        if own is not None:
-            own.verdicts[self.bit] = False
+    def mark_dropped(self, node: SpanNode | None) -> None:
+        """Record that a span is not exported, so that no later span gets it as its parent."""
+        if node is not None:
+            node.verdicts[self.destination_id] = False
 
-    def promises(self, above: SpanNode) -> bool:
-        """Whether a span is exported, or will be, so that another one may hang below it."""
-        verdict = above.verdicts.get(self.bit)
-        if verdict is not None:
-            return verdict
-        span = above.span
-        if span is None or not above.heard & self.bit:
+    def will_export(self, parent: SpanNode) -> bool:
+        """Return whether a span is or will be exported; if so, record that, because its child will refer to it."""
+        decided = parent.verdicts.get(self.destination_id)
+        if decided is not None:
+            return decided
+        span = parent.span
+        if span is None or not parent.heard & self.destination_id:
             return False
         try:
             context = span.get_span_context()
-            if context is None or not self.picks(span, above, sampled=context.trace_flags.sampled):
+            if context is None or not self.matches(span, parent, sampled=context.trace_flags.sampled):
                 return False
-            draft = _glance(span, above) if above.ended is None or self._keeps is not None else None
-            if draft is not None and self._keeps is not None and not self._keeps(draft):
+            span_copy = None
+            if parent.ended is None or self._passes_filters is not None:
+                span_copy = _copy_unended(span, parent)
+            if span_copy is not None and self._passes_filters is not None and not self._passes_filters(span_copy):
                 return False
         except Exception:
             errors.report_internal_error("export")
             return False
-        above.verdicts[self.bit] = True
-        if draft is not None and above.ended is None:
-            self._promised[above.span_id] = (above, draft)
-            while len(self._promised) > _MAX:
-                self._promised.popitem(last=False)
+        parent.verdicts[self.destination_id] = True
+        if span_copy is not None and parent.ended is None:
+            self._parents[parent.span_id] = (parent, span_copy)
+            while len(self._parents) > _MAX_PARENTS:
+                self._parents.popitem(last=False)
         return True
 
-    def broken(self, *, everything: bool = False) -> list[tuple[SpanNode, SpanCopy]]:
-        """Return what was let go without an end, as it was promised; all that is still under way at the end."""
-        found = [each for each in self._promised.values() if everything or each[0].span is None]
-        for own, _ in found:
-            del self._promised[own.span_id]
-        return found
+    def unended_parents(self, *, everything: bool = False) -> list[tuple[SpanNode, SpanCopy]]:
+        """Return parents of exported spans that were garbage-collected without ``end()``.
+
+        Args:
+            everything: Return those that are still open as well.
+        """
+        unended = [each for each in self._parents.values() if everything or each[0].span is None]
+        for node, _ in unended:
+            del self._parents[node.span_id]
+        return unended
+
+    @property
+    def has_open_parents(self) -> bool:
+        """Whether exported spans refer to parents that have not ended."""
+        return bool(self._parents)
+
+    def clear(self) -> None:
+        """Forget all parents."""
+        self._parents.clear()
 
 
-def _glance(span: ReadableSpan, own: SpanNode) -> SpanCopy:
-    family = own.family
-    context = make_span_context(own.trace_id, own.span_id)
-    draft = SpanCopy.of(span, context, own, EMPTY if family is None else family.attribution)
-    propagate.apply_attribution(draft)
-    return draft
+def _copy_unended(span: ReadableSpan, node: SpanNode) -> SpanCopy:
+    request = node.family
+    context = make_span_context(node.trace_id, node.span_id)
+    span_copy = SpanCopy.of(span, context, node, EMPTY if request is None else request.attribution)
+    propagate.apply_attribution(span_copy)
+    return span_copy
+
+
+#: Filter → the attributes of which one has to match.
+_FILTERED_ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
+    "organizations": (names.ORGANIZATION_ID,),
+    "environments": (names.ENVIRONMENT, names.ENVIRONMENT_ID),
+    "keys": (names.KEY_HASH, names.KEY_ALIAS, names.CALL_RESULT["key_hash"], names.CALL_RESULT["key_alias"]),
+    "models": (names.CALL_RESULT["response_model"], names.REQUEST_MODEL, "llm.model_name", "llm.request.model"),
+}
+
+
+class SpanFilters:
+    """The filters of a destination; a span has to pass each filter that is set.
+
+    Args:
+        organizations: Patterns of organization ids, in which ``*`` matches anything.
+        environments: Patterns of deployment environments, or of ids of the tenants' environments.
+        keys: Patterns of hashes or aliases of API keys, the callers' or the gateway's.
+        models: Patterns of model names; only model calls are filtered by them.
+        where: A function of the finished span.
+
+    Raises:
+        SettingError: ``byline.E047`` if one of them cannot be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        organizations: Collection[str] | None = None,
+        environments: Collection[str] | None = None,
+        keys: Collection[str] | None = None,
+        models: Collection[str] | None = None,
+        where: SpanPredicate | None = None,
+    ) -> None:
+        given = {"organizations": organizations, "environments": environments, "keys": keys, "models": models}
+        self._patterns: dict[str, re.Pattern[str]] = {}
+        for name, patterns in given.items():
+            if patterns is None:
+                continue
+            if isinstance(patterns, str) or not isinstance(patterns, Collection):
+                raise SettingError("byline.E047", f"{name} is {type(patterns).__name__}", f"pass a list: {name}=[…]")
+            if not all(isinstance(pattern, str) for pattern in patterns):
+                raise SettingError(
+                    "byline.E047", f"{name} contains a value that is no string", "pass a list of strings"
+                )
+            self._patterns[name] = _compile_patterns(patterns)
+        if where is not None and not callable(where):
+            raise SettingError(
+                "byline.E047", f"where is {type(where).__name__}", "pass a function of the finished span"
+            )
+        self._where = where
+
+    def __bool__(self) -> bool:
+        return bool(self._patterns) or self._where is not None
+
+    def accept(self, span_copy: SpanCopy) -> bool:
+        """Return whether a span passes all filters; a span that a filter cannot judge does not."""
+        for name, pattern in self._patterns.items():
+            if name == "models" and not span_copy.is_leaf:
+                continue
+            values = [span_copy.attributes.get(key) for key in _FILTERED_ATTRIBUTES[name]]
+            if not any(value is not None and pattern.fullmatch(str(value)) for value in values):
+                return False
+        if self._where is None:
+            return True
+        try:
+            return bool(self._where(span_copy.finish()))
+        except Exception:
+            errors.report_internal_error("where")
+            return False
+
+
+def _compile_patterns(patterns: Collection[str]) -> re.Pattern[str]:
+    # Only * is special: model names contain brackets.
+    escaped = [re.escape(pattern).replace(r"\*", ".*") for pattern in patterns]
+    # An empty list matches nothing.
+    return re.compile("|".join(escaped) or "(?!)", re.DOTALL)
+
+
+_HASH_RANGE: Final = 1 << 64
+_SAMPLING_KEY: Final = "key"
+
+
+def validate_sampling(sampling: Any) -> float:
+    """Return a usable sampling share. Raises `SettingError` ``byline.E045`` for anything but 0 to 1."""
+    if isinstance(sampling, int | float) and not isinstance(sampling, bool) and 0 <= sampling <= 1:
+        return float(sampling)
+    raise SettingError("byline.E045", f"sampling={sampling!r}", "pass a share from 0 to 1, e.g. 0.1 for a tenth")
+
+
+def is_sampled(key: str, share: float) -> bool:
+    """Return whether a session or trace is in the share that is kept, the same in every process and on every host.
+
+    The first 64 bits of the key's SHA-256 are compared with the share, so processes need not agree on anything,
+    and a larger share keeps everything that a smaller share keeps.
+
+    Example:
+        >>> is_sampled("session_abc", 1.0), is_sampled("session_abc", 0.0)
+        (True, False)
+    """
+    if share >= 1:
+        return True
+    return int.from_bytes(hashlib.sha256(key.encode(errors="surrogatepass")).digest()[:8], "big") < share * _HASH_RANGE
+
+
+def sampling_key(span_copy: SpanCopy) -> str:
+    """Return the session id by which a span is sampled, else its trace id as the caller or the app named it.
+
+    All spans of one request and trace use the key of the first one, because a session may become known late.
+    Spans that state another session have their own key.
+    """
+    trace_id = span_copy.trace
+    known = span_copy.attribution.session_id
+    stated = span_copy.attributes.get(names.SESSION_ID)
+    request = None if span_copy.kin is None else span_copy.kin.family
+    if request is None:
+        return str(stated or known or _hex_trace_id(trace_id))
+    if stated == known or any(stated == past.session_id for past in request.past):
+        stated = None
+    key = _request_sampling_key(request, str(known or stated or ""), trace_id)
+    return str(stated) if stated and key != _hex_trace_id(trace_id) else key
+
+
+def _request_sampling_key(request: RequestSpans, session: str, trace_id: int) -> str:
+    key = request.sampled_by.look(trace_id, _SAMPLING_KEY)
+    if key is None:
+        outer = request.above
+        if outer is not None and _states_the_same(outer, session, trace_id):
+            # A nested scope without a session or trace of its own is sampled together with the outer one.
+            key = _request_sampling_key(outer, session, trace_id)
+        else:
+            key = session or _hex_trace_id(trace_id)
+        # Another destination may have decided in the meantime; the first decision counts for all of them.
+        key = request.sampled_by.of(trace_id).setdefault(_SAMPLING_KEY, key)
+    return key
+
+
+def _states_the_same(outer: RequestSpans, session: str, trace_id: int) -> bool:
+    named = outer.attribution.trace_id
+    return (outer.attribution.session_id or "") == session and (not named or to_trace_id(named) == trace_id)
+
+
+def _hex_trace_id(trace_id: int) -> str:
+    return f"{trace_id:032x}"

@@ -1,4 +1,4 @@
-"""The destinations that the environment names, as far as nobody else sends spans there already."""
+"""The destinations that the environment names, without those to which the app's own exporters send already."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from byline.export.debug import debug_print
 from byline.export.destination import Destination
 from byline.export.langfuse import Langfuse
 from byline.export.otlp import OTLP
+from byline.export.processor import DestinationSpanProcessor
 
-_GRPC: Final = "the OTLP endpoint of the environment speaks gRPC, and byline speaks HTTP: it gets nothing"
+_GRPC: Final = "the OTLP endpoint of the environment speaks gRPC, but byline only HTTP: it gets no spans"
 _HTTP: Final = "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf with an HTTP endpoint, or pass destinations"
 
 
@@ -22,91 +23,76 @@ def destinations_from_environment(processors: Collection[SpanProcessor] = ()) ->
     """Return the destinations that the environment names.
 
     Args:
-        processors: The span processors of the app's own provider. Where one of them exports, it sends
-            to the endpoint of ``OTEL_EXPORTER_OTLP_*``; where one is of Langfuse's SDK, it sends to
-            Langfuse. A second time would count each call twice.
+        processors: The span processors of the app's own provider. One with an exporter sends to the endpoint of
+            ``OTEL_EXPORTER_OTLP_*`` already, and that of Langfuse's SDK to Langfuse; a second export would count
+            each call twice.
 
     Raises:
-        SettingError: ``byline.E041`` where only one of the two Langfuse keys is set.
+        SettingError: ``byline.E041`` if only one of the two Langfuse keys is set.
     """
-    found: list[Destination] = []
-    if _wants_langfuse():
-        if any(_is_langfuses(processor) for processor in processors):
+    destinations: list[Destination] = []
+    if _names_langfuse() and settings.find("langfuse_enabled").value:
+        if any(_is_of_langfuse_sdk(processor) for processor in processors):
             errors.warn_once(
                 "langfuse.twice",
-                "byline.E027: Langfuse's SDK sends this provider's spans to Langfuse already; byline signs them and "
-                "sends them no second time. For byline's own view of them, pass destinations=[Langfuse()]",
+                "byline.E027: Langfuse's SDK sends this provider's spans to Langfuse already; byline only adds its "
+                "attributes to them. To send byline's own view of the spans as well, pass destinations=[Langfuse()]",
             )
         else:
-            found.append(Langfuse())
-            _tell("langfuse", "langfuse_base_url")
+            destinations.append(Langfuse())
+            _print_source("langfuse", "langfuse_base_url")
     if _wants_otlp():
         if any(_exports(processor) for processor in processors):
-            debug_print("otlp: an exporter of the app's own sends there already")
+            debug_print("otlp: an exporter of the app sends there already")
         else:
-            found.append(OTLP())
-            _tell("otlp", "otlp_endpoint")
-    for why, _ in unused_settings():
-        debug_print(why)
-    if not found:
-        debug_print("the environment makes no destination")
-    return found
+            destinations.append(OTLP())
+            _print_source("otlp", "otlp_endpoint")
+    for reason, _ in unused_settings():
+        debug_print(reason)
+    if not destinations:
+        debug_print("the environment names no destination")
+    return destinations
 
 
-def _tell(label: str, setting: str) -> None:
+def _print_source(label: str, setting: str) -> None:
     _, variable = settings.find(setting)
-    debug_print(f"{label}: its address is from {variable or 'the default'}")
+    debug_print(f"{label}: its endpoint is from {variable or 'the default'}")
 
 
 def unused_settings() -> list[tuple[str, str]]:
     """Return why a destination that the environment names gets nothing, and what to do about it."""
-    found: list[tuple[str, str]] = []
+    reasons: list[tuple[str, str]] = []
     if _names_langfuse() and not settings.find("langfuse_enabled").value:
-        found.append(("LANGFUSE_TRACING_ENABLED turns Langfuse off", "unset LANGFUSE_TRACING_ENABLED"))
+        reasons.append(("LANGFUSE_TRACING_ENABLED turns Langfuse off", "unset LANGFUSE_TRACING_ENABLED"))
     if settings.find("otlp_endpoint").value:
-        if not _exports_otlp():
-            found.append(
-                (
-                    f"OTEL_TRACES_EXPORTER={settings.find('otel_exporter').value} leaves the OTLP endpoint out",
-                    "add otlp to OTEL_TRACES_EXPORTER, or unset it",
-                )
-            )
-        elif _speaks_grpc():
-            found.append((f"byline.E028: {_GRPC}", _HTTP))
-    return found
+        exporters = settings.find("otel_exporter").value
+        if "otlp" not in exporters:
+            reason = f"OTEL_TRACES_EXPORTER={exporters} leaves the OTLP endpoint out"
+            reasons.append((reason, "add otlp to OTEL_TRACES_EXPORTER, or unset it"))
+        elif settings.find("otlp_protocol").value == "grpc":
+            reasons.append((f"byline.E028: {_GRPC}", _HTTP))
+    return reasons
 
 
 def _names_langfuse() -> bool:
     return bool(settings.find("langfuse_public_key").value or settings.find("langfuse_secret_key").value)
 
 
-def _wants_langfuse() -> bool:
-    return _names_langfuse() and bool(settings.find("langfuse_enabled").value)
-
-
-def _exports_otlp() -> bool:
-    return "otlp" in settings.find("otel_exporter").value
-
-
-def _speaks_grpc() -> bool:
-    return bool(settings.find("otlp_protocol").value == "grpc")
-
-
 def _wants_otlp() -> bool:
-    if not settings.find("otlp_endpoint").value or not _exports_otlp():
+    if not settings.find("otlp_endpoint").value or "otlp" not in settings.find("otel_exporter").value:
         return False
-    if _speaks_grpc():
+    if settings.find("otlp_protocol").value == "grpc":
         errors.warn_once("otlp.grpc", "byline.E028: %s. To mend it, %s", _GRPC, _HTTP)
         return False
     return True
 
 
-def _is_langfuses(processor: Any) -> bool:
+def _is_of_langfuse_sdk(processor: Any) -> bool:
     return any(kind.__module__.partition(".")[0] == "langfuse" for kind in type(processor).__mro__)
 
 
 def _exports(processor: SpanProcessor) -> bool:
-    # Those of the SDK that hand spans to an exporter, and whatever is built on them.
-    if _is_langfuses(processor):
+    if _is_of_langfuse_sdk(processor):
         return False
-    return isinstance(processor, SimpleSpanProcessor | BatchSpanProcessor) or hasattr(processor, "span_exporter")
+    known = SimpleSpanProcessor | BatchSpanProcessor | DestinationSpanProcessor
+    return isinstance(processor, known) or hasattr(processor, "span_exporter")

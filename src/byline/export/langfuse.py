@@ -1,4 +1,4 @@
-"""Langfuse as a destination: cloud regions and own servers."""
+"""Langfuse as a destination, in the cloud or self-hosted."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Final
 import requests
 
 from byline import settings
+from byline.export.decisions import Spans
 from byline.export.delivery import messages, tls
 from byline.export.destination import Destination
-from byline.export.exporter import SpanTransform
 from byline.export.langfuse_mapping.observation import map_span
-from byline.export.options import CheckResult, Options, Spans
+from byline.export.options import Options
+from byline.export.pipeline import SpanTransform
+from byline.export.self_test import CheckResult
 from byline.export.span_copy import SpanCopy
 from byline.genai import attributes as names
 from byline.settings import SettingError
@@ -25,21 +27,21 @@ _PATH: Final = "/api/public/otel"
 
 
 class Langfuse(Destination):
-    """Langfuse, in the cloud or your own.
+    """Langfuse, in the cloud or self-hosted.
 
     Args:
         public_key: ``pk-lf-…``; by default ``LANGFUSE_PUBLIC_KEY``.
         secret_key: ``sk-lf-…``; by default ``LANGFUSE_SECRET_KEY``.
         base_url: ``https://cloud.langfuse.com`` (EU, the default), ``https://us.cloud.langfuse.com``
-            or your own server, with or without ``/api/public/otel``.
+            or the URL of your own server, with or without ``/api/public/otel``.
         spans: ``"llm"``, ``"all"`` or a function of the finished span.
-        **options: As every destination takes them, see `Destination`: ``traces``, ``sampling``,
-            ``keep_errors``, ``privacy``, ``mask``, filters, ``conventions``, ``spool``, ``label``,
-            ``allow_http``. ``unsampled`` is ``"record"`` here, for a gateway sends every call.
+        **options: See `byline.export.options.DestinationOptions`: ``traces``, ``sampling``, ``keep_errors``,
+            ``privacy``, ``mask``, filters, ``conventions``, ``spool``, ``spool_bytes``, ``label`` and
+            ``allow_http``. ``unsampled`` is ``"record"`` by default, because a gateway sends every call.
 
     Raises:
-        SettingError: ``byline.E041`` where a key is missing or is not what it should be, and whatever
-            `Destination` raises.
+        SettingError: ``byline.E041`` if a key is missing or in the place of the other one, and the errors of
+            `Destination`.
 
     Example:
         >>> Langfuse("pk-lf-1", "sk-lf-1", "https://us.cloud.langfuse.com").endpoint
@@ -62,7 +64,7 @@ class Langfuse(Destination):
         for variable, key in (("LANGFUSE_PUBLIC_KEY", public_key), ("LANGFUSE_SECRET_KEY", secret_key)):
             if not key:
                 raise SettingError("byline.E041", f"{variable} is missing", f"set {variable}, or pass both keys")
-        _check_order(public_key, secret_key)
+        _reject_swapped_keys(public_key, secret_key)
         base = (base_url or settings.find("langfuse_base_url").value).rstrip("/")
         base = base.removesuffix("/v1/traces").removesuffix(_PATH)
         token = base64.b64encode(f"{public_key}:{secret_key}".encode()).decode()
@@ -73,67 +75,67 @@ class Langfuse(Destination):
         self._public_key = public_key
 
     def credentials(self) -> str:
-        """Say which keys are in force, by so much of the public one as tells projects apart."""
+        """Return the beginning of the public key, which tells projects apart."""
         return f"public key {settings.shorten(self._public_key)}"
 
-    def rewrites(self) -> Sequence[SpanTransform]:
-        """Say of each span what it is to Langfuse, and the environment's values where it says none."""
+    def transforms(self) -> Sequence[SpanTransform]:
+        """Return the mapping to Langfuse's attributes, and the default release and environment if any is set."""
         defaults = {
             names.ENVIRONMENT: settings.find("langfuse_environment").value,
             names.RELEASE: settings.find("langfuse_release").value,
         }
         defaults = {name: value for name, value in defaults.items() if value}
 
-        def fill(draft: SpanCopy) -> None:
-            draft.attributes = {**defaults, **draft.attributes}
+        def set_defaults(span_copy: SpanCopy) -> None:
+            span_copy.attributes = {**defaults, **span_copy.attributes}
 
-        return (fill, map_span) if defaults else (map_span,)
+        return (set_defaults, map_span) if defaults else (map_span,)
 
     def check(self) -> list[CheckResult]:
         """Test the credentials, then an export."""
-        result, goes_on = self._check_credentials()
-        return [result, *super().check()] if goes_on else [result]
+        result, is_reachable = self._check_credentials()
+        return [result, *super().check()] if is_reachable else [result]
 
     def _check_credentials(self) -> tuple[CheckResult, bool]:
-        """Return what was found, and whether an export may tell more."""
+        """Return the result, and whether a test export may tell more."""
         name = "Langfuse credentials"
         try:
-            answer = requests.get(
+            response = requests.get(
                 f"{self.base_url}/api/public/projects",
                 headers={"Authorization": self.headers["Authorization"]},
                 timeout=10,
                 verify=tls.ca_file(),
                 cert=tls.client_cert(),
-                # Else requests would put in what stands in ~/.netrc for the host.
+                # Otherwise requests sends the credentials that ~/.netrc has for the host.
                 auth=lambda request: request,
-                # Elsewhere the keys are nobody's business.
+                # A redirect would send the keys to another server.
                 allow_redirects=False,
             )
         except OSError as error:
-            told = messages.describe_error(error)
-            advice = f"no Langfuse answers at {self.base_url}: {messages.advice_for_error(told, self.base_url)}"
-            return CheckResult(name, False, told, advice), False
-        if answer.status_code in (401, 403):
-            advice = "these keys are not of this server: check both keys and the region in LANGFUSE_BASE_URL"
-            return CheckResult(name, False, f"HTTP {answer.status_code}", advice), False
+            reason = messages.describe_error(error)
+            advice = f"no Langfuse answers at {self.base_url}: {messages.advice_for_error(reason, self.base_url)}"
+            return CheckResult(name, False, reason, advice), False
+        if response.status_code in (401, 403):
+            advice = "the server does not know these keys: check both keys and the region in LANGFUSE_BASE_URL"
+            return CheckResult(name, False, f"HTTP {response.status_code}", advice), False
         try:
-            project = answer.json()["data"][0].get("name", "?")
+            project = response.json()["data"][0].get("name", "?")
         except (ValueError, LookupError, TypeError, AttributeError):
             project = None
-        if answer.status_code == 200 and project is not None:
+        if response.status_code == 200 and project is not None:
             return CheckResult(name, True, f"project {project}"), True
-        what = ", a web page" if messages.is_html_page(answer) else ""
-        advice = "check LANGFUSE_BASE_URL: it is the address of Langfuse alone, without a project's path"
-        return CheckResult(name, False, f"HTTP {answer.status_code} from {answer.url}{what}", advice), True
+        page = ", a web page" if messages.is_html_page(response) else ""
+        advice = "check LANGFUSE_BASE_URL: it is the URL of Langfuse itself, without the path of a project"
+        return CheckResult(name, False, f"HTTP {response.status_code} from {response.url}{page}", advice), True
 
 
-def _check_order(public_key: str, secret_key: str) -> None:
-    """Raise `SettingError` ``byline.E041`` where arguments or variables have each other's values."""
+def _reject_swapped_keys(public_key: str, secret_key: str) -> None:
+    """Raise `SettingError` ``byline.E041`` if arguments or variables are swapped."""
     if "://" in public_key:
         raise SettingError("byline.E041", "public_key is a URL", "pass Langfuse(public_key, secret_key, base_url)")
     if public_key.startswith("sk-lf-") or secret_key.startswith("pk-lf-"):
         raise SettingError(
             "byline.E041",
             "the public key is a secret one, or the secret key a public one",
-            "give pk-lf-… as LANGFUSE_PUBLIC_KEY or public_key, and sk-lf-… as LANGFUSE_SECRET_KEY or secret_key",
+            "set LANGFUSE_PUBLIC_KEY or public_key to pk-lf-…, and LANGFUSE_SECRET_KEY or secret_key to sk-lf-…",
         )

@@ -1,4 +1,4 @@
-"""byline's counters and levels as OpenTelemetry metrics, for whoever collects those anyway."""
+"""byline's counters and gauges as OpenTelemetry metrics."""
 
 from __future__ import annotations
 
@@ -14,37 +14,41 @@ _METER: Final = "byline"
 _SPANS: Final = ".spans."
 _SUBMISSIONS: Final = ".submissions"
 
-_offered = False
+_is_registered = False
 
 
 def register_otel_metrics() -> None:
-    """Let the global meter provider read the counters; once for the whole process.
+    """Register observable instruments with the global meter provider; only the first call has an effect.
 
-    ``byline.spans`` counts spans by ``destination`` and ``outcome`` (``sent``, ``spooled``,
-    ``left_out``, ``dropped.<why>``), ``byline.submissions`` the posts to a destination,
-    ``byline.calls`` the LLM calls. ``byline.queue`` and ``byline.spool`` are levels: the spans that
-    wait in memory, and what waits on disk by ``unit`` (``files``, ``spans``, ``bytes``).
+    ``byline.spans`` counts spans by ``destination`` and ``outcome`` (``sent``, ``spooled``, ``left_out``,
+    ``dropped.<why>``), ``byline.submissions`` posts to a destination, and ``byline.calls`` LLM calls. The gauges
+    ``byline.queue`` and ``byline.spool`` tell how many spans wait in memory, and how much waits on disk by ``unit``
+    (``files``, ``spans``, ``bytes``).
     """
-    global _offered
-    if _offered:
+    global _is_registered
+    if _is_registered:
         return
-    _offered = True
+    _is_registered = True
     meter = metrics.get_meter(_METER)
-    meter.create_observable_counter("byline.spans", [_spans], unit="{span}", description="Spans by what became of them")
-    meter.create_observable_counter("byline.submissions", [_submissions], unit="{request}", description="Posts")
-    meter.create_observable_counter("byline.calls", [_calls], unit="{call}", description="LLM calls seen")
-    meter.create_observable_gauge("byline.queue", [_queues], unit="{span}", description="Spans that wait in memory")
-    meter.create_observable_gauge("byline.spool", [_spools], description="What waits on disk")
+    meter.create_observable_counter("byline.spans", [_observe_spans], unit="{span}", description="Spans by outcome")
+    meter.create_observable_counter("byline.submissions", [_observe_submissions], unit="{request}", description="Posts")
+    meter.create_observable_counter("byline.calls", [_observe_calls], unit="{call}", description="LLM calls seen")
+    meter.create_observable_gauge(
+        "byline.queue", [_observe_queues], unit="{span}", description="Spans that wait in memory"
+    )
+    meter.create_observable_gauge(
+        "byline.spool", [_observe_spools], description="Files, spans and bytes that wait on disk"
+    )
 
 
-def _spans(_: CallbackOptions) -> Iterator[Observation]:
+def _observe_spans(_: CallbackOptions) -> Iterator[Observation]:
     for name, count in internal_metrics.counter_values().items():
         destination, found, outcome = name.partition(_SPANS)
         if found:
             yield Observation(count, {"destination": destination, "outcome": outcome})
 
 
-def _submissions(_: CallbackOptions) -> Iterator[Observation]:
+def _observe_submissions(_: CallbackOptions) -> Iterator[Observation]:
     counts = internal_metrics.counter_values()
     for name, count in counts.items():
         if name.endswith(_SUBMISSIONS):
@@ -54,17 +58,17 @@ def _submissions(_: CallbackOptions) -> Iterator[Observation]:
             yield Observation(count - failed, {"destination": destination, "outcome": "accepted"})
 
 
-def _calls(_: CallbackOptions) -> Iterable[Observation]:
+def _observe_calls(_: CallbackOptions) -> Iterable[Observation]:
     return [Observation(internal_metrics.counter_values().get("calls", 0))]
 
 
-def _queues(_: CallbackOptions) -> Iterator[Observation]:
+def _observe_queues(_: CallbackOptions) -> Iterator[Observation]:
     for name, level in internal_metrics.gauge_values().items():
         if name.endswith(".queue"):
             yield Observation(level, {"destination": name.removesuffix(".queue")})
 
 
-def _spools(_: CallbackOptions) -> Iterator[Observation]:
+def _observe_spools(_: CallbackOptions) -> Iterator[Observation]:
     for name, level in internal_metrics.gauge_values().items():
         destination, found, unit = name.partition(".spool.")
         if found:

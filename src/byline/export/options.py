@@ -1,23 +1,32 @@
-"""What destinations are told, and what a test of one says."""
+"""The settings of a destination, checked at construction."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import hashlib
+import ipaddress
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict
+from typing import Any, Final, TypedDict
+from urllib.parse import urlsplit
 
-from opentelemetry.sdk.trace import ReadableSpan
+from byline import settings
+from byline.export.decisions import SpanFilters, SpanPredicate, Spans, Unsampled, validate_sampling
+from byline.export.delivery.spool import DEFAULT_BYTES, Spool
+from byline.export.redaction.redactor import Mask, validate_privacy
+from byline.export.redaction.secrets import scrub
+from byline.export.trace_view import Traces, validate_traces
+from byline.genai.dialects import validate_conventions
+from byline.settings import SettingError
 
-from byline.export.filters import Where
-from byline.export.redaction.redactor import Mask
-from byline.export.trace_view import Traces
-
-Spans = Literal["llm", "all"] | Callable[[ReadableSpan], bool]
-Unsampled = Literal["record", "skip"]
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
+_HEADER_VALUE: Final = re.compile(r"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?\Z")
+_LABEL: Final = re.compile(r"[a-z0-9_-]{1,40}\Z")
+_MAX_SHOWN: Final = 80
 
 
 class Options(TypedDict, total=False):
-    """What every kind of destination takes besides its own arguments; `Destination` says what each means."""
+    """Keyword arguments of every destination besides its own; `DestinationOptions` documents them."""
 
     traces: Traces
     unsampled: Unsampled
@@ -29,7 +38,7 @@ class Options(TypedDict, total=False):
     environments: Collection[str] | None
     keys: Collection[str] | None
     models: Collection[str] | None
-    where: Where | None
+    where: SpanPredicate | None
     conventions: Collection[str]
     spool: str | Path | None
     spool_bytes: int
@@ -37,10 +46,181 @@ class Options(TypedDict, total=False):
     allow_http: Sequence[str]
 
 
-class CheckResult(NamedTuple):
-    """What a test of a destination found, and what to do about it."""
+class DestinationOptions:
+    """The checked settings of one destination.
 
-    name: str
-    ok: bool
-    detail: str
-    advice: str = ""
+    Args:
+        spans: ``"llm"`` for LLM spans, ``"all"``, or a function of the finished span. Children of a span that is
+            not exported get its nearest exported ancestor as their parent. A function is called on the
+            destination's thread.
+        traces: ``"request"`` puts the spans of a request in the trace that the caller named, else in the app's;
+            ``"call"`` drops the app's parents, so that each call is a trace of its own unless the caller named one.
+        unsampled: ``"record"`` also sends LLM calls of requests that the app's sampler dropped, each by itself;
+            ``"skip"`` does not.
+        sampling: Share of the sessions that is sent, 0 to 1, by default ``BYLINE_SAMPLING`` or all. A request
+            without a session is sampled by its trace id. Both are hashed, so every process decides the same.
+        keep_errors: Whether failed spans are sent regardless of ``sampling``.
+        privacy: Whether content is redacted, by default ``BYLINE_PRIVACY``: prompts, completions, system
+            instructions, tool definitions, arguments and results, and error messages, which repeat them. Tokens,
+            cost, timing, model and custom metadata stay. Credentials and binary parts are never sent.
+        mask: A function ``(name, value)`` of each text that may be content, of metadata, URLs and errors; its
+            result is sent instead, or nothing if the result is ``None``.
+        organizations: Patterns of organization ids, in which ``*`` matches anything; only spans that match one are
+            sent. The next three filters work the same.
+        environments: Patterns of environments, or of ids of the tenants' environments.
+        keys: Patterns of hashes or aliases of API keys, the caller's or the gateway's.
+        models: Patterns of model names; only model calls are filtered by them.
+        where: A function of the finished span; spans for which it returns false are not sent.
+        conventions: Further names under which attributes are sent: ``"openinference"`` (Phoenix, Arize),
+            ``"openrouter"``, ``"litellm"`` and ``"traceloop"``, listed in docs/attributes.md, and ``"langfuse"``
+            for a collector in front of Langfuse.
+        spool: Folder in which batches wait until the destination accepts them, also after the process has ended;
+            by default ``BYLINE_SPOOL``, or none. Each destination has its own folder in it, and any number of
+            processes may share it. Spans wait there with their content.
+        spool_bytes: How many bytes may wait there, by default 256 MiB; then the oldest spans are dropped.
+        label: The destination's name in counters, messages and the spool. A destination with a label finds its
+            spool again after its URL or keys have changed.
+        allow_http: Hosts that may get spans unencrypted; loopback addresses always may.
+
+    Raises:
+        SettingError: ``byline.E043``, ``byline.E045`` to ``byline.E049``, ``byline.E055``, ``byline.E056`` or
+            ``byline.E063``, for the settings in the order above.
+    """
+
+    def __init__(
+        self,
+        *,
+        spans: Spans = "all",
+        traces: Traces = "request",
+        unsampled: Unsampled = "skip",
+        sampling: float | None = None,
+        keep_errors: bool = False,
+        privacy: bool | None = None,
+        mask: Mask | None = None,
+        organizations: Collection[str] | None = None,
+        environments: Collection[str] | None = None,
+        keys: Collection[str] | None = None,
+        models: Collection[str] | None = None,
+        where: SpanPredicate | None = None,
+        conventions: Collection[str] = (),
+        spool: str | Path | None = None,
+        spool_bytes: int = DEFAULT_BYTES,
+        label: str | None = None,
+        allow_http: Sequence[str] = (),
+    ) -> None:
+        if spans not in ("llm", "all") and not callable(spans):
+            raise SettingError("byline.E043", f"spans={spans!r}", 'pass "llm", "all" or a function of the span')
+        if unsampled not in ("record", "skip"):
+            raise SettingError("byline.E048", f"unsampled={unsampled!r}", 'pass "record" or "skip"')
+        self.spans: Spans = spans
+        self.traces: Traces = validate_traces(traces, spans)
+        self.unsampled: Unsampled = unsampled
+        self.sampling = settings.find("sampling").value if sampling is None else validate_sampling(sampling)
+        self.privacy = settings.find("privacy").value if privacy is None else privacy
+        validate_privacy(self.privacy, mask)
+        self.mask = mask
+        if not isinstance(keep_errors, bool):
+            raise SettingError("byline.E045", f"keep_errors is {type(keep_errors).__name__}", "pass True or False")
+        self.keep_errors = keep_errors
+        self.filters = SpanFilters(
+            organizations=organizations, environments=environments, keys=keys, models=models, where=where
+        )
+        self.conventions = validate_conventions(conventions)
+        self.label = _validate_label(label)
+        self.spool_bytes = _validate_spool_bytes(spool_bytes)
+        self.spool = settings.find("spool").value if spool is None else spool
+        if not isinstance(self.spool, str | Path) or "\0" in str(self.spool):
+            raise SettingError("byline.E049", f"spool is {type(self.spool).__name__}", "pass the path of a folder")
+        self.allow_http = allow_http
+
+    def spool_folder(self, label: str, account: str) -> Path | None:
+        """Return the destination's own folder in the spool, ``None`` without a spool.
+
+        Args:
+            label: The label that it has, given or by default.
+            account: Identifies endpoint and credentials: batches of one account must never be sent to another.
+                A label that was given takes its place.
+
+        Raises:
+            SettingError: ``byline.E049`` if the folder cannot be used.
+        """
+        if not self.spool:
+            return None
+        digest = hashlib.sha256((self.label or account).encode()).hexdigest()[:12]
+        try:
+            # Absolute, because a daemon changes its working directory.
+            folder = Path(self.spool).expanduser().absolute() / f"{label}-{digest}"
+        except RuntimeError:
+            advice = "choose another folder"
+            raise SettingError("byline.E049", f"spool {self.spool} has no such home directory", advice) from None
+        Spool(folder, name=label)
+        return folder
+
+
+def _validate_label(label: Any) -> str | None:
+    if label is None or (isinstance(label, str) and _LABEL.match(label)):
+        return label
+    raise SettingError("byline.E055", f"label={label!r}", "pass up to 40 of a-z, 0-9, - and _")
+
+
+def _validate_spool_bytes(spool_bytes: Any) -> int:
+    if isinstance(spool_bytes, int) and not isinstance(spool_bytes, bool) and spool_bytes > 0:
+        return spool_bytes
+    raise SettingError("byline.E049", f"spool_bytes={spool_bytes!r}", "pass a number of bytes")
+
+
+def validate_endpoint(endpoint: Any, allow_http: Any) -> str:
+    """Return a usable endpoint. Raises `SettingError` ``byline.E040``, or ``byline.E042`` if it is unencrypted."""
+    if isinstance(allow_http, str) or not isinstance(allow_http, Collection):
+        raise SettingError("byline.E042", f"allow_http is {type(allow_http).__name__}", "pass a list of hosts")
+    advice = "write it as https://host/path, without a query"
+    if not isinstance(endpoint, str):
+        raise SettingError("byline.E040", f"an endpoint is {type(endpoint).__name__}", advice)
+    try:
+        parts = urlsplit(endpoint)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if host is None or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
+        problem = f"{_abbreviate_url(endpoint)!r} is no http(s) URL that spans can be posted to"
+        raise SettingError("byline.E040", problem, advice)
+    if port == 0 or any(char.isspace() or not char.isprintable() for char in endpoint):
+        raise SettingError("byline.E040", f"the endpoint at {host} contains a character that no URL has", advice)
+    allowed = {*allow_http, *settings.find("allow_http").value}
+    if parts.scheme == "http" and not _is_loopback(host) and host not in allowed:
+        raise SettingError(
+            "byline.E042",
+            f"{host} would get spans unencrypted",
+            f"use https://, set BYLINE_ALLOW_HTTP={host}, or pass allow_http=[{host!r}] to the destination",
+        )
+    return endpoint
+
+
+def _abbreviate_url(endpoint: str) -> str:
+    """Return the part of a URL that has no credentials: a message that shows it is logged."""
+    shown = scrub(re.split(r"[?#]", endpoint.rpartition("@")[2])[0])
+    return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}…"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def validate_headers(headers: Any) -> dict[str, str]:
+    """Return usable headers of each export. Raises `SettingError` ``byline.E066`` if HTTP cannot carry one."""
+    if headers is None:
+        return {}
+    if not isinstance(headers, Mapping):
+        raise SettingError("byline.E066", f"headers is {type(headers).__name__}", "pass a mapping of strings")
+    for name, value in headers.items():
+        is_name = isinstance(name, str) and bool(_HEADER_NAME.match(name))
+        if not is_name or not isinstance(value, str) or not _HEADER_VALUE.match(value):
+            raise SettingError(
+                "byline.E066",
+                f"the header {name if is_name else '?'} contains a character that HTTP cannot carry",
+                "pass strings without line breaks; a key that is read from a file often ends in one",
+            )
+    return dict(headers)

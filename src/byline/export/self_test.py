@@ -1,11 +1,11 @@
-"""A rehearsal: a made-up request goes a destination's whole way, and it is said what arrives of it."""
+"""Tests a destination: sends the spans of a test request through all its settings, and reports what arrives."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -13,12 +13,11 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import SpanKind
 
 from byline import errors, request_context
+from byline.export.decisions import is_sampled
 from byline.export.delivery import messages
 from byline.export.delivery.http_session import OTLPHttpSession
 from byline.export.delivery.outlet import Outlet
-from byline.export.options import CheckResult
 from byline.export.processor import DestinationSpanProcessor
-from byline.export.sampling import is_sampled
 from byline.genai import attributes as names
 from byline.genai import server_span
 from byline.genai.attributes import AttributeValue
@@ -38,65 +37,74 @@ _CHAT: Final[dict[str, AttributeValue]] = {
 }
 
 
-#: Seconds to wait for an answer: longer than an exporter does, which says best what became of it.
-PATIENCE: Final = 15.0
+#: Seconds to wait for a response: longer than the exporter's own timeout, so that its error message is reported.
+_RESPONSE_TIMEOUT: Final = 15.0
+
+
+class CheckResult(NamedTuple):
+    """The result of one check of a destination, with advice if it failed."""
+
+    name: str
+    ok: bool
+    detail: str
+    advice: str = ""
 
 
 class RecordingExporter(Outlet):
-    """An outlet that remembers what went through, and whether all of it was taken."""
+    """An outlet that records the spans it sends, and whether the destination accepted them."""
 
     def __init__(self, inner: Outlet) -> None:
         super().__init__(inner)
         self.spans: list[ReadableSpan] = []
         self._batches = 0
-        self._taken = 0
+        self._accepted = 0
 
     @property
-    def taken(self) -> bool:
-        """Whether each batch was accepted; one that has no answer yet was not."""
-        return self._taken == self._batches
+    def is_accepted(self) -> bool:
+        """Whether every batch was accepted; a batch without a response was not."""
+        return self._accepted == self._batches
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send a batch."""
         self.spans += spans
         self._batches += 1
         result = super().export(spans)
-        self._taken += result is SpanExportResult.SUCCESS
+        self._accepted += result is SpanExportResult.SUCCESS
         return result
 
 
 @contextlib.contextmanager
-def silence_logs(about: str = "") -> Iterator[None]:
-    """Log nothing of a test: it would be said of the app's own spans, and its substance is in the results.
+def silence_logs(label: str = "") -> Iterator[None]:
+    """Log nothing about a test: its results say the same, and the app's spans are not affected.
 
     Args:
-        about: What byline's messages of the test name, by default all of them. What is said once and not
-            heard now, is never heard.
+        label: Only byline's messages that contain this label are silenced; by default all of them. A message
+            that is logged once and silenced now would never be logged.
     """
 
-    def let_through(message: logging.LogRecord) -> bool:
-        return about not in message.getMessage()
+    def is_unrelated(message: logging.LogRecord) -> bool:
+        return label not in message.getMessage()
 
     exporters = logging.getLogger("opentelemetry")
     level = exporters.level
     exporters.setLevel(logging.CRITICAL + 1)
-    errors.logger.addFilter(let_through)
+    errors.logger.addFilter(is_unrelated)
     try:
         yield
     finally:
-        errors.logger.removeFilter(let_through)
+        errors.logger.removeFilter(is_unrelated)
         exporters.setLevel(level)
 
 
-def send_test_request(feed: DestinationSpanProcessor, share: float) -> None:
-    """Play a request with one model call in it, in a session that a sampler would keep."""
+def send_test_request(processor: DestinationSpanProcessor, share: float) -> None:
+    """Send the spans of a request with one model call, in a session that the destination's sampling keeps."""
     provider = TracerProvider(shutdown_on_exit=False)
-    for processor in (AttributionSpanProcessor(), feed):
-        provider.add_span_processor(processor)
+    for each in (AttributionSpanProcessor(), processor):
+        provider.add_span_processor(each)
     tracer = provider.get_tracer("rehearsal")
     session = next((name for number in range(10_000) if is_sampled(name := f"byline-check-{number}", share)), "none")
-    owner = RequestContext()
-    owner.bind(
+    context = RequestContext()
+    context.bind(
         {
             "session_id": session,
             "user_id": "byline-check",
@@ -107,60 +115,57 @@ def send_test_request(feed: DestinationSpanProcessor, share: float) -> None:
         }
     )
     span = tracer.start_span("byline check request", kind=SpanKind.SERVER)
-    server_span.set_server_span(owner, span)
-    token = request_context.attach(owner)
+    server_span.set_server_span(context, span)
+    token = request_context.attach(context)
     try:
         with trace.use_span(span, end_on_exit=True):
             tracer.start_span("chat", kind=SpanKind.CLIENT, attributes=_CHAT).end()
     finally:
         request_context.detach(token)
-    # The end of a provider waits for nobody.
-    feed.flush(PATIENCE)
+    # Before the shutdown, which waits for a few seconds only.
+    processor.flush(_RESPONSE_TIMEOUT)
     provider.shutdown()
 
 
 def evaluate(
-    name: str, endpoint: str, outlet: RecordingExporter, line: OTLPHttpSession, *, filtered: bool
+    name: str, endpoint: str, outlet: RecordingExporter, session: OTLPHttpSession, *, is_filtered: bool
 ) -> list[CheckResult]:
-    """Say whether a destination has taken what came through, and what that was.
+    """Return whether the destination accepted the test request, and which spans it got.
 
     Args:
-        name: The destination's.
+        name: The destination's name.
         endpoint: Its endpoint.
-        outlet: What the spans went through.
-        line: What they were sent by.
-        filtered: Whether it has filters, which may be for others than the made-up request. A sampling of
-            nought is for nobody.
+        outlet: Sent the spans.
+        session: The HTTP session that posted them.
+        is_filtered: Whether the destination has filters: they may rightly drop the test request. Sampling never
+            does, unless it drops everything.
     """
-    if not outlet.taken:
-        told = line.told or messages.NO_ANSWER
-        return [
-            CheckResult(
-                f"{name} export", False, f"{endpoint}: {told}", line.advice or messages.advice_for_error(told, endpoint)
-            )
-        ]
+    if not outlet.is_accepted:
+        reason = session.told or messages.NO_ANSWER
+        advice = session.advice or messages.advice_for_error(reason, endpoint)
+        return [CheckResult(f"{name} export", False, f"{endpoint}: {reason}", advice)]
     advice = "" if outlet.spans else "look at its filters, and at its sampling"
     results = [
         CheckResult(f"{name} export", True, endpoint),
-        CheckResult(f"{name} gets", bool(outlet.spans) or filtered, describe_result(outlet.spans), advice),
+        CheckResult(f"{name} gets", bool(outlet.spans) or is_filtered, describe_result(outlet.spans), advice),
     ]
-    if line.rejected:
-        told = f"{line.rejected} of {len(outlet.spans)} spans were rejected"
-        results.append(CheckResult(f"{name} takes all", False, told, "the backend's own log says why"))
+    if session.rejected:
+        detail = f"{session.rejected} of {len(outlet.spans)} spans were rejected"
+        results.append(CheckResult(f"{name} takes all", False, detail, "read the backend's log for the reason"))
     return results
 
 
-def spool_status(name: str, spans: int, size: int, most: int) -> CheckResult:
-    """Say what waits in a spool.
+def spool_status(name: str, spans: int, size: int, limit: int) -> CheckResult:
+    """Return how much waits in a spool.
 
     Example:
         >>> spool_status("OTLP", 12, 2048, 256 * 1024**2).detail
         '12 spans wait, 2 KiB of 256 MiB'
     """
-    return CheckResult(f"{name} spool", True, f"{spans} spans wait, {_read_size(size)} of {_read_size(most)}")
+    return CheckResult(f"{name} spool", True, f"{spans} spans wait, {_format_size(size)} of {_format_size(limit)}")
 
 
-def _read_size(count: float) -> str:
+def _format_size(count: float) -> str:
     units = ["GiB", "MiB", "KiB", "B"]
     while count >= 1024 and len(units) > 1:
         count /= 1024
@@ -169,21 +174,21 @@ def _read_size(count: float) -> str:
 
 
 def describe_result(spans: Sequence[ReadableSpan]) -> str:
-    """Say in one line what arrives."""
+    """Return one line that describes the spans which arrive."""
     if not spans:
-        return "nothing arrives: its filters or its sampling leave the made-up request out"
+        return "nothing arrives: filters or sampling drop the test request"
     by_id = {span.get_span_context().span_id: span for span in spans if span.context}  # type: ignore[union-attr]
-    last = next((span for span in spans if names.OPERATION_NAME in (span.attributes or {})), spans[0])
-    way = [last.name]
-    parent = last.parent
+    call = next((span for span in spans if names.OPERATION_NAME in (span.attributes or {})), spans[0])
+    path = [call.name]
+    parent = call.parent
     while parent is not None and parent.span_id in by_id:
-        way.insert(0, by_id[parent.span_id].name)
+        path.insert(0, by_id[parent.span_id].name)
         parent = by_id[parent.span_id].parent
-    said = dict(last.attributes or {})
+    attributes = dict(call.attributes or {})
     labels = [
-        f"{label} {said[key]}"
+        f"{label} {attributes[key]}"
         for label, key in (("trace", names.TRACE_NAME), ("session", names.SESSION_ID), ("user", names.USER_ID))
-        if key in said
+        if key in attributes
     ]
-    labels.append("content let through" if names.CALL_RESULT["input_messages"] in said else "content left out")
-    return f"{' → '.join(way)} ({', '.join(labels)})"
+    labels.append("content let through" if names.CALL_RESULT["input_messages"] in attributes else "content left out")
+    return f"{' → '.join(path)} ({', '.join(labels)})"

@@ -1,0 +1,184 @@
+"""Turns queued spans into what one destination is sent: decide, copy, regroup, propagate, map and redact.
+
+Every stage works on copies, on the worker's thread. The app's own spans are never changed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanContext
+
+from byline import errors, internal_metrics
+from byline.attribution import EMPTY
+from byline.export import propagate
+from byline.export.body_pending import BodyPendingBuffer
+from byline.export.decisions import ExportDecisions
+from byline.export.merge_results import merge_pending
+from byline.export.request_spans import RequestSpans
+from byline.export.span_copy import SpanCopy
+from byline.export.span_tree import SpanNode
+from byline.export.trace_view import TraceView
+
+SpanTransform = Callable[[SpanCopy], None]
+
+
+class QueuedSpan:
+    """An ended span in the queue of one destination.
+
+    Attributes:
+        span: The span.
+        context: Its context.
+        kin: Its node in the span tree, ``None`` if nobody keeps track of it.
+        selected: Whether the destination's ``spans`` setting selects it; ``None`` if the user's function has not
+            been asked yet.
+        closes: The request whose server span it is, ``None`` for every other span.
+    """
+
+    __slots__ = ("closes", "context", "kin", "selected", "span")
+
+    def __init__(
+        self,
+        span: ReadableSpan,
+        context: SpanContext,
+        node: SpanNode | None,
+        selected: bool | None,
+        closes: RequestSpans | None,
+    ) -> None:
+        self.span = span
+        self.context = context
+        self.kin = node
+        self.selected = selected
+        self.closes = closes
+
+
+class SpanPipeline:
+    """The stages between the queue of one destination and what sends its spans.
+
+    Args:
+        name: The destination's label in counters.
+        decisions: Decides which spans are exported.
+        trace_view: Places spans in the trace that the caller named.
+        transforms: What is done to each span, in order: redaction, conventions, mapping to the backend's attributes.
+        collect: Called with each exported span before the transforms.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        decisions: ExportDecisions,
+        trace_view: TraceView,
+        transforms: Sequence[SpanTransform],
+        collect: SpanTransform | None = None,
+    ) -> None:
+        self._name = name
+        self._decisions = decisions
+        self._trace_view = trace_view
+        self._transforms = transforms
+        self._collect = collect
+        self._body_pending = BodyPendingBuffer()
+
+    @property
+    def holds_spans(self) -> bool:
+        """Whether spans wait here: for the body or the end of their request, or as parents that have not ended."""
+        return self._trace_view.waits or bool(self._body_pending) or self._decisions.has_open_parents
+
+    def prepare(self, batch: Sequence[QueuedSpan], *, everything: bool = False) -> list[ReadableSpan]:
+        """Return the spans to send.
+
+        Args:
+            batch: The next spans of the queue.
+            everything: Return the spans that are held here as well, because the destination shuts down.
+        """
+        copies: list[SpanCopy] = []
+        dropped = 0
+        for queued in self._release_pending(batch, everything=everything):
+            try:
+                if self._is_selected(queued):
+                    span_copy = self._copy(queued.span, queued.context, queued.kin)
+                    if self._decisions.keep(span_copy):
+                        self._place(span_copy, copies)
+                    else:
+                        dropped += 1
+                if queued.closes is not None:
+                    copies += self._trace_view.close(queued.closes, queued.span.start_time, queued.span.end_time)
+            except Exception:
+                self._count_failed()
+        if dropped:
+            internal_metrics.increment(f"{self._name}.spans.left_out", dropped)
+        self._add_unended_parents(copies, everything=everything)
+        copies += self._trace_view.overdue(everything=everything)
+        return self._transform(copies)
+
+    def clear(self) -> None:
+        """Forget all spans; in a child process they are the parent's to send."""
+        self._body_pending.empty()
+        self._trace_view.overdue(everything=True)
+        self._decisions.clear()
+
+    def _release_pending(self, batch: Sequence[QueuedSpan], *, everything: bool) -> Iterable[QueuedSpan]:
+        if everything:
+            return [*self._body_pending.empty(), *batch]
+        return self._body_pending.pass_on(batch)
+
+    def _is_selected(self, queued: QueuedSpan) -> bool:
+        if queued.selected is not None:
+            return queued.selected
+        return self._decisions.matches(queued.span, queued.kin, sampled=queued.context.trace_flags.sampled)
+
+    def _place(self, span_copy: SpanCopy, copies: list[SpanCopy]) -> None:
+        if self._collect is not None:
+            self._collect(span_copy)
+        self._trace_view.regroup(span_copy)
+        copies.append(span_copy)
+
+    def _add_unended_parents(self, copies: list[SpanCopy], *, everything: bool) -> None:
+        # A parent that is exported here may itself refer to a parent that has not ended.
+        while unended := self._decisions.unended_parents(everything=everything):
+            for node, last_seen in unended:
+                try:
+                    span_copy = self._copy_unended(node, last_seen)
+                    self._trace_view.regroup(span_copy)
+                    copies.append(span_copy)
+                except Exception:
+                    self._count_failed()
+
+    def _copy_unended(self, node: SpanNode, last_seen: SpanCopy) -> SpanCopy:
+        span_copy, span, request = last_seen, node.span, node.family
+        if span is not None:
+            # The span is still open: it may have got attributes since.
+            if request is not None:
+                request.learn()
+            span_copy = self._copy(span, last_seen.context, node)
+        span_copy.end_time = span_copy.end_time or time.time_ns()
+        return span_copy
+
+    def _copy(self, span: ReadableSpan, context: SpanContext, node: SpanNode | None) -> SpanCopy:
+        request = None if node is None else node.family
+        span_copy = SpanCopy.of(span, context, node, EMPTY if request is None else request.attribution)
+        merge_pending(span_copy)
+        if not span_copy.attribution:
+            span_copy.attribution = propagate.attribution_from_attributes(span_copy.attributes)
+        propagate.apply_attribution(span_copy)
+        return span_copy
+
+    def _transform(self, copies: list[SpanCopy]) -> list[ReadableSpan]:
+        finished: list[ReadableSpan] = []
+        for span_copy in copies:
+            try:
+                # Again, because later spans of the batch may have stated attributes of the whole trace.
+                propagate.apply_attribution(span_copy)
+                for transform in self._transforms:
+                    transform(span_copy)
+                finished.append(span_copy.finish())
+            except Exception:
+                # The span is not sent: it may be only half redacted.
+                self._count_failed()
+        return finished
+
+    def _count_failed(self) -> None:
+        internal_metrics.increment(f"{self._name}.spans.dropped.failed")
+        errors.report_internal_error("export")

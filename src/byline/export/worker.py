@@ -1,0 +1,276 @@
+"""The queue of one destination, and the thread that prepares and sends the queued spans."""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from typing import Final
+
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.sdk.trace import ReadableSpan
+
+from byline import errors, internal_metrics
+from byline.export.outlet_sender import BatchSender
+from byline.export.pipeline import QueuedSpan, SpanPipeline
+from byline.fork import after_fork_in_child
+
+#: How many seconds a destination may delay the end of the process.
+SHUTDOWN_TIMEOUT: Final = 5.0
+#: Seconds that a batch which was given up at the deadline gets to be counted.
+_GRACE: Final = 0.2
+_DEFAULT_DELAY_MILLIS: Final = 5000
+#: A spooled span should be on disk soon, because only then it survives a SIGKILL.
+_SPOOL_DELAY_MILLIS: Final = 500
+
+
+class _FlushRequest:
+    __slots__ = ("result", "sends", "until")
+
+    def __init__(self, until: float, *, sends: bool) -> None:
+        self.until = until
+        self.sends = sends
+        self.result: bool | None = None
+
+
+class DestinationWorker:
+    """Prepares and sends the spans of one destination on one thread, in batches.
+
+    A batch goes when it is full, when the schedule delay has passed, or when somebody flushes. Queue size, batch
+    size and delay are those of OpenTelemetry's ``OTEL_BSP_*`` variables. The thread starts with the first span, so
+    that a server which forks its workers forks no threads. If no thread can be started, because the interpreter is
+    about to exit, `flush` and `shutdown` do the work themselves.
+
+    Args:
+        name: The destination's label in counters, messages and the name of the thread.
+        pipeline: Turns queued spans into the spans that are sent.
+        sender: Stores and sends them.
+        spooled: Whether the sender stores spans on disk.
+    """
+
+    def __init__(self, name: str, pipeline: SpanPipeline, sender: BatchSender, *, spooled: bool = False) -> None:
+        self._name = name
+        self._pipeline = pipeline
+        self._sender = sender
+        self.capacity = _read_variable("OTEL_BSP_MAX_QUEUE_SIZE", 2048)
+        self._batch_size = min(_read_variable("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512), self.capacity)
+        default_delay = _SPOOL_DELAY_MILLIS if spooled else _DEFAULT_DELAY_MILLIS
+        self._delay = _read_variable("OTEL_BSP_SCHEDULE_DELAY", default_delay) / 1000
+        self._queue: deque[QueuedSpan] = deque()
+        self._deadline = math.inf
+        self.closed = False
+        self._make_locks()
+        internal_metrics.register_gauges(name, self._gauge_values)
+        _call_after_fork(self)
+
+    def _make_locks(self) -> None:
+        # Reentrant: a finalizer or signal handler may end a span while its thread holds the lock.
+        self._lock = threading.RLock()
+        self._work = threading.Condition(self._lock)
+        self._flushed = threading.Condition(self._lock)
+        self._flush_requests: list[_FlushRequest] = []
+        #: Held by the one thread that uses the pipeline and the sender.
+        self._working = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._next_pass = time.monotonic() + self._delay
+
+    @property
+    def waiting_spans(self) -> int:
+        """How many spans wait in memory."""
+        return len(self._queue) + self._sender.waiting_spans
+
+    def _gauge_values(self) -> dict[str, int]:
+        return {"queue": self.waiting_spans, **self._sender.gauge_values()}
+
+    def enqueue(self, queued: QueuedSpan) -> bool:
+        """Append a span to the queue. Returns ``False`` if the queue is full or closed."""
+        with self._lock:
+            queue = self._queue
+            if self.closed or len(queue) + self._sender.waiting_spans >= self.capacity:
+                return False
+            queue.append(queued)
+            if len(queue) == self._batch_size:
+                self._work.notify()
+        if self._thread is None:
+            self._start_thread()
+        return True
+
+    def flush(self, timeout: float, *, sends: bool = True) -> bool:
+        """Send the spans that wait. Returns whether all of them were handed over within ``timeout`` seconds.
+
+        Args:
+            timeout: In seconds.
+            sends: ``False`` to return when the spans are in the spool, if there is one.
+        """
+        request = _FlushRequest(time.monotonic() + timeout, sends=sends)
+        with self._lock:
+            if self.closed or threading.current_thread() is self._thread:
+                return False
+            if self._start_thread():
+                self._flush_requests.append(request)
+                self._work.notify()
+                self._flushed.wait_for(lambda: request.result is not None, max(timeout, 0.0))
+                if request in self._flush_requests:
+                    self._flush_requests.remove(request)
+                return request.result is True
+        self._make_pass([request])
+        return request.result is True
+
+    def set_deadline(self, seconds: float) -> None:
+        """Try each batch once from now on, and start no attempt after ``seconds``: the process is about to end."""
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
+        self._sender.set_deadline(self._deadline)
+
+    def shutdown(self) -> None:
+        """Send the spans that wait and accept no more; drops and counts those that are not sent in time."""
+        with self._lock:
+            if self.closed:
+                return
+            self.closed = True
+            self.set_deadline(SHUTDOWN_TIMEOUT)
+            self._work.notify()
+            thread = self._thread
+        if thread is None or not thread.is_alive():
+            self._finish()
+        elif thread is not threading.current_thread():
+            thread.join(max(self._deadline - time.monotonic(), 0.0) + _GRACE)
+        with self._lock:
+            # The thread still waits for the destination's response.
+            lost = sum(queued.selected is not False for queued in self._queue)
+            self._queue.clear()
+        internal_metrics.unregister_gauges(self._name)
+        if lost:
+            internal_metrics.increment(f"{self._name}.spans.dropped.closed", lost)
+            errors.warn_once(
+                f"lost.{self._name}",
+                "byline.E067: %s did not accept %d spans before the process ended, and they are lost; set spool to "
+                "keep such spans on disk",
+                self._name,
+                lost,
+            )
+
+    def after_fork(self) -> None:
+        """Start anew in a child process; queued spans are the parent's to send."""
+        self._queue.clear()
+        self._deadline = math.inf
+        self._make_locks()
+        self._pipeline.clear()
+        self._sender.after_fork()
+
+    def _start_thread(self) -> bool:
+        with self._lock:
+            if self._thread is not None:
+                return True
+            if self.closed:
+                return False
+            thread = threading.Thread(target=self._run, name=f"byline-{self._name}", daemon=True)
+            try:
+                # Without the context of the request that happens to start the thread.
+                contextvars.Context().run(thread.start)
+            except RuntimeError:
+                # The interpreter is about to exit.
+                return False
+            self._thread = thread
+            self._next_pass = time.monotonic() + self._delay
+            return True
+
+    def _run(self) -> None:
+        try:
+            while self._wait_for_work():
+                with self._lock:
+                    requests, self._flush_requests = self._flush_requests, []
+                try:
+                    self._make_pass(requests)
+                except Exception:
+                    errors.report_internal_error("export")
+            self._finish()
+        finally:
+            with self._lock:
+                self._thread = None
+
+    def _wait_for_work(self) -> bool:
+        """Wait until there is something to do. Returns ``False`` if the worker is closed."""
+        with self._lock:
+            while not self._flush_requests:
+                if self.closed:
+                    return False
+                retry = self._sender.next_due()
+                due = self._next_pass if retry is None else min(self._next_pass, retry)
+                pause = due - time.monotonic()
+                if pause <= 0 or len(self._queue) >= self._batch_size:
+                    break
+                self._work.wait(pause)
+            return True
+
+    def _make_pass(self, requests: list[_FlushRequest]) -> None:
+        is_sent = False
+        try:
+            with self._working, suppress_instrumentation():
+                now = time.monotonic()
+                is_due = bool(requests) or now >= self._next_pass
+                if is_due:
+                    self._next_pass = now + self._delay
+                self._prepare_queued(len(self._queue) if is_due else 0, sends=not requests)
+                if is_due and self._pipeline.holds_spans:
+                    self._add(self._pipeline.prepare(()))
+                deadlines = [request.until for request in requests if request.sends]
+                if deadlines:
+                    is_sent = self._sender.flush(max(deadlines))
+                else:
+                    self._sender.send_due()
+                    is_sent = not self._sender.waiting_spans
+        finally:
+            with self._lock:
+                for request in requests:
+                    request.result = is_sent
+                self._flushed.notify_all()
+
+    def _prepare_queued(self, least: int, *, sends: bool) -> None:
+        """Prepare so many spans, and further ones in full batches."""
+        while True:
+            with self._lock:
+                size = min(len(self._queue), self._batch_size)
+                if not size or (least <= 0 and size < self._batch_size):
+                    return
+                batch = [self._queue.popleft() for _ in range(size)]
+            least -= size
+            self._add(self._pipeline.prepare(batch))
+            if sends:
+                self._sender.send_due()
+
+    def _add(self, spans: list[ReadableSpan]) -> None:
+        if not spans:
+            return
+        try:
+            self._sender.add(spans)
+        except Exception:
+            internal_metrics.increment(f"{self._name}.spans.dropped.failed", len(spans))
+            errors.report_internal_error("export")
+
+    def _finish(self) -> None:
+        with self._working, suppress_instrumentation():
+            self._prepare_queued(len(self._queue), sends=False)
+            self._add(self._pipeline.prepare((), everything=True))
+            self._sender.close(self._deadline)
+
+
+def _read_variable(variable: str, default: int) -> int:
+    try:
+        return max(1, int(os.environ.get(variable, "")))
+    except ValueError:
+        return default
+
+
+def _call_after_fork(worker: DestinationWorker) -> None:
+    reference = weakref.ref(worker)
+
+    def start_anew() -> None:
+        referent = reference()
+        if referent is not None:
+            referent.after_fork()
+
+    after_fork_in_child(start_anew)
