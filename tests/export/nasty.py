@@ -19,9 +19,15 @@ class Nasty:
     """Behaves in its own way for the first posts, one after the other, and takes all others.
 
     ``posts`` counts them.
+
+    Args:
+        behaviours: One for each of the first posts.
+        log: Gets the head of each request.
     """
 
-    def __init__(self, *behaviours: Behaviour) -> None:
+    def __init__(self, *behaviours: Behaviour, log: list[bytes] | None = None) -> None:
+        self._log = [] if log is None else log
+        self._posted = threading.Condition()
         self._behaviours = list(behaviours)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._over = threading.Event()
@@ -43,6 +49,11 @@ class Nasty:
         for thread in self._threads:
             thread.join(20)
 
+    def wait_for_posts(self, count: int) -> None:
+        """Wait until so many posts have come."""
+        with self._posted:
+            assert self._posted.wait_for(lambda: self.posts >= count, 60)
+
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
@@ -55,7 +66,9 @@ class Nasty:
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
             while self._read(connection):
-                self.posts += 1
+                with self._posted:
+                    self.posts += 1
+                    self._posted.notify_all()
                 if self._behaviours:
                     self._behaviours.pop(0)(connection, self._over)
                 else:
@@ -67,6 +80,7 @@ class Nasty:
             head, end, body = got.partition(b"\r\n\r\n")
             lines = [line.partition(b":") for line in head.lower().split(b"\r\n")]
             if end and len(body) >= sum(int(value) for name, _, value in lines if name == b"content-length"):
+                self._log.append(head)
                 return True
             try:
                 more = connection.recv(65536)
@@ -96,13 +110,13 @@ def cuts_after(answer: bytes) -> Behaviour:
     return behave
 
 
-def drips_after(answer: bytes) -> Behaviour:
+def drips_after(answer: bytes, drip: bytes = b"x") -> Behaviour:
     """Answer so, and go on by drips without an end."""
 
     def behave(connection: socket.socket, over: threading.Event) -> None:
         connection.sendall(answer)
         while not over.wait(0.02):
-            connection.sendall(b"x")
+            connection.sendall(drip)
 
     return behave
 

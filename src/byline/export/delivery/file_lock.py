@@ -1,4 +1,4 @@
-"""The grip on a file that several processes may want: whoever locks it has it."""
+"""Locks files that several processes share."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from byline import errors
 
 try:
     import fcntl
-except ImportError:  # Windows: a spool there is for one process alone.
+except ImportError:  # Windows: one process to a spool.
     fcntl = None  # type: ignore[assignment, unused-ignore]
 
-_DELETES_NONE_OPEN: Final = os.name == "nt"
-#: What says that a lock is another's; anything else says that the file system knows none.
+_DELETES_NO_OPEN_FILE: Final = os.name == "nt"
+#: Errors by which another process has the lock. Any other error means that the file system has no locks.
 _LOCKED: Final = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 
 
 class FileLock:
-    """Holds the files of one spool.
+    """Locks the files of one spool.
 
     Args:
         name: The destination's name in messages.
@@ -34,8 +34,8 @@ class FileLock:
         self._held: set[BufferedIOBase] = set()
 
     @contextlib.contextmanager
-    def hold(self, path: Path) -> Iterator[BufferedIOBase | None]:
-        """Hold a file; ``None`` where another process does, or has deleted it."""
+    def acquire(self, path: Path) -> Iterator[BufferedIOBase | None]:
+        """Open and lock a file; ``None`` if another process has the lock or has deleted the file."""
         try:
             file = _open(path)
         except OSError:
@@ -44,22 +44,22 @@ class FileLock:
         with file:
             self._held.add(file)
             try:
-                # Whoever had the lock before may have sent and deleted it.
+                # The process that had the lock before may have sent and deleted the file.
                 yield file if self._lock(file) and os.fstat(file.fileno()).st_nlink else None
             finally:
                 self._held.discard(file)
                 if fcntl is not None:
-                    # A child process may have a copy of the file and with it of the lock.
+                    # A child process may have a copy of the descriptor, and with it the lock.
                     with contextlib.suppress(OSError, ValueError):
                         fcntl.flock(file, fcntl.LOCK_UN)
 
     def release_before_delete(self, file: BufferedIOBase) -> None:
-        """Close a file that is about to be deleted, where the system deletes none that is open."""
-        if _DELETES_NONE_OPEN:
+        """Close a file that is about to be deleted or renamed, on systems that do neither to an open file."""
+        if _DELETES_NO_OPEN_FILE:
             file.close()
 
     def after_fork(self) -> None:
-        """Let go in a child process of what the parent holds, or it stays locked when the parent is gone."""
+        """Close the parent's files in a child process; otherwise they stay locked after the parent's end."""
         held, self._held = self._held, set()
         for file in held:
             file.close()
@@ -73,7 +73,7 @@ class FileLock:
                 return False
             errors.warn_once(
                 f"lock.{self._name}",
-                "byline.E070: the file system of the spool of %s knows no locks (%s); processes that share it may send "
+                "byline.E070: the file system of the spool of %s has no locks (%s); processes that share it may send "
                 "spans twice",
                 self._name,
                 errno.errorcode.get(error.errno or 0, "unknown"),
@@ -82,7 +82,7 @@ class FileLock:
 
 
 def _open(path: Path) -> BufferedIOBase:
-    # Some network file systems lock only what may be written to; and no link is followed out of the folder.
+    # Some network file systems lock only files that are open for writing. A link may point out of the folder.
     special = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         opened = os.open(path, os.O_RDWR | special)

@@ -1,18 +1,22 @@
-"""Says in plain words what came of a post, and what to do about it."""
+"""Sentences about a request that failed: why, and what to do about it."""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
+import re
 import socket
 import ssl
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
 
-#: What the settings have to mend before any span is taken.
-_SETTINGS: Final[dict[int, str]] = {
+from byline import errors
+
+#: Statuses by which a destination refuses every batch until a setting is corrected, and what to correct.
+_MISCONFIGURED: Final[dict[int, str]] = {
     401: "check its keys, and that they are of this server or region",
     403: "check that its keys may write, and that the account is not suspended",
     404: "check its URL, where nothing takes OTLP; Langfuse does from version 3.22 on",
@@ -22,48 +26,165 @@ _SETTINGS: Final[dict[int, str]] = {
 _PROTOCOL: Final = "check that it takes OTLP over HTTP as protobuf, and how large a request may be"
 _GRPC_PORT: Final = 4317
 NO_ANSWER: Final = "no answer in time"
-#: Also of a connection that was kept for long.
+#: Also the reason if the server closed a connection that was kept open.
 CLOSED: Final = "it closed the connection without an answer"
-_NO_FILE: Final = "a certificate's file cannot be read"
-#: The first that is found in an error, or in what led to it, says it best; and what to do about it.
-_WORDS: Final[tuple[tuple[type[BaseException], str, str], ...]] = (
-    (requests.ReadTimeout, NO_ANSWER, "it has taken the connection and is silent: look at its log"),
-    (requests.ConnectTimeout, "it cannot be reached", "check its host and port, and what stands in between"),
+
+
+class ConnectTimeoutError(TimeoutError):
+    """No connection was made in time, so that nothing was sent."""
+
+
+class ProxyError(OSError):
+    """The proxy cannot be reached or opens no tunnel."""
+
+
+class CertificateFileError(OSError):
+    """A file that OpenTelemetry's variables name cannot be read."""
+
+
+#: The first class that an error, or one of its causes, is an instance of: the reason, and the advice.
+_REASONS: Final[tuple[tuple[type[BaseException], str, str], ...]] = (
+    (
+        CertificateFileError,
+        "a certificate's file cannot be read",
+        "check the files that OTEL_EXPORTER_OTLP_CERTIFICATE and its like name",
+    ),
+    (ProxyError, "the proxy cannot be reached", "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"),
     (requests.exceptions.ProxyError, "the proxy cannot be reached", "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"),
+    (ConnectTimeoutError, "it cannot be reached", "check its host and port, and what stands in between"),
+    (requests.ConnectTimeout, "it cannot be reached", "check its host and port, and what stands in between"),
+    (TimeoutError, NO_ANSWER, "it has taken the connection and is silent: look at its log"),
+    (requests.ReadTimeout, NO_ANSWER, "it has taken the connection and is silent: look at its log"),
     (
         ssl.SSLCertVerificationError,
         "its TLS certificate cannot be verified",
         "check its name, or name your own authority's file in OTEL_EXPORTER_OTLP_CERTIFICATE",
     ),
+    (ssl.SSLEOFError, CLOSED, "check its port, and look at its log"),
     (ssl.SSLError, "it does not speak TLS", "check its port, or whether it wants http://"),
     (socket.gaierror, "no such host", "check how its name is written, and that this machine knows it"),
     (ConnectionRefusedError, "connection refused", "check its port, and that it is running"),
     (ConnectionError, CLOSED, "check its port, and look at its log"),
+    (http.client.HTTPException, "it does not speak HTTP", "check its port, and that it takes OTLP over HTTP"),
 )
-_ADVICE: Final = {
-    **{words: advice for _, words, advice in _WORDS},
-    _NO_FILE: "check the files that OTEL_EXPORTER_OTLP_CERTIFICATE and its like name",
+_ADVICE: Final = {reason: advice for _, reason, advice in _REASONS}
+#: Reasons that no retry removes by itself.
+_LASTING: Final = frozenset(
+    reason
+    for kind, reason, _ in _REASONS
+    if issubclass(kind, (ssl.SSLError, CertificateFileError)) and reason != CLOSED
+)
+#: Reasons that concern the destination and not one batch, which was not even sent.
+UNREACHABLE: Final = _LASTING | {
+    reason
+    for kind, reason, _ in _REASONS
+    if issubclass(kind, (ProxyError, ConnectTimeoutError, socket.gaierror, ConnectionRefusedError))
 }
-#: What no later try mends by itself.
-_LASTING: Final = frozenset({_NO_FILE, *(words for kind, words, _ in _WORDS if issubclass(kind, ssl.SSLError))})
+
+
+#: Statuses by which a part of the batch may be accepted: too large, or invalid in one of its spans.
+_SPLITTABLE: Final = frozenset({400, 413})
+#: Statuses after which a retry may succeed: OTLP's own, and each by which a server speaks of itself (5xx).
+_RETRYABLE: Final = frozenset({408, 425, 429})
+
+
+class Outcome(NamedTuple):
+    """What became of one attempt to send a batch, and what follows from it.
+
+    Attributes:
+        reason: Why the batch was not accepted; empty if it was.
+        is_retryable: Whether a later attempt may succeed. Otherwise the batch itself, or a setting, is at fault.
+        is_destination_wide: Whether every other batch would fare the same.
+        is_misconfigured: Whether a setting has to be corrected before any batch is accepted.
+        are_keys_refused: Whether that setting is the keys.
+        is_splittable: Whether parts of the batch may be accepted.
+        wait: Seconds that the server asks to wait.
+        rejected: Spans of an accepted batch that the server rejected.
+        advice: What to do.
+    """
+
+    reason: str = ""
+    is_retryable: bool = False
+    is_destination_wide: bool = False
+    is_misconfigured: bool = False
+    are_keys_refused: bool = False
+    is_splittable: bool = False
+    wait: float | None = None
+    rejected: int = 0
+    advice: str = ""
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the destination took the batch."""
+        return not self.reason
+
+
+def judge_failure(
+    name: str, url: str, *, status: int | None, reason: str, is_html_page: bool, wait: float | None
+) -> Outcome:
+    """Return what follows from a response by which nothing was accepted, and log each reason once.
+
+    Args:
+        name: The destination's name.
+        url: Where the batch was posted.
+        status: HTTP status, ``None`` without a response.
+        reason: As `describe_error` returns it, if there was no response.
+        is_html_page: Whether the response is a web page.
+        wait: Seconds that the server asks to wait.
+    """
+    if status is None:
+        advice = advice_for_error(reason, url)
+    else:
+        reason, advice = f"HTTP {status}", advice_for_status(status, page=is_html_page)
+    if is_misconfiguration(status, reason, page=is_html_page):
+        errors.error_once(
+            f"refused.{name}.{reason}", "byline.E057: %s refuses all spans (%s): %s", name, reason, advice
+        )
+        # Without a status it is TLS, which may be corrected on the server.
+        return Outcome(
+            reason,
+            is_retryable=status is None,
+            is_destination_wide=True,
+            is_misconfigured=True,
+            are_keys_refused=status in (401, 403),
+            advice=advice,
+        )
+    if status is None or status in _RETRYABLE or status >= 500:
+        errors.warn_once(
+            f"unreachable.{name}",
+            "byline.E059: %s takes no spans at the moment (%s): %s. They are tried again",
+            name,
+            reason,
+            advice,
+        )
+        is_destination_wide = reason in UNREACHABLE or status == 429 or bool(wait)
+        return Outcome(reason, is_retryable=True, is_destination_wide=is_destination_wide, wait=wait, advice=advice)
+    errors.error_once(
+        f"refused.{name}.{reason}",
+        "byline.E058: %s refuses a batch of spans (%s); spans that are refused by themselves are dropped: %s",
+        name,
+        reason,
+        advice,
+    )
+    return Outcome(reason, is_splittable=status in _SPLITTABLE, advice=advice)
 
 
 def describe_error(error: BaseException) -> str:
-    """Say why there was no answer, without what the error itself says: that may have a URL in it.
+    """Return why there was no response, without the error's own text, which may contain a URL or a key.
 
     Example:
-        >>> describe_error(requests.ReadTimeout())
+        >>> describe_error(TimeoutError())
         'no answer in time'
     """
-    causes = list(_causes(error))
-    for kind, words, _ in _WORDS:
+    causes = list(_list_causes(error))
+    for kind, reason, _ in _REASONS:
         if any(isinstance(cause, kind) for cause in causes):
-            return words
-    # As requests says it.
-    return _NO_FILE if type(error) is OSError else type(error).__name__
+            return reason
+    # `requests` raises it plain for a certificate file.
+    return _REASONS[0][1] if type(error) is OSError else type(error).__name__
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def _list_causes(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     waiting: list[object] = [error]
     while waiting:
@@ -71,7 +192,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         if isinstance(cause, BaseException) and id(cause) not in seen:
             seen.add(id(cause))
             yield cause
-            # urllib3 keeps what led to an error as its reason, requests as an argument.
             waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
 
 
@@ -81,24 +201,24 @@ def is_html_page(response: requests.Response) -> bool:
 
 
 def is_misconfiguration(status: int | None, reason: str, *, page: bool) -> bool:
-    """Whether the settings, or the server's own, have to be mended before any span is taken."""
-    return reason in _LASTING if status is None else _of_settings(status, page=page) is not None
+    """Whether a setting, here or on the server, has to be corrected before any span is accepted."""
+    return reason in _LASTING if status is None else _misconfiguration_advice(status, page=page) is not None
 
 
-def _of_settings(status: int, *, page: bool) -> str | None:
+def _misconfiguration_advice(status: int, *, page: bool) -> str | None:
     if page and 200 <= status < 300:
         return "check its URL, where a web page answers"
     if 300 <= status < 400:
         return "name the URL that it redirects to"
-    return _SETTINGS.get(status)
+    return _MISCONFIGURED.get(status)
 
 
 def advice_for_error(reason: str, url: str) -> str:
-    """Say what to do where nothing was answered.
+    """Return what to do if there was no response.
 
     Args:
-        reason: As `describe_error` has said it.
-        url: Where it was sent.
+        reason: As `describe_error` returns it.
+        url: Where the request went.
     """
     with contextlib.suppress(ValueError):
         if urlsplit(url).port == _GRPC_PORT:
@@ -107,7 +227,17 @@ def advice_for_error(reason: str, url: str) -> str:
 
 
 def advice_for_status(status: int, *, page: bool = False) -> str:
-    """Say what to do about an answer by which nothing was taken."""
+    """Return what to do about a response by which nothing was accepted."""
     if status in (408, 425, 429) or status >= 500:
         return "the server has trouble of its own: look at its log, or try again later"
-    return _of_settings(status, page=page) or _PROTOCOL
+    return _misconfiguration_advice(status, page=page) or _PROTOCOL
+
+
+def reason_key(reason: str) -> str:
+    """Return a reason as part of a counter's name.
+
+    Example:
+        >>> reason_key("HTTP 503")
+        'http_503'
+    """
+    return re.sub(r"[^a-z0-9]+", "_", reason.lower()).strip("_")

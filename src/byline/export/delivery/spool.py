@@ -113,7 +113,7 @@ class Spool:
             The gzipped batch; ``None`` where another process has it, has sent it already, or where it
             cannot be read: then it is put aside.
         """
-        with self._grip.hold(path) as file:
+        with self._grip.acquire(path) as file:
             data = None
             if file is not None:
                 with contextlib.suppress(OSError):
@@ -193,7 +193,7 @@ class Spool:
     def _drop(self, name: str) -> bool:
         """Drop a batch that there is no room for. Returns whether it is gone."""
         path = self._folder / name
-        with self._grip.hold(path) as file:
+        with self._grip.acquire(path) as file:
             if file is None:
                 # Another is about to send it, or has done so.
                 return not path.exists()
