@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
@@ -15,7 +16,7 @@ from byline import internal_metrics
 from byline.export.delivery.batch import decode_spans
 from byline.export.delivery.batch_sender import BatchSender
 from byline.testing import Receiver
-from byline.testing.otlp import decode
+from byline.testing.receiver import decode_export
 from byline.testing.server import Handler, Request
 from tests.export.batches import counted, make_batch, make_spans, sending
 from tests.export.nasty import Nasty, says
@@ -52,7 +53,7 @@ class Poisoned(Receiver):
         self.name = name
 
     def respond(self, request: Request, handler: Handler) -> None:
-        if any(span.name == self.name for span in decode(request)):
+        if any(span.name == self.name for span in decode_export(request)):
             handler.reply(500, b"{}", {})
         else:
             super().respond(request, handler)
@@ -188,9 +189,9 @@ def test_a_flush_does_not_wait_for_a_server_that_asks_for_more(receiver: Receive
 
 
 def test_no_more_spans_are_rejected_than_were_sent(spool: Path | None) -> None:
-    from byline.testing.otlp import partial_success
-
-    body = partial_success(10**6, as_json=False)
+    message = ExportTraceServiceResponse()
+    message.partial_success.rejected_spans = 10**6
+    body = message.SerializeToString()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with Nasty(says(head + body)) as nasty, sending(nasty.url, spool) as sender:
         sender.add(make_spans("a", "b"))
