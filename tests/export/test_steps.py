@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import byline
-from byline.export import OTLP, recheck_timer
+from byline.export import OTLP
 from byline.testing import Receiver
 from tests.export.support import AGENT, named, running, tree
 
@@ -44,7 +44,6 @@ def test_a_jobs_step_lasts_for_all_its_calls(receiver: Receiver) -> None:
 
 def test_a_jobs_step_is_sent_although_nothing_follows(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker is idle afterwards, for hours maybe."""
-    monkeypatch.setattr(recheck_timer, "_LATER", 0.05)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
     destination = OTLP(receiver.url, spans="llm")
     with running(destination) as app:
@@ -55,14 +54,14 @@ def test_a_jobs_step_is_sent_although_nothing_follows(receiver: Receiver, monkey
         assert tree(receiver.spans) == {None: ["Nightly"], "Nightly": ["call"]}
 
 
-def test_no_reminder_is_left_behind(receiver: Receiver) -> None:
+def test_no_thread_is_left_behind(receiver: Receiver) -> None:
     with running(OTLP(receiver.url, spans="llm")) as app, byline.bound(span_name="Nightly"):
         app.chat("call")
         assert app.destinations[0].flush()
-        assert "byline-reminder" in [thread.name for thread in threading.enumerate()]
+        assert "byline-otlp" in [thread.name for thread in threading.enumerate()]
         app.close()
         for thread in threading.enumerate():
-            if thread.name == "byline-reminder":
+            if thread.name.startswith("byline-"):
                 thread.join(10)
                 assert not thread.is_alive()
     assert tree(receiver.spans) == {None: ["Nightly"], "Nightly": ["call"]}
