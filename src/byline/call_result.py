@@ -44,7 +44,7 @@ class CallResult(msgspec.Struct, kw_only=True, omit_defaults=True):
         time_to_first_chunk: Seconds from sending the request to the first chunk of the body.
         duration: Seconds from sending the request to the end of the body.
         cost: USD for the call, as stated or estimated.
-        cost_source: ``gateway`` or ``estimate``.
+        cost_source: ``gateway``, ``response`` or ``estimate``.
         cost_details: USD by part: ``input``, ``output``, ``cache_read``, ``cache_write``, ``reasoning`` …
         gateway: The gateway's name, e.g. ``openrouter``.
         request_id: The gateway's or provider's id of the exchange.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
+from urllib.parse import unquote
 
 from byline.apis.json_body import Members
 from byline.apis.messages import (
@@ -117,6 +119,24 @@ class Messages(ApiParser):
                 finish_reason = delta.get("stop_reason") or finish_reason
         parts = [_joined_part(block) for block in blocks.values()]
         return [build_message("assistant", parts, finish_reason=finish_reason)] if parts else []
+
+
+class VertexMessages(Messages):
+    """``:rawPredict`` and ``:streamRawPredict`` of Anthropic's models on Vertex AI; the path names the model."""
+
+    name: ClassVar[str] = "anthropic.vertex"
+    default_provider: ClassVar[str] = "gcp.vertex_ai"
+    #: Tokens are counted without a call of a model.
+    path_pattern: ClassVar[re.Pattern[str] | None] = re.compile("/publishers/anthropic/models/(?!count-tokens)")
+    required_members: ClassVar[frozenset[str]] = frozenset({"messages"})
+
+    def model_in_path(self, path: str) -> str | None:
+        """Return the model of ``…/models/claude-sonnet-4@20250514:rawPredict``."""
+        return values.text(unquote(path.rpartition("/")[2].rpartition(":")[0]))
+
+    def is_streamed(self, request: Members, path: str) -> bool:
+        """Whether path or body ask for a stream."""
+        return path.endswith(":streamRawPredict") or super().is_streamed(request, path)
 
 
 def _joined_part(block: dict[str, Any]) -> Part:

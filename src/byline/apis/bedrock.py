@@ -73,7 +73,7 @@ def _error_event(payload: Members, kind: bytes) -> Members:
 class _Bedrock(ApiParser):
     """What both APIs have in common: the path names the model, streams are binary frames."""
 
-    path_contains: ClassVar[str] = "/model/"
+    path_pattern: ClassVar[re.Pattern[str] | None] = re.compile("/model/")
 
     def provider_for(self, host: str) -> str:  # noqa: ARG002 - Bedrock has many hosts
         """Return Bedrock's name in the GenAI conventions."""

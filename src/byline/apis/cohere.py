@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from byline.apis.json_body import Members
 from byline.apis.messages import Message, join_pieces, list_objects, user_messages
@@ -20,6 +20,9 @@ from byline.apis.parser import (
 )
 from byline.call_result import CallResult
 from byline.gateways import values
+
+#: Members of a request that are embedded.
+_EMBEDDED: Final = frozenset({"texts", "images", "inputs"})
 
 
 class CohereChat(ApiParser):
@@ -40,8 +43,8 @@ class CohereChat(ApiParser):
         "response_format.type": ("response_format", values.text),
     }
     usage: ClassVar[Usage] = {
-        "input_tokens": ("tokens.input_tokens", "billed_units.input_tokens"),
-        "output_tokens": ("tokens.output_tokens", "billed_units.output_tokens"),
+        "input_tokens": ("billed_units.input_tokens", "tokens.input_tokens"),
+        "output_tokens": ("billed_units.output_tokens", "tokens.output_tokens"),
         "cache_read_tokens": ("cached_tokens",),
     }
 
@@ -52,8 +55,9 @@ class CohereChat(ApiParser):
         return Members({name: raw for name, raw in members.raw.items() if name != "type"})
 
     def apply_reply(self, reply: Members, result: CallResult) -> None:
-        """Read also the finish reason."""
+        """Read also the finish reason, and the usage of embeddings and ranks, which stands in ``meta``."""
         super().apply_reply(reply, result)
+        self.apply_usage(reply.get_dict("meta"), result)
         set_finish_reason(reply.get_string("finish_reason"), result)
 
     def input_messages(self, request: Members) -> list[Message]:
@@ -76,11 +80,15 @@ class CohereChat(ApiParser):
 
 
 class CohereEmbed(CohereChat):
-    """``/v2/embed``."""
+    """``/v2/embed`` and ``/v1/embed``."""
 
     name: ClassVar[str] = "cohere.embed"
     required_members: ClassVar[frozenset[str]] = frozenset({"model"})
     operation: ClassVar[str] = "embeddings"
+
+    def has_required_members(self, request: Members) -> bool:
+        """Whether the body has a model and something to embed."""
+        return super().has_required_members(request) and not request.raw.keys().isdisjoint(_EMBEDDED)
 
     def input_messages(self, request: Members) -> list[Message]:
         """Return the texts."""
@@ -89,3 +97,21 @@ class CohereEmbed(CohereChat):
     def output_messages(self, reply: Members) -> list[Message]:  # noqa: ARG002 - embeddings are no text
         """Return none."""
         return []
+
+
+class CohereRerank(CohereEmbed):
+    """``/v2/rerank`` and ``/v1/rerank``, which Jina, Voyage and vLLM offer too."""
+
+    name: ClassVar[str] = "cohere.rerank"
+    required_members: ClassVar[frozenset[str]] = frozenset({"model", "query", "documents"})
+    operation: ClassVar[str] = "rerank"
+    #: Cohere counts searches; the others count tokens.
+    usage: ClassVar[Usage] = {"input_tokens": ("billed_units.input_tokens", "total_tokens")}
+
+    def has_required_members(self, request: Members) -> bool:
+        """Whether the body has model, query and documents."""
+        return self.required_members <= request.raw.keys()
+
+    def input_messages(self, request: Members) -> list[Message]:
+        """Return the query."""
+        return user_messages(request.get("query"))

@@ -1,7 +1,8 @@
-"""Gemini's generateContent, its stream and its embeddings, in the Gemini API and in Vertex AI."""
+"""Gemini's generateContent, embeddings and interactions, in the Gemini API and in Vertex AI."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
 
@@ -12,10 +13,13 @@ from byline.apis.messages import (
     Message,
     Part,
     build_message,
+    generic_part,
+    join_pieces,
     list_objects,
     media_part,
     reasoning_part,
     shorten_text,
+    system_parts,
     text_part,
     tool_call_part,
     tool_response_part,
@@ -29,6 +33,7 @@ from byline.apis.parser import (
     choice_count,
     real_number,
     set_count,
+    set_finish_reason,
     string_tuple,
     token_count,
     whole_number,
@@ -41,7 +46,21 @@ class _Candidate(msgspec.Struct):
     finishReason: msgspec.Raw = msgspec.Raw()  # noqa: N815 - the API's own name
 
 
+class _Statistics(msgspec.Struct, frozen=True):
+    token_count: msgspec.Raw = msgspec.Raw()
+
+
+class _Embeddings(msgspec.Struct, frozen=True):
+    statistics: _Statistics = _Statistics()
+
+
+class _Prediction(msgspec.Struct):
+    embeddings: _Embeddings = _Embeddings()
+
+
 _decode_candidates: Final = msgspec.json.Decoder(list[_Candidate]).decode
+_decode_predictions: Final = msgspec.json.Decoder(list[_Prediction]).decode
+_FINAL_STATUSES: Final = frozenset({"completed", "requires_action", "failed", "cancelled", "incomplete"})
 
 
 class Generate(ApiParser):
@@ -139,12 +158,149 @@ class Embed(Generate):
 
     def input_messages(self, request: Members) -> list[Message]:
         """Return the texts."""
-        texts = [part.get("text") for part in list_objects(request.get_dict("content").get("parts"))]
-        return user_messages(texts)
+        several = [values.mapping(item.get("content")) for item in list_objects(request.get("requests"))]
+        contents = [request.get_dict("content"), *several]
+        return user_messages([part.get("text") for item in contents for part in list_objects(item.get("parts"))])
 
     def output_messages(self, reply: Members) -> list[Message]:  # noqa: ARG002 - embeddings are no text
         """Return none."""
         return []
+
+
+class VertexEmbed(Embed):
+    """``:predict`` of the embedding models on Vertex AI."""
+
+    name: ClassVar[str] = "gemini.vertex_embed"
+    default_provider: ClassVar[str] = "gcp.vertex_ai"
+    #: Other models at this end of the path make images, or are the user's own.
+    path_pattern: ClassVar[re.Pattern[str] | None] = re.compile("/publishers/google/models/[^/:]*embedding")
+    required_members: ClassVar[frozenset[str]] = frozenset({"instances"})
+    parameters: ClassVar[Parameters] = {"parameters.outputDimensionality": ("embedding.dimensions", whole_number)}
+
+    def apply_reply(self, reply: Members, result: CallResult) -> None:
+        """Add up the token counts of all predictions."""
+        super().apply_reply(reply, result)
+        predictions = reply.get_typed("predictions", _decode_predictions) or ()
+        counts = [token_count(decode_json(item.embeddings.statistics.token_count)) for item in predictions]
+        if counts and None not in counts:
+            set_count(result, "input_tokens", sum(filter(None, counts)))
+
+    def input_messages(self, request: Members) -> list[Message]:
+        """Return the texts."""
+        return user_messages([item.get("content") for item in list_objects(request.get("instances"))])
+
+
+class Interactions(ApiParser):
+    """``/interactions``: a request names a model or an agent."""
+
+    name: ClassVar[str] = "gemini.interactions"
+    operation: ClassVar[str] = "generate_content"
+    default_provider: ClassVar[str] = "gcp.gemini"
+    required_members: ClassVar[frozenset[str]] = frozenset({"input"})
+    shares_path: ClassVar[bool] = True
+    parameters: ClassVar[Parameters] = {
+        "generation_config.max_output_tokens": ("max_tokens", whole_number),
+        "generation_config.temperature": ("temperature", real_number),
+        "generation_config.top_p": ("top_p", real_number),
+        "generation_config.seed": ("seed", whole_number),
+        "generation_config.stop_sequences": ("stop_sequences", string_tuple),
+        "generation_config.thinking_level": ("reasoning.level", values.text),
+        "response_mime_type": ("response_format", values.text),
+        "previous_interaction_id": ("previous_response.id", values.text),
+        "service_tier": ("service_tier", values.text),
+    }
+
+    def has_required_members(self, request: Members) -> bool:
+        """Whether the body has an input, and a model or an agent."""
+        return super().has_required_members(request) and ("model" in request or "agent" in request)
+
+    def reply_in(self, event: Members) -> Members:
+        """Return the interaction that the first and the last event of a stream contain."""
+        interaction = event.get_object("interaction")
+        return interaction if interaction is not None else event if "error" in event else Members({})
+
+    def apply_reply(self, reply: Members, result: CallResult) -> None:
+        """Read also the status, which stands for a finish reason."""
+        super().apply_reply(reply, result)
+        status = reply.get_string("status")
+        if status in _FINAL_STATUSES:
+            set_finish_reason(status, result)
+
+    def apply_usage(self, usage: Mapping[str, Any], result: CallResult) -> None:
+        """Add up prompt and tool results, answer and thoughts."""
+        prompt, tools, answer, thoughts, total = (
+            token_count(usage.get(f"total_{name}tokens")) for name in ("input_", "tool_use_", "output_", "thought_", "")
+        )
+        if prompt is not None:
+            result.input_tokens = prompt + (tools or 0)
+        if answer is not None:
+            # The total shows whether the answer includes the thoughts.
+            included = total is not None and total == (prompt or 0) + (tools or 0) + answer
+            result.output_tokens = answer if included else answer + (thoughts or 0)
+        set_count(result, "reasoning_tokens", thoughts)
+        set_count(result, "cache_read_tokens", usage.get("total_cached_tokens"))
+
+    def input_messages(self, request: Members) -> list[Message]:
+        """Return the input: a text, contents of the user, or the steps of a conversation."""
+        given = request.get("input")
+        if isinstance(given, str):
+            return user_messages(given)
+        items = [given] if isinstance(given, Mapping) else list_objects(given)
+        return [message for item in items if (message := _step_message(item, "user"))["parts"]]
+
+    def system_instructions(self, request: Members) -> list[Part]:
+        """Return the system instruction."""
+        return system_parts(request.get("system_instruction"))
+
+    def tool_definitions(self, request: Members) -> list[Any]:
+        """Return the tools, which are flat already."""
+        return [dict(tool) for tool in list_objects(request.get("tools"))]
+
+    def output_messages(self, reply: Members) -> list[Message]:
+        """Return one message whose parts are those of all steps."""
+        steps = list_objects(reply.get("steps") or reply.get("outputs"))
+        parts = [part for step in steps for part in _step_message(step, "assistant")["parts"]]
+        return [build_message("assistant", parts, finish_reason=reply.get("status"))] if parts else []
+
+    def join_stream(self, events: Iterable[Members]) -> list[Message]:
+        """Return the output of the last event, if the event has the steps; otherwise the texts of the deltas."""
+        messages: list[Message] = []
+        pieces: list[tuple[object, object]] = []
+        for event in events:
+            reply = self.reply_in(event)
+            messages = self.output_messages(reply) or messages
+            delta = event.get_dict("delta")
+            pieces.append((delta.get("text") if delta.get("type") == "text" else None, reply.get_string("status")))
+        return messages or join_pieces(pieces)
+
+
+def _step_message(item: Mapping[str, Any], default_role: str) -> Message:
+    kind = item.get("type")
+    if kind == "function_call":
+        call = tool_call_part(item.get("id"), item.get("name"), item.get("arguments"))
+        return build_message("assistant", [call])
+    if kind == "function_result":
+        return build_message("tool", [tool_response_part(item.get("call_id"), item.get("result"))])
+    if kind in ("thought", "thought_summary"):
+        texts = [part.get("text") for part in list_objects(item.get("summary"))]
+        return build_message("assistant", [reasoning_part(text) for text in texts if isinstance(text, str)])
+    role = {"model": "assistant", "user": "user", "model_output": "assistant", "user_input": "user"}.get(
+        str(item.get("role") or kind), default_role
+    )
+    content = item.get("content")
+    if content is None:
+        return build_message(role, [_interaction_part(item)])
+    parts = [text_part(content)] if isinstance(content, str) else [_interaction_part(x) for x in list_objects(content)]
+    return build_message(role, parts)
+
+
+def _interaction_part(part: Mapping[str, Any]) -> Part:
+    kind = str(part.get("type"))
+    if kind == "text":
+        return text_part(part.get("text"))
+    if kind in ("image", "audio", "document", "video"):
+        return media_part(kind, uri=part.get("uri"), mime=part.get("mime_type"))
+    return generic_part(part)
 
 
 def _append_part(parts: list[Part], part: Part) -> None:

@@ -45,6 +45,7 @@ PARAMETERS: Final[Parameters] = {
     "frequency_penalty": ("frequency_penalty", real_number),
     "presence_penalty": ("presence_penalty", real_number),
     "seed": ("seed", whole_number),
+    "random_seed": ("seed", whole_number),
     "stop": ("stop_sequences", string_tuple),
     "n": ("choice.count", choice_count),
     "response_format.type": ("response_format", values.text),
@@ -91,6 +92,13 @@ class Chat(ApiParser):
     required_members: ClassVar[frozenset[str]] = frozenset({"messages"})
     parameters: ClassVar[Parameters] = PARAMETERS
     usage: ClassVar[Usage] = USAGE
+
+    def reply_in(self, event: Members) -> Members:
+        """Return the event; Groq states the usage of a stream in ``x_groq`` of the last event."""
+        groq = None if event.has_object("usage") else event.get_object("x_groq")
+        if groq is None or not groq.has_object("usage"):
+            return event
+        return Members({**event.raw, "usage": groq.raw["usage"]})
 
     def apply_reply(self, reply: Members, result: CallResult) -> None:
         """Read also one finish reason for each choice."""

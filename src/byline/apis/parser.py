@@ -21,20 +21,26 @@ Parameters = Mapping[str, tuple[str, Callable[[Any], Any]]]
 Usage = Mapping[str, tuple[str, ...]]
 
 _MAX_TOKENS: Final = 1_000_000_000
-_PROVIDERS: Final = (
-    ("openai.azure.com", "azure.ai.openai"),
-    ("openai.com", "openai"),
-    ("anthropic.com", "anthropic"),
-    ("aiplatform.googleapis.com", "gcp.vertex_ai"),
-    ("googleapis.com", "gcp.gemini"),
-    ("mistral.ai", "mistral_ai"),
-    ("groq.com", "groq"),
-    ("deepseek.com", "deepseek"),
-    ("x.ai", "x_ai"),
-    ("cohere.com", "cohere"),
-    ("cohere.ai", "cohere"),
-    ("perplexity.ai", "perplexity"),
-)
+#: The most USD that one reply may state; more is taken for an error.
+_MAX_COST: Final = 10_000
+#: End of the host → provider.
+_PROVIDERS: Final = {
+    ".openai.azure.com": "azure.ai.openai",
+    ".openai.com": "openai",
+    ".anthropic.com": "anthropic",
+    ".aiplatform.googleapis.com": "gcp.vertex_ai",
+    # Regions, and the multi-regions aiplatform.us.rep.googleapis.com and aiplatform.eu.rep.googleapis.com.
+    "-aiplatform.googleapis.com": "gcp.vertex_ai",
+    ".rep.googleapis.com": "gcp.vertex_ai",
+    ".googleapis.com": "gcp.gemini",
+    ".mistral.ai": "mistral_ai",
+    ".groq.com": "groq",
+    ".deepseek.com": "deepseek",
+    ".x.ai": "x_ai",
+    ".cohere.com": "cohere",
+    ".cohere.ai": "cohere",
+    ".perplexity.ai": "perplexity",
+}
 _scan_json: Final = json.JSONDecoder().raw_decode
 
 
@@ -46,9 +52,12 @@ class ApiParser:
         operation: The GenAI operation.
         end_mark: Matches the last event of a stream, if an SDK ends its span at that event and not at the
             end of the body.
-        path_contains: A part that the path has besides its end.
+        default_provider: The provider if the host is none of a known provider.
+        path_pattern: Matches a part that the path has besides its end.
         required_members: Members that every request of this API has. A request without them belongs to
             another API whose path has the same end.
+        shares_path: Whether known gateways and providers serve another API, which calls no model, at a path
+            with the same end.
         parameters: The request parameters.
         usage: The token counts.
     """
@@ -57,8 +66,9 @@ class ApiParser:
     operation: ClassVar[str] = "chat"
     default_provider: ClassVar[str] = "openai"
     end_mark: ClassVar[re.Pattern[bytes] | None] = None
-    path_contains: ClassVar[str] = ""
+    path_pattern: ClassVar[re.Pattern[str] | None] = None
     required_members: ClassVar[frozenset[str]] = frozenset()
+    shares_path: ClassVar[bool] = False
     parameters: ClassVar[Parameters] = {}
     usage: ClassVar[Usage] = {}
 
@@ -96,7 +106,7 @@ class ApiParser:
                 result.parameters[name] = value
         if capture:
             self._capture(lambda: self._capture_request(request, result))
-        return self.required_members <= request.raw.keys()
+        return self.has_required_members(request)
 
     def parse_response(self, body: bytes, result: CallResult, *, capture: bool = False) -> Mapping[str, Any] | None:
         """Read a whole reply, and its messages if they are captured.
@@ -157,10 +167,12 @@ class ApiParser:
 
     def provider_for(self, host: str) -> str:
         """Return the provider's name in the GenAI conventions."""
-        return next(
-            (name for domain, name in _PROVIDERS if host == domain or host.endswith("." + domain)),
-            self.default_provider,
-        )
+        dotted = "." + host
+        return next((name for end, name in _PROVIDERS.items() if dotted.endswith(end)), self.default_provider)
+
+    def has_required_members(self, request: Members) -> bool:
+        """Whether the body has the members that every request of this API has."""
+        return self.required_members <= request.raw.keys()
 
     def model_in_path(self, path: str) -> str | None:  # noqa: ARG002 - for APIs that name the model in the path
         """Return the model that the path names."""
@@ -324,6 +336,15 @@ def apply_error(reply: Members, result: CallResult) -> None:
     result.error_type = result.error_type or "error"
     if isinstance(message, str) and message:
         result.error_message = message[:500]
+
+
+def apply_stated_cost(reply: Mapping[str, Any], result: CallResult) -> None:
+    """Read the cost that a provider states as ``usage.cost``: a number, or an object with the total."""
+    stated = values.mapping(reply.get("usage")).get("cost")
+    cost = stated.get("total_cost") if isinstance(stated, Mapping) else stated
+    if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost <= _MAX_COST:
+        # A stream is read as it grows: an estimate of its beginning may have been made.
+        result.cost, result.cost_source, result.cost_details = float(cost), "response", {}
 
 
 def parse_error(status: int, body: bytes, result: CallResult) -> None:

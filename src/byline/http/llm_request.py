@@ -51,7 +51,7 @@ def begin_llm_request(
             content or b"", facts, path=path, host=host, members=members or {}, capture=in_force.capture_content
         )
         gateway = in_force.known.find(host, port, path)
-        if not fits and gateway is None:
+        if not fits and (gateway is None or parser.shares_path):
             # Many APIs have an end point that is called "messages".
             return None
         return LLMRequest(in_force, parser, gateway, facts, path, headers(), content, members)

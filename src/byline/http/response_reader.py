@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from byline import errors, internal_metrics
-from byline.apis import ApiParser, parse_error
+from byline.apis import ApiParser, apply_stated_cost, parse_error
 from byline.call_result import CallResult
 from byline.gateways import GatewayRegistry, rate_limits
 from byline.gateways.base import Gateway
@@ -266,4 +266,6 @@ class ResponseReader:
 
     def _apply_gateway(self, decoded: Mapping[str, Any] | None) -> None:
         gateway_exchange.extract(self.gateway, self._result, self._headers, decoded, streamed=self.is_stream)
+        if decoded is not None and (self.gateway is None or self.gateway.is_provider):
+            apply_stated_cost(decoded, self._result)
         estimate_cost(self._result)
