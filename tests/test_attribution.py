@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from byline import attribution
-from byline.attribution import BROKEN, EMPTY, FIELDS, SCALARS, Attribution, Rejected, merge
+from byline.attribution import EMPTY, FIELDS, INVALID_JSON, SCALARS, Attribution, Rejected, merge
 from byline.inbound.claim_set import ClaimSet
-from byline.inbound.trust import GROUP_OF, GROUPS
+from byline.inbound.reader import GROUP_OF, GROUPS
 
 
 class Plan(str, enum.Enum):
@@ -75,7 +75,7 @@ BAD_TEXTS: dict[str, tuple[object, str]] = {
     "list": (["s"], "not text"),
     "object": ({}, "not text"),
     "bytes": (b"s", "not text"),
-    "undecodable": (BROKEN, "not text"),
+    "undecodable": (INVALID_JSON, "not text"),
 }
 
 
@@ -130,7 +130,7 @@ def test_tags() -> None:
     assert attribution.clean_tags(many[:50]) == (tuple(many[:50]), [])
     assert attribution.clean_tags(many) == (tuple(many[:50]), ["too many"])
     assert attribution.clean_tags(many[:50] + many[:50]) == (tuple(many[:50]), [])
-    for wrong in (5, {"a": 1}, True, BROKEN):
+    for wrong in (5, {"a": 1}, True, INVALID_JSON):
         with pytest.raises(Rejected, match="not a list"):
             attribution.clean_tags(wrong)
 
@@ -188,8 +188,8 @@ def test_metadata_that_is_dropped() -> None:
             "surrogate inside": ["a\ud800"],
             "loop": loop,
             "object": object(),
-            "undecodable": BROKEN,
-            "undecodable inside": [BROKEN],
+            "undecodable": INVALID_JSON,
+            "undecodable inside": [INVALID_JSON],
             "k" * 65: 1,
             "": 1,
             "a\nb": 1,

@@ -229,8 +229,8 @@ def test_the_first_question_may_come_from_many_threads_at_once() -> None:
     try:
         for _ in range(100):
             owner = RequestContext(ClaimReader(), scope_of(claim({"user": "u"}, headers=[("x-session-id", "s")])))
-            owner.body = BodyBuffer(10_000, describe=lambda _: (True, None), raw={})
-            owner.body.feed(b'{"user": "u", "trace": {"trace_id": "w", "k": [1, 2, 3]}}', last=True)
+            owner.body = BodyBuffer(10_000, inspect_headers=lambda _: (True, None), scope={})
+            owner.body.append(b'{"user": "u", "trace": {"trace_id": "w", "k": [1, 2, 3]}}', last=True)
             start = threading.Barrier(4)
 
             def ask(owner: RequestContext = owner, start: threading.Barrier = start) -> None:

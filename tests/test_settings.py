@@ -11,17 +11,17 @@ import threading
 import pytest
 
 from byline import errors, internal_metrics
-from byline.settings import BY_NAME, SETTINGS, Found, SettingError, find, mask, parse_switch
+from byline.settings import BY_NAME, SETTINGS, FoundSetting, SettingError, find, mask_secret, parse_switch
 
 
 def test_a_setting_has_its_default_where_nothing_is_set() -> None:
-    assert find("langfuse_base_url", {}) == Found("https://cloud.langfuse.com", None)
-    assert find("capture_content", {}) == Found(False, None)
-    assert find("disabled", {}) == Found(False, None)
+    assert find("langfuse_base_url", {}) == FoundSetting("https://cloud.langfuse.com", None)
+    assert find("capture_content", {}) == FoundSetting(False, None)
+    assert find("disabled", {}) == FoundSetting(False, None)
 
 
 def test_a_setting_says_which_variable_it_came_from() -> None:
-    assert find("langfuse_base_url", {"LANGFUSE_HOST": " https://lf.local "}) == Found(
+    assert find("langfuse_base_url", {"LANGFUSE_HOST": " https://lf.local "}) == FoundSetting(
         "https://lf.local", "LANGFUSE_HOST"
     )
 
@@ -29,7 +29,7 @@ def test_a_setting_says_which_variable_it_came_from() -> None:
 def test_the_first_variable_of_a_setting_wins() -> None:
     environ = {"LANGFUSE_OTEL_HOST": "c", "LANGFUSE_HOST": "b", "LANGFUSE_BASE_URL": "a"}
     for expected, variable in (("a", "LANGFUSE_BASE_URL"), ("b", "LANGFUSE_HOST"), ("c", "LANGFUSE_OTEL_HOST")):
-        assert find("langfuse_base_url", environ) == Found(expected, variable)
+        assert find("langfuse_base_url", environ) == FoundSetting(expected, variable)
         del environ[variable]
 
 
@@ -39,7 +39,7 @@ def test_a_blank_variable_counts_as_unset() -> None:
 
 def test_the_environment_is_the_processes_own_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BYLINE_GATEWAYS", "litellm")
-    assert find("gateways") == Found("litellm", "BYLINE_GATEWAYS")
+    assert find("gateways") == FoundSetting("litellm", "BYLINE_GATEWAYS")
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -101,7 +101,7 @@ def test_a_value_that_cannot_be_read_says_what_to_do(name: str) -> None:
         find(name, {variable: "perhaps"})
     assert caught.value.id == "byline.E001"
     assert caught.value.problem == f"{variable} must be true or false"
-    assert str(caught.value) == f"byline.E001: {variable} must be true or false. To mend it, {caught.value.advice}."
+    assert str(caught.value) == f"byline.E001: {variable} must be true or false. To fix this, {caught.value.advice}."
     assert isinstance(caught.value, ValueError)
 
 
@@ -110,8 +110,8 @@ def test_a_value_that_cannot_be_read_says_what_to_do(name: str) -> None:
     [("", ""), ("short", "…"), ("twelve chars", "…"), ("sk-lf-0123456789abcdef", "sk-lf-…ef")],
 )
 def test_a_secret_is_never_shown_whole(secret: str, shown: str) -> None:
-    assert mask(secret) == shown
-    assert not secret or secret not in mask(secret)
+    assert mask_secret(secret) == shown
+    assert not secret or secret not in mask_secret(secret)
 
 
 def fail(where: str) -> None:

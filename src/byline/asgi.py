@@ -13,11 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from byline import errors, lifespan, request_context
 from byline.genai import not_instrumented, server_span
 from byline.genai.server_span import ServerSpanSetting
-from byline.inbound import app_protocol
 from byline.inbound.body import DEFAULT_LIMIT, BodyBuffer, is_json, parse_length
-from byline.inbound.reader import ClaimReader, Identity
-from byline.inbound.request import plain_headers
-from byline.inbound.trust import GROUPS, Trust
+from byline.inbound.reader import GROUPS, ClaimReader, Identity, Trust
+from byline.inbound.request import plain_headers, require_protocol
 from byline.request_context import RequestContext
 
 #: Marks a scope that has passed a door, so that a second door on the same request stands open.
@@ -78,7 +76,7 @@ class AttributionMiddleware:
         body_limit: int = DEFAULT_LIMIT,
         app_span: ServerSpanSetting = "auto",
     ) -> None:
-        app_protocol.require_protocol(app, "asgi")
+        require_protocol(app, "asgi")
         self.app = app
         self._reader = ClaimReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
         self._app_span = server_span.validate_app_span(app_span)
@@ -175,7 +173,7 @@ def _tee(owner: RequestContext, scope: Scope, receive: Receive, limit: int) -> R
     async def teed() -> Message:
         message = await receive()
         if message["type"] == "http.request":
-            body.feed(message.get("body", b""), not message.get("more_body", False))
+            body.append(message.get("body", b""), not message.get("more_body", False))
         return message
 
     return teed

@@ -87,14 +87,14 @@ FIELDS: Final = frozenset(Attribution.__struct_fields__)
 _encode = msgspec.json.Encoder().encode
 
 
-class Broken:
-    """Stands for a value that was sent but cannot be decoded."""
+class InvalidJSON:
+    """The type of `INVALID_JSON`, which stands for a value that cannot be decoded."""
 
     def __repr__(self) -> str:
-        return "BROKEN"
+        return "INVALID_JSON"
 
 
-BROKEN: Final = Broken()
+INVALID_JSON: Final = InvalidJSON()
 
 
 class Rejected(Exception):  # noqa: N818 - it is an answer, not an error
@@ -187,7 +187,7 @@ def clean_metadata_value(value: object) -> MetadataValue | None:
         return None
     if isinstance(value, bool | float):
         return value
-    if isinstance(value, Broken):
+    if isinstance(value, InvalidJSON):
         raise Rejected("not JSON")
     if isinstance(value, int):
         # What does not fit into 64 bits cannot travel in OTLP.

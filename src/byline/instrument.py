@@ -78,7 +78,7 @@ def instrument(
             _undo()
         # Whatever may be wrong is found before anything is changed.
         settings.find("debug")
-        for variable, meant in settings.misspelt().items():
+        for variable, meant in settings.find_misspelt().items():
             errors.warn_once(variable, "byline.E002: %s is no setting; %s may be meant", variable, meant)
         processor = AttributionSpanProcessor(stamp)
         found = [*validate_gateways(gateways), *parse_gateways(settings.find("gateways").value)]

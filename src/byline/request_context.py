@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from byline import errors
 from byline.attribution import EMPTY, Attribution, merge
 from byline.fork import fork_safe_lock
-from byline.inbound.claim_set import ClaimSet
-from byline.inbound.reader import ClaimReader, add_app_fields, attribution_fields
+from byline.inbound.claim_set import ClaimSet, attribution_fields
+from byline.inbound.reader import ClaimReader
 from byline.inbound.request import Request, request_of
 from byline.usage_totals import UsageTotals
 
@@ -102,7 +102,7 @@ class RequestContext:
         with _bind_lock:
             rejected = self._bound_rejected or []
             layer = ClaimSet(rejected)
-            add_app_fields(layer, fields)
+            layer.add_app_fields(fields)
             self._bound_rejected = rejected or None
             self._bound = attribution_fields(merge([layer, self._bound])) if self._bound else layer
             self._merged = None

@@ -1,4 +1,4 @@
-"""Settings: one table of every setting, its environment variable, its default and its check."""
+"""The table of all settings with their environment variables, defaults and parsers, and the lookup of a setting."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-#: Whose variables may be misspelt, and how much like one of byline's such a name has to be. Langfuse's own
-#: SDK has more of them, which are none of byline's.
-_OWN: Final = {"BYLINE_": 0.7, "LANGFUSE_": 0.85}
+#: Prefix of variables that may be misspelt → the similarity that counts as a misspelling. Higher for Langfuse's, because
+#: the Langfuse SDK has variables of its own.
+_MISSPELLING_SIMILARITY: Final = {"BYLINE_": 0.7, "LANGFUSE_": 0.85}
 
 
 class SettingError(ValueError):
-    """A setting that cannot be used.
+    """An invalid setting.
 
     Attributes:
         id: Stable id, ``byline.E0xx``; ``docs/errors.md`` lists them.
-        problem: What is wrong.
-        advice: What to do about it.
+        problem: The problem.
+        advice: How to fix it.
     """
 
     def __init__(self, identifier: str, problem: str, advice: str) -> None:
-        super().__init__(f"{identifier}: {problem}. To mend it, {advice}.")
+        super().__init__(f"{identifier}: {problem}. To fix this, {advice}.")
         self.id = identifier
         self.problem = problem
         self.advice = advice
@@ -39,15 +39,15 @@ class Setting(NamedTuple):
     secret: bool = False
 
 
-class Found(NamedTuple):
-    """A setting in force: its value, and the variable it came from (``None``: the default)."""
+class FoundSetting(NamedTuple):
+    """The value of a setting and the variable that it came from, ``None`` for the default."""
 
     value: Any
     variable: str | None
 
 
 def parse_switch(text: str) -> bool:
-    """Read ``1``, ``true``, ``yes``, ``on`` and their opposites."""
+    """Parse ``1``, ``true``, ``yes``, ``on`` and their opposites, in any case."""
     folded = text.strip().lower()
     if folded in ("1", "true", "yes", "on"):
         return True
@@ -57,7 +57,7 @@ def parse_switch(text: str) -> bool:
 
 
 def _parse_capture(text: str) -> bool:
-    # The values of OpenTelemetry's GenAI utilities; SPAN_ONLY is the first that puts content on spans.
+    # The values of opentelemetry-util-genai; the two that put content on spans count as true.
     folded = text.strip().upper()
     if folded in ("SPAN_ONLY", "SPAN_AND_EVENT"):
         return True
@@ -86,62 +86,62 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "langfuse_base_url",
         ("LANGFUSE_BASE_URL", "LANGFUSE_HOST", "LANGFUSE_OTEL_HOST"),
         "https://cloud.langfuse.com",
-        "Where Langfuse is: EU is the default, US is https://us.cloud.langfuse.com, or your own",
+        "URL of Langfuse: the EU region by default, https://us.cloud.langfuse.com for the US, or your own",
     ),
     Setting(
         "otlp_endpoint",
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
         "",
-        "OTLP/HTTP endpoint for spans: the first is the whole URL, the second gets /v1/traces appended",
+        "OTLP/HTTP endpoint for spans: the first variable is the whole URL, /v1/traces is appended to the second",
     ),
     Setting(
         "otlp_headers",
         ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"),
         "",
-        "Headers for the OTLP endpoint: name=value, separated by commas, values percent-encoded",
+        "Headers for the OTLP endpoint: name=value pairs separated by commas, with percent-encoded values",
         secret=True,
     ),
     Setting(
         "otlp_protocol",
         ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"),
         "http/protobuf",
-        "The protocol of that endpoint: byline sends http/protobuf, and with grpc nothing",
+        "Protocol of that endpoint: byline supports http/protobuf; with grpc, byline sends nothing",
         str.lower,
     ),
     Setting(
         "otel_exporter",
         ("OTEL_TRACES_EXPORTER",),
         "otlp",
-        "Exporters for spans; without otlp among them, the OTLP endpoint gets none",
+        "Exporters for spans; unless otlp is among them, byline sends nothing to the OTLP endpoint",
         str.lower,
     ),
     Setting(
         "langfuse_enabled",
         ("LANGFUSE_TRACING_ENABLED",),
         "true",
-        "false: Langfuse gets nothing, although its keys are set",
+        "false: nothing is sent to Langfuse, even if the keys are set",
         parse_switch,
     ),
     Setting(
         "langfuse_environment",
         ("LANGFUSE_TRACING_ENVIRONMENT",),
         "",
-        "Environment in Langfuse of spans that name none",
+        "Environment in Langfuse for spans without one",
     ),
-    Setting("langfuse_release", ("LANGFUSE_RELEASE",), "", "Release in Langfuse of spans that name none"),
-    Setting("service_name", ("OTEL_SERVICE_NAME",), "unknown_service", "The app's name on every span"),
+    Setting("langfuse_release", ("LANGFUSE_RELEASE",), "", "Release in Langfuse for spans without one"),
+    Setting("service_name", ("OTEL_SERVICE_NAME",), "unknown_service", "Name of the app in the resource of its spans"),
     Setting(
         "capture_content",
         ("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",),
         "NO_CONTENT",
-        "SPAN_ONLY or true: prompts and completions are put on spans",
+        "SPAN_ONLY or true: prompts and completions are captured on spans",
         _parse_capture,
     ),
     Setting(
         "allow_http",
         ("BYLINE_ALLOW_HTTP",),
         "",
-        "Hosts, without port, that may get spans unencrypted, separated by commas; loopback always may",
+        "Hosts, without port, to which spans may be sent unencrypted, separated by commas; loopback is always allowed",
         lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
     ),
     Setting("gateways", ("BYLINE_GATEWAYS",), "", "Gateways by name or name=base URL, separated by commas"),
@@ -149,23 +149,29 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "privacy",
         ("BYLINE_PRIVACY",),
         "false",
-        "true: prompts and completions are left out of what is sent",
+        "true: prompts and completions are removed before export",
         parse_switch,
     ),
-    Setting("sampling", ("BYLINE_SAMPLING",), "1", "Share of the sessions that is sent, 0 to 1", _parse_share),
+    Setting("sampling", ("BYLINE_SAMPLING",), "1", "Share of sessions that are exported, 0 to 1", _parse_share),
     Setting("key_aliases", ("BYLINE_KEY_ALIASES",), "", "Names of API keys, hash=name, separated by commas"),
-    Setting("spool", ("BYLINE_SPOOL",), "", "Folder in which spans wait while a destination takes none"),
+    Setting("spool", ("BYLINE_SPOOL",), "", "Folder in which spans wait while a destination is unavailable"),
     Setting("disabled", ("BYLINE_DISABLED", "OTEL_SDK_DISABLED"), "false", "true: byline does nothing", parse_switch),
-    Setting("debug", ("BYLINE_DEBUG",), "false", "true: say on standard error what is sent where", parse_switch),
+    Setting(
+        "debug",
+        ("BYLINE_DEBUG",),
+        "false",
+        "true: log on standard error which spans are sent to which destination",
+        parse_switch,
+    ),
 )
 BY_NAME: Final[Mapping[str, Setting]] = {setting.name: setting for setting in SETTINGS}
 
 
-def find(name: str, environ: Mapping[str, str] | None = None) -> Found:
-    """Return a setting from the environment, else its default.
+def find(name: str, environ: Mapping[str, str] | None = None) -> FoundSetting:
+    """Return a setting from the environment, or the default.
 
     Raises:
-        SettingError: ``byline.E001`` when the variable's value cannot be read.
+        SettingError: ``byline.E001`` if the variable's value cannot be parsed.
     """
     setting = BY_NAME[name]
     values = os.environ if environ is None else environ
@@ -175,49 +181,49 @@ def find(name: str, environ: Mapping[str, str] | None = None) -> Found:
             if _is_quoted(text) and not variable.startswith("OTEL_"):
                 raise SettingError(
                     "byline.E001",
-                    f"{variable} has quotes around its value, which count as a part of it",
-                    f"set {variable} without them; docker's --env-file, for one, does not take them off",
+                    f"{variable} has quotes around its value, which count as part of the value",
+                    f"set {variable} without the quotes; docker's --env-file, for example, does not remove them",
                 )
             try:
-                return Found(setting.parse(text), variable)
+                return FoundSetting(setting.parse(text), variable)
             except ValueError as error:
-                raise SettingError("byline.E001", f"{variable} {error}", f"set {variable} anew or unset it") from None
-    return Found(setting.parse(setting.default), None)
+                raise SettingError("byline.E001", f"{variable} {error}", f"correct or unset {variable}") from None
+    return FoundSetting(setting.parse(setting.default), None)
 
 
-def misspelt(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return variables that look like one of byline's and are none, each with the one that is meant.
+def find_misspelt(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return variables that look like misspelt settings, each with the setting's variable.
 
     Example:
-        >>> misspelt({"BYLINE_PRIVAT": "1", "BYLINE_DEBUG": "1", "LANGFUSE_BASEURL": "https://lf.example"})
+        >>> find_misspelt({"BYLINE_PRIVAT": "1", "BYLINE_DEBUG": "1", "LANGFUSE_BASEURL": "https://lf.example"})
         {'BYLINE_PRIVAT': 'BYLINE_PRIVACY', 'LANGFUSE_BASEURL': 'LANGFUSE_BASE_URL'}
     """
     known = {variable for setting in SETTINGS for variable in setting.variables}
-    found: dict[str, str] = {}
+    misspelt: dict[str, str] = {}
     for variable in os.environ if environ is None else environ:
-        for prefix, likeness in _OWN.items():
+        for prefix, similarity in _MISSPELLING_SIMILARITY.items():
             if variable.startswith(prefix) and variable not in known:
-                # The prefix, which they share, would make all of them look alike.
-                ends = [name.removeprefix(prefix) for name in known if name.startswith(prefix)]
-                for end in difflib.get_close_matches(variable.removeprefix(prefix), ends, 1, likeness):
-                    found[variable] = prefix + end
-    return found
+                # Without the common prefix, which would make all names similar.
+                suffixes = [name.removeprefix(prefix) for name in known if name.startswith(prefix)]
+                for suffix in difflib.get_close_matches(variable.removeprefix(prefix), suffixes, 1, similarity):
+                    misspelt[variable] = prefix + suffix
+    return misspelt
 
 
 def _is_quoted(text: str) -> bool:
     return len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
 
 
-def mask(secret: str) -> str:
-    """Return enough of a secret to recognise it, never the whole."""
+def mask_secret(secret: str) -> str:
+    """Return the first six and the last two characters of a secret."""
     return f"{secret[:6]}…{secret[-2:]}" if len(secret) > 12 else "…" if secret else ""
 
 
-def shorten(public: str) -> str:
-    """Return as much of a public key as tells one project from another.
+def shorten_public_key(public: str) -> str:
+    """Return the beginning of a public key, which is enough to tell projects apart.
 
     Example:
-        >>> shorten("pk-lf-0123456789abcdef")
+        >>> shorten_public_key("pk-lf-0123456789abcdef")
         'pk-lf-01234567…'
     """
     return f"{public[:14]}…" if len(public) > 14 else public

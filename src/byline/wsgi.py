@@ -13,10 +13,9 @@ from byline import deferred, errors, request_context
 from byline.genai import not_instrumented, server_span
 from byline.genai.server_span import ServerSpanSetting
 from byline.genai.wsgi_server_span import ADVICE, WsgiServerSpan, WsgiServerSpans
-from byline.inbound import app_protocol
 from byline.inbound.body import DEFAULT_LIMIT
-from byline.inbound.reader import ClaimReader, Identity
-from byline.inbound.trust import GROUPS, Trust
+from byline.inbound.reader import GROUPS, ClaimReader, Identity, Trust
+from byline.inbound.request import require_protocol
 from byline.inbound.wsgi_input import tee_wsgi_input
 from byline.request_context import RequestContext
 from byline.settings import SettingError
@@ -76,7 +75,7 @@ class AttributionMiddleware:
         body_limit: int = DEFAULT_LIMIT,
         app_span: ServerSpanSetting = "auto",
     ) -> None:
-        app_protocol.require_protocol(app, "wsgi")
+        require_protocol(app, "wsgi")
         self.app = app
         self._reader = ClaimReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
         self._app_span = server_span.validate_app_span(app_span)

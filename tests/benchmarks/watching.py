@@ -55,7 +55,7 @@ def _request(provider: TracerProvider) -> Iterator[None]:
     span = provider.get_tracer("bench").start_span("POST /chat", kind=SpanKind.SERVER)
     owner = RequestContext(ClaimReader(), dict(_SCOPE))
     owner.body = BodyBuffer(1 << 24)
-    owner.body.feed(BODY, last=True)
+    owner.body.append(BODY, last=True)
     server_span.set_server_span(owner, span)
     token = request_context.attach(owner)
     try:

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from byline.gateways.base import Field
-from byline.inbound.claim_names import AGENT_PROTOCOL_CLAIMS, BYLINE_CLAIMS, CLAIM_NAMES
-from byline.inbound.request import canonical_header_name
+from byline.inbound.claim_names import AGENT_PROTOCOL_CLAIMS, BYLINE_CLAIMS, CLAIM_NAMES, canonical_header_name
 from tests.support import Door, Sent, accepted, both_doors, claim
 
 #: kind → what is sent, and what it makes of its field

@@ -223,7 +223,7 @@ def test_a_wrong_setting_fails_at_construction(door: Door, case: str) -> None:
         make(None, **settings)
     assert caught.value.id == identifier
     assert advice in caught.value.advice
-    assert str(caught.value) == f"{identifier}: {caught.value.problem}. To mend it, {caught.value.advice}."
+    assert str(caught.value) == f"{identifier}: {caught.value.problem}. To fix this, {caught.value.advice}."
 
 
 def test_a_body_limit_of_zero_reads_no_bodies() -> None:

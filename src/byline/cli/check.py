@@ -51,23 +51,23 @@ def _setting_row(setting: Setting) -> dict[str, Any]:
     elif setting.name == "otlp_headers":
         value = _masked_headers(value)
     elif setting.name == "langfuse_public_key":
-        value = settings.shorten(value)
+        value = settings.shorten_public_key(value)
     elif setting.secret:
-        value = settings.mask(value)
+        value = settings.mask_secret(value)
     text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return {**row, "value": hide_secrets(text), "variable": variable}
 
 
 def _masked_headers(text: str) -> str:
     try:
-        return ",".join(f"{name}={settings.mask(secret)}" for name, secret in parse_headers(text).items())
+        return ",".join(f"{name}={settings.mask_secret(secret)}" for name, secret in parse_headers(text).items())
     except SettingError as error:
         return f"unreadable ({error.id})"
 
 
 def _check_settings() -> Iterator[CheckResult]:
     """Yield errors in settings that no destination reads."""
-    for variable, similar in settings.misspelt().items():
+    for variable, similar in settings.find_misspelt().items():
         yield CheckResult(
             "settings", False, f"byline.E002: {variable} is not a setting", f"rename it to {similar}, or unset it"
         )
@@ -139,7 +139,7 @@ def hide_secrets(text: str) -> str:
     for secret in _environment_secrets():
         # A shorter one may be part of an ordinary word.
         if len(secret) >= 8:
-            text = text.replace(secret, settings.mask(secret))
+            text = text.replace(secret, settings.mask_secret(secret))
     return scrub(text)
 
 

@@ -102,7 +102,9 @@ class Destination:
 
     def credentials(self) -> str:
         """Return which credentials are in force, masked."""
-        return ", ".join(f"{name}: {settings.mask(value)}" for name, value in self.headers.items()) or "no headers"
+        return (
+            ", ".join(f"{name}: {settings.mask_secret(value)}" for name, value in self.headers.items()) or "no headers"
+        )
 
     def transforms(self) -> Sequence[SpanTransform]:
         """Return what is done to each redacted span, in order."""

@@ -76,7 +76,7 @@ class Langfuse(Destination):
 
     def credentials(self) -> str:
         """Return the beginning of the public key, which tells projects apart."""
-        return f"public key {settings.shorten(self._public_key)}"
+        return f"public key {settings.shorten_public_key(self._public_key)}"
 
     def transforms(self) -> Sequence[SpanTransform]:
         """Return the mapping to Langfuse's attributes, and the default release and environment if any is set."""

@@ -1,1 +1,1 @@
-"""What a request says of itself: headers, body, query, and which of it is believed."""
+"""Reads the claims of incoming requests from headers, body, query, path, cookies and baggage."""

@@ -1,4 +1,4 @@
-"""The JSON body of a request: teed as the app reads it, and read only when somebody asks."""
+"""The JSON body of a request: buffered as the app reads it, and decoded only on demand."""
 
 from __future__ import annotations
 
@@ -8,44 +8,55 @@ from typing import Any, Final, TypedDict
 
 import msgspec
 
-from byline.attribution import BROKEN, Broken
+from byline.attribution import INVALID_JSON, InvalidJSON
 from byline.fork import fork_safe_lock
 
 DEFAULT_LIMIT: Final = 16 * 1024 * 1024
 _SMALL: Final = 64 * 1024
 
-ContentHeaders = Callable[[MutableMapping[str, Any]], tuple[bool, int | None]]
+#: Function of the scope that returns whether the body is JSON, and its Content-Length.
+InspectHeaders = Callable[[MutableMapping[str, Any]], tuple[bool, int | None]]
 
 _decode: Final = msgspec.json.Decoder().decode
 _decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
-#: A request may ask from several threads at once; decoding holds the interpreter's own lock anyway.
+#: A request may decode its body from several threads at once; decoding holds the GIL anyway.
 _lock: Final = fork_safe_lock()
 
 
 class BodyBuffer:
     """References to the chunks that the app has read so far, up to a limit.
 
-    Nothing is copied and nothing is parsed before `read`. Whether this is JSON at all, and how long
-    it will be, is asked only when somebody wants to read it or when it grows: most bodies are small,
-    and most requests call no model.
+    Nothing is copied or parsed before `decode`. The headers are inspected only when the body is
+    decoded or grows beyond 64 KiB, because most bodies are small and most requests call no model.
 
     Args:
-        limit: Bytes beyond which all chunks are let go.
-        expected: What Content-Length announces, where that is known.
-        describe: Function of ``raw`` that returns whether this is one JSON text, and its
-            Content-Length; ``None`` where it is JSON for certain.
-        raw: The scope of the request.
+        limit: Size in bytes beyond which all chunks are released.
+        expected: The Content-Length, if known.
+        inspect_headers: Called with ``scope`` to find out whether the body is JSON; ``None`` if the
+            body is known to be JSON.
+        scope: The ASGI scope of the request.
     """
 
-    __slots__ = ("_describe", "_members", "_raw", "chunks", "ended", "expected", "ignored", "limit", "overflow", "size")
+    __slots__ = (
+        "_inspect_headers",
+        "_members",
+        "_scope",
+        "chunks",
+        "ended",
+        "expected",
+        "ignored",
+        "limit",
+        "overflow",
+        "size",
+    )
 
     def __init__(
         self,
         limit: int,
         expected: int | None = None,
-        describe: ContentHeaders | None = None,
-        raw: MutableMapping[str, Any] | None = None,
+        inspect_headers: InspectHeaders | None = None,
+        scope: MutableMapping[str, Any] | None = None,
     ) -> None:
         self.chunks: list[bytes] = []
         self.size = 0
@@ -54,168 +65,167 @@ class BodyBuffer:
         self.ended = False
         self.ignored = False
         self.overflow = expected is not None and expected > limit
-        self._describe = describe
-        self._raw = raw
+        self._inspect_headers = inspect_headers
+        self._scope = scope
         self._members: dict[str, Any] | None = {}
 
-    def feed(self, chunk: bytes, last: bool) -> None:
-        """Take note of a chunk that the app has just been given."""
+    def append(self, chunk: bytes, last: bool) -> None:
+        """Keep a chunk that the app has just read."""
         if self.ended or self.overflow or self.ignored:
             return
         if chunk:
             if type(chunk) is not bytes:
-                # A buffer that the server may fill anew.
+                # The server may reuse its buffer.
                 chunk = bytes(chunk)
             self.chunks.append(chunk)
             self.size += len(chunk)
             if self.size > _SMALL:
-                self._look()
+                self._release_if_unreadable()
         if last:
             self.ended = True
 
     def is_complete(self) -> bool:
-        """Whether the app has seen all of it; nothing more will be learnt from it then.
+        """Whether nothing more can be learnt from the body.
 
-        Some apps stop reading at Content-Length and never see a chunk that says it is the last.
+        Some apps stop reading at Content-Length and never see the last message.
         """
-        if self._describe is not None or self.size > self.limit:
-            self._look()
+        if self._inspect_headers is not None or self.size > self.limit:
+            self._release_if_unreadable()
         return self.ended or self.ignored or self.overflow or (self.expected is not None and self.size >= self.expected)
 
-    def _look(self) -> None:
-        """Find out what this is, and let go of what will not be read."""
-        if self._describe is not None:
+    def _release_if_unreadable(self) -> None:
+        if self._inspect_headers is not None:
             with _lock:
-                describe = self._describe
-                if describe is not None:
-                    readable, self.expected = describe(self._raw or {})
-                    self.ignored = not readable
-                    self._describe = self._raw = None
+                inspect_headers = self._inspect_headers
+                if inspect_headers is not None:
+                    is_json, self.expected = inspect_headers(self._scope or {})
+                    self.ignored = not is_json
+                    self._inspect_headers = self._scope = None
         if not self.ignored and (self.size > self.limit or (self.expected or 0) > self.limit):
             self.overflow = True
         if self.ignored or self.overflow:
             self.chunks = []
 
-    def read(self, reader: BodyDecoder) -> dict[str, Any] | None:
-        """Return the wanted members, ``None`` when this is not JSON; let the chunks go.
+    def decode(self, decoder: BodyDecoder) -> dict[str, Any] | None:
+        """Return the wanted members and release the chunks; ``None`` if the body is not JSON.
 
-        JSON of any other kind than an object has no members, nor has no body at all.
+        An empty body, and JSON that is not an object, have no members.
         """
         if self.chunks:
             with _lock:
                 chunks = self.chunks
                 if chunks:
-                    # What comes after the announced end is not the body's.
+                    # Bytes after the announced end do not belong to the body.
                     self.ended = True
-                    self._members = reader.read(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+                    self._members = decoder.decode(chunks[0] if len(chunks) == 1 else b"".join(chunks))
                     self.chunks = []
         return self._members
 
 
 class BodyDecoder:
-    """Reads only the wanted top-level members of a JSON object.
+    """Decodes only the wanted top-level members of a JSON object.
 
-    Each is kept raw until it is asked for, so that one broken member spoils no other. Texts that
-    msgspec refuses but Python's ``json`` accepts (NaN, a byte order mark, UTF-16, lone surrogates)
-    are read by the latter, for the app reads them too.
+    Each member is decoded by itself, so that one invalid member does not affect the others. Texts
+    that msgspec refuses and Python's ``json`` accepts (NaN, a byte order mark, UTF-16, lone
+    surrogates) are decoded by the latter, because the app accepts them too.
 
     Args:
-        names: The members that are wanted.
-        within: Members of which only what stands at some paths is wanted, with these paths.
-        present: Members of which only is wanted whether they are there: the longest may be among them.
+        names: The wanted members.
+        nested: Members of which only nested members are wanted → the paths to these.
+        presence_only: Members of which only the presence is wanted, because they may be long.
     """
 
     def __init__(
         self,
         names: Iterable[str],
         *,
-        within: Mapping[str, Collection[tuple[str, ...]]] | None = None,
-        present: Collection[str] = (),
+        nested: Mapping[str, Collection[tuple[str, ...]]] | None = None,
+        presence_only: Collection[str] = (),
     ) -> None:
-        self.names = tuple(dict.fromkeys((*names, *present)))
-        self._within = dict(within or {})
-        self._present = frozenset(present) - frozenset(names)
-        # Which becomes a dictionary of those that are there.
-        make: Any = TypedDict
-        wanted = make("Wanted", dict.fromkeys(self.names, msgspec.Raw), total=False)
-        self._decode = msgspec.json.Decoder(wanted).decode
+        self.names = tuple(dict.fromkeys((*names, *presence_only)))
+        self._nested = dict(nested or {})
+        self._presence_only = frozenset(presence_only) - frozenset(names)
+        # msgspec decodes a TypedDict into a dictionary of the members that are present.
+        make_typed_dict: Any = TypedDict
+        wanted = make_typed_dict("Wanted", dict.fromkeys(self.names, msgspec.Raw), total=False)
+        self._decode_members = msgspec.json.Decoder(wanted).decode
 
-    def read(self, data: bytes) -> dict[str, Any] | None:
-        """Return the wanted members, ``None`` when the body is not JSON.
+    def decode(self, data: bytes) -> dict[str, Any] | None:
+        """Return the wanted members, ``None`` if the body is not JSON.
 
-        In the place of a member that cannot be decoded by itself stands `BROKEN`.
+        A member that cannot be decoded is `INVALID_JSON`.
         """
         try:
-            members: dict[str, Any] = self._decode(data)
+            members: dict[str, Any] = self._decode_members(data)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            return self._read_slowly(data)
+            return self._decode_all(data)
         for name, raw in members.items():
-            if name in self._present:
+            if name in self._presence_only:
                 members[name] = True
-            elif name in self._within:
-                members[name] = _pick(raw, self._within[name])
+            elif name in self._nested:
+                members[name] = _decode_nested(raw, self._nested[name])
             else:
-                members[name] = _decode_one(raw)
+                members[name] = _decode_member(raw)
         return members
 
-    def _read_slowly(self, data: bytes) -> dict[str, Any] | None:
-        value = decode_slowly(data)
-        if value is BROKEN:
+    def _decode_all(self, data: bytes) -> dict[str, Any] | None:
+        value = decode_leniently(data)
+        if value is INVALID_JSON:
             return None
         if not isinstance(value, dict):
             return {}
-        return {name: True if name in self._present else value[name] for name in self.names if name in value}
+        return {name: True if name in self._presence_only else value[name] for name in self.names if name in value}
 
 
-def _pick(raw: msgspec.Raw, paths: Collection[tuple[str, ...]]) -> Any:
-    """Decode what stands at some paths, and nothing around it."""
+def _decode_nested(raw: msgspec.Raw, paths: Collection[tuple[str, ...]]) -> Any:
+    """Decode the values at some paths, without the rest of the object."""
     try:
         inner = _decode_raw(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
-    found: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     for name, rest in {path[0]: [other[1:] for other in paths if other[0] == path[0]] for path in paths}.items():
         if name in inner:
-            found[name] = _decode_one(inner[name]) if () in rest else _pick(inner[name], rest)
-    return found
+            members[name] = _decode_member(inner[name]) if () in rest else _decode_nested(inner[name], rest)
+    return members
 
 
-def _decode_one(raw: msgspec.Raw) -> Any:
+def _decode_member(raw: msgspec.Raw) -> Any:
     try:
         return _decode(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return decode_slowly(bytes(raw))
+        return decode_leniently(bytes(raw))
 
 
-def decode_slowly(text: bytes | str) -> Any:
-    """Decode JSON with everything that Python's ``json`` puts up with; `BROKEN` where it does not.
+def decode_leniently(text: bytes | str) -> Any:
+    """Decode everything that Python's ``json`` accepts; `INVALID_JSON` for all else.
 
-    Integers that Python would refuse, of more than 4,300 digits, are broken by themselves.
+    Integers of more than 4,300 digits, which Python refuses to convert, are `INVALID_JSON` by themselves.
     """
     try:
         return json.loads(text, parse_int=_parse_int)
     except (ValueError, RecursionError):
-        return BROKEN
+        return INVALID_JSON
 
 
-def _parse_int(digits: str) -> int | Broken:
-    return int(digits) if len(digits) < 1000 else BROKEN
+def _parse_int(digits: str) -> int | InvalidJSON:
+    return int(digits) if len(digits) < 1000 else INVALID_JSON
 
 
 def is_json(content_type: str) -> bool:
-    """Whether a body of this type is one JSON text."""
+    """Whether a body of this content type is one JSON text."""
     return content_type.partition(";")[0].rstrip().lower().endswith(("/json", "+json"))
 
 
 def parse_length(text: str) -> int | None:
-    """Return a Content-Length, ``None`` where it is none."""
+    """Return a Content-Length, ``None`` if the text is not a number."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
 
 def value_at_path(members: Any, path: tuple[str, ...]) -> Any:
-    """Return what stands at a dotted path of decoded JSON, ``None`` where nothing does."""
+    """Return the value at a path of decoded JSON, ``None`` if there is none."""
     for part in path:
         if not isinstance(members, dict):
-            return members if members is BROKEN else None
+            return members if members is INVALID_JSON else None
         members = members.get(part)
     return members

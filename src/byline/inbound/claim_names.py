@@ -1,4 +1,4 @@
-"""Every name under which a claim may come: the one list, in order of precedence."""
+"""Every name under which a claim may be sent, in order of precedence: the one table of claim names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 from byline.gateways import FIELDS as GATEWAY_FIELDS
 from byline.gateways.base import Field
 
-#: byline's own names and those of OpenAI-shaped bodies; the gateways' follow.
+#: byline's own names and those of request bodies in OpenAI's form.
 BYLINE_CLAIMS: Final[tuple[Field, ...]] = (
     Field("session_id", "header", "x-session-id"),
     Field("trace_id", "header", "trace", "trace"),
@@ -21,31 +21,30 @@ BYLINE_CLAIMS: Final[tuple[Field, ...]] = (
     Field("trace_id", "query", "trace", "trace"),
 )
 
-#: Names of agents and of the protocols that they speak. Where a name is used for other things as well,
-#: it counts only beside another that shows whose it is.
+#: Names of agents and agent protocols. A name with other uses counts only next to a second name of its protocol.
 AGENT_PROTOCOL_CLAIMS: Final[tuple[Field, ...]] = (
     Field("session_id", "header", "x-claude-code-session-id"),
     Field("session_id", "header", "x-opencode-session"),
-    # Of the connection to a server of tools, which may serve several conversations.
+    # The connection to an MCP server, which several conversations may share.
     Field("session_id", "header", "mcp-session-id"),
-    # OpenAI's Responses API. The response before this one is another one in each turn, and no session.
+    # OpenAI's Responses API. previous_response_id differs in each turn and therefore is not a session.
     Field("session_id", "body", "conversation", "id", needs="input"),
     Field("metadata", "body", "previous_response_id", "entry"),
-    # AG-UI: each run of an agent is a trace of its thread.
+    # AG-UI: each run of an agent is a trace of the thread.
     Field("session_id", "body", "threadId", needs="runId"),
     Field("trace_id", "body", "runId", needs="threadId"),
     # A2A, as JSON-RPC and as plain HTTP.
     Field("session_id", "body", "params.message.contextId", needs="jsonrpc"),
     Field("session_id", "body", "message.contextId"),
-    # The chat of Vercel's AI SDK.
+    # The chat protocol of Vercel's AI SDK.
     Field("session_id", "body", "id", needs="messages"),
-    # OpenAI's: a hash as a rule, so that any other name of the user tells more.
+    # OpenAI's; usually a hash, so that any other name of the user says more.
     Field("user_id", "body", "safety_identifier"),
 )
 
 CLAIM_NAMES: Final[tuple[Field, ...]] = (*BYLINE_CLAIMS, *GATEWAY_FIELDS, *AGENT_PROTOCOL_CLAIMS)
 
-#: Keys of the ``trace`` object; every further key is metadata.
+#: Keys of the ``trace`` object; all other keys are metadata.
 TRACE_KEYS: Final = {
     "trace_id": "trace_id",
     "trace_name": "trace_name",
@@ -59,14 +58,14 @@ TRACE_KEYS: Final = {
     "langfuse.trace.tags": "tags",
 }
 
-#: Keys of LiteLLM's ``metadata`` object, of which the first for a field counts; every further key is metadata.
+#: Keys of LiteLLM's ``metadata`` object; for each field the first one counts. All other keys are metadata.
 CONTROL_KEYS: Final = {
     "session_id": "session_id",
     "existing_trace_id": "trace_id",
     "trace_id": "trace_id",
     "trace_name": "trace_name",
     "trace_user_id": "user_id",
-    # Anthropic's; it may have a session in it.
+    # Anthropic's; may contain a session too.
     "user_id": "user_id",
     "generation_name": "generation_name",
     "parent_observation_id": "parent_span_id",
@@ -76,19 +75,19 @@ CONTROL_KEYS: Final = {
     "version": "version",
     "tags": "tags",
     "trace_metadata": "metadata",
-    # Portkey's spellings.
+    # Portkey's names.
     "_user": "user_id",
     "_environment": "environment",
     "_organisation": "organization_id",
 }
 
-#: Switches of LiteLLM's ``metadata`` object that say nothing about the request.
+#: Keys of LiteLLM's ``metadata`` object that control LiteLLM and do not describe the request.
 IGNORED_CONTROLS: Final = frozenset({"update_trace_keys", "debug_langfuse", "prompt"})
 
-#: Keys of any metadata that Langfuse takes for more than that, so that nobody may say by them what he may not say.
+#: Metadata keys to which Langfuse gives a meaning: they are read as claims, so that `trust` applies to them.
 LANGFUSE_KEYS: Final = {"langfuse_session_id": "session_id", "langfuse_user_id": "user_id", "langfuse_tags": "tags"}
 
-#: Members of W3C baggage that are claims; all others are somebody else's.
+#: Members of W3C baggage that are claims; all others belong to the app.
 BAGGAGE: Final = {
     "session.id": "session_id",
     "gen_ai.conversation.id": "session_id",
@@ -100,3 +99,32 @@ BAGGAGE: Final = {
     "langfuse_environment": "environment",
     "langfuse_tags": "tags",
 }
+
+
+def canonical_header_name(name: str) -> str:
+    """Return a header name in lower case with dashes."""
+    return name.lower().replace("_", "-")
+
+
+def _rank_headers() -> dict[str, tuple[int, Field]]:
+    headers: dict[str, tuple[int, Field]] = {}
+    for rank, field in enumerate(CLAIM_NAMES):
+        if field.where == "header":
+            headers.setdefault(canonical_header_name(field.name), (rank, field))
+    return headers
+
+
+def _rank_body_paths() -> dict[str, list[tuple[int, Field, tuple[str, ...]]]]:
+    members: dict[str, list[tuple[int, Field, tuple[str, ...]]]] = {}
+    for rank, field in enumerate(CLAIM_NAMES):
+        if field.where == "body":
+            path = tuple(field.name.split("."))
+            members.setdefault(path[0], []).append((rank, field, path))
+    return members
+
+
+#: Canonical header name → rank in the table, and the first field of that name.
+HEADER_CLAIMS: Final = _rank_headers()
+#: Top-level member of the body → rank, field and path of all claims in that member.
+BODY_CLAIMS: Final = _rank_body_paths()
+QUERY_CLAIMS: Final = tuple(field for field in CLAIM_NAMES if field.where == "query")

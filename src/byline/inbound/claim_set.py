@@ -1,30 +1,44 @@
-"""One layer of claims: cleaned values under their attribution fields, and what was dropped."""
+"""The cleaned claims of one source, and the readers of headers, JSON body, query and W3C baggage that fill them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any, Final
 from urllib.parse import unquote
 
 import msgspec
 
 from byline import attribution
-from byline.attribution import BROKEN, Rejected, clean_environment, clean_text
-from byline.inbound.body import decode_slowly
-from byline.inbound.claim_names import CONTROL_KEYS, IGNORED_CONTROLS, LANGFUSE_KEYS, TRACE_KEYS
+from byline.attribution import FIELDS as ATTRIBUTION_FIELDS
+from byline.attribution import INVALID_JSON, Attribution, Rejected, clean_environment, clean_text
+from byline.inbound.body import decode_leniently, value_at_path
+from byline.inbound.claim_names import (
+    BAGGAGE,
+    BODY_CLAIMS,
+    CONTROL_KEYS,
+    HEADER_CLAIMS,
+    IGNORED_CONTROLS,
+    LANGFUSE_KEYS,
+    QUERY_CLAIMS,
+    TRACE_KEYS,
+)
+from byline.inbound.request import parse_query
 
 _MAX_REASONS: Final = 50
-_decode = msgspec.json.Decoder().decode
-
-#: What stands between user and session in the user ids of Claude Code.
-_SESSION: Final = "_session_"
-
-_SPECIAL: Final = (*LANGFUSE_KEYS, *attribution.MASKS)
+#: Recipients of baggage may drop members beyond this length (W3C Baggage, 3.3.2).
+_MAX_BAGGAGE: Final = 8192
+#: Separates user and session in the user ids of Claude Code.
+_SESSION_SEPARATOR: Final = "_session_"
+_KEYS_WITH_MEANING: Final = (*LANGFUSE_KEYS, *attribution.MASKS)
 _IDS: Final = frozenset({"session_id", "user_id", "trace_id", "parent_span_id", "organization_id", "environment_id"})
+
+_rank_of: Final = itemgetter(0)
+_decode: Final = msgspec.json.Decoder().decode
 
 
 class ClaimSet(dict[str, Any]):
-    """Cleaned claims of one source; the first value of a field wins.
+    """Cleaned claims of one source by attribution field; the first value of a field wins.
 
     ``rejected`` is the request's list of dropped claims: field name and reason, never the value.
     """
@@ -36,18 +50,18 @@ class ClaimSet(dict[str, Any]):
         self.rejected = rejected
 
     def reject(self, field: str, reason: str) -> None:
-        """Note that a claim was dropped."""
+        """Record that a claim was dropped."""
         entry = f"{field}: {reason}"
         if len(self.rejected) < _MAX_REASONS and entry not in self.rejected:
             self.rejected.append(entry)
 
     def add(self, field: str, value: object) -> None:
-        """Add one claim under its attribution field, or note why not."""
+        """Add one claim under its attribution field, or record why it was dropped."""
         if value is None:
             return
         try:
             if field == "tags":
-                tags, reasons = attribution.clean_tags(_as_list(value))
+                tags, reasons = attribution.clean_tags(_parse_tag_list(value))
                 for reason in reasons:
                     self.reject("tags", reason)
                 if tags:
@@ -61,35 +75,49 @@ class ClaimSet(dict[str, Any]):
         except Rejected as rejected:
             self.reject(field, str(rejected))
 
+    def add_app_fields(self, fields: Mapping[str, Any] | Attribution) -> None:
+        """Add fields that the app itself has given; unknown names are dropped and recorded."""
+        for field, value in attribution_fields(fields).items():
+            if field in ATTRIBUTION_FIELDS:
+                self.add(field, value)
+            else:
+                self.reject(str(field)[:64], "no attribution field")
+
+    def keep_only(self, accepted: frozenset[str], reason: str) -> None:
+        """Drop all claims but those of the accepted fields."""
+        for field in [field for field in self if field not in accepted]:
+            del self[field]
+            self.reject(field, reason)
+
     def _add_metadata(self, value: object) -> None:
-        if isinstance(value, Mapping) and any(key in value for key in _SPECIAL):
+        if isinstance(value, Mapping) and any(key in value for key in _KEYS_WITH_MEANING):
             for key, field in LANGFUSE_KEYS.items():
                 if key in value:
                     self.add(field, value[key])
-            # First, so that no crowd of others drives them out.
-            asked = {key: value[key] for key in attribution.MASKS if key in value}
-            value = {**asked, **{key: item for key, item in value.items() if key not in LANGFUSE_KEYS}}
+            # The masks first, so that the limit on the number of keys cannot drop them.
+            masks = {key: value[key] for key in attribution.MASKS if key in value}
+            value = {**masks, **{key: item for key, item in value.items() if key not in LANGFUSE_KEYS}}
         metadata, dropped = attribution.clean_metadata(value)
         for key, reason in dropped:
             self.reject("metadata" if key == "*" else f"metadata.{key}", reason)
         if metadata:
             self["metadata"] = {**metadata, **self.get("metadata", {})}
 
-    def add_header(self, field: str, kind: str, values: list[str]) -> None:
-        """Add a claim that came as header lines of one name."""
-        text = values[0] if len(values) == 1 else ",".join(values)
+    def add_header(self, field: str, kind: str, lines: list[str]) -> None:
+        """Add a claim from the header lines of one name."""
+        text = lines[0] if len(lines) == 1 else ",".join(lines)
         if kind == "trace" and not text.lstrip().startswith("{") and parse_pairs(text) is None:
             kind = "text"
         if kind == "text" and field in _IDS and "," in text:
-            values = split_repeated(values)
-            if len(values) > 1:
+            lines = split_repeated(lines)
+            if len(lines) > 1:
                 self.reject(field, "repeated")
                 return
-            text = values[0]
+            text = lines[0]
         self.add_text(field, kind, text)
 
     def add_text(self, field: str, kind: str, text: str) -> None:
-        """Add a claim of any kind that came as text: from a header, a query or baggage."""
+        """Add a claim of any kind that was sent as text: in a header, a query or baggage."""
         if kind == "text":
             self.add(field, text)
         elif kind == "tags":
@@ -103,7 +131,7 @@ class ClaimSet(dict[str, Any]):
             else:
                 self.add_object(field, kind, pairs)
         elif text.strip():
-            self.add_object(field, kind, parse_pairs(text) or BROKEN)
+            self.add_object(field, kind, parse_pairs(text) or INVALID_JSON)
 
     def add_encoded(self, field: str, kind: str, lines: list[str]) -> None:
         """Add a claim of a percent-encoded header: a text, a list of tags, or ``key:value`` entries."""
@@ -115,8 +143,8 @@ class ClaimSet(dict[str, Any]):
             else:
                 self.add(field, _decode_percent(texts[0]))
         elif kind == "tags":
-            listed = _as_list(",".join(lines))
-            self.add(field, listed if isinstance(listed, list) else [_decode_percent(part.strip()) for part in parts])
+            tags = _parse_tag_list(",".join(lines))
+            self.add(field, tags if isinstance(tags, list) else [_decode_percent(part.strip()) for part in parts])
         else:
             pairs = [part.strip().partition(":") for part in parts]
             self.add(field, {_decode_percent(key): _decode_percent(value) for key, colon, value in pairs if colon})
@@ -130,72 +158,131 @@ class ClaimSet(dict[str, Any]):
         elif not isinstance(value, Mapping):
             self.reject("trace" if kind == "trace" else "metadata", "not an object")
         elif kind == "trace":
-            self._add_known(value, TRACE_KEYS, frozenset())
+            self._add_members(value, TRACE_KEYS, frozenset())
         elif kind == "controls":
-            self._add_known(value, CONTROL_KEYS, IGNORED_CONTROLS)
+            self._add_members(value, CONTROL_KEYS, IGNORED_CONTROLS)
         else:
             self.add(field, value)
 
-    def _add_known(self, value: Mapping[str, Any], known: Mapping[str, str], ignored: frozenset[str]) -> None:
-        # In the order of the table, whatever that of the sender is.
-        present = list(filter(value.__contains__, known))
+    def _add_members(self, members: Mapping[str, Any], known: Mapping[str, str], ignored: frozenset[str]) -> None:
+        # In the order of the table, not in that of the sender.
+        present = list(filter(members.__contains__, known))
         for key in present:
             if key != "user_id":
-                self.add(known[key], value[key])
-        if len(present) < len(value):
-            further = {key: item for key, item in value.items() if key not in known and key not in ignored}
-            if further:
-                self.add("metadata", further)
+                self.add(known[key], members[key])
+        if len(present) < len(members):
+            metadata = {key: item for key, item in members.items() if key not in known and key not in ignored}
+            if metadata:
+                self.add("metadata", metadata)
         if "user_id" in present:
-            # What says it in so many words comes first.
-            self._add_user(value["user_id"])
+            # Last, because trace_user_id is the more specific name.
+            self._add_anthropic_user(members["user_id"])
 
-    def _add_user(self, value: object) -> None:
-        """Add the user of an Anthropic request, which coding agents let name the session too."""
+    def _add_anthropic_user(self, value: object) -> None:
+        """Add the user id of an Anthropic request, into which coding agents also put the session."""
         if isinstance(value, str) and value.startswith("{"):
             value = decode_json_claim(value)
         if isinstance(value, Mapping):
             self.add("session_id", value.get("session_id"))
             value = value.get("account_uuid") or value.get("device_id") or value.get("user_id")
-        elif isinstance(value, str) and _SESSION in value:
-            value, _, session = value.rpartition(_SESSION)
+        elif isinstance(value, str) and _SESSION_SEPARATOR in value:
+            value, _, session = value.rpartition(_SESSION_SEPARATOR)
             self.add("session_id", session)
         self.add("user_id", value)
 
+    def add_header_claims(self, headers: Mapping[str, list[str]]) -> None:
+        """Add the claims in the headers of a request."""
+        present = [(*HEADER_CLAIMS[name], headers[name]) for name in HEADER_CLAIMS.keys() & headers.keys()]
+        if len(present) > 1:
+            present.sort(key=_rank_of)
+        for _, field, lines in present:
+            if field.kind == "entry":
+                self.add(field.field, {field.name.removeprefix("langfuse_"): lines[0]})
+            elif field.encoded:
+                self.add_encoded(field.field, field.kind, lines)
+            else:
+                self.add_header(field.field, field.kind, lines)
 
-def _as_list(tags: object) -> object:
-    """Return tags as a list where they are one in JSON, and as they are otherwise."""
-    found = decode_json_claim(tags) if isinstance(tags, str) and tags.lstrip().startswith("[") else None
-    return found if isinstance(found, list) else tags
+    def add_body_claims(self, members: Mapping[str, Any]) -> None:
+        """Add the claims in the decoded members of a JSON body."""
+        present = [claim for name in BODY_CLAIMS.keys() & members.keys() for claim in BODY_CLAIMS[name]]
+        if len(present) > 1:
+            present.sort(key=_rank_of)
+        for _, field, path in present:
+            value = members[path[0]] if len(path) == 1 else value_at_path(members, path)
+            if value is None or (field.needs is not None and field.needs not in members):
+                continue
+            if field.kind == "entry":
+                self.add("metadata", {field.name: value})
+            elif field.kind == "id":
+                self.add(field.field, value.get("id") if isinstance(value, Mapping) else value)
+            elif field.kind in ("text", "tags"):
+                self.add(field.field, value)
+            else:
+                self.add_object(field.field, field.kind, value)
+
+    def add_query_claims(self, query: str) -> None:
+        """Add the claims in the query of a websocket handshake, on which a browser cannot set headers."""
+        values = parse_query(query)
+        for field in QUERY_CLAIMS:
+            text = values.get(field.name)
+            if text:
+                self.add_text(field.field, field.kind, text)
+
+    def add_baggage_claims(self, lines: list[str]) -> None:
+        """Add the claims in W3C baggage."""
+        members = ",".join(lines)
+        if len(members) > _MAX_BAGGAGE:
+            # Only whole members, because a truncated id would identify something else.
+            members = members[: _MAX_BAGGAGE + 1].rpartition(",")[0]
+            self.reject("baggage", "too long")
+        for member in members.split(","):
+            name, equals, value = member.partition(";")[0].partition("=")
+            field = BAGGAGE.get(name.strip()) if equals else None
+            if field is not None:
+                self.add_text(field, "tags" if field == "tags" else "text", _decode_percent(value.strip()))
+
+
+def attribution_fields(values: Mapping[str, Any] | Attribution) -> Mapping[str, Any]:
+    """Return attribution fields as a mapping, without the empty fields of an `Attribution`."""
+    if isinstance(values, Attribution):
+        return {field: getattr(values, field) for field in values.__struct_fields__ if getattr(values, field)}
+    return values
+
+
+def _parse_tag_list(tags: object) -> object:
+    """Return tags as a list if they are a JSON array, else unchanged."""
+    decoded = decode_json_claim(tags) if isinstance(tags, str) and tags.lstrip().startswith("[") else None
+    return decoded if isinstance(decoded, list) else tags
 
 
 def _decode_percent(text: str) -> str:
-    # Bytes that are no text must not turn into another text.
+    # Invalid UTF-8 stays recognisable and is rejected later, instead of becoming another text.
     return unquote(text, errors="surrogateescape")
 
 
-def split_repeated(values: list[str]) -> list[str]:
-    """Fold header lines that say the same; a list in one line counts as lines (RFC 9110, 5.2).
+def split_repeated(lines: list[str]) -> list[str]:
+    """Return the distinct values of repeated header lines; a comma separates values too (RFC 9110, 5.2).
 
-    WSGI servers join repeated headers with commas, so that both doors agree only this way.
+    WSGI servers join repeated headers with commas. Splitting them makes ASGI and WSGI agree.
     """
-    if len(values) == 1 and "," not in values[0]:
-        return values
-    return list(dict.fromkeys(part.strip() for value in values for part in value.split(",") if part.strip())) or [""]
+    if len(lines) == 1 and "," not in lines[0]:
+        return lines
+    return list(dict.fromkeys(part.strip() for line in lines for part in line.split(",") if part.strip())) or [""]
 
 
 def decode_json_claim(text: str) -> object:
-    """Decode JSON text of a header; `BROKEN` where it is not JSON."""
+    """Decode a JSON header, `INVALID_JSON` if the text is not JSON."""
     try:
         return _decode(text)
     except (msgspec.DecodeError, RecursionError, ValueError):
-        return decode_slowly(text)
+        return decode_leniently(text)
 
 
 def parse_pairs(text: str) -> dict[str, str] | None:
-    """Read ``key=value`` pairs divided by commas or semicolons; ``None`` when it is none.
+    """Parse ``key=value`` pairs separated by commas or semicolons; ``None`` if the text is something else.
 
-    Values may be percent-encoded, as in W3C baggage, or stand in double quotes.
+    Values may be percent-encoded, as in W3C baggage, or in double quotes.
     """
     pairs: dict[str, str] = {}
     for part in text.replace(";", ",").split(","):
@@ -205,7 +292,7 @@ def parse_pairs(text: str) -> dict[str, str] | None:
         key, equals, value = part.partition("=")
         key = key.strip()
         value = value.strip().strip('"')
-        # "dGVzdA==" is a bare id that happens to end in equals signs.
+        # "dGVzdA==" is a bare id that ends in equals signs.
         if (
             not equals
             or not value
@@ -213,5 +300,5 @@ def parse_pairs(text: str) -> dict[str, str] | None:
             or not key.replace(".", "_").replace("-", "_").isidentifier()
         ):
             return None
-        pairs.setdefault(key, unquote(value, errors="surrogateescape"))
+        pairs.setdefault(key, _decode_percent(value))
     return pairs or None

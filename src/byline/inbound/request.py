@@ -1,32 +1,32 @@
-"""A request as both protocols show it: the few things that claims are read from."""
+"""The parts of an ASGI or WSGI request from which claims are read, and a check that an app speaks the protocol."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, Final
+from types import FunctionType, MethodType
+from typing import Any, Final, Literal
 from urllib.parse import parse_qsl
+
+from byline.inbound.claim_names import canonical_header_name
+from byline.settings import SettingError
 
 _MAX_QUERY_FIELDS: Final = 1000
 _CGI_HEADERS: Final = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
 
 
-def decode_latin1(value: bytes) -> str:
-    """Decode a header value: UTF-8 where it is, else Latin-1, as HTTP has it."""
+def decode_header(value: bytes) -> str:
+    """Decode a header value as UTF-8, or as Latin-1 if the value is not UTF-8."""
     try:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
 
 
-def canonical_header_name(name: str) -> str:
-    """Return a header name in lower case with dashes."""
-    return name.lower().replace("_", "-")
-
-
 def plain_headers(scope: MutableMapping[str, Any]) -> dict[bytes, bytes] | None:
-    """Return the headers of an ASGI scope by name, ``None`` where one is repeated or written in an odd way.
+    """Return the headers of an ASGI scope by name, ``None`` if a name is repeated, in upper case or has an underscore.
 
-    Nearly always they are plain, and need not be gone through one by one.
+    The headers of nearly all requests can be returned, which saves a loop over them.
     """
     headers = scope.get("headers")
     if type(headers) is not list:
@@ -37,9 +37,9 @@ def plain_headers(scope: MutableMapping[str, Any]) -> dict[bytes, bytes] | None:
 
 
 class HeaderNames:
-    """The headers that somebody will read, under the names by which each protocol shows them.
+    """The headers that a reader needs, under the names that each protocol uses.
 
-    Names are given and answered in canonical form: lower case, with dashes.
+    The names are canonical: lower case, with dashes.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -49,7 +49,7 @@ class HeaderNames:
 
 
 class AsgiRequest:
-    """What an ASGI scope says."""
+    """A request by its ASGI scope."""
 
     __slots__ = ("scope",)
 
@@ -57,16 +57,16 @@ class AsgiRequest:
         self.scope = scope
 
     def headers(self) -> Iterator[tuple[str, str]]:
-        """All headers, names as they came."""
+        """Yield all headers, with names as received."""
         for name, value in self.scope.get("headers", ()):
-            yield name.decode("latin-1"), decode_latin1(value)
+            yield name.decode("latin-1"), decode_header(value)
 
-    def collect(self, wanted: HeaderNames) -> dict[str, list[str]]:
-        """Gather the wanted headers; a spelling with dashes goes before one with underscores."""
+    def collect_headers(self, wanted: HeaderNames) -> dict[str, list[str]]:
+        """Return the wanted headers by canonical name; a name with dashes wins over one with underscores."""
         names = wanted.asgi
         plain = plain_headers(self.scope)
         if plain is not None:
-            return {names[raw]: [decode_latin1(plain[raw])] for raw in names.keys() & plain.keys()}
+            return {names[raw]: [decode_header(plain[raw])] for raw in names.keys() & plain.keys()}
         found: dict[str, list[str]] = {}
         underscored: dict[str, list[str]] | None = None
         for raw, value in self.scope.get("headers", ()):
@@ -74,47 +74,47 @@ class AsgiRequest:
             name = names.get(folded)
             if name is not None:
                 if name in found:
-                    found[name].append(decode_latin1(value))
+                    found[name].append(decode_header(value))
                 else:
-                    found[name] = [decode_latin1(value)]
+                    found[name] = [decode_header(value)]
             elif b"_" in folded:
                 name = names.get(folded.replace(b"_", b"-"))
                 if name is not None:
                     underscored = underscored or {}
-                    underscored.setdefault(name, []).append(decode_latin1(value))
+                    underscored.setdefault(name, []).append(decode_header(value))
         return {**underscored, **found} if underscored else found
 
     def query(self) -> str:
-        """The query string, still encoded."""
+        """Return the query string, percent-encoded."""
         raw: bytes = self.scope.get("query_string", b"")
         return raw.decode("latin-1")
 
     def path(self) -> str:
-        """The path, decoded."""
+        """Return the decoded path."""
         path: str = self.scope.get("path", "")
         return path
 
     def path_parameters(self) -> Mapping[str, Any]:
-        """What the router has matched so far."""
+        """Return the path parameters that the router has matched so far."""
         return self.scope.get("path_params") or {}
 
     def route(self) -> str | None:
-        """The route's template, where the framework tells it."""
+        """Return the route's template, ``None`` if the framework does not provide one."""
         path = getattr(self.scope.get("route"), "path", None)
         return path if isinstance(path, str) else None
 
     def address(self) -> str | None:
-        """The peer's address."""
+        """Return the client's address."""
         client = self.scope.get("client")
         return client[0] if client else None
 
     def is_handshake(self) -> bool:
-        """Whether this is a websocket's handshake, whose query may carry claims."""
+        """Whether the request is a websocket handshake, in which the query may carry claims."""
         return bool(self.scope["type"] == "websocket")
 
 
 class WsgiRequest:
-    """What a WSGI environ says."""
+    """A request by its WSGI environ."""
 
     __slots__ = ("environ",)
 
@@ -122,7 +122,7 @@ class WsgiRequest:
         self.environ = environ
 
     def headers(self) -> Iterator[tuple[str, str]]:
-        """All headers, names with dashes: WSGI does not tell how they came."""
+        """Yield all headers, with dashes in the names, because WSGI does not keep the original names."""
         for key, value in list(self.environ.items()):
             if key.startswith("HTTP_"):
                 name = key[5:].lower().replace("_", "-")
@@ -132,22 +132,22 @@ class WsgiRequest:
                 continue
             yield name, _decode_native(value)
 
-    def collect(self, wanted: HeaderNames) -> dict[str, list[str]]:
-        """Gather the wanted headers. WSGI servers have joined repeated ones by commas already."""
+    def collect_headers(self, wanted: HeaderNames) -> dict[str, list[str]]:
+        """Return the wanted headers by canonical name. WSGI servers have joined repeated headers with commas."""
         names, environ = wanted.wsgi, self.environ
         return {names[key]: [_decode_native(environ[key])] for key in names.keys() & environ.keys()}
 
     def query(self) -> str:
-        """The query string, still encoded."""
+        """Return the query string, percent-encoded."""
         return str(self.environ.get("QUERY_STRING", ""))
 
     def path(self) -> str:
-        """The path, decoded."""
+        """Return the decoded path."""
         raw = str(self.environ.get("SCRIPT_NAME", "")) + str(self.environ.get("PATH_INFO", ""))
-        return decode_latin1(raw.encode("latin-1", "replace"))
+        return decode_header(raw.encode("latin-1", "replace"))
 
     def path_parameters(self) -> Mapping[str, Any]:
-        """What the router has matched so far, where Werkzeug or a PEP 3333 router tells it."""
+        """Return the path parameters, if Werkzeug or a ``wsgiorg.routing_args`` router has matched some."""
         arguments = getattr(self.environ.get("werkzeug.request"), "view_args", None)
         if arguments:
             return dict(arguments)
@@ -155,17 +155,17 @@ class WsgiRequest:
         return routing[1] if routing else {}
 
     def route(self) -> str | None:
-        """The route's template, where the framework tells it."""
+        """Return the route's template, ``None`` if the framework does not provide one."""
         rule = getattr(self.environ.get("werkzeug.request"), "url_rule", None)
         path = getattr(rule, "rule", None)
         return path if isinstance(path, str) else None
 
     def address(self) -> str | None:
-        """The peer's address."""
+        """Return the client's address."""
         return self.environ.get("REMOTE_ADDR") or None
 
     def is_handshake(self) -> bool:
-        """WSGI has no websockets."""
+        """Return ``False``, because WSGI has no websockets."""
         return False
 
 
@@ -173,22 +173,22 @@ Request = AsgiRequest | WsgiRequest
 
 
 def _decode_native(value: Any) -> str:
-    # WSGI shows the bytes of a header as characters of Latin-1.
+    # PEP 3333: each character is one byte of the header.
     try:
-        return decode_latin1(value.encode("latin-1"))
+        return decode_header(value.encode("latin-1"))
     except (UnicodeEncodeError, AttributeError):
         return str(value)
 
 
 def request_of(raw: MutableMapping[str, Any]) -> Request:
-    """Return the request that an environ or a scope stands for."""
+    """Return the request of an ASGI scope or a WSGI environ."""
     return WsgiRequest(raw) if "REQUEST_METHOD" in raw else AsgiRequest(raw)
 
 
 def parse_query(query: str) -> dict[str, str]:
-    """Return the query's first value of each name."""
+    """Return the first value of each name in a query."""
     try:
-        # Bytes that are no text must not turn into another text.
+        # Invalid UTF-8 stays recognisable and is rejected later, instead of becoming another text.
         pairs = parse_qsl(query, errors="surrogateescape", max_num_fields=_MAX_QUERY_FIELDS)
     except ValueError:
         return {}
@@ -202,3 +202,54 @@ def parse_cookies(header: str) -> dict[str, str]:
         name, _, value = pair.partition("=")
         cookies.setdefault(name.strip(), value.strip().strip('"'))
     return cookies
+
+
+def require_protocol(app: Any, protocol: Literal["asgi", "wsgi"]) -> None:
+    """Raise `SettingError` ``byline.E018`` if an app certainly speaks the other protocol.
+
+    Example:
+        >>> require_protocol(lambda environ, start_response: [], "wsgi")
+        >>> require_protocol(lambda environ, start_response: [], "asgi")
+        Traceback (most recent call last):
+        byline.settings.SettingError: byline.E018: byline.asgi's middleware wraps a WSGI app. To fix this, import \
+AttributionMiddleware from byline.wsgi.
+    """
+    other = "wsgi" if protocol == "asgi" else "asgi"
+    if _is_asgi_app(app) if protocol == "wsgi" else _is_wsgi_app(app):
+        raise SettingError(
+            "byline.E018",
+            f"byline.{protocol}'s middleware wraps {'an ASGI' if protocol == 'wsgi' else 'a WSGI'} app",
+            f"import AttributionMiddleware from byline.{other}",
+        )
+
+
+def _is_asgi_app(app: Any) -> bool:
+    return inspect.iscoroutinefunction(_called_function(app)[0])
+
+
+def _is_wsgi_app(app: Any) -> bool:
+    """Whether an app takes two arguments and not three.
+
+    The code object is inspected instead of the signature: a decorator may replace the signature, and
+    evaluating annotations may fail on names that exist for type checkers only.
+    """
+    function, bound = _called_function(app)
+    code = getattr(function, "__code__", None)
+    if code is None or inspect.iscoroutinefunction(function) or code.co_flags & inspect.CO_VARARGS:
+        return False
+    needs_more = code.co_kwonlyargcount > len(function.__kwdefaults__ or ())
+    return bool(code.co_argcount - bound == 2 and not needs_more)
+
+
+def _called_function(app: Any) -> tuple[Any, int]:
+    """Return the function that runs when an app is called, and the number of bound arguments.
+
+    Attributes of the app itself are not read, because a proxy may raise outside a request.
+    """
+    kind = type(app)
+    if kind is FunctionType:
+        return app, 0
+    if kind is MethodType:
+        return app.__func__, 1
+    code = next((vars(each)["__call__"] for each in kind.__mro__ if "__call__" in vars(each)), None)
+    return (code, 1) if type(code) is FunctionType else (None, 0)

@@ -1,4 +1,4 @@
-"""Where the app's own API carries a field: ``body:conversation.id``, ``header:``, ``path:`` and so on."""
+"""The ``fields`` setting: the parts of a request in which the app's own API carries attribution fields."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any, Final
 
 from byline.attribution import FIELDS
 from byline.inbound.body import value_at_path
+from byline.inbound.claim_names import canonical_header_name
 from byline.inbound.claim_set import ClaimSet
-from byline.inbound.request import Request, canonical_header_name, parse_cookies, parse_query
+from byline.inbound.request import Request, parse_cookies, parse_query
 from byline.settings import SettingError
 
 _KINDS: Final = ("body", "header", "query", "path", "cookie")
 
 
 class FieldSource:
-    """One place in a request from which one attribution field is read."""
+    """One part of a request from which one attribution field is read, e.g. ``body:conversation.id``."""
 
     __slots__ = ("field", "kind", "name", "path", "template")
 
@@ -26,44 +27,43 @@ class FieldSource:
             raise SettingError(
                 "byline.E012",
                 f"fields[{field!r}] is {spec!r}",
-                "write where the field stands as body:a.b, header:X-Name, query:name, path:name, "
-                "path:/a/{name}/b or cookie:name",
+                "write body:a.b, header:X-Name, query:name, path:name, path:/a/{name}/b or cookie:name",
             )
         self.field = field
         self.kind = kind
         self.name = canonical_header_name(name.strip()) if kind == "header" else name.strip()
         self.path = tuple(self.name.split(".")) if kind == "body" else ()
-        self.template = _template(field, self.name) if kind == "path" and self.name.startswith("/") else None
+        self.template = _compile_template(field, self.name) if kind == "path" and self.name.startswith("/") else None
 
-    def read(
-        self, layer: ClaimSet, request: Request, headers: Mapping[str, list[str]], members: Mapping[str, Any]
+    def add_to(
+        self, claims: ClaimSet, request: Request, headers: Mapping[str, list[str]], members: Mapping[str, Any]
     ) -> None:
-        """Add the value to the layer, where the request has one."""
+        """Add the value to the claims, if the request has one."""
         if self.kind == "body":
-            layer.add(self.field, value_at_path(members, self.path))
+            claims.add(self.field, value_at_path(members, self.path))
         elif self.kind == "header":
             lines = headers.get(self.name)
             if lines:
-                layer.add_header(self.field, self._written, lines)
+                claims.add_header(self.field, self._kind_of_text, lines)
         elif self.late:
             value = request.path_parameters().get(self.name)
-            # Routers turn parameters into numbers, UUIDs and paths.
-            layer.add(self.field, value if value is None else str(value))
+            # Routers convert parameters to numbers, UUIDs and paths.
+            claims.add(self.field, value if value is None else str(value))
         else:
-            text = self._text(request, headers)
+            text = self._read_text(request, headers)
             if text is not None:
-                layer.add_text(self.field, self._written, text)
+                claims.add_text(self.field, self._kind_of_text, text)
 
     @property
     def late(self) -> bool:
-        """Whether the value is known only once a router further inside has matched the path."""
+        """Whether the value is known only after the app's router has matched the path."""
         return self.kind == "path" and self.template is None
 
     @property
-    def _written(self) -> str:
+    def _kind_of_text(self) -> str:
         return self.field if self.field in ("tags", "metadata") else "text"
 
-    def _text(self, request: Request, headers: Mapping[str, list[str]]) -> str | None:
+    def _read_text(self, request: Request, headers: Mapping[str, list[str]]) -> str | None:
         if self.kind == "query":
             return parse_query(request.query()).get(self.name)
         if self.kind == "cookie":
@@ -72,18 +72,18 @@ class FieldSource:
         return match[1] if match else None
 
 
-def _template(field: str, path: str) -> re.Pattern[str]:
+def _compile_template(field: str, path: str) -> re.Pattern[str]:
     before, brace, rest = path.partition("{")
     _, closing, after = rest.partition("}")
     if not brace or not closing or "{" in after:
         raise SettingError(
             "byline.E012",
             f"fields[{field!r}] is the path {path!r}",
-            "mark the one part that is the value with braces, e.g. path:/chat/{session_id}/messages",
+            "put the one part with the value in braces, e.g. path:/chat/{session_id}/messages",
         )
-    # A star stands for one part of the path that says nothing, such as a version.
-    around = [re.escape(part).replace(r"\*", "[^/]+") for part in (before, after)]
-    return re.compile(f"{around[0]}([^/]+){around[1]}/?\\Z")
+    # A star matches any one part of the path, e.g. a version.
+    before_and_after = [re.escape(part).replace(r"\*", "[^/]+") for part in (before, after)]
+    return re.compile(f"{before_and_after[0]}([^/]+){before_and_after[1]}/?\\Z")
 
 
 def _is_iterable(value: object) -> bool:
@@ -95,13 +95,13 @@ def validate_fields(fields: Mapping[str, str | Iterable[str]] | None) -> tuple[F
     sources: list[FieldSource] = []
     if not isinstance(fields, Mapping | None):
         raise SettingError(
-            "byline.E013", f"fields={fields!r} is no mapping", "pass e.g. {'session_id': 'body:conversation.id'}"
+            "byline.E013", f"fields={fields!r} is not a mapping", "pass e.g. {'session_id': 'body:conversation.id'}"
         )
     for field, specs in (fields or {}).items():
         if field not in FIELDS:
             raise SettingError(
                 "byline.E013",
-                f"fields names {field!r}, which is no attribution field",
+                f"fields names {field!r}, which is not an attribution field",
                 f"use one of {', '.join(sorted(FIELDS))}",
             )
         several: Iterable[object] = [specs] if isinstance(specs, str) or not _is_iterable(specs) else specs

@@ -1,4 +1,4 @@
-"""The body of a WSGI request: its input stream, teed as the app reads it."""
+"""``wsgi.input`` of a WSGI request, wrapped to buffer the body as the app reads it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE", "QUERY"})
 
 
 def tee_wsgi_input(environ: MutableMapping[str, Any], limit: int) -> BodyBuffer | None:
-    """Put a tee in the place of the input of a JSON request, and return its body."""
+    """Wrap ``wsgi.input`` of a JSON request; return the buffer, ``None`` for other requests."""
     if environ.get("REQUEST_METHOD") not in _WITH_BODY or not limit:
         return None
     if not is_json(str(environ.get("CONTENT_TYPE", ""))):
@@ -27,10 +27,10 @@ def tee_wsgi_input(environ: MutableMapping[str, Any], limit: int) -> BodyBuffer 
 
 
 class WsgiInputTee:
-    """An input stream with the four methods of PEP 3333 and no other.
+    """An input stream with the four methods of PEP 3333 and no others.
 
-    Werkzeug calls ``readinto`` on streams that have it: whatever this class does not cover would go
-    past the tee.
+    Werkzeug calls ``readinto`` if the stream has that method: reads by any method that is not wrapped
+    would not reach the buffer.
     """
 
     __slots__ = ("_body", "_stream")
@@ -40,29 +40,29 @@ class WsgiInputTee:
         self._body = body
 
     def read(self, *size: int | None) -> bytes:
-        """Read as the stream does."""
+        """Read as from the wrapped stream."""
         data: bytes = self._stream.read(*size)
-        asked: int | None = size[0] if size else -1
-        # Fewer bytes than asked for do not mean the end on a socket; none, or all there were, do.
-        self._body.feed(data, last=(not data and asked != 0) or asked is None or asked < 0)
+        requested: int | None = size[0] if size else -1
+        # A short read from a socket does not mean the end; an empty one, or a read without size, does.
+        self._body.append(data, last=(not data and requested != 0) or requested is None or requested < 0)
         return data
 
     def readline(self, *size: int) -> bytes:
-        """Read a line as the stream does."""
+        """Read a line as from the wrapped stream."""
         line: bytes = self._stream.readline(*size)
-        self._body.feed(line, last=not line and size != (0,))
+        self._body.append(line, last=not line and size != (0,))
         return line
 
     def readlines(self, *hint: int) -> list[bytes]:
-        """Read lines as the stream does."""
+        """Read lines as from the wrapped stream."""
         lines: list[bytes] = self._stream.readlines(*hint)
         for line in lines:
-            self._body.feed(line, last=False)
-        self._body.feed(b"", last=not hint or not lines)
+            self._body.append(line, last=False)
+        self._body.append(b"", last=not hint or not lines)
         return lines
 
     def __iter__(self) -> Iterator[bytes]:
         for line in self._stream:
-            self._body.feed(line, last=False)
+            self._body.append(line, last=False)
             yield line
-        self._body.feed(b"", last=True)
+        self._body.append(b"", last=True)
