@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-#: Prefix of variables that may be misspelt → the similarity that counts as a misspelling. Higher for Langfuse's, because
-#: the Langfuse SDK has variables of its own.
+#: Prefix of variables → the similarity to a setting that counts as a misspelling. Higher for Langfuse's, because the
+#: Langfuse SDK has variables of its own.
 _MISSPELLING_SIMILARITY: Final = {"BYLINE_": 0.7, "LANGFUSE_": 0.85}
 
 
@@ -160,7 +160,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "debug",
         ("BYLINE_DEBUG",),
         "false",
-        "true: log on standard error which spans are sent to which destination",
+        "true: log on standard error what is sent where",
         parse_switch,
     ),
 )

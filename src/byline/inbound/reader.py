@@ -166,7 +166,7 @@ class ClaimReader:
 
 
 def validate_trust(trust: Trust) -> Trust:
-    """Return ``trust`` if it is a set of claim groups or a function. Raises `SettingError` ``byline.E011`` otherwise."""
+    """Return a set of claim groups or a function. Raises `SettingError` ``byline.E011`` for anything else."""
     if is_plain_function(trust):
         return trust
     try:
