@@ -16,8 +16,7 @@ import byline
 from byline import asgi, request_context, wsgi
 from byline.inbound.body import BodyBuffer
 from byline.inbound.reader import ClaimReader
-from byline.request_context import RequestContext
-from byline.usage_totals import UsageTotals
+from byline.request_context import RequestContext, UsageTotals
 from tests.support import Sent, accepted, claim, environ_of, run_asgi, run_wsgi, scope_of
 
 

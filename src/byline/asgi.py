@@ -11,8 +11,11 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from byline import errors, lifespan, request_context
-from byline.genai import not_instrumented, server_span
+from byline.genai import server_span
+from byline.genai.attribution_processor import InstrumentationCheck
 from byline.genai.server_span import ServerSpanSetting
+from byline.genai.span_state import set_server_span
+from byline.genai.tracer_provider import has_tracer_provider
 from byline.inbound.body import DEFAULT_LIMIT, BodyBuffer, is_json, parse_length
 from byline.inbound.reader import GROUPS, ClaimReader, Identity, Trust
 from byline.inbound.request import plain_headers, require_protocol
@@ -93,7 +96,7 @@ class AttributionMiddleware:
             return
         try:
             span = server_span.current_server_span(trace.get_current_span())
-            if span is not None or not self._app_span or not server_span.has_tracer_provider():
+            if span is not None or not self._app_span or not has_tracer_provider():
                 await self._sign(scope, receive, send, span, watch=span is not None and span.is_recording())
             elif self._app_span is not True and self._traces_inside(scope):
                 await self._sign(scope, receive, send, None, watch=True)
@@ -125,11 +128,11 @@ class AttributionMiddleware:
         await self._sign(scope, receive, send, span, watch=span is not None)
 
     async def _sign(self, scope: Scope, receive: Receive, send: Send, span: trace.Span | None, *, watch: bool) -> None:
-        if not_instrumented.warning_pending:
-            not_instrumented.warn_if_not_instrumented()
+        if InstrumentationCheck.pending:
+            InstrumentationCheck.warn_if_not_instrumented()
         owner = RequestContext(self._reader, scope)
         if watch:
-            server_span.set_server_span(owner, span)
+            set_server_span(owner, span)
             send = _watch(owner, send)
         if scope["type"] == "http" and scope.get("method") in _WITH_BODY and self._reader.body_limit:
             receive = _tee(owner, scope, receive, self._reader.body_limit)
@@ -149,7 +152,7 @@ class AttributionMiddleware:
     def _traces_inside(self, scope: Scope) -> bool:
         if self._inner is None:
             self._inner = server_span.ServerSpanDetector(self.app)
-        return self._inner.covers(scope)
+        return self._inner.will_create(scope)
 
 
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE", "QUERY"})

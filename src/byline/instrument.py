@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Collection, Sequence
 from typing import Any, Final, Literal
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined, unused-ignore]
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 
-from byline import deferred, errors, export, http, internal_metrics, provider, settings, shutdown
-from byline.export.destination import Destination, split_deadline, start_all, unique_labels, validate_destinations
-from byline.fork import fork_safe_lock
+from byline import deferred, errors, export, http, internal_metrics, settings
+from byline.export.destination import Destination, validate_destinations
 from byline.gateways import keys, parse_gateways, validate_gateways
 from byline.gateways.base import Gateway
-from byline.genai import unsampled
 from byline.genai.attribution_processor import AttributionSpanProcessor, Stamp
+from byline.genai.span_state import SpanStateProcessor
+from byline.genai.tracer_provider import find_tracer_provider, list_processors
+from byline.http.call_config import LLMSpans
+from byline.runtime import Runtime, Runtimes
 from byline.settings import SettingError
 
-_FAREWELL: Final = 5.0
-
-_lock: Final = fork_safe_lock()
-_active: list[AttributionSpanProcessor] = []
-#: Whether it was the zero-code entry point that called, and nobody in the app.
-_by_itself = False
-_destinations: list[Destination] = []
-#: The processors that feed, or once fed, a destination of byline's own.
-_feeding: Final[weakref.WeakSet[SpanProcessor]] = weakref.WeakSet()
+_runtimes: Final = Runtimes()
 
 
 def instrument(
@@ -69,109 +62,81 @@ def instrument(
         >>> byline.instrument(destinations=[], clients=())
         >>> byline.uninstrument()
     """
-    with _lock:
+    given = (tracer_provider, destinations, gateways, clients, llm_spans, stamp, capture_content)
+    with _runtimes.lock:
         if settings.find("disabled").value:
             return
-        if _active:
-            if not _replaces(tracer_provider, destinations, gateways, clients, llm_spans, stamp, capture_content):
+        earlier = _runtimes.find(tracer_provider)
+        if earlier is not None:
+            if not _replaces(earlier, *given):
                 return
-            _undo()
-        # Whatever may be wrong is found before anything is changed.
-        settings.find("debug")
-        for variable, meant in settings.find_misspelt().items():
-            errors.warn_once(variable, "byline.E002: %s is no setting; %s may be meant", variable, meant)
-        processor = AttributionSpanProcessor(stamp)
-        found = [*validate_gateways(gateways), *parse_gateways(settings.find("gateways").value)]
-        content = settings.find("capture_content").value if capture_content is None else capture_content
-        if not isinstance(content, bool):
-            raise SettingError("byline.E023", f"capture_content={capture_content!r}", "pass True, False or None")
-        if llm_spans not in ("auto", True, False):
-            raise SettingError("byline.E024", f"llm_spans={llm_spans!r}", 'pass "auto", True or False')
-        aliases = keys.parse_aliases(settings.find("key_aliases").value)
-        wanted = http.validate_clients(clients)
-        given = None if destinations is None else validate_destinations(destinations)
-        found_provider = provider.find_tracer_provider(tracer_provider)
-        if given is None:
-            given = export.destinations_from_environment(provider.list_processors(found_provider, _feeding))
-        targets = unique_labels(given)
-        feeds = start_all(targets)
-        processor = provider.get_or_add_attribution_processor(found_provider, processor)
-        processor.switch_on(stamp)
-        keys.set_aliases(aliases)
-        _active.append(processor)
-        for destination, feeding in zip(targets, feeds, strict=True):
-            if feeding not in provider.list_processors(found_provider, ()):
-                found_provider.add_span_processor(feeding)
-            _feeding.add(feeding)
-            _destinations.append(destination)
-        if targets:
-            export.metrics.register_otel_metrics()
-            shutdown.register(pause=_pause, stop=_stop)
-        recording = [each.processor() for each in targets if each.options.unsampled == "record"]
-        if recording:
-            # One for the signing of spans which no other provider sees.
-            signing = AttributionSpanProcessor(stamp)
-            unsampled.enable(found_provider, [signing, *recording])
-        if wanted:
-            http.install(
-                tracer_provider=found_provider,
-                gateways=found,
-                clients=clients,
-                llm_spans=llm_spans,
-                capture_content=content,
-            )
+            _runtimes.close_all()
+        _runtimes.add(_make_runtime(*given))
+
+
+def _make_runtime(
+    tracer_provider: TracerProvider | None,
+    destinations: Sequence[Destination] | None,
+    gateways: Sequence[Gateway],
+    clients: Literal["auto"] | Collection[str],
+    llm_spans: LLMSpans,
+    stamp: Stamp,
+    capture_content: bool | None,
+) -> Runtime:
+    # Every setting is checked before anything is changed.
+    settings.find("debug")
+    for variable, meant in settings.find_misspelt().items():
+        errors.warn_once(variable, "byline.E002: %s is no setting; %s may be meant", variable, meant)
+    AttributionSpanProcessor(stamp)
+    all_gateways = [
+        *validate_gateways(gateways),
+        *parse_gateways(settings.find("gateways").value),
+    ]
+    content = settings.find("capture_content").value if capture_content is None else capture_content
+    if not isinstance(content, bool):
+        raise SettingError("byline.E023", f"capture_content={capture_content!r}", "pass True, False or None")
+    if llm_spans not in ("auto", True, False):
+        raise SettingError("byline.E024", f"llm_spans={llm_spans!r}", 'pass "auto", True or False')
+    aliases = keys.parse_aliases(settings.find("key_aliases").value)
+    http.validate_clients(clients)
+    checked = None if destinations is None else validate_destinations(destinations)
+    provider = find_tracer_provider(tracer_provider)
+    if checked is None:
+        others = [each for each in list_processors(provider) if not isinstance(each, SpanStateProcessor)]
+        checked = export.destinations_from_environment(others)
+    runtime = Runtime(
+        provider,
+        destinations=checked,
+        gateways=all_gateways,
+        clients=clients,
+        llm_spans=llm_spans,
+        stamp=stamp,
+        capture_content=content,
+    )
+    keys.set_aliases(aliases)
+    return runtime
 
 
 def uninstrument() -> None:
-    """Undo `instrument`: no more stamps, client hooks or exports. Waiting spans are sent first.
+    """Undo `instrument`: no more attributes, client hooks or exports. Waiting spans are sent first.
 
-    The tracer provider stays, for OpenTelemetry cannot replace it. May be called at any time, also twice.
+    The tracer provider stays, because OpenTelemetry cannot replace it. May be called at any time, also twice.
     """
-    with _lock:
-        _undo()
+    with _runtimes.lock:
+        _runtimes.close_all()
 
 
-def _undo() -> None:
-    global _by_itself
-    http.uninstall()
-    unsampled.enable(None, ())
-    for processor in _active:
-        processor.switch_off()
-    _active.clear()
-    shutdown.clear()
-    _stop()
-    _destinations.clear()
-    # What has just been sent was still looked up there.
-    http.clear_results()
-    _by_itself = False
-
-
-def _replaces(*given: Any) -> bool:
-    """Whether a further call takes the place of the first one: where nobody in the app has made that."""
+def _replaces(earlier: Runtime, *given: Any) -> bool:
+    """Return whether a further call replaces an earlier one: only if the zero-code entry point made that."""
     if all(value is None or value in ((), "auto", "llm") for value in given):
         return False
-    if not _by_itself:
+    if not earlier.is_from_entry_point:
         errors.warn_once(
             "instrument.again",
             "byline.E026: byline.instrument() has been called already, and what is passed now is not in force; call it "
             "once, or byline.uninstrument() before",
         )
-    return _by_itself
-
-
-def _pause() -> None:
-    """Send what waits while a server stops, which must not take long in all."""
-    for destination, seconds in split_deadline(_destinations, _FAREWELL):
-        destination.flush(seconds)
-
-
-def _stop() -> None:
-    for destination, seconds in split_deadline(_destinations, _FAREWELL):
-        try:
-            destination.set_deadline(seconds)
-            destination.shutdown()
-        except Exception:
-            errors.report_internal_error("destination")
+    return earlier.is_from_entry_point
 
 
 def flush(timeout: float = 10.0) -> bool:
@@ -191,15 +156,8 @@ def flush(timeout: float = 10.0) -> bool:
         >>> byline.flush(timeout=2.0)
         True
     """
-    done = True
     deferred.run_deferred()
-    for destination in _destinations:
-        try:
-            done = destination.flush(timeout) and done
-        except Exception:
-            done = False
-            errors.report_internal_error("destination")
-    return done
+    return _runtimes.flush(timeout)
 
 
 def stats() -> dict[str, int]:
@@ -224,16 +182,17 @@ class BylineInstrumentor(BaseInstrumentor):  # type: ignore[misc, unused-ignore]
         return ()
 
     def _instrument(self, **kwargs: Any) -> None:
-        global _by_itself
         known_names = instrument.__kwdefaults__ or {}
-        was_active = bool(_active)
+        earlier = _runtimes.find(None)
         try:
             instrument(**{name: value for name, value in kwargs.items() if name in known_names})
         except SettingError as error:
             # Raised here it would keep OpenTelemetry from loading all other instrumentations.
             errors.error_once("entry point", "%s", error)
             return
-        _by_itself = not was_active
+        made = _runtimes.find(None)
+        if made is not None and earlier is None:
+            made.is_from_entry_point = True
 
     def _uninstrument(self, **_: Any) -> None:
         uninstrument()

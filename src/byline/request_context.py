@@ -1,7 +1,8 @@
-"""The record of a request: what came in, what the app added, and the request's LLM totals."""
+"""The context of a request: claims, accepted attribution and usage totals."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
@@ -13,168 +14,232 @@ from byline.fork import fork_safe_lock
 from byline.inbound.claim_set import ClaimSet, attribution_fields
 from byline.inbound.reader import ClaimReader
 from byline.inbound.request import Request, request_of
-from byline.usage_totals import UsageTotals
+from byline.request_spans import RequestSpans
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from byline.inbound.body import BodyBuffer
 
+#: One lock for all contexts: the guarded sections are short and rare.
+_lock: Final = fork_safe_lock()
+_keys: Final = itertools.count(1)
 
-#: One lock for all records: binding is rare and short.
-_bind_lock: Final = fork_safe_lock()
+AttributeValue = str | bool | int | float | tuple[str, ...]
+
+
+class UsageTotals:
+    """Usage totals of the LLM calls of one request."""
+
+    __slots__ = ("calls", "cost", "errors", "input_tokens", "output_tokens")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.errors = 0
+        self.input_tokens = 0
+        self.output_tokens = 0
+        self.cost: float | None = None
+
+    def add(
+        self,
+        *,
+        calls: int = 1,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        cost: float | None = None,
+        error: bool = False,
+    ) -> None:
+        """Count one call, or add the usage of a call that was counted before (``calls=0``). Thread-safe."""
+        with _lock:
+            self.calls += calls
+            self.errors += error
+            self.input_tokens += input_tokens
+            self.output_tokens += output_tokens
+            if cost is not None:
+                self.cost = cost + (self.cost or 0.0)
 
 
 class RequestContext:
-    """One request on its way, or one part of it that was bound anew.
+    """One request, or one part of a request that `byline.bound` opened.
 
-    Whatever task or thread works for the request shares this object, so that what is learnt late is
-    known everywhere. Nothing is read before `attribution` is asked for.
+    All tasks and threads that work for the request share this object, so that a value that is learnt late is
+    known everywhere. No claim is parsed before `attribution` is called.
+
+    Attributes:
+        parent: The context that `byline.bound` was entered in.
+        body: The buffer of the request body, ``None`` if the body is not read.
+        server_span: The server span of the request, whoever made it.
+        server_span_ends_first: Whether the server span was made inside the middleware and therefore ends before
+            the middleware can add the totals.
+        server_span_attributes: The attributes that byline has set on the server span.
+        server_span_attribution: The attribution that they were made from.
+        span_attributes: The attribution and the attributes that spans of this context get, made once for equal
+            attributions.
     """
 
     __slots__ = (
         "__weakref__",
-        "_asked_by",
-        "_below",
-        "_body_seen",
+        "_attribution_below",
+        "_body_was_complete",
         "_bound",
         "_bound_rejected",
         "_claimed",
         "_claims_rejected",
+        "_key",
         "_merged",
+        "_reader",
+        "_reading_thread",
         "_settled",
-        "_totals",
-        "app_span",
-        "app_span_ends_first",
-        "app_span_signed",
-        "app_span_told",
+        "_spans",
+        "_usage",
         "body",
-        "family",
         "parent",
-        "raw",
-        "reader",
-        "stamp",
+        "scope_or_environ",
+        "server_span",
+        "server_span_attributes",
+        "server_span_attribution",
+        "server_span_ends_first",
+        "span_attributes",
     )
 
     def __init__(
         self,
         reader: ClaimReader | None = None,
-        raw: MutableMapping[str, Any] | None = None,
+        scope_or_environ: MutableMapping[str, Any] | None = None,
         parent: RequestContext | None = None,
     ) -> None:
-        self.reader = reader
-        self.raw = raw
+        self._reader = reader
+        self.scope_or_environ = scope_or_environ
         self.parent = parent
         self.body: BodyBuffer | None = None
-        self.app_span: Span | None = None
-        self.app_span_ends_first = False
-        self.app_span_told: Mapping[str, Any] = {}
-        self.app_span_signed: Attribution | None = None
-        self.stamp: Any = None
-        self.family: Any = None
+        self.server_span: Span | None = None
+        self.server_span_ends_first = False
+        self.server_span_attributes: Mapping[str, Any] = {}
+        self.server_span_attribution: Attribution | None = None
+        self.span_attributes: tuple[Attribution, dict[str, AttributeValue]] | None = None
+        self._key = 0
+        self._spans: RequestSpans | None = None
         self._bound: Mapping[str, Any] | None = None
         self._merged: Attribution | None = None
-        self._below: Attribution | None = None
+        self._attribution_below: Attribution | None = None
         self._claimed: Attribution | None = None
         self._settled = False
-        self._asked_by: int | None = None
-        self._body_seen = False
-        self._totals: UsageTotals | None = None
+        self._reading_thread: int | None = None
+        self._body_was_complete = False
+        self._usage: UsageTotals | None = None
         self._claims_rejected: list[str] | None = None
         self._bound_rejected: list[str] | None = None
 
     def attribution(self) -> Attribution:
-        """Return what is known of the request by now, reading on where more has come in."""
+        """Return the attribution as far as it is known, reading claims that have arrived since the last call."""
         if self._settled and self._claimed is not None:
-            # The whole of it has been read.
             below = self._claimed
         else:
-            below = self._claims() if self.parent is None else self.parent.attribution()
+            below = self._read_claims() if self.parent is None else self.parent.attribution()
         if self._bound is None:
             return below
-        if self._merged is None or below is not self._below:
-            self._below = below
+        if self._merged is None or below is not self._attribution_below:
+            self._attribution_below = below
             self._merged = merge([self._bound, attribution_fields(below)])
         return self._merged
 
     def bind(self, fields: Mapping[str, Any]) -> None:
-        """Add fields from app code: they win over every claim, later ones over earlier ones."""
-        with _bind_lock:
+        """Add fields from app code, which win over claims; later calls win over earlier ones."""
+        with _lock:
             rejected = self._bound_rejected or []
-            layer = ClaimSet(rejected)
-            layer.add_app_fields(fields)
+            claims = ClaimSet(rejected)
+            claims.add_app_fields(fields)
             self._bound_rejected = rejected or None
-            self._bound = attribution_fields(merge([layer, self._bound])) if self._bound else layer
+            self._bound = attribution_fields(merge([claims, self._bound])) if self._bound else claims
             self._merged = None
 
     @property
     def rejected(self) -> list[str]:
-        """Field and reason of every claim that was dropped, never its value."""
+        """Field name and reason of every claim that was dropped, never the value."""
         above = self.parent.rejected if self.parent is not None else self._claims_rejected or []
         return [*above, *(self._bound_rejected or [])]
 
     @property
     def totals(self) -> UsageTotals:
-        """The totals of the whole request; a bound part of it counts with it."""
-        if self.parent is not None:
-            return self.parent.totals
-        if self._totals is None:
-            self._totals = UsageTotals()
-        return self._totals
+        """The usage totals of the whole request, to which its parts add."""
+        root = self.root()
+        if root._usage is None:
+            root._usage = UsageTotals()
+        return root._usage
 
     @property
     def has_calls(self) -> bool:
-        """Whether the request has made any LLM call."""
-        return self._totals is not None
+        """Whether the request has made an LLM call."""
+        return self._usage is not None
 
-    def has_come(self) -> bool:
-        """Whether the whole of the request has come in, so that nothing more is to be read of it."""
+    @property
+    def key(self) -> int:
+        """A number that no other request of this process has, the same for all parts of a request."""
+        root = self.root()
+        if not root._key:
+            with _lock:
+                if not root._key:
+                    root._key = next(_keys)
+        return root._key
+
+    def spans(self) -> RequestSpans:
+        """Return the object that the spans of this context share."""
+        found = self._spans
+        if found is None:
+            made = RequestSpans(self)
+            with _lock:
+                # Another thread of the request may have been faster.
+                found = self._spans
+                if found is None:
+                    found = self._spans = made
+        return found
+
+    def is_complete(self) -> bool:
+        """Return whether the whole request, body included, has been read by the app."""
         return self.body is None or self.body.is_complete()
 
     def root(self) -> RequestContext:
-        """The record of the whole request."""
-        record = self
-        while record.parent is not None:
-            record = record.parent
-        return record
+        """Return the context of the whole request."""
+        context = self
+        while context.parent is not None:
+            context = context.parent
+        return context
 
     def request(self) -> Request | None:
-        """The request as its protocol shows it, ``None`` in a job."""
-        raw = self.root().raw
-        if raw is None:
-            return None
-        return request_of(raw)
+        """Return the request as its protocol shows it, ``None`` in a job."""
+        found = self.root().scope_or_environ
+        return None if found is None else request_of(found)
 
-    def _claims(self) -> Attribution:
-        reader, raw, body = self.reader, self.raw, self.body
-        if reader is None or raw is None:
+    def _read_claims(self) -> Attribution:
+        reader, scope_or_environ, body = self._reader, self.scope_or_environ, self.body
+        if reader is None or scope_or_environ is None:
             return EMPTY
         complete = body is None or body.is_complete()
-        if self._claimed is not None and complete is self._body_seen and not reader.late:
+        if self._claimed is not None and complete is self._body_was_complete and not reader.late:
             return self._claimed
         thread = threading.get_ident()
-        if self._asked_by == thread:
-            # identity or trust asks what is known: no more than that.
+        if self._reading_thread == thread:
+            # `identity` or `trust` itself asks for the attribution: answer without asking them again.
             return self._claimed or EMPTY
-        self._asked_by = thread
+        self._reading_thread = thread
         try:
-            claimed, self._claims_rejected, known = reader.read(request_of(raw), raw, body)
+            claimed, self._claims_rejected, known = reader.read(request_of(scope_or_environ), scope_or_environ, body)
         except Exception:
             claimed, known = EMPTY, True
             errors.report_internal_error("inbound")
         finally:
-            self._asked_by = None
+            self._reading_thread = None
         if claimed != self._claimed:
-            # Equal claims stay the same object, by which everything that is made from them is cached.
+            # Equal claims stay the same object: attributes that are made from them are cached by identity.
             self._claimed = claimed
-        self._body_seen = complete
+        self._body_was_complete = complete
         self._settled = known and complete
         return self._claimed
 
 
-_current: Final[ContextVar[RequestContext | None]] = ContextVar("byline_record", default=None)
+_current: Final[ContextVar[RequestContext | None]] = ContextVar("byline_request_context", default=None)
 
-#: The record in force, ``None`` outside a request or a job.
+#: Return the current request context, ``None`` outside a request or a job.
 current_context = _current.get
 attach = _current.set
 detach = _current.reset
@@ -183,7 +248,7 @@ detach = _current.reset
 def current() -> Attribution:
     """Return the attribution of this request; an empty one outside a request.
 
-    What has not been read yet is read now: headers at once, the JSON body once the app has read it.
+    Headers are read at once, the JSON body once the app has read it.
 
     Example:
         >>> import byline
@@ -191,16 +256,16 @@ def current() -> Attribution:
         ...     byline.current().session_id
         's-1'
     """
-    record = current_context()
-    return EMPTY if record is None else record.attribution()
+    context = current_context()
+    return EMPTY if context is None else context.attribution()
 
 
 def bind(**fields: Any) -> None:
-    """Add to the attribution of this request from app code, which wins over what the client sent.
+    """Add to the attribution of this request from app code, which wins over claims of the client.
 
-    Ids and names replace, tags are added, metadata is merged. A value outside the limits is dropped
-    and named in ``byline.rejected``. LLM spans that start from now on carry it. Outside a request
-    and outside `bound` there is nothing to add to: a warning says so once.
+    Ids and names replace, tags are added, metadata is merged. A value outside the limits is dropped and its
+    field named in ``byline.rejected``. LLM spans that start from now on carry the new values. Outside a
+    request and outside `bound` nothing is bound, and a warning (``byline.E020``) is logged once.
 
     Args:
         **fields: Attribution fields, e.g. ``session_id``, ``user_id``, ``tags``, ``metadata``.
@@ -212,12 +277,12 @@ def bind(**fields: Any) -> None:
         ...     byline.current().user_id
         '42'
     """
-    record = current_context()
-    if record is None:
+    context = current_context()
+    if context is None:
         errors.warn_once(
             "bind",
-            "byline.E020: bind() was called outside a request; put AttributionMiddleware around what calls it (in "
-            "Starlette and FastAPI the middleware added last is the outermost), or use byline.bound()",
+            "byline.E020: bind() was called outside a request; put AttributionMiddleware around the code that calls "
+            "bind() (in Starlette and FastAPI the middleware added last is the outermost), or use byline.bound()",
         )
         return
-    record.bind(fields)
+    context.bind(fields)

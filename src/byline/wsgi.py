@@ -10,8 +10,11 @@ from typing import Any, Final
 from opentelemetry import trace
 
 from byline import deferred, errors, request_context
-from byline.genai import not_instrumented, server_span
+from byline.genai import server_span
+from byline.genai.attribution_processor import InstrumentationCheck
 from byline.genai.server_span import ServerSpanSetting
+from byline.genai.span_state import set_server_span
+from byline.genai.tracer_provider import has_tracer_provider
 from byline.genai.wsgi_server_span import ADVICE, WsgiServerSpan, WsgiServerSpans
 from byline.inbound.body import DEFAULT_LIMIT
 from byline.inbound.reader import GROUPS, ClaimReader, Identity, Trust
@@ -86,8 +89,8 @@ class AttributionMiddleware:
         """Open a record for the request and run the app in a context of its own."""
         if _MARK in environ:
             return self.app(environ, start_response)
-        if not_instrumented.warning_pending:
-            not_instrumented.warn_if_not_instrumented()
+        if InstrumentationCheck.pending:
+            InstrumentationCheck.warn_if_not_instrumented()
         deferred.run_deferred()
         context = copy_context()
         owner = RequestContext(self._reader, environ)
@@ -110,8 +113,8 @@ class AttributionMiddleware:
 
     def _start_span(self, context: Context, owner: RequestContext, environ: Environ) -> WsgiServerSpan | None:
         around = server_span.current_server_span(trace.get_current_span())
-        if around is not None or not self._app_span or not server_span.has_tracer_provider():
-            server_span.set_server_span(owner, around)
+        if around is not None or not self._app_span or not has_tracer_provider():
+            set_server_span(owner, around)
             return None
         if self._app_span == "auto" and self._traces_inside(environ):
             return None
@@ -128,14 +131,14 @@ class AttributionMiddleware:
     def _traces_inside(self, environ: Environ) -> bool:
         if self._inner is None:
             self._inner = server_span.ServerSpanDetector(self.app)
-        return self._inner.covers(environ)
+        return self._inner.will_create(environ)
 
 
 def _watch(owner: RequestContext, start_response: StartResponse) -> StartResponse:
     """Enrich a span that the app inside made, for Flask's ends before the answer is read."""
 
     def watched(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
-        if owner.app_span is not None:
+        if owner.server_span is not None:
             server_span.set_request_attributes(owner)
         return start_response(status, headers, *error)
 
@@ -152,8 +155,8 @@ def _finish(
 ) -> None:
     server_span.set_request_attributes(owner)
     # Else the record, the environ and the body would keep each other alive.
-    if owner.raw is not None:
-        owner.raw.pop(_MARK, None)
+    if owner.scope_or_environ is not None:
+        owner.scope_or_environ.pop(_MARK, None)
     if span is not None:
         try:
             context.run(span.end, error)

@@ -10,7 +10,7 @@ from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 
 from byline import http
-from byline.http import call_config
+from byline.http.call_config import configs
 from tests.benchmarks.measure import Row, costs
 
 _CHUNK = b'data: {"id":"c-1","model":"m","choices":[{"index":0,"delta":{"content":"word"}}]}\n\n'
@@ -114,12 +114,13 @@ def _chunk() -> Row:
                     pass
 
     _install(provider)
-    in_force = call_config.current
+    config = configs.current()
+    assert config is not None
 
     def unseen(loops: int) -> None:
-        call_config.set_current(None)
+        configs.remove(config)
         read(loops)
-        call_config.set_current(in_force)
+        configs.add(config)
 
     variants: dict[str, Callable[[int], None]] = {"plain": unseen, "ours": read}
     try:

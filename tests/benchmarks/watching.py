@@ -16,7 +16,7 @@ from byline import request_context
 from byline.export import OTLP
 from byline.export.decisions import Spans
 from byline.export.delivery.outlet import Outlet
-from byline.genai import server_span
+from byline.genai.span_state import set_server_span
 from byline.inbound.body import BodyBuffer
 from byline.inbound.reader import ClaimReader
 from byline.request_context import RequestContext
@@ -56,7 +56,7 @@ def _request(provider: TracerProvider) -> Iterator[None]:
     owner = RequestContext(ClaimReader(), dict(_SCOPE))
     owner.body = BodyBuffer(1 << 24)
     owner.body.append(BODY, last=True)
-    server_span.set_server_span(owner, span)
+    set_server_span(owner, span)
     token = request_context.attach(owner)
     try:
         with trace.use_span(span, end_on_exit=True):

@@ -94,7 +94,6 @@ def test_what_has_changed_meanwhile_is_no_dispute(receiver: Receiver) -> None:
 
 def test_the_memory_of_a_job_without_end_is_bounded(receiver: Receiver) -> None:
     from byline import request_context
-    from byline.export.request_spans import spans_of_request
 
     with running(Langfuse(*KEYS, receiver.url, sampling=0.5)) as app, byline.bound():
         owner = request_context.current_context()
@@ -105,10 +104,10 @@ def test_the_memory_of_a_job_without_end_is_bounded(receiver: Receiver) -> None:
             if number % 400 == 0:
                 app.destinations[0].flush()
         app.destinations[0].flush()
-        family = spans_of_request(owner)
-        for kept in (family.said, family.shared, family.sampled_by, family.exchanges):
-            assert len(kept._found) <= 500
-        assert family.exchanges._found
+        spans = owner.spans()
+        for per_trace in (spans.stated, spans.shared, spans.sampled_by, spans.first_and_last):
+            assert len(per_trace) <= 500
+        assert len(spans.first_and_last)
     assert 400 < len(receiver.spans) < 800
 
 

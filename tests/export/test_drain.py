@@ -16,7 +16,7 @@ import byline
 from byline import request_context
 from byline.attribution import to_span_id, to_trace_id
 from byline.export import OTLP, Langfuse, trace_view
-from byline.genai.server_span import set_server_span
+from byline.genai.span_state import set_server_span
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, EXAMPLE, TOOL, App, named, running, tree
 

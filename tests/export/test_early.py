@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind
 from byline import request_context
 from byline.asgi import AttributionMiddleware
 from byline.export import OTLP, body_pending
-from byline.genai.server_span import set_server_span
+from byline.genai.span_state import set_server_span
 from byline.inbound.body import BodyBuffer
 from byline.inbound.reader import ClaimReader
 from byline.request_context import RequestContext

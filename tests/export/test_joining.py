@@ -13,7 +13,9 @@ from opentelemetry.sdk.trace import TracerProvider
 import byline
 from byline.export import OTLP
 from byline.gateways import OpenRouter
-from byline.genai import cost_overrides, pending_results, span_correlation, usage_ownership
+from byline.genai import call_results
+from byline.genai.call_results import keep_result, results
+from byline.genai.span_state import state_of
 from byline.testing import Gateway, ReceivedSpan, Receiver
 from tests.export.support import AGENT, CHAT, running
 
@@ -65,7 +67,7 @@ def test_of_two_spans_of_one_call_one_has_its_usage(receiver: Receiver) -> None:
 
 def test_a_span_that_is_made_later_gets_the_facts_and_its_twin_gets_none(receiver: Receiver) -> None:
     """The first one that says the reply's id has them, in every destination; what a span says itself stays."""
-    pending_results.add(FACTS, response_id="r-1", span=None)
+    results.add(0, "r-1", FACTS)
     with Receiver() as other, running(OTLP(receiver.url), OTLP(other.url, label="other")) as app:
         app.chat("first", **{"gen_ai.response.id": "r-1", "byline.gateway.name": "mine"})
         app.chat("twin", **{"gen_ai.response.id": "r-1", **COUNTED})
@@ -82,39 +84,31 @@ def test_a_span_that_is_made_later_gets_the_facts_and_its_twin_gets_none(receive
 
 def test_a_span_that_is_made_later_leaves_the_usage_to_a_gateway_that_sends_it(receiver: Receiver) -> None:
     """Nothing of the call was there to be marked when the gateway answered."""
-    usage_ownership.assign_to_gateway(None, "r-1")
+    results.assign_to_gateway(None, 0, "r-1")
     with running(OTLP(receiver.url)) as app:
         app.chat("chat", **{"gen_ai.response.id": "r-1", **COUNTED})
     assert usage_of(by_name(receiver)["chat"]) == {}
 
 
-def test_what_is_known_of_calls_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest goes, for its span has been sent long since; a reply from a cache may be on many spans."""
-    monkeypatch.setattr(usage_ownership, "_MAX", 4)
-    monkeypatch.setattr(cost_overrides, "_MAX", 4)
-    tracer: Any = TracerProvider(shutdown_on_exit=False).get_tracer("app")
-    for number in range(20):
-        with tracer.start_as_current_span("outer", attributes=CHAT) as outer:
-            span = tracer.start_span("chat", attributes=CHAT)
-        for each in (outer, span):
-            span_correlation.on_llm_span_start(each, trace.set_span_in_context(outer) if each is span else None)
-        usage_ownership.assign(span, f"r-{number}")
-        usage_ownership.assign_to_gateway(outer, f"e-{number}")
-        usage_ownership.try_claim(f"c-{number}", number)
-        cost_overrides.set_cost(span, 0.5)
-    for _ in range(100):
-        usage_ownership.assign(tracer.start_span("chat"), "cached")
-    kept = (usage_ownership._carriers, usage_ownership._around, usage_ownership._elsewhere, cost_overrides._costs)
-    assert [len(each) for each in kept] == [4, 4, 4, 4]
-    assert len(usage_ownership._carriers["cached"]) == usage_ownership._MAX_SPANS
+def test_the_results_of_calls_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest go first, because their spans have been sent long since."""
+    monkeypatch.setattr(call_results, "_MAX_ENTRIES", 4)
+    with running() as app:
+        for number in range(20):
+            with app.span("outer", CHAT) as outer:
+                span: Any = app.tracer.start_span("chat", attributes=CHAT)
+            results.assign(state_of(span), f"r-{number}")  # type: ignore[arg-type]
+            results.assign_to_gateway(state_of(outer), 0, f"e-{number}")
+            results.add(0, f"c-{number}", FACTS)
+    assert len(results) == 4
 
 
 def test_a_span_that_ended_before_its_reply_gets_the_facts(receiver: Receiver) -> None:
     """As long as it has not been sent."""
     with running(OTLP(receiver.url)) as app:
         span: Any = app.tracer.start_span("early", attributes=CHAT)
-        pending_results.add(FACTS, response_id="r-1", span=span)
         span.end()
+        keep_result(FACTS, span=span, request_key=0, response_id="r-1")
     assert by_name(receiver)["early"].attributes.items() >= FACTS.items()
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from byline.export import Langfuse
-from byline.genai import usage_ownership
+from byline.genai.call_results import results
+from byline.genai.span_state import state_of
 from byline.testing import ReceivedSpan, Receiver
 from tests.export.langfuse_model import Observation, Path, observations, session_cost, shown, traces
 from tests.export.langfuse_spans import TYPES
@@ -24,10 +25,10 @@ both_views = pytest.mark.parametrize("view", ["llm", "all"])
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    usage_ownership.clear()
+    results.clear()
     with Receiver(keys=KEYS) as found:
         yield found
-    usage_ownership.clear()
+    results.clear()
 
 
 def replayed(
@@ -158,7 +159,7 @@ def test_a_second_span_of_a_call_is_not_counted_by_langfuse_itself(receiver: Rec
     """It counts what states no tokens, by its content, and has a price for that."""
     with running(Langfuse(*KEYS, receiver.url)) as app, app.request():
         with app.span("carrier", {**CHAT, **ASKED, "gen_ai.usage.input_tokens": 3}) as span:
-            usage_ownership.assign(span, "r-1")
+            results.assign(state_of(span), "r-1")  # type: ignore[arg-type]
         app.chat("twin", **ASKED, **{"gen_ai.usage.input_tokens": 3})
     told = {item.name: item.usage for item in shown(receiver.spans, path)}
     assert told == {"carrier": {"input": 3}, "twin": {"input": 0, "output": 0}}
@@ -167,7 +168,7 @@ def test_a_second_span_of_a_call_is_not_counted_by_langfuse_itself(receiver: Rec
 @both_paths
 def test_a_call_that_its_gateway_tells_of_is_not_counted_by_langfuse_itself(receiver: Receiver, path: Path) -> None:
     with running(Langfuse(*KEYS, receiver.url)) as app, app.request(), app.span("call", {**CHAT, **ASKED}) as span:
-        usage_ownership.assign_to_gateway(span, "r-1")
+        results.assign_to_gateway(state_of(span), 0, "r-1")
     assert observations(receiver.spans, path)["call"].usage == {"input": 0, "output": 0}
 
 

@@ -17,7 +17,7 @@ from byline import request_context
 from byline.attribution import to_trace_id
 from byline.export import OTLP
 from byline.export.decisions import is_sampled
-from byline.genai.server_span import set_server_span
+from byline.genai.span_state import set_server_span
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, named, running, tree
 

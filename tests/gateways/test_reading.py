@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import openai
 import pytest
@@ -35,7 +35,8 @@ from byline.gateways import (
     Vercel,
 )
 from byline.gateways.keys import hash_key
-from byline.genai import usage_ownership
+from byline.genai.call_results import results
+from byline.genai.span_state import SpanState, state_of
 from tests.gateways.conftest import Watching, sdk
 
 Finished = Callable[[], Sequence[ReadableSpan]]
@@ -587,8 +588,11 @@ def test_spans_of_others_are_exported_without_the_usage_of_a_gateway_that_broadc
         with watching(OpenRouter(server.base_url, broadcasts=broadcasts)):
             with tracer.start_as_current_span("chat m", attributes=attributes) as span:
                 ask(server.base_url)
-            ids = [(span.get_span_context().span_id, None), (1, "c-1"), (1, "c-2")]
-            found.append([usage_ownership.is_duplicate(*each) for each in ids])
+            own = state_of(span)
+            assert own is not None
+            other = SpanState(cast("ReadableSpan", span), span.get_span_context(), None)
+            pairs: list[tuple[SpanState, str | None]] = [(own, None), (other, "c-1"), (other, "c-2")]
+            found.append([results.is_duplicate(*each) for each in pairs])
     assert found == [[True, True, False], [False, False, True]]
 
 

@@ -608,7 +608,7 @@ def test_apps_that_contain_themselves_are_looked_into_once() -> None:
 
     loop = Loop()
     loop.app = loop
-    assert not server_span.ServerSpanDetector(loop).covers({"type": "http"})
+    assert not server_span.ServerSpanDetector(loop).will_create({"type": "http"})
 
 
 def test_the_wsgi_door_says_what_is_missing(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
-from byline import provider
 from byline.genai.fast_attributes import peek_attributes, remove_attributes, set_attributes
+from byline.genai.tracer_provider import list_processors
 
 
 class Closed:
@@ -54,4 +54,4 @@ def test_what_cannot_be_taken_off_stays(span: Any) -> None:
 
 @pytest.mark.parametrize("other", [object(), SimpleNamespace(_active_span_processor=None)])
 def test_a_provider_that_keeps_its_processors_elsewhere_shows_none(other: Any) -> None:
-    assert provider.list_processors(other, ()) == []
+    assert list_processors(other) == []

@@ -18,6 +18,7 @@ from opentelemetry import trace
 
 import byline
 from byline import deferred
+from byline.genai.call_results import results
 from byline.testing import Gateway
 from tests.http.conftest import Finished
 
@@ -81,11 +82,8 @@ def test_no_lock_that_is_held_at_a_fork_is_held_in_the_child() -> None:
         for each, value in vars(module).items()
         if isinstance(value, type(threading.Lock()))
     }
-    assert {
-        "byline.genai.usage_ownership._lock",
-        "byline.usage_totals._lock",
-        "byline.http.llm_request._end_lock",
-    } <= locks.keys()
+    assert {"byline.request_context._lock", "byline.http.llm_request._end_lock"} <= locks.keys()
+    locks["results"] = results._lock
     with contextlib.ExitStack() as held:
         for lock in locks.values():
             held.enter_context(lock)

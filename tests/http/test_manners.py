@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import byline
 from byline import http
-from byline.genai import usage_ownership
+from byline.genai.call_results import results
 from byline.testing import Gateway
 from tests.http.conftest import Finished
 
@@ -226,7 +226,7 @@ def test_a_stream_may_be_collected_in_the_midst_of_byline(module: Any, gateway: 
     client = module.Client()
     with byline.bound(session_id="s-1"):
         client.send(client.build_request("POST", url_of(gateway), json=STREAM), stream=True)
-    with usage_ownership._lock:
+    with results._lock:
         gc.collect()
     assert not finished()
     assert byline.stats()["calls"]

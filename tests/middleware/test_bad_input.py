@@ -28,8 +28,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from byline import asgi, errors, request_context, wsgi
-from byline.genai import not_instrumented
-from byline.genai.attribution_processor import AttributionSpanProcessor
+from byline.genai.attribution_processor import AttributionSpanProcessor, InstrumentationCheck
 from byline.settings import SettingError
 from tests import support
 from tests.support import Heard, Sent, call_model, run_asgi, run_wsgi, spy
@@ -608,7 +607,7 @@ def test_a_door_without_instrument_says_so_once(
     door: support.Door, missing: bool, production: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing else would: no span is signed, and no request fails."""
-    monkeypatch.setattr(not_instrumented, "warning_pending", True)
+    monkeypatch.setattr(InstrumentationCheck, "pending", True)
     monkeypatch.setattr(errors, "_told", set())
     if not missing:
         AttributionSpanProcessor()
@@ -620,7 +619,7 @@ def test_a_door_without_instrument_says_so_once(
 def test_a_door_is_silent_where_byline_is_turned_off(
     production: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(not_instrumented, "warning_pending", True)
+    monkeypatch.setattr(InstrumentationCheck, "pending", True)
     monkeypatch.setenv("BYLINE_DISABLED", "1")
     support.accepted("asgi", support.claim({}))
     assert production.text == ""

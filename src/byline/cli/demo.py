@@ -21,7 +21,7 @@ from byline import settings
 from byline.cli import check, demo_app, demo_tree
 from byline.export import OTLP, Destination, Langfuse
 from byline.gateways import OpenRouter
-from byline.genai import server_span
+from byline.genai.tracer_provider import has_tracer_provider
 from byline.settings import SettingError
 from byline.testing import Gateway, ReceivedSpan, Receiver
 
@@ -70,7 +70,7 @@ def _bypass_proxies() -> None:
 
 @contextmanager
 def _instrumented(destinations: Sequence[Destination], gateway: Gateway) -> Iterator[None]:
-    if not server_span.has_tracer_provider():
+    if not has_tracer_provider():
         # Record every span: a sampler of the environment could drop both requests.
         resource = Resource.create({SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME") or "byline-demo"})
         trace.set_tracer_provider(TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False))

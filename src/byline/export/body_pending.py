@@ -40,5 +40,5 @@ class BodyPendingBuffer:
 
 
 def _is_early(ticket: Any) -> bool:
-    family = None if ticket.kin is None else ticket.kin.family
-    return family is not None and family.root.is_early()
+    request_spans = None if ticket.state is None else ticket.state.request_spans
+    return request_spans is not None and request_spans.root.body_pending()

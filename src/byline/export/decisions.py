@@ -19,11 +19,11 @@ from opentelemetry.sdk.trace import ReadableSpan
 from byline import errors
 from byline.attribution import EMPTY, to_trace_id
 from byline.export import propagate
-from byline.export.request_spans import RequestSpans
 from byline.export.span_copy import SpanCopy, make_span_context
-from byline.export.span_tree import SpanNode
 from byline.genai import attributes as names
 from byline.genai import classify
+from byline.genai.span_state import SpanState
+from byline.request_spans import RequestSpans
 from byline.settings import SettingError
 
 SpanPredicate = Callable[[ReadableSpan], bool]
@@ -43,33 +43,33 @@ class ExportDecisions:
         passes_filters: Filters and sampling, ``None`` if the destination has neither.
 
     Attributes:
-        destination_id: One bit that stands for the destination on each `SpanNode`.
+        destination_id: One bit that stands for the destination on each `SpanState`.
     """
 
     def __init__(self, spans: Spans, *, unsampled: bool, passes_filters: Callable[[SpanCopy], bool] | None) -> None:
         self._spans = spans
         self._unsampled = unsampled
         self._passes_filters = passes_filters
-        self._parents: OrderedDict[int, tuple[SpanNode, SpanCopy]] = OrderedDict()
+        self._parents: OrderedDict[int, tuple[SpanState, SpanCopy]] = OrderedDict()
         self.destination_id = 1 << next(_destination_numbers)
 
-    def preselect(self, span: ReadableSpan, node: SpanNode | None, *, sampled: bool) -> bool | None:
+    def preselect(self, span: ReadableSpan, state: SpanState | None, *, sampled: bool) -> bool | None:
         """Return whether an ended span is selected; ``None`` if only the user's function can tell.
 
         Cheap, and calls no code of the user's: this is called on the app's threads.
         """
-        decided = None if node is None else node.verdicts.get(self.destination_id)
+        decided = None if state is None else state.decisions.get(self.destination_id)
         if decided is not None:
             return decided
         if self._spans == "llm":
-            return (sampled or self._unsampled) and classify.is_llm_span(span)
-        if not sampled and not (self._unsampled and classify.is_llm_span(span)):
+            return (sampled or self._unsampled) and _is_llm(span, state)
+        if not sampled and not (self._unsampled and _is_llm(span, state)):
             return False
         return True if self._spans == "all" else None
 
-    def matches(self, span: ReadableSpan, node: SpanNode | None, *, sampled: bool) -> bool:
+    def matches(self, span: ReadableSpan, state: SpanState | None, *, sampled: bool) -> bool:
         """Return the recorded decision if a child forced one, else apply the destination's span selection."""
-        selected = self.preselect(span, node, sampled=sampled)
+        selected = self.preselect(span, state, sampled=sampled)
         if selected is not None:
             return selected
         try:
@@ -81,26 +81,26 @@ class ExportDecisions:
     def keep(self, span_copy: SpanCopy) -> bool:
         """Return whether a selected span that has ended is exported, and record the decision."""
         self._parents.pop(span_copy.context.span_id, None)
-        node = span_copy.kin
-        if self._passes_filters is None or (node is not None and node.verdicts.get(self.destination_id)):
+        state = span_copy.state
+        if self._passes_filters is None or (state is not None and state.decisions.get(self.destination_id)):
             return True
         if self._passes_filters(span_copy):
             return True
-        self.mark_dropped(node)
+        self.mark_dropped(state)
         return False
 
-    def mark_dropped(self, node: SpanNode | None) -> None:
+    def mark_dropped(self, state: SpanState | None) -> None:
         """Record that a span is not exported, so that no later span gets it as its parent."""
-        if node is not None:
-            node.verdicts[self.destination_id] = False
+        if state is not None:
+            state.decisions[self.destination_id] = False
 
-    def will_export(self, parent: SpanNode) -> bool:
+    def will_export(self, parent: SpanState) -> bool:
         """Return whether a span is or will be exported; if so, record that, because its child will refer to it."""
-        decided = parent.verdicts.get(self.destination_id)
+        decided = parent.decisions.get(self.destination_id)
         if decided is not None:
             return decided
         span = parent.span
-        if span is None or not parent.heard & self.destination_id:
+        if span is None or not parent.destinations & self.destination_id:
             return False
         try:
             context = span.get_span_context()
@@ -114,22 +114,22 @@ class ExportDecisions:
         except Exception:
             errors.report_internal_error("export")
             return False
-        parent.verdicts[self.destination_id] = True
+        parent.decisions[self.destination_id] = True
         if span_copy is not None and parent.ended is None:
             self._parents[parent.span_id] = (parent, span_copy)
             while len(self._parents) > _MAX_PARENTS:
                 self._parents.popitem(last=False)
         return True
 
-    def unended_parents(self, *, everything: bool = False) -> list[tuple[SpanNode, SpanCopy]]:
+    def unended_parents(self, *, everything: bool = False) -> list[tuple[SpanState, SpanCopy]]:
         """Return parents of exported spans that were garbage-collected without ``end()``.
 
         Args:
             everything: Return those that are still open as well.
         """
         unended = [each for each in self._parents.values() if everything or each[0].span is None]
-        for node, _ in unended:
-            del self._parents[node.span_id]
+        for state, _ in unended:
+            del self._parents[state.span_id]
         return unended
 
     @property
@@ -142,10 +142,15 @@ class ExportDecisions:
         self._parents.clear()
 
 
-def _copy_unended(span: ReadableSpan, node: SpanNode) -> SpanCopy:
-    request = node.family
-    context = make_span_context(node.trace_id, node.span_id)
-    span_copy = SpanCopy.of(span, context, node, EMPTY if request is None else request.attribution)
+def _is_llm(span: ReadableSpan, state: SpanState | None) -> bool:
+    # An open parent may have become an LLM span since its start; an ended one may have lost the attributes.
+    return (state is not None and state.is_llm) or classify.is_llm_span(span)
+
+
+def _copy_unended(span: ReadableSpan, state: SpanState) -> SpanCopy:
+    request = state.request_spans
+    context = make_span_context(state.trace_id, state.span_id)
+    span_copy = SpanCopy.of(span, context, state, EMPTY if request is None else request.attribution)
     propagate.apply_attribution(span_copy)
     return span_copy
 
@@ -262,26 +267,26 @@ def sampling_key(span_copy: SpanCopy) -> str:
     trace_id = span_copy.trace
     known = span_copy.attribution.session_id
     stated = span_copy.attributes.get(names.SESSION_ID)
-    request = None if span_copy.kin is None else span_copy.kin.family
+    request = None if span_copy.state is None else span_copy.state.request_spans
     if request is None:
         return str(stated or known or _hex_trace_id(trace_id))
-    if stated == known or any(stated == past.session_id for past in request.past):
+    if stated == known or any(stated == past.session_id for past in request.previous_attributions):
         stated = None
     key = _request_sampling_key(request, str(known or stated or ""), trace_id)
     return str(stated) if stated and key != _hex_trace_id(trace_id) else key
 
 
 def _request_sampling_key(request: RequestSpans, session: str, trace_id: int) -> str:
-    key = request.sampled_by.look(trace_id, _SAMPLING_KEY)
+    key = request.sampled_by.lookup(trace_id, _SAMPLING_KEY)
     if key is None:
-        outer = request.above
+        outer = request.parent
         if outer is not None and _states_the_same(outer, session, trace_id):
             # A nested scope without a session or trace of its own is sampled together with the outer one.
             key = _request_sampling_key(outer, session, trace_id)
         else:
             key = session or _hex_trace_id(trace_id)
         # Another destination may have decided in the meantime; the first decision counts for all of them.
-        key = request.sampled_by.of(trace_id).setdefault(_SAMPLING_KEY, key)
+        key = request.sampled_by.values_of(trace_id).setdefault(_SAMPLING_KEY, key)
     return key
 
 

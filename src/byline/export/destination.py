@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from byline import settings
@@ -163,7 +162,7 @@ class Destination:
         worker = DestinationWorker(
             self.label, self._make_pipeline(decisions), BatchSender(self.label, outlet), spooled=outlet.stores
         )
-        return DestinationSpanProcessor(self.label, worker, decisions, tracks_all_spans=options.spans != "llm")
+        return DestinationSpanProcessor(self.label, worker, decisions)
 
     def _make_pipeline(self, decisions: ExportDecisions) -> SpanPipeline:
         options = self.options
@@ -240,7 +239,7 @@ def split_deadline(destinations: Sequence[Destination], seconds: float) -> Itera
         yield destination, max((until - time.monotonic()) / (len(destinations) - number), 0.1)
 
 
-def start_all(destinations: Sequence[Destination]) -> list[SpanProcessor]:
+def start_all(destinations: Sequence[Destination]) -> list[DestinationSpanProcessor]:
     """Return the span processor of each destination, of all or of none."""
     try:
         return [destination.processor() for destination in destinations]

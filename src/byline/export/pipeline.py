@@ -16,11 +16,11 @@ from byline.attribution import EMPTY
 from byline.export import propagate
 from byline.export.body_pending import BodyPendingBuffer
 from byline.export.decisions import ExportDecisions
-from byline.export.merge_results import merge_pending
-from byline.export.request_spans import RequestSpans
+from byline.export.merge_results import merge_result
 from byline.export.span_copy import SpanCopy
-from byline.export.span_tree import SpanNode
 from byline.export.trace_view import TraceView
+from byline.genai.span_state import SpanState
+from byline.request_spans import RequestSpans
 
 SpanTransform = Callable[[SpanCopy], None]
 
@@ -31,25 +31,25 @@ class QueuedSpan:
     Attributes:
         span: The span.
         context: Its context.
-        kin: Its node in the span tree, ``None`` if nobody keeps track of it.
+        state: The state of the span.
         selected: Whether the destination's ``spans`` setting selects it; ``None`` if the user's function has not
             been asked yet.
         closes: The request whose server span it is, ``None`` for every other span.
     """
 
-    __slots__ = ("closes", "context", "kin", "selected", "span")
+    __slots__ = ("closes", "context", "selected", "span", "state")
 
     def __init__(
         self,
         span: ReadableSpan,
         context: SpanContext,
-        node: SpanNode | None,
+        state: SpanState | None,
         selected: bool | None,
         closes: RequestSpans | None,
     ) -> None:
         self.span = span
         self.context = context
-        self.kin = node
+        self.state = state
         self.selected = selected
         self.closes = closes
 
@@ -98,7 +98,7 @@ class SpanPipeline:
         for queued in self._release_pending(batch, everything=everything):
             try:
                 if self._is_selected(queued):
-                    span_copy = self._copy(queued.span, queued.context, queued.kin)
+                    span_copy = self._copy(queued.span, queued.context, queued.state)
                     if self._decisions.keep(span_copy):
                         self._place(span_copy, copies)
                     else:
@@ -127,7 +127,7 @@ class SpanPipeline:
     def _is_selected(self, queued: QueuedSpan) -> bool:
         if queued.selected is not None:
             return queued.selected
-        return self._decisions.matches(queued.span, queued.kin, sampled=queued.context.trace_flags.sampled)
+        return self._decisions.matches(queued.span, queued.state, sampled=queued.context.trace_flags.sampled)
 
     def _place(self, span_copy: SpanCopy, copies: list[SpanCopy]) -> None:
         if self._collect is not None:
@@ -138,28 +138,28 @@ class SpanPipeline:
     def _add_unended_parents(self, copies: list[SpanCopy], *, everything: bool) -> None:
         # A parent that is exported here may itself refer to a parent that has not ended.
         while unended := self._decisions.unended_parents(everything=everything):
-            for node, last_seen in unended:
+            for state, last_seen in unended:
                 try:
-                    span_copy = self._copy_unended(node, last_seen)
+                    span_copy = self._copy_unended(state, last_seen)
                     self._trace_view.regroup(span_copy)
                     copies.append(span_copy)
                 except Exception:
                     self._count_failed()
 
-    def _copy_unended(self, node: SpanNode, last_seen: SpanCopy) -> SpanCopy:
-        span_copy, span, request = last_seen, node.span, node.family
+    def _copy_unended(self, state: SpanState, last_seen: SpanCopy) -> SpanCopy:
+        span_copy, span, request = last_seen, state.span, state.request_spans
         if span is not None:
             # The span is still open: it may have got attributes since.
             if request is not None:
-                request.learn()
-            span_copy = self._copy(span, last_seen.context, node)
+                request.refresh()
+            span_copy = self._copy(span, last_seen.context, state)
         span_copy.end_time = span_copy.end_time or time.time_ns()
         return span_copy
 
-    def _copy(self, span: ReadableSpan, context: SpanContext, node: SpanNode | None) -> SpanCopy:
-        request = None if node is None else node.family
-        span_copy = SpanCopy.of(span, context, node, EMPTY if request is None else request.attribution)
-        merge_pending(span_copy)
+    def _copy(self, span: ReadableSpan, context: SpanContext, state: SpanState | None) -> SpanCopy:
+        request = None if state is None else state.request_spans
+        span_copy = SpanCopy.of(span, context, state, EMPTY if request is None else request.attribution)
+        merge_result(span_copy)
         if not span_copy.attribution:
             span_copy.attribution = propagate.attribution_from_attributes(span_copy.attributes)
         propagate.apply_attribution(span_copy)

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 from opentelemetry import context as otel_context
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
-from opentelemetry.trace import SpanContext
+from opentelemetry.sdk.trace import ReadableSpan, Span
 
 from byline import errors, internal_metrics
-from byline.export import span_tree
 from byline.export.decisions import ExportDecisions
 from byline.export.pipeline import QueuedSpan
-from byline.export.span_tree import EndInfo, SpanNode
 from byline.export.worker import DestinationWorker
+from byline.genai.span_state import SpanState, SpanStateProcessor, receive_end, start_state
 
 
-class DestinationSpanProcessor(SpanProcessor):
+class DestinationSpanProcessor(SpanStateProcessor):
     """Queues the spans of one destination as they end; copies nothing and calls no code of the user's.
 
     Args:
         name: The destination's label in counters.
         worker: Prepares and sends queued spans.
         decisions: Decides which spans are exported.
-        tracks_all_spans: Whether other spans than LLM spans may be exported.
     """
 
-    def __init__(
-        self, name: str, worker: DestinationWorker, decisions: ExportDecisions, *, tracks_all_spans: bool
-    ) -> None:
+    def __init__(self, name: str, worker: DestinationWorker, decisions: ExportDecisions) -> None:
+        super().__init__()
         self._name = name
         self.worker = worker
         self._decisions = decisions
-        self._tracks_all_spans = tracks_all_spans
         self._retired = False
 
     @property
@@ -39,42 +34,44 @@ class DestinationSpanProcessor(SpanProcessor):
         return self.worker.closed
 
     def on_start(self, span: Span, parent_context: otel_context.Context | None = None) -> None:
-        """Record the span's parent and request."""
+        """Make the state of the span, if the processor was added to a provider by itself."""
         if self.worker.closed:
             return
         try:
-            span_tree.on_span_start(
-                span, parent_context, deep=self._tracks_all_spans, bit=self._decisions.destination_id
-            )
+            self.on_span_start(span, start_state(span, parent_context))
         except Exception:
             errors.report_internal_error("export")
+
+    def on_span_start(self, span: Span, state: SpanState) -> None:
+        """Note that this destination receives the end of the span."""
+        if not self.worker.closed:
+            receive_end(state, span, self._decisions.destination_id)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Queue the span if the destination may export it."""
-        # A provider keeps its processors for good, also those of destinations that were removed.
-        if self._retired:
-            return
+        """Queue the span, if the processor was added to a provider by itself."""
         try:
-            context = span.get_span_context()
-            if context is not None:
-                node, ending = span_tree.on_span_end(span, context)
-                self.on_span_end(span, context, node, ending)
+            state = self.take_ended(span)
+            if state is not None:
+                self.on_span_end(span, state)
         except Exception:
             errors.report_internal_error("export")
 
-    def on_span_end(self, span: ReadableSpan, context: SpanContext, node: SpanNode | None, ending: EndInfo) -> None:
-        """Queue a span of which is known already what all destinations need to know."""
-        selected = self._decisions.preselect(span, node, sampled=ending.is_sampled)
-        if selected is not False and node is None:
-            node = ending.late = span_tree.node_for_late_llm_span(span, context)
-        closes = ending.closes
-        if selected is False and (closes is None or not closes.steps):
+    def on_span_end(self, span: ReadableSpan, state: SpanState) -> None:
+        """Queue the span if the destination may export it."""
+        context = span.get_span_context()
+        # A provider keeps its processors for good, also those of destinations that were removed.
+        if self._retired or context is None:
             return
-        if not self.worker.enqueue(QueuedSpan(span, context, node, selected, closes)) and selected is not False:
-            self._count_dropped(node)
+        state.refresh_request()
+        selected = self._decisions.preselect(span, state, sampled=state.is_sampled)
+        closes = state.ends_request
+        if selected is False and (closes is None or not closes.has_steps):
+            return
+        if not self.worker.enqueue(QueuedSpan(span, context, state, selected, closes)) and selected is not False:
+            self._count_dropped(state)
 
-    def _count_dropped(self, node: SpanNode | None) -> None:
-        self._decisions.mark_dropped(node)
+    def _count_dropped(self, state: SpanState) -> None:
+        self._decisions.mark_dropped(state)
         is_closed = self.worker.closed
         internal_metrics.increment(f"{self._name}.spans.dropped.{'closed' if is_closed else 'queue_full'}")
         if not is_closed:

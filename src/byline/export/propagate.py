@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from byline.attribution import EMPTY, Attribution
-from byline.export.per_trace import TraceValue
-from byline.export.request_spans import RequestSpans
 from byline.export.span_copy import SpanCopy
 from byline.genai import attributes as names
 from byline.genai.attributes import attribution_attributes
+from byline.request_spans import RequestSpans, TraceValue
 
 #: Of one span alone, not of its trace.
 _OWN: Final = frozenset({names.GENERATION_NAME, names.STEP_NAME})
@@ -61,59 +60,61 @@ def apply_attribution(draft: SpanCopy) -> None:
     has changed since gives way.
     """
     attributes = draft.attributes
-    family = None if draft.kin is None else draft.kin.family
+    request_spans = None if draft.state is None else draft.state.request_spans
     for name, value in attribution_attributes(draft.attribution).items():
         if name in _OWN or (name in _OF_LLM_SPANS and not draft.is_llm):
             continue
         present = attributes.get(name)
-        if present is None or (present != value and family is not None and _is_past(family, name, present)):
+        if present is None or (
+            present != value and request_spans is not None and _is_past(request_spans, name, present)
+        ):
             attributes[name] = value
-    if family is not None:
-        _spread(draft, family)
+    if request_spans is not None:
+        _spread(draft, request_spans)
 
 
-def _is_past(family: RequestSpans, name: str, value: Any) -> bool:
-    return any(attribution_attributes(past).get(name) == value for past in family.past)
+def _is_past(request_spans: RequestSpans, name: str, value: Any) -> bool:
+    return any(attribution_attributes(past).get(name) == value for past in request_spans.previous_attributions)
 
 
-def _spread(draft: SpanCopy, family: RequestSpans) -> None:
+def _spread(draft: SpanCopy, request_spans: RequestSpans) -> None:
     """Let what one span says of the trace be said by the others of it."""
     trace = draft.trace
     for name in _OF_TRACE:
         value = draft.attributes.get(name)
         if value is None:
-            value = _heard(family, trace, name)
+            value = _heard(request_spans, trace, name)
             if value is not None:
                 draft.attributes[name] = value
         else:
-            _say(family, trace, name, value)
+            _say(request_spans, trace, name, value)
 
 
-def _say(family: RequestSpans, trace: int, name: str, value: Any) -> None:
-    own = family.said.of(trace)
-    if name not in own or (own[name] != value and _is_past(family, name, own[name])):
+def _say(request_spans: RequestSpans, trace: int, name: str, value: Any) -> None:
+    own = request_spans.stated.values_of(trace)
+    if name not in own or (own[name] != value and _is_past(request_spans, name, own[name])):
         own[name] = value
-    shared = family.root.shared.of(trace)
+    shared = request_spans.root.shared.values_of(trace)
     held = shared.get(name)
     if held is None:
-        shared[name] = TraceValue(value, family)
+        shared[name] = TraceValue(value, request_spans)
         return
-    if held.value is None or held.value == value or _is_past(family.root, name, value):
+    if held.value is None or held.value == value or _is_past(request_spans.root, name, value):
         return
-    by = held.by
-    if _is_past(family.root, name, held.value) or (by is not None and _is_past(by, name, held.value)):
-        shared[name] = TraceValue(value, family)
-    elif by is not family:
-        held.dispute()
+    by = held.stated_by
+    if _is_past(request_spans.root, name, held.value) or (by is not None and _is_past(by, name, held.value)):
+        shared[name] = TraceValue(value, request_spans)
+    elif by is not request_spans:
+        held.mark_conflicting()
 
 
-def _heard(family: RequestSpans, trace: int, name: str) -> Any:
+def _heard(request_spans: RequestSpans, trace: int, name: str) -> Any:
     """Return what is said by the span's own part of the request, by what that is a part of, or by all the rest."""
-    part: RequestSpans | None = family
+    part: RequestSpans | None = request_spans
     while part is not None:
-        value = part.said.look(trace, name)
+        value = part.stated.lookup(trace, name)
         if value is not None:
             return value
-        part = part.above
-    held = family.root.shared.look(trace, name)
+        part = part.parent
+    held = request_spans.root.shared.lookup(trace, name)
     return None if held is None else held.value

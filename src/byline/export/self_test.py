@@ -19,9 +19,9 @@ from byline.export.delivery.http_session import OTLPHttpSession
 from byline.export.delivery.outlet import Outlet
 from byline.export.processor import DestinationSpanProcessor
 from byline.genai import attributes as names
-from byline.genai import server_span
 from byline.genai.attributes import AttributeValue
 from byline.genai.attribution_processor import AttributionSpanProcessor
+from byline.genai.span_state import set_server_span
 from byline.request_context import RequestContext
 
 _CHAT: Final[dict[str, AttributeValue]] = {
@@ -115,7 +115,7 @@ def send_test_request(processor: DestinationSpanProcessor, share: float) -> None
         }
     )
     span = tracer.start_span("byline check request", kind=SpanKind.SERVER)
-    server_span.set_server_span(context, span)
+    set_server_span(context, span)
     token = request_context.attach(context)
     try:
         with trace.use_span(span, end_on_exit=True):

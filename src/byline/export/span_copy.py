@@ -11,16 +11,16 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from byline.attribution import EMPTY, Attribution, to_trace_id
-from byline.export.span_tree import SpanNode
 from byline.genai import classify
 from byline.genai.attributes import ERROR_TYPE
+from byline.genai.span_state import SpanState
 
 
 class SpanCopy:
     """A span on its way to one destination.
 
     Attributes:
-        kin: Where the span stands among the others of its request, ``None`` where nobody saw it start.
+        state: Where the span stands among the others of its request, ``None`` where nobody saw it start.
         attribution: What is known of its request by now.
         is_llm: Whether it stands for a model call, an agent step or a tool call.
         is_double: Whether another span carries usage and cost of the call that it stands for.
@@ -35,7 +35,6 @@ class SpanCopy:
         "events",
         "is_double",
         "is_llm",
-        "kin",
         "kind",
         "links",
         "name",
@@ -43,6 +42,7 @@ class SpanCopy:
         "resource",
         "scope",
         "start_time",
+        "state",
         "status",
     )
 
@@ -61,7 +61,7 @@ class SpanCopy:
         end_time: int | None = None,
         resource: Resource | None = None,
         scope: InstrumentationScope | None = None,
-        kin: SpanNode | None = None,
+        state: SpanState | None = None,
         attribution: Attribution = EMPTY,
     ) -> None:
         self.name = name
@@ -76,14 +76,16 @@ class SpanCopy:
         self.end_time = end_time
         self.resource = resource
         self.scope = scope
-        self.kin = kin
+        self.state = state
         self.attribution = attribution
         self.is_llm = False
         self.is_double = False
         self._dropped = 0
 
     @classmethod
-    def of(cls, span: ReadableSpan, context: SpanContext, kin: SpanNode | None, attribution: Attribution) -> SpanCopy:
+    def of(
+        cls, span: ReadableSpan, context: SpanContext, state: SpanState | None, attribution: Attribution
+    ) -> SpanCopy:
         """Copy an ended span."""
         draft = cls(
             span.name,
@@ -98,12 +100,12 @@ class SpanCopy:
             end_time=span.end_time,
             resource=span.resource,
             scope=span.instrumentation_scope,
-            kin=kin,
+            state=state,
             attribution=attribution,
         )
-        draft.is_llm = classify.is_llm_span(span) or (kin is not None and kin.is_llm)
-        if kin is not None and kin.telling:
-            draft.attributes = {**kin.telling, **draft.attributes}
+        draft.is_llm = classify.is_llm_span(span) or (state is not None and state.is_llm)
+        if state is not None and state.identifying_attributes:
+            draft.attributes = {**state.identifying_attributes, **draft.attributes}
         draft._dropped = span.dropped_attributes
         return draft
 
@@ -113,7 +115,7 @@ class SpanCopy:
         named = self.attribution.trace_id
         if named:
             return to_trace_id(named)
-        return self.context.trace_id if self.kin is None else self.kin.trace_id
+        return self.context.trace_id if self.state is None else self.state.trace_id
 
     @property
     def is_leaf(self) -> bool:

@@ -16,11 +16,11 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext
 
 from byline.attribution import to_span_id, to_trace_id
-from byline.export.request_spans import RequestSpans
 from byline.export.span_copy import SpanCopy, make_span_context
-from byline.export.span_tree import SpanNode
 from byline.genai import attributes as names
 from byline.genai.classify import OWN_SCOPE
+from byline.genai.span_state import SpanState
+from byline.request_spans import RequestSpans
 from byline.settings import SettingError
 
 Traces = Literal["request", "call"]
@@ -51,9 +51,9 @@ class _Step:
         self.touched = time.monotonic()
 
     def is_overdue(self, silence: float) -> bool:
-        if self.root is not None and self.root.is_gone():
+        if self.root is not None and self.root.context_released():
             return True
-        over = self.root is None or self.root.is_over()
+        over = self.root is None or self.root.server_span_ended()
         return silence > (_SHORT_PATIENCE if over else _PATIENCE)
 
 
@@ -67,7 +67,9 @@ class TraceView:
         whole: Whether the app's own spans are exported, so that its callers' spans stay parents.
     """
 
-    def __init__(self, exports: Callable[[SpanNode], bool], *, traces: Traces = "request", whole: bool = False) -> None:
+    def __init__(
+        self, exports: Callable[[SpanState], bool], *, traces: Traces = "request", whole: bool = False
+    ) -> None:
         self._exports = exports
         self._traces = traces
         self._whole = whole
@@ -79,16 +81,16 @@ class TraceView:
         attribution = draft.attribution
         app_trace = draft.context.trace_id
         named = attribution.trace_id
-        filed = self._trace_of(draft.kin, named, app_trace, draft.context.span_id)
-        if draft.kin is not None:
+        filed = self._trace_of(draft.state, named, app_trace, draft.context.span_id)
+        if draft.state is not None:
             # Whatever comes to hang below it looks for it there.
-            draft.kin.filed[id(self)] = filed
+            draft.state.exported_trace_ids[id(self)] = filed
         if filed != app_trace:
             draft.attributes.setdefault(names.APP_TRACE_ID, f"{app_trace:032x}")
             draft.links = [_along(link, app_trace, filed) for link in draft.links]
         if attribution.generation_name and draft.is_leaf:
             draft.name = attribution.generation_name
-        above = self._nearest(draft.kin, filed)
+        above = self._nearest(draft.state, filed)
         base = self._base(draft, filed, named) if above is None else make_span_context(filed, above.span_id)
         if attribution.span_name and _is_of_step(draft, above):
             base = self._step(draft, filed, base)
@@ -119,36 +121,36 @@ class TraceView:
         ]
         return [self._finish(step_id, None, None) for step_id in found]
 
-    def _trace_of(self, kin: SpanNode | None, named: str | None, app_trace: int, span_id: int) -> int:
-        if kin is not None and id(self) in kin.filed:
+    def _trace_of(self, state: SpanState | None, named: str | None, app_trace: int, span_id: int) -> int:
+        if state is not None and id(self) in state.exported_trace_ids:
             # It is there already, or something that hangs below it is.
-            return kin.filed[id(self)]
+            return state.exported_trace_ids[id(self)]
         if named:
             return to_trace_id(named)
         if self._traces == "call":
-            top = span_id if kin is None else self._outermost(kin).span_id
+            top = span_id if state is None else self._outermost(state).span_id
             return to_trace_id(f"{app_trace:032x}{top:016x}")
         return app_trace
 
-    def _outermost(self, kin: SpanNode) -> SpanNode:
-        outermost = kin
-        above = kin.above
+    def _outermost(self, state: SpanState) -> SpanState:
+        outermost = state
+        above = state.parent
         while above is not None:
-            if above.trace_id == kin.trace_id and self._exports(above):
+            if above.trace_id == state.trace_id and self._exports(above):
                 outermost = above
-            above = above.above
+            above = above.parent
         return outermost
 
-    def _nearest(self, kin: SpanNode | None, filed: int) -> SpanNode | None:
-        above = None if kin is None else kin.above
+    def _nearest(self, state: SpanState | None, filed: int) -> SpanState | None:
+        above = None if state is None else state.parent
         while above is not None:
             if self._exports(above):
-                named = None if above.family is None else above.family.attribution.trace_id
+                named = None if above.request_spans is None else above.request_spans.attribution.trace_id
                 if self._trace_of(above, named, above.trace_id, above.span_id) != filed:
                     return None
-                above.filed[id(self)] = filed
+                above.exported_trace_ids[id(self)] = filed
                 return above
-            above = above.above
+            above = above.parent
         return None
 
     def _base(self, draft: SpanCopy, filed: int, named: str | None) -> SpanContext | None:
@@ -162,13 +164,13 @@ class TraceView:
             # A caller's span is its own business to export, unless the caller's sampler has dropped it.
             return parent_context if parent_context.trace_flags.sampled else None
         # A span of this process that nobody keeps track of was dropped.
-        return parent_context if draft.kin is None else None
+        return parent_context if draft.state is None else None
 
     def _step(self, draft: SpanCopy, filed: int, base: SpanContext | None) -> SpanContext:
         name = draft.attribution.span_name or ""
-        family = None if draft.kin is None else draft.kin.family
-        root = None if family is None else family.root
-        number = f"{draft.context.trace_id:032x}" if root is None else root.number
+        request_spans = None if draft.state is None else draft.state.request_spans
+        root = None if request_spans is None else request_spans.root
+        number = f"{draft.context.trace_id:032x}" if root is None else root.trace_key
         step_id = int.from_bytes(hashlib.sha256(f"{number}:{filed:032x}:{name}".encode()).digest()[:8], "big") or 1
         context = make_span_context(filed, step_id)
         if step_id in self._done:
@@ -184,7 +186,7 @@ class TraceView:
                 end_time=draft.end_time,
                 resource=draft.resource,
                 scope=_SCOPE,
-                kin=draft.kin,
+                state=draft.state,
                 attribution=draft.attribution,
             )
             if names.APP_TRACE_ID in draft.attributes:
@@ -205,11 +207,11 @@ class TraceView:
         return step.draft
 
 
-def _is_of_step(draft: SpanCopy, above: SpanNode | None) -> bool:
+def _is_of_step(draft: SpanCopy, above: SpanState | None) -> bool:
     """Whether a span hangs right below the step: what carries LLM spans, and nothing above it but the app span."""
-    family = None if draft.kin is None else draft.kin.family
-    app_span_id = 0 if family is None else family.root.app_span_id
-    carries = draft.is_llm or (draft.kin is not None and draft.kin.carries)
+    request_spans = None if draft.state is None else draft.state.request_spans
+    app_span_id = 0 if request_spans is None else request_spans.root.server_span_id
+    carries = draft.is_llm or (draft.state is not None and draft.state.has_llm_descendant)
     return carries and draft.context.span_id != app_span_id and (above is None or above.span_id == app_span_id)
 
 

@@ -1,15 +1,19 @@
-"""Stamps LLM spans with the byline of their request as they start."""
+"""The span processor that writes the attribution of the request onto LLM spans as they start."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, Span
 
-from byline import deferred, errors, request_context
-from byline.genai import classify, not_instrumented, pending_results, server_span, span_correlation
+from byline import deferred, errors, settings
+from byline.attribution import is_printable
+from byline.gateways.keys import find_alias, hash_key
+from byline.genai import attributes as names
+from byline.genai import classify, server_span
 from byline.genai.attributes import (
     ATTRIBUTION,
     GENERATION_NAME,
@@ -18,145 +22,220 @@ from byline.genai.attributes import (
     AttributeValue,
     attribution_attributes,
 )
-from byline.genai.client_attributes import client_attributes
+from byline.genai.call_results import results
 from byline.genai.fast_attributes import peek_attributes, set_attributes
-from byline.request_context import RequestContext
+from byline.genai.span_correlation import on_llm_span_start
+from byline.genai.span_state import SpanListener, SpanStateProcessor, start_state
+from byline.request_context import RequestContext, current_context
 from byline.settings import SettingError
 
 Stamp = Literal["llm", "all"]
 STAMPS: Final = ("llm", "all")
 
-
-def request_attributes(owner: RequestContext) -> dict[str, AttributeValue]:
-    """Return the attributes that spans of this request carry; made once for equal attributions."""
-    attribution = owner.attribution()
-    made = owner.stamp
-    if made is None or made[0] is not attribution:
-        rejected = owner.rejected
-        # The app span says it too, but not every destination gets that one.
-        told: dict[str, AttributeValue] = {REJECTED: tuple(rejected)} if rejected else {}
-        made = (attribution, {**client_attributes(owner), **told, **attribution_attributes(attribution)})
-        owner.stamp = made
-    attributes: dict[str, AttributeValue] = made[1]
-    return attributes
+_INHERITED: Final = frozenset(name for attributes in ATTRIBUTION.values() for name in attributes)
+_MAX_CLIENT_VALUE: Final = 200
 
 
-def reapply(span: Span, owner: RequestContext) -> None:
-    """Set the byline once more, so that the attribute limit does not drop it first.
-
-    The SDK drops the oldest attributes; setting one anew makes it the youngest. What the app or the
-    instrumentation set itself since the start is left as it is.
-    """
-    if not span.is_recording():
-        return
-    present = span.attributes or {}
-    stamp = request_attributes(owner)
-    set_attributes(span, {key: value for key, value in stamp.items() if present.get(key, value) == value})
-
-
-_INHERITED: Final = frozenset(name for names in ATTRIBUTION.values() for name in names)
-
-
-def copy_from_parent(span: Span, parent_context: otel_context.Context | None) -> None:
-    """Sign a span that starts when its request is over, as one made at garbage collection, like its parent."""
-    parent = trace.get_current_span(parent_context)
-    if not isinstance(parent, Span):
-        return
-    present = peek_attributes(span)
-    found = {
-        key: value
-        for key, value in peek_attributes(parent).items()
-        if (key in _INHERITED or key.startswith(METADATA)) and key not in present
-    }
-    if found:
-        set_attributes(span, found)
-
-
-class AttributionSpanProcessor(SpanProcessor):
-    """Sets the byline on every LLM span that starts within a request, whoever makes it.
+class AttributionSpanProcessor(SpanStateProcessor):
+    """Sets the attribution of the request on every LLM span that starts, whichever instrumentation makes the span.
 
     Args:
-        stamp: ``"llm"`` for LLM spans alone, ``"all"`` for every span of the request.
+        stamp: ``"llm"`` for LLM spans only, ``"all"`` for every span of a request.
+
+    Raises:
+        SettingError: ``byline.E021`` for another value of ``stamp``.
     """
 
     def __init__(self, stamp: Stamp = "llm") -> None:
+        super().__init__()
         if stamp not in STAMPS:
             raise SettingError("byline.E021", f"stamp={stamp!r}", 'pass "llm" or "all"')
         self.stamp = stamp
         self.enabled = True
-        not_instrumented.mark_instrumented()
+        self._listeners: tuple[SpanListener, ...] = ()
+        InstrumentationCheck.pending = False
 
-    def switch_on(self, stamp: Stamp) -> None:
-        """Stamp from now on; the provider has this processor already."""
+    def switch_on(self, stamp: Stamp, listeners: Sequence[SpanListener] = ()) -> None:
+        """Start to set attributes and to hand spans to the destinations; the provider has this processor already.
+
+        Args:
+            stamp: As for the class.
+            listeners: The span processors of the destinations. They are not added to the provider, which could
+                never remove them.
+        """
         self.stamp = stamp
+        self._listeners = tuple(listeners)
         self.enabled = True
 
     def switch_off(self) -> None:
-        """Stamp no more, until switched on again."""
+        """Do nothing until switched on again."""
         self.enabled = False
+        self._listeners = ()
 
     def on_start(self, span: Span, parent_context: otel_context.Context | None = None) -> None:
-        """Stamp the span where it is one of ours."""
+        """Make the state of the span and set the attribution, if the span is one to be attributed."""
         if not self.enabled:
             return
         try:
-            self._start(span, parent_context)
+            state = start_state(span, parent_context)
+            context = state.request_context
+            if state.is_llm:
+                if context is not None:
+                    _set_attribution(span, context, rename=True)
+                elif current_context() is None:
+                    copy_from_parent(span, parent_context)
+                on_llm_span_start(span)
+                result = results.pop_for_second_span(span, state)
+                if result is not None:
+                    set_attributes(span, result)
+            elif context is not None and self.stamp == "all":
+                _set_attribution(span, context, rename=False)
+            for listener in self._listeners:
+                listener.on_span_start(span, state)
         except Exception:
             errors.report_internal_error("processor")
 
-    def _start(self, span: Span, parent_context: otel_context.Context | None) -> None:
-        owner = request_context.current_context()
-        if owner is None:
-            owner = span_correlation.request_of_parent(parent_context)
-        if owner is None:
-            if classify.is_llm_span(span):
-                copy_from_parent(span, parent_context)
-                self._take_note(span, parent_context)
-            return
-        if not server_span.belongs_to_request(owner, span):
-            return
-        span_correlation.link_to_request(span, owner)
-        if classify.is_llm_span(span):
-            self._sign(span, owner)
-            self._take_note(span, parent_context)
-        elif self.stamp == "all":
-            self._sign(span, owner, rename=False)
-
-    def _take_note(self, span: Span, parent_context: otel_context.Context | None) -> None:
-        span_correlation.on_llm_span_start(span, parent_context)
-        facts = pending_results.pop_for_second_span(span)
-        if facts is not None:
-            set_attributes(span, facts)
-
-    def _sign(self, span: Span, owner: RequestContext, *, rename: bool = True) -> None:
-        stamp = request_attributes(owner)
-        if not stamp:
-            return
-        present = peek_attributes(span)
-        if not stamp.keys().isdisjoint(present):
-            stamp = {key: value for key, value in stamp.items() if key not in present}
-        set_attributes(span, stamp)
-        name = stamp.get(GENERATION_NAME) if rename else None
-        # One that has no attributes yet gets its name when the facts come.
-        if name is not None and not classify.KEYS.isdisjoint(present) and classify.is_model_call(span.name, present):
-            span.update_name(str(name))
+    def _on_ending(self, span: Span) -> None:
+        """Keep the state for `on_end`."""
+        if self.enabled:
+            super()._on_ending(span)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Let go of an ended LLM span, and tell the app span what it has cost."""
+        """Hand the span to the destinations; add the totals to a server span that ends before the middleware does."""
         if not self.enabled:
             return
         deferred.run_deferred()
         try:
-            owner = span_correlation.request_of_span(span) or request_context.current_context()
-            if owner is not None and owner.root().app_span_ends_first and classify.is_llm_span(span):
-                server_span.set_request_attributes(owner.root())
+            state = self.take_ended(span)
+            if state is None:
+                return
+            context = state.request_context if state.is_llm else None
+            if context is not None and context.root().server_span_ends_first:
+                server_span.set_request_attributes(context.root())
+            for listener in self._listeners:
+                listener.on_span_end(span, state)
         except Exception:
             errors.report_internal_error("processor")
 
     def shutdown(self) -> None:
-        """Stamp no more spans."""
-        self.enabled = False
+        """Set no further attributes, and stop the destinations."""
+        listeners = self._listeners
+        self.switch_off()
+        for listener in listeners:
+            listener.shutdown()
 
-    def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 - the SDK's signature
-        """Nothing waits here."""
-        return True
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Send the waiting spans of all destinations."""
+        sent = [listener.force_flush(timeout_millis) for listener in self._listeners]
+        return all(sent)
+
+
+def request_attributes(context: RequestContext) -> dict[str, AttributeValue]:
+    """Return the attributes that spans of this request carry, made once for equal attributions."""
+    attribution = context.attribution()
+    cached = context.span_attributes
+    if cached is None or cached[0] is not attribution:
+        rejected = context.rejected
+        # The server span has the rejected claims too, but not every destination receives the server span.
+        rejection: dict[str, AttributeValue] = {REJECTED: tuple(rejected)} if rejected else {}
+        cached = (attribution, {**client_attributes(context), **rejection, **attribution_attributes(attribution)})
+        context.span_attributes = cached
+    return cached[1]
+
+
+def client_attributes(context: RequestContext) -> dict[str, AttributeValue]:
+    """Return the attributes of the HTTP client: address, user agent, route, request id, hash of the API key.
+
+    Empty in a job, which has no client.
+    """
+    request = context.request()
+    if request is None:
+        return {}
+    attributes: dict[str, AttributeValue] = {}
+    for name, value in request.headers():
+        folded = name.lower()
+        if folded == "user-agent":
+            if is_printable(value):
+                attributes.setdefault(names.CALLER_USER_AGENT, value[:_MAX_CLIENT_VALUE])
+        elif folded == "x-request-id":
+            if 0 < len(value) <= _MAX_CLIENT_VALUE and is_printable(value):
+                attributes.setdefault(names.REQUEST_ID, value)
+        elif folded in ("x-api-key", "api-key") and value:
+            attributes.setdefault(names.KEY_HASH, hash_key(value))
+        elif folded == "authorization" and value[:7].lower() == "bearer " and len(value) > 7:
+            attributes.setdefault(names.KEY_HASH, hash_key(value[7:].strip()))
+    alias = find_alias(str(attributes.get(names.KEY_HASH, "")) or None)
+    if alias is not None:
+        attributes[names.KEY_ALIAS] = alias
+    address = request.address()
+    if address:
+        attributes[names.CALLER_ADDRESS] = address
+    route = request.route() or request.path()
+    if is_printable(route):
+        attributes[names.ROUTE] = route[:_MAX_CLIENT_VALUE]
+    return attributes
+
+
+def reapply(span: Span, context: RequestContext) -> None:
+    """Set the attribution again, so that the SDK's attribute limit does not drop these attributes first.
+
+    The SDK drops the oldest attributes; setting an attribute again makes it the youngest. A value that the app or
+    the instrumentation has set since the start stays.
+    """
+    if not span.is_recording():
+        return
+    present = span.attributes or {}
+    attributes = request_attributes(context)
+    set_attributes(span, {key: value for key, value in attributes.items() if present.get(key, value) == value})
+
+
+def copy_from_parent(span: Span, parent_context: otel_context.Context | None) -> None:
+    """Copy the attribution of the parent onto a span that starts after its request, e.g. at garbage collection."""
+    parent = trace.get_current_span(parent_context)
+    if not isinstance(parent, Span):
+        return
+    present = peek_attributes(span)
+    inherited = {
+        key: value
+        for key, value in peek_attributes(parent).items()
+        if (key in _INHERITED or key.startswith(METADATA)) and key not in present
+    }
+    if inherited:
+        set_attributes(span, inherited)
+
+
+def _set_attribution(span: Span, context: RequestContext, *, rename: bool) -> None:
+    attributes = request_attributes(context)
+    if not attributes:
+        return
+    present = peek_attributes(span)
+    if not attributes.keys().isdisjoint(present):
+        attributes = {key: value for key, value in attributes.items() if key not in present}
+    set_attributes(span, attributes)
+    name = attributes.get(GENERATION_NAME) if rename else None
+    # A span without attributes may still turn out to be an agent's; it is renamed when its response arrives.
+    if name is not None and not classify.KEYS.isdisjoint(present) and classify.is_model_call(span.name, present):
+        span.update_name(str(name))
+
+
+class InstrumentationCheck:
+    """Whether a request was handled before `byline.instrument()` was called, which is logged once."""
+
+    #: Middlewares look at this with each request, and at nothing else.
+    pending = True
+
+    @classmethod
+    def warn_if_not_instrumented(cls) -> None:
+        """Log ``byline.E019`` once, unless byline is disabled."""
+        cls.pending = False
+        try:
+            disabled = settings.find("disabled").value
+        except SettingError:
+            # `instrument` reports the wrong setting.
+            disabled = False
+        if not disabled:
+            errors.warn_once(
+                "absent",
+                "byline.E019: a request came in before byline.instrument() was called: its LLM spans are not signed. "
+                "Call byline.instrument() when the process starts",
+            )

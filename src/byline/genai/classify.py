@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -94,21 +95,11 @@ _LEAF_TYPES: Final = frozenset({"generation", "embedding"})
 #: litellm makes a second span of the raw exchange inside the first.
 _NO_LEAF_NAMES: Final = frozenset({"raw_gen_ai_request"})
 
-#: What `freeze_classification` leaves on a span.
-_SETTLED: Final = "_byline_is_one"
 
-_by_scope: dict[str, bool] = {}
-
-
+@functools.lru_cache(maxsize=1000)
 def is_llm_scope(name: str) -> bool:
-    """Whether all spans of this instrumentation scope are LLM spans."""
-    known = _by_scope.get(name)
-    if known is None:
-        known = any(name == scope or name.startswith(scope + ".") for scope in SCOPES)
-        # Scopes are as many as instrumentations; a program that makes them up must not fill the memory.
-        if len(_by_scope) < 1000:
-            _by_scope[name] = known
-    return known
+    """Return whether all spans of this instrumentation scope are LLM spans."""
+    return any(name == scope or name.startswith(scope + ".") for scope in SCOPES)
 
 
 def is_llm_span(span: ReadableSpan) -> bool:
@@ -122,9 +113,6 @@ def is_llm_span(span: ReadableSpan) -> bool:
         >>> is_llm_span(tracer.start_span("x", attributes={"gen_ai.conversation.id": "s-1"}))
         False
     """
-    settled: bool | None = getattr(span, _SETTLED, None)
-    if settled is not None:
-        return settled
     scope = span.instrumentation_scope
     if scope is not None and is_llm_scope(scope.name):
         return True
@@ -132,11 +120,6 @@ def is_llm_span(span: ReadableSpan) -> bool:
         # Some libraries write on the app's own span what they know of a call.
         return False
     return not KEYS.isdisjoint(peek_attributes(span))
-
-
-def freeze_classification(span: ReadableSpan, *, is_llm: bool) -> None:
-    """Say once for all whether a span is one: the SDK drops the oldest attributes, by which it was known."""
-    setattr(span, _SETTLED, is_llm)
 
 
 def is_model_call(name: str, attributes: Mapping[str, Any]) -> bool:

@@ -1,169 +1,86 @@
-"""The LLM spans under way: which record a span belongs to, and which span a call belongs to."""
+"""Finds the LLM span that an HTTP request to a model belongs to, also if the span is made after the request."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Final
 
-from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, Span
+from opentelemetry.sdk.trace import Span
 
 from byline.genai import classify
 from byline.genai.fast_attributes import peek_attributes
-from byline.request_context import RequestContext
+from byline.genai.span_state import state_of
 
-#: Names under which a span of the SDK remembers what it is to byline. No registry has to be kept, and
-#: nothing outlives the span.
-_OWNER: Final = "_byline_owner"
-_IS_LLM: Final = "_byline_is_llm"
-_PARENT: Final = "_byline_parent"
-_CALL: Final = "_byline_call"
-_MAX_DEPTH: Final = 16
-
-#: Records by span id, for those alone that are asked for when nothing but the ended copy is left.
-_owners: Final[weakref.WeakValueDictionary[int, RequestContext]] = weakref.WeakValueDictionary()
-
-#: The LLM span that started last in this context; some instrumentations never make theirs current.
-_last: Final[ContextVar[weakref.ref[Span] | None]] = ContextVar("byline_last_llm_span", default=None)
+#: The LLM span that started last in this context: some instrumentations never make their span current.
+_last_llm_span: Final[ContextVar[weakref.ref[Span] | None]] = ContextVar("byline_last_llm_span", default=None)
 
 
-class _PendingSpan:
-    """A call whose span is yet to be made. Contexts are copied; all copies share that it was found."""
+class PendingSpan:
+    """A span that an instrumentation will make for an LLM request while, or after, that is under way.
 
-    __slots__ = ("found", "name", "scope")
-
-    def __init__(self, scope: str, name: str | None, found: Callable[[Span], None]) -> None:
-        self.scope = scope
-        self.name = name
-        self.found: Callable[[Span], None] | None = found
-
-
-_pending_span: Final[ContextVar[_PendingSpan | None]] = ContextVar("byline_seeking_call", default=None)
-
-
-def link_to_request(span: Span, owner: RequestContext) -> None:
-    """Remember to which record a span belongs.
-
-    A raw thread loses the record's ContextVar; where OpenTelemetry's context has been carried over,
-    the parent span leads back to it.
-    """
-    setattr(span, _OWNER, weakref.ref(owner))
-    if owner.root().app_span_ends_first:
-        _owners[span.get_span_context().span_id] = owner
-
-
-def request_of_parent(parent_context: otel_context.Context | None) -> RequestContext | None:
-    """Return the record of the parent span, ``None`` where there is none."""
-    return _owner(trace.get_current_span(parent_context))
-
-
-def on_llm_span_start(span: Span, parent_context: otel_context.Context | None = None) -> None:
-    """Take note of an LLM span that has started."""
-    setattr(span, _IS_LLM, True)
-    parent = trace.get_current_span(parent_context)
-    if getattr(parent, _IS_LLM, False):
-        setattr(span, _PARENT, weakref.ref(parent))
-    _last.set(weakref.ref(span))
-    seeker = _pending_span.get()
-    if seeker is not None and seeker.found is not None:
-        _offer_span(span, seeker)
-
-
-def await_llm_span(late: tuple[str, str | None] | None, found: Callable[[Span], None]) -> None:
-    """Wait for the span of a call in this context, ``None`` for a call that has one or gets none.
+    Contexts are copied by tasks and threads; all copies share this object, so that the span is found once.
 
     Args:
-        late: The scope of the instrumentation that makes it while, or after, the exchange is under
-            way, and the span's name where others of that scope are made before theirs.
-        found: What to do with it, once.
+        scope: The instrumentation scope of the span.
+        name: The name of the span, if the same scope makes other spans before.
+        callback: Called once, with the span.
     """
-    if late is not None:
-        _pending_span.set(_PendingSpan(*late, found))
-    elif _pending_span.get() is not None:
-        _pending_span.set(None)
 
+    __slots__ = ("callback", "name", "scope")
 
-def _offer_span(span: Span, seeker: _PendingSpan) -> None:
-    scope = span.instrumentation_scope
-    if scope is None or scope.name != seeker.scope or seeker.name not in (None, span.name):
-        return
-    if not classify.is_model_call(span.name, peek_attributes(span)):
-        return
-    found, seeker.found = seeker.found, None
-    if found is not None:
-        found(span)
+    def __init__(self, scope: str, name: str | None, callback: Callable[[Span], None]) -> None:
+        self.scope = scope
+        self.name = name
+        self.callback: Callable[[Span], None] | None = callback
 
-
-def llm_ancestors(span: Span) -> Iterator[Span]:
-    """Yield the LLM spans around one, from the inside outwards."""
-    for _ in range(_MAX_DEPTH):
-        reference = getattr(span, _PARENT, None)
-        outer = None if reference is None else reference()
-        if outer is None:
+    def offer(self, span: Span) -> None:
+        """Take a span that has started, if it is the awaited one."""
+        callback, scope = self.callback, span.instrumentation_scope
+        if callback is None or scope is None or scope.name != self.scope or self.name not in (None, span.name):
             return
-        yield outer
-        span = outer
+        if classify.is_model_call(span.name, peek_attributes(span)):
+            self.callback = None
+            callback(span)
 
 
-def claim_span(span: Span, call: object) -> None:
-    """Note that a call under way has its facts on this span, so that no other one takes it."""
-    span.__dict__[_CALL] = weakref.ref(call)
+_pending_span: Final[ContextVar[PendingSpan | None]] = ContextVar("byline_pending_llm_span", default=None)
 
 
-def unclaim_span(span: Span) -> None:
-    """Let the span be taken by another call, as by the next attempt of an SDK whose last one has failed."""
-    span.__dict__.pop(_CALL, None)
+def await_llm_span(pending: PendingSpan | None) -> None:
+    """Set the span that the latest LLM request of this context waits for, ``None`` if there is none."""
+    if pending is not None or _pending_span.get() is not None:
+        _pending_span.set(pending)
 
 
-def mark_answered(span: Span) -> None:
-    """Note that the span has its answer: what is called beside it is another call."""
-    span.__dict__[_CALL] = _is_settled
-
-
-def is_claimed(span: Span) -> bool:
-    """Whether a call under way has taken this span, or one has been answered on it."""
-    reference = getattr(span, _CALL, None)
-    return reference is not None and reference() is not None
-
-
-def _is_settled() -> bool:
-    return True
-
-
-def request_of_span(span: ReadableSpan) -> RequestContext | None:
-    """Return the record to which a span belongs."""
-    found = _owner(span)
-    if found is None and _owners:
-        context = span.get_span_context()
-        found = None if context is None else _owners.get(context.span_id)
-    return found
-
-
-def _owner(span: object) -> RequestContext | None:
-    reference = getattr(span, _OWNER, None)
-    return None if reference is None else reference()
+def on_llm_span_start(span: Span) -> None:
+    """Remember an LLM span that starts in this context, and offer the span to the request that waits for one."""
+    _last_llm_span.set(weakref.ref(span))
+    pending = _pending_span.get()
+    if pending is not None:
+        pending.offer(span)
 
 
 def find_llm_span() -> Span | None:
-    """Return the LLM span that a call made now belongs to, ``None`` where there is none.
+    """Return the LLM span that an HTTP request sent now belongs to, ``None`` if there is none.
 
-    The current span where that is a model call's; else the one that started last in this context, if
-    it is still recording and in the same trace; within an agent's or a tool's span only one right below.
+    The current span if that is a model call; else the LLM span that started last in this context, if it is still
+    recording and in the same trace. Within an agent's or a tool's span only a direct child of that span counts.
     """
     current = trace.get_current_span()
-    reference = _last.get()
+    reference = _last_llm_span.get()
     last = None if reference is None else reference()
-    if isinstance(current, Span) and getattr(current, _IS_LLM, False) and current.is_recording():
-        if classify.is_model_call(current.name, peek_attributes(current)) or last is None or not last.is_recording():
+    state = state_of(current)
+    if state is not None and state.is_llm and isinstance(current, Span) and current.is_recording():
+        if last is None or not last.is_recording() or state.is_model_call:
             return current
-        parent = getattr(last, _PARENT, None)
-        return last if parent is not None and parent() is current else current
-    context = current.get_span_context()
+        last_state = state_of(last)
+        return last if last_state is not None and last_state.parent is state else current
     if last is None or not last.is_recording():
         return None
+    context = current.get_span_context()
     if context.is_valid and last.get_span_context().trace_id != context.trace_id:
         return None
     return last

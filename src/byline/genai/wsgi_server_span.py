@@ -14,7 +14,8 @@ from typing import Any, Final
 from opentelemetry import trace
 
 from byline import errors
-from byline.genai.server_span import detach_ended_span, set_server_span
+from byline.genai.server_span import detach_ended_span
+from byline.genai.span_state import set_server_span
 from byline.request_context import RequestContext
 from byline.settings import SettingError
 

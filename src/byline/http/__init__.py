@@ -9,10 +9,11 @@ from opentelemetry.trace import TracerProvider
 
 from byline import deferred
 from byline.gateways.base import Gateway
-from byline.genai import cost_overrides, pending_results, usage_ownership
+from byline.genai.call_results import results
 from byline.genai.classify import OWN_SCOPE
-from byline.http import aiohttp, botocore, call_config, httpx, pricing, requests, urllib3
-from byline.http.fallback_span import LLMSpans
+from byline.genai.unsampled import SideTracer
+from byline.http import aiohttp, botocore, httpx, pricing, requests, urllib3
+from byline.http.call_config import CallConfig, LLMSpans, configs
 from byline.http.patching import ClientPatches
 from byline.settings import SettingError
 
@@ -45,26 +46,37 @@ def install(
     clients: Literal["auto"] | Collection[str],
     llm_spans: LLMSpans,
     capture_content: bool,
-) -> None:
-    """Hook the HTTP clients that are imported now, and the others when they are imported."""
-    names = validate_clients(clients)
-    tracer = tracer_provider.get_tracer(OWN_SCOPE)
+    side_tracer: SideTracer | None = None,
+) -> CallConfig:
+    """Hook the HTTP clients, now or when they are imported, and return the settings that are now in force."""
+    wanted = validate_clients(clients)
     pricing.preload_prices()
-    call_config.set_current(call_config.CallConfig(tracer, gateways, llm_spans, capture_content))
-    for name in sorted(names):
-        module_name, patch = CLIENTS[name]
-        _patches.patch_when_imported(name, module_name, patch)
+    config = CallConfig(
+        tracer_provider=tracer_provider,
+        tracer=tracer_provider.get_tracer(OWN_SCOPE),
+        gateways=gateways,
+        llm_spans=llm_spans,
+        capture_content=capture_content,
+        side_tracer=side_tracer,
+    )
+    configs.add(config)
+    for name in sorted(wanted):
+        module, patch = CLIENTS[name]
+        _patches.patch_when_imported(name, module, patch)
+    return config
 
 
-def uninstall() -> None:
-    """Remove the hooks. Results are kept until `clear_results`, because their spans may not be exported yet."""
+def uninstall(config: CallConfig | None = None) -> None:
+    """Put settings out of force, by default all of them, and unhook the clients after the last ones.
+
+    Call results stay for spans that are not exported yet, until `clear_results`.
+    """
     deferred.run_deferred()
-    call_config.set_current(None)
-    _patches.unwrap_all()
+    configs.remove(config)
+    if configs.current() is None:
+        _patches.unwrap_all()
 
 
 def clear_results() -> None:
-    """Forget the results that wait for their spans."""
-    pending_results.clear()
-    cost_overrides.clear()
-    usage_ownership.clear()
+    """Drop all results that wait for a span."""
+    results.clear()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from byline import errors
-from byline.http import call_config
+from byline.http.call_config import configs
 from byline.http.client_hooks import decode_headers, encode_body, run_exchange
 from byline.http.llm_request import LLMRequest, begin_llm_request
 from byline.http.patching import LLM_REQUEST, ClientPatches, watch_response
@@ -20,7 +20,7 @@ def patch_session(patches: ClientPatches, module: Any) -> None:
 def _wrap_request(original: Callable[..., Any]) -> Callable[..., Any]:
     async def request(self: Any, method: str, url: Any, **options: Any) -> Any:
         llm_request = None
-        if call_config.current is not None and method.upper() == "POST":
+        if configs.active and method.upper() == "POST":
             llm_request = _begin_request(self, url, options)
         if llm_request is None:
             return await original(self, method, url, **options)

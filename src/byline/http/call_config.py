@@ -1,38 +1,88 @@
-"""What `byline.instrument` said of calls, as it is in force."""
+"""The settings that `byline.instrument` made for LLM calls, for each tracer provider."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Final, Literal
 
+from opentelemetry import trace
 from opentelemetry.trace import Tracer
 
 from byline.gateways import GatewayRegistry
 from byline.gateways.base import Gateway
-from byline.http.fallback_span import LLMSpans
+from byline.genai.unsampled import SideTracer, parent_is_unsampled
+
+LLMSpans = Literal["auto"] | bool
 
 
 class CallConfig:
-    """What holds for all calls.
+    """Settings for the LLM calls of one tracer provider.
 
     Args:
+        tracer_provider: The provider whose spans are attributed.
         tracer: Makes byline's own LLM spans.
         gateways: The gateways that the app named.
-        llm_spans: Whether to make LLM spans.
-        capture_content: Whether prompts and completions go onto them.
+        llm_spans: Whether byline makes LLM spans: ``"auto"`` if no instrumentation makes one.
+        capture_content: Whether prompts and completions are written onto LLM spans.
+        side_tracer: Makes LLM spans for requests that the app's sampler dropped, ``None`` if no destination
+            wants those.
     """
 
-    def __init__(self, tracer: Tracer, gateways: Sequence[Gateway], llm_spans: LLMSpans, capture_content: bool) -> None:
+    def __init__(
+        self,
+        *,
+        tracer_provider: Any,
+        tracer: Tracer,
+        gateways: Sequence[Gateway],
+        llm_spans: LLMSpans,
+        capture_content: bool,
+        side_tracer: SideTracer | None = None,
+    ) -> None:
+        self.tracer_provider = tracer_provider
         self.tracer = tracer
         self.known = GatewayRegistry(gateways)
         self.llm_spans: LLMSpans = llm_spans
         self.capture_content = capture_content
+        self.side_tracer = side_tracer
+
+    def records_unsampled(self) -> bool:
+        """Return whether a call made now gets a side span because the app's sampler dropped its request."""
+        return self.side_tracer is not None and parent_is_unsampled()
+
+    def owns_span(self, span: trace.Span) -> bool:
+        """Return whether a span comes from this provider."""
+        processor = getattr(span, "_span_processor", None)
+        return processor is not None and processor is getattr(self.tracer_provider, "_active_span_processor", None)
 
 
-#: The rules in force, ``None`` while byline is not instrumented.
-current: CallConfig | None = None
+class CallConfigs:
+    """The settings of all providers that `byline.instrument` was called for, the first one first."""
+
+    def __init__(self) -> None:
+        self._configs: tuple[CallConfig, ...] = ()
+        #: Whether any settings are in force. Client hooks look at this for every HTTP request of the app.
+        self.active = False
+
+    def add(self, config: CallConfig) -> None:
+        """Put settings in force."""
+        self._configs = (*self._configs, config)
+        self.active = True
+
+    def remove(self, config: CallConfig | None) -> None:
+        """Put settings out of force, all of them for ``None``."""
+        self._configs = tuple(each for each in self._configs if config is not None and each is not config)
+        self.active = bool(self._configs)
+
+    def current(self) -> CallConfig | None:
+        """Return the settings for a call made now, ``None`` while byline is not instrumented.
+
+        With several providers these are the settings of the provider that made the current span.
+        """
+        if len(self._configs) < 2:
+            return self._configs[0] if self._configs else None
+        span = trace.get_current_span()
+        return next((config for config in self._configs if config.owns_span(span)), self._configs[0])
 
 
-def set_current(new: CallConfig | None) -> None:
-    """Put rules in force, or none."""
-    global current
-    current = new
+#: One HTTP client may serve the spans of several providers.
+configs: Final = CallConfigs()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from byline import errors
-from byline.http import call_config
+from byline.http.call_config import configs
 from byline.http.llm_request import LLMRequest, begin_llm_request
 
 
@@ -62,7 +62,7 @@ def run_exchange(
 
 def begin_request(method: Any, url: Any, headers: Callable[[], Any], body: Any) -> SentRequest | None:
     """Begin an LLM request if a request with a text URL is one."""
-    if call_config.current is None or method != "POST":
+    if not configs.active or method != "POST":
         return None
     origin = _parse_origin(url)
     if origin is None:

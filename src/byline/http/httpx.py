@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 from byline import deferred, errors
-from byline.http import call_config
+from byline.http.call_config import configs
 from byline.http.client_hooks import decode_headers, default_port, run_exchange
 from byline.http.llm_request import LLMRequest, begin_llm_request
 from byline.http.patching import ClientPatches
@@ -55,7 +55,7 @@ def _wrap_async_send(original: Callable[..., Any], module: Any, wrap_stream: Wra
 
 
 def _begin_request(request: Any, module: Any) -> LLMRequest | None:
-    if call_config.current is None or request.method != "POST":
+    if not configs.active or request.method != "POST":
         return None
     url = request.url
     port = url.port or default_port(url.scheme)

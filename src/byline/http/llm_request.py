@@ -1,4 +1,4 @@
-"""A call: one HTTP exchange with a model provider or a gateway, and its facts."""
+"""One LLM request: an HTTP exchange with a model provider or a gateway, and its result."""
 
 from __future__ import annotations
 
@@ -17,157 +17,168 @@ from byline.fork import fork_safe_lock
 from byline.gateways.base import Gateway
 from byline.gateways.json_splice import top_level_members
 from byline.gateways.keys import key_hash_from_headers
-from byline.genai import classify, span_correlation, unsampled, usage_ownership
-from byline.http import call_config, fallback_span, gateway_exchange, in_flight, record_result
-from byline.http.call_config import CallConfig
+from byline.genai.call_results import results
+from byline.genai.record_result import genai_util_attributes, record_result
+from byline.genai.span_correlation import PendingSpan, await_llm_span, find_llm_span
+from byline.genai.span_state import SpanState, state_of
+from byline.http import fallback_span, gateway_exchange, in_flight
+from byline.http.call_config import CallConfig, configs
 from byline.http.response_reader import ResponseBuffer, ResponseReader
 
-#: One lock for all calls: it is held to see who ends one, and no longer.
+#: One lock for all requests: it is held only to find out who ends a request first.
 _end_lock: Final = fork_safe_lock()
 
 
 def begin_llm_request(
     host: str, port: int | None, path: str, headers: Callable[[], dict[str, str]], body: Callable[[], bytes | None]
 ) -> LLMRequest | None:
-    """Begin a call if this request is one; ``None`` for every other request, and where anything fails.
+    """Begin an LLM request; ``None`` for every other HTTP request, and if byline fails.
 
-    Headers (names in lower case) and body are asked for only once the place says that it is one.
+    This runs for every outgoing HTTP request of the app: headers and body are read only if host and path are
+    those of an LLM API.
     """
-    in_force = call_config.current
-    if in_force is None:
+    config = configs.current()
+    if config is None:
         return None
     parser = find_parser(path)
-    if parser is None:
-        return None
-    if in_flight.is_in_flight(host, path):
+    if parser is None or in_flight.is_in_flight(host, path):
         return None
     deferred.run_deferred()
     try:
         content = body()
-        facts = CallResult(server_address=host, server_port=port)
-        # Looked for once: a long prompt takes its time, and the gateway must know them too.
+        result = CallResult(server_address=host, server_port=port)
+        # Searched once, for a long prompt takes its time; the gateway needs the members as well.
         members = top_level_members(content) if content else None
         fits = parser.parse_request(
-            content or b"", facts, path=path, host=host, members=members or {}, capture=in_force.capture_content
+            content or b"", result, path=path, host=host, members=members or {}, capture=config.capture_content
         )
-        gateway = in_force.known.find(host, port, path)
+        gateway = config.known.find(host, port, path)
         if not fits and (gateway is None or parser.shares_path):
-            # Many APIs have an end point that is called "messages".
+            # Other APIs have paths like "/messages" too.
             return None
-        return LLMRequest(in_force, parser, gateway, facts, path, headers(), content, members)
+        return LLMRequest(config, parser, gateway, result, path, headers(), content, members)
     except Exception:
         errors.report_internal_error("call")
         return None
 
 
 class LLMRequest:
-    """One exchange. Every way in which it may end calls `end` or `fail`; the first one counts.
+    """One HTTP exchange. Whichever way the exchange ends, `end` or `fail` is called; the first call counts.
 
     Attributes:
-        headers: Headers to be sent besides the app's own.
-        body: The body to be sent in the place of the app's, ``None`` where it stays.
+        headers: Headers to send besides the app's own.
+        body: The body to send instead of the app's, ``None`` if the app's body stays.
         content: The app's own body.
-        span: The LLM span of this call.
+        span: The LLM span of the call, ``None`` while there is none.
+        context: The request context of the call, ``None`` outside a request.
     """
 
     def __init__(
         self,
-        in_force: CallConfig,
+        config: CallConfig,
         parser: ApiParser,
         gateway: Gateway | None,
-        facts: CallResult,
+        result: CallResult,
         path: str,
         headers: Mapping[str, str],
         body: bytes | None,
         members: Mapping[str, msgspec.Raw] | None,
     ) -> None:
-        self._rules = in_force
+        self._config = config
         self._parser = parser
-        self._open = True
-        self.facts = facts
+        self._is_open = True
+        self.facts = result
         self.content = body
-        self.facts.key_hash = key_hash_from_headers(headers)
-        self._own = False
-        self._invocation = record_result.genai_util_attributes()
+        result.key_hash = key_hash_from_headers(headers)
+        self._is_fallback_span = False
+        self._invocation = genai_util_attributes()
         self.span = self._find_span()
-        self.record = request_context.current_context() or (
-            None if self.span is None else span_correlation.request_of_span(self.span)
-        )
+        state = self._state
+        self.context = request_context.current_context() or (None if state is None else state.request_context)
+        if self.context is not None:
+            self._request_key = self.context.key
+        else:
+            self._request_key = 0 if state is None else state.request_key
         self.headers, self.body = gateway_exchange.inject(
-            gateway, path, headers, body, members, owner=self.record, span=self.span
+            gateway, path, headers, body, members, owner=self.context, span=self.span
         )
-        if self.record is not None:
-            # Now, for a stream that is dropped ends when the request may be long over.
-            self.record.totals.add()
+        if self.context is not None:
+            # Counted now: a stream that is abandoned may end long after its request.
+            self.context.totals.add()
         self._has_read_partial = False
         self._path = path
-        self._reader = ResponseReader(in_force.known, parser, gateway, facts, capture=in_force.capture_content)
+        self._reader = ResponseReader(config.known, parser, gateway, result, capture=config.capture_content)
 
     @property
     def buffer(self) -> ResponseBuffer:
         """The kept parts of the response body. Replaced when the response headers arrive."""
         return self._reader.buffer
 
+    @property
+    def _state(self) -> SpanState | None:
+        return None if self.span is None else state_of(self.span)
+
     def _find_span(self) -> Span | None:
-        found = span_correlation.find_llm_span()
-        if (
-            found is not None
-            and classify.is_model_call(found.name, found.attributes or {})
-            and not span_correlation.is_claimed(found)
-        ):
-            span_correlation.claim_span(found, self)
-            span_correlation.await_llm_span(None, self._found)
+        found = find_llm_span()
+        state = None if found is None else state_of(found)
+        if found is not None and state is not None and state.is_model_call and not state.is_claimed:
+            state.claim(self)
+            await_llm_span(None)
             return found
-        traced = self._invocation is not None and not unsampled.parent_is_unsampled()
-        if not traced and fallback_span.wants_fallback_span(self._rules.llm_spans, self._parser.name):
-            made = fallback_span.start_fallback_span(self._rules.tracer, self.facts)
+        traced_by_utilities = self._invocation is not None and not self._config.records_unsampled()
+        if not traced_by_utilities and fallback_span.wants_fallback_span(self._config, self._parser.name):
+            made = fallback_span.start_fallback_span(self._config, self.facts)
             if made is not None:
-                self._own = True
-                span_correlation.claim_span(made, self)
-            span_correlation.await_llm_span(None, self._found)
+                self._is_fallback_span = True
+                made_state = state_of(made)
+                if made_state is not None:
+                    made_state.claim(self)
+            await_llm_span(None)
             return made
-        span_correlation.await_llm_span(
-            fallback_span.instrumentation_creates_span_later(self._parser.name), self._found
-        )
+        later = fallback_span.instrumentation_creates_span_later(self._parser.name)
+        await_llm_span(None if later is None else PendingSpan(*later, self._on_span_found))
         return None
 
     def restore_headers(self, headers: MutableMapping[str, Any]) -> None:
-        """Take off what was written besides the app's own headers, where it still stands as it was written."""
+        """Remove the headers that byline added, unless somebody has changed them since."""
         for name, value in self.headers.items():
             if headers.get(name) == value:
                 del headers[name]
 
-    def _found(self, span: Span) -> None:
-        """Take the span that was made while the exchange was under way, or after it."""
+    def _on_span_found(self, span: Span) -> None:
+        """Take the span that an instrumentation made during the exchange, or after it."""
         self.span = span
-        if self._open:
-            span_correlation.claim_span(span, self)
+        state = self._state
+        if self._is_open:
+            if state is not None:
+                state.claim(self)
         else:
-            self._put()
+            self._record()
 
     @contextmanager
     def activate(self) -> Iterator[None]:
-        """Make a span of ours current while the client is at work, so that its HTTP span hangs below.
+        """Make byline's own span current while the client sends, so that HTTP spans become its children.
 
-        What goes wrong meanwhile ends the call.
+        An exception ends the request.
         """
-        below = self.span if self._own and self.span is not None and not unsampled.is_side_span(self.span) else None
+        state = self._state
+        parent = self.span if self._is_fallback_span and state is not None and not state.is_side_span else None
         try:
-            with in_flight.in_flight(self.facts.server_address or "", self._path, below):
+            with in_flight.in_flight(self.facts.server_address or "", self._path, parent):
                 yield
         except BaseException as error:
             self.fail(error)
             raise
 
     def on_response(self, status: int, headers: Mapping[str, str]) -> None:
-        """Read the status and the headers of the response."""
+        """Read the status and the headers of the response (names in lower case)."""
         try:
             self._reader.read_headers(status, headers)
         except Exception:
             errors.report_internal_error("reply headers")
 
     def on_chunk(self, chunk: bytes) -> bool:
-        """Read a chunk of the body before the app does.
+        """Read a chunk of the body just before the app receives it.
 
         Returns:
             True if the following chunks need only be appended to ``buffer.tail``.
@@ -175,71 +186,81 @@ class LLMRequest:
         try:
             reader = self._reader
             only_tail = reader.buffer.append(chunk)
-            # Some SDKs end their span at the terminal event, before the body ends. If the app closes a stream
-            # early, an instrumentation may end its span before this request ends.
+            # Some SDKs end their span at the terminal event, before the body ends; and if the app closes a
+            # stream early, the span may end before the request does.
             if reader.buffer.saw_terminal_event or (not self._has_read_partial and reader.is_stream and b"{" in chunk):
                 self._has_read_partial = True
                 reader.read_partial()
-                self._put()
+                self._record()
             return only_tail
         except Exception:
             errors.report_internal_error("stream")
             return False
 
     def end(self, body: bytes | None = None) -> None:
-        """End the call; ``body`` where the client has read the whole of it already."""
+        """End the request; ``body`` if the client has read the whole body already."""
         with _end_lock:
-            if not self._open:
+            if not self._is_open:
                 return
-            self._open = False
+            self._is_open = False
         try:
             self._reader.finish(body)
-            self._put()
+            self._record()
             self._count()
         except Exception:
             errors.report_internal_error("call")
         finally:
-            self._let_go()
+            self._release()
 
     def fail(self, error: BaseException) -> None:
-        """End the call with what went wrong on the way."""
+        """End the request with the exception that ended the exchange."""
         if self.facts.error_type is None:
             self.facts.error_type = type(error).__name__
         self.end()
 
-    def _put(self) -> None:
-        shown, gateway = self.facts, self._reader.gateway
-        if gateway is None or not gateway.broadcasts:
-            record_result.record_result(shown, self.span, self.record, self._invocation, own=self._own)
-            return
-        shown = copy(shown)
-        gateway.leave_usage_to_gateway(shown)
-        record_result.record_result(shown, self.span, self.record, self._invocation, own=self._own)
-        # An instrumentation writes tokens of its own.
-        usage_ownership.assign_to_gateway(self.span, shown.response_id)
+    def _record(self) -> None:
+        result, gateway = self.facts, self._reader.gateway
+        broadcasts = gateway is not None and gateway.broadcasts
+        if gateway is not None and broadcasts:
+            result = copy(result)
+            gateway.leave_usage_to_gateway(result)
+        record_result(
+            result,
+            span=self.span,
+            context=self.context,
+            request_key=self._request_key,
+            invocation=self._invocation,
+            is_fallback_span=self._is_fallback_span,
+        )
+        if broadcasts:
+            # An instrumentation's span states tokens of its own, which the gateway's span states too.
+            results.assign_to_gateway(self._state, self._request_key, result.response_id)
 
     def _count(self) -> None:
-        facts = self.facts
+        result = self.facts
         internal_metrics.increment("calls")
-        if self.record is not None:
-            self.record.totals.add(
+        if self.context is not None:
+            self.context.totals.add(
                 calls=0,
-                input_tokens=facts.input_tokens or 0,
-                output_tokens=facts.output_tokens or 0,
-                cost=facts.cost,
-                error=facts.error_type is not None,
+                input_tokens=result.input_tokens or 0,
+                output_tokens=result.output_tokens or 0,
+                cost=result.cost,
+                error=result.error_type is not None,
             )
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         self.buffer.clear()
         if self.span is None:
             return
         try:
-            if self._own:
+            state = self._state
+            if self._is_fallback_span:
                 fallback_span.end_fallback_span(self.span, self.facts)
+            elif state is None:
+                return
             elif self.facts.error_type is None:
-                span_correlation.mark_answered(self.span)
+                state.mark_answered()
             else:
-                span_correlation.unclaim_span(self.span)
+                state.unclaim()
         except Exception:
             errors.report_internal_error("call")

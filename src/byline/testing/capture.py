@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from byline.genai.attributes import ATTRIBUTION, METADATA
 from byline.genai.attribution_processor import AttributionSpanProcessor
-from byline.genai.provider_processors import get_or_add_processor
+from byline.genai.tracer_provider import get_or_add_processor
 from byline.testing.receiver import ReceivedSpan
 
 _lock: Final = threading.Lock()
@@ -29,6 +29,9 @@ class _CapturingProcessor(SpanProcessor):
     def on_start(self, span: Any, parent_context: Any = None) -> None:
         if self.lists:
             self.attribution.on_start(span, parent_context)
+
+    def _on_ending(self, span: Any) -> None:
+        self.attribution._on_ending(span)
 
     def on_end(self, span: ReadableSpan) -> None:
         self.attribution.on_end(span)

@@ -12,7 +12,7 @@ from byline.export.langfuse_mapping.generation import map_generation, map_non_ge
 from byline.export.langfuse_mapping.sanitize import LEVEL, METADATA, clean_environment_name, sanitize, shorten_name
 from byline.export.span_copy import SpanCopy
 from byline.genai import attributes as names
-from byline.genai import usage_ownership
+from byline.genai.call_results import strip_usage
 
 TYPE: Final = "langfuse.observation.type"
 _MESSAGE: Final = "langfuse.observation.status_message"
@@ -88,7 +88,7 @@ def _type(draft: SpanCopy, *, leaf: bool) -> str:
 
 
 def _tell_other(draft: SpanCopy) -> None:
-    attributes = usage_ownership.strip_usage(draft.attributes)
+    attributes = strip_usage(draft.attributes)
     if "model" in attributes:
         attributes.setdefault(METADATA + "model", attributes.pop("model"))
     map_non_generation(attributes)

@@ -48,10 +48,10 @@ class TraceIO:
 
     def note(self, draft: SpanCopy) -> None:
         """Take note of what a model call was asked and has answered."""
-        family = None if draft.kin is None else draft.kin.family
-        if family is None or not draft.is_leaf:
+        request_spans = None if draft.state is None else draft.state.request_spans
+        if request_spans is None or not draft.is_leaf:
             return
-        noted = family.root.exchanges.of(draft.trace)
+        noted = request_spans.root.first_and_last.values_of(draft.trace)
         hidden = masked_sides(draft.attributes)
         given = None if INPUT in hidden else _first(draft, _INPUTS)
         returned = None if OUTPUT in hidden else _first(draft, _OUTPUTS)
@@ -63,11 +63,11 @@ class TraceIO:
 
     def tell(self, draft: SpanCopy) -> None:
         """Put the first question and the last answer of a trace onto its outermost span, the app's or a step's."""
-        family = None if draft.kin is None else draft.kin.family
-        if family is None or draft.is_llm or draft.parent is not None:
+        request_spans = None if draft.state is None else draft.state.request_spans
+        if request_spans is None or draft.is_llm or draft.parent is not None:
             return
         for attribute, name in ((_GIVEN, self._given), (_RETURNED, self._returned)):
-            told = family.root.exchanges.look(draft.trace, name)
+            told = request_spans.root.first_and_last.lookup(draft.trace, name)
             if told is not None:
                 draft.attributes.setdefault(attribute, told[1])
 

@@ -1,0 +1,250 @@
+"""Results of LLM calls that arrive apart from their span, and which span carries tokens and cost of a response.
+
+Some instrumentations make or end their span apart from the HTTP exchange, two instrumentations may each make a
+span of one call, and a gateway may send a span of its own. Tokens and cost of a response belong on exactly one of
+them. Every key of the table contains the key of the request: caches of gateways and some servers repeat response
+ids, so that an id alone would join the results of different requests. The table holds response attributes only,
+never a session, a user or any other attribution.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from typing import Any, Final
+
+from opentelemetry.sdk.trace import Span
+
+from byline.fork import fork_safe_lock
+from byline.genai import classify
+from byline.genai.attributes import CALL_RESULT, ERROR_TYPE, RESPONSE_ID, AttributeValue
+from byline.genai.fast_attributes import peek_attributes
+from byline.genai.span_state import SpanState, state_of
+
+ResultAttributes = Mapping[str, AttributeValue]
+
+_MAX_ENTRIES: Final = 4096
+_MAX_BYTES: Final = 16 * 1024 * 1024
+_MAX_SECONDS: Final = 300.0
+#: What an entry and each of its attributes take besides their texts, roughly.
+_ENTRY_BYTES: Final = 200
+_ATTRIBUTE_BYTES: Final = 100
+
+#: Instrumentations that end their span of a stream at the headers, and log a second span beside it with the tokens
+#: when the stream is over.
+_TWO_SPANS: Final = frozenset({"logfire.openai", "logfire.anthropic"})
+
+#: Prefixes of tokens and cost in the spellings of all instrumentations.
+_USAGE: Final = (
+    "gen_ai.usage.",
+    "gen_ai.cost.",
+    "llm.token_count.",
+    "llm.usage.",
+    "llm.cost.",
+    "litellm.cost.",
+    "byline.cost.",
+    "byline.cache.savings",
+    "langfuse.observation.usage_details",
+    "langfuse.observation.cost_details",
+)
+_CALL: Final = (
+    "gen_ai.request.",
+    "gen_ai.response.",
+    "gen_ai.input.messages",
+    "gen_ai.output.messages",
+    "gen_ai.system_instructions",
+    "gen_ai.tool.definitions",
+    "gen_ai.prompt",
+    "gen_ai.completion",
+    "llm.",
+)
+
+_Key = tuple[Any, ...]
+
+
+class _Entry:
+    """The results of one response id within one request.
+
+    Attributes:
+        pending: Results that wait for a span.
+        assigned: Whether a span carries tokens and cost of the response.
+        in_gateway: Whether the gateway's own span carries them.
+    """
+
+    __slots__ = ("added", "assigned", "in_gateway", "pending", "size")
+
+    def __init__(self) -> None:
+        self.pending: deque[ResultAttributes] = deque()
+        self.assigned = False
+        self.in_gateway = False
+        self.added = 0.0
+        self.size = _ENTRY_BYTES
+
+
+class CallResults:
+    """The bounded table of call results. The oldest entries are dropped first.
+
+    At most 4,096 entries and about 16 MiB are kept, each for at most 300 seconds.
+    """
+
+    def __init__(self) -> None:
+        self._lock = fork_safe_lock()
+        self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, request_key: int, response_id: str, result: ResultAttributes) -> None:
+        """Keep a result for the span of this request that will state the response id."""
+        self._add((request_key, response_id), result)
+
+    def add_for_second_span(self, span: Span, state: SpanState, result: ResultAttributes) -> None:
+        """Keep a result for the second span of a stream, which has the parent and the scope of the first."""
+        self._add(_second_span_key(span, state), result)
+
+    def pop_for_second_span(self, span: Span, state: SpanState) -> ResultAttributes | None:
+        """Return the result for a span that starts, if it is the second one of a stream."""
+        if not self._entries or not logs_second_span(span):
+            return None
+        if peek_attributes(span).get("logfire.span_type") != "log":
+            return None
+        with self._lock:
+            entry = self._entries.pop(_second_span_key(span, state), None)
+            if entry is None:
+                return None
+            self._size -= entry.size
+        return entry.pending[0] if entry.pending else None
+
+    def assign(self, state: SpanState, response_id: str | None) -> None:
+        """Note that this span carries tokens and cost of the response; model calls around it do not."""
+        state.carries_usage = True
+        for ancestor in state.llm_ancestors():
+            if ancestor.is_model_call:
+                ancestor.usage_elsewhere = True
+        if response_id is not None:
+            with self._lock:
+                self._entry((state.request_key, response_id)).assigned = True
+
+    def assign_to_gateway(self, state: SpanState | None, request_key: int, response_id: str | None) -> None:
+        """Note that the gateway sends a span of its own, which carries tokens and cost of the response."""
+        for each in () if state is None else (state, *state.llm_ancestors()):
+            if each.is_model_call:
+                each.usage_elsewhere = True
+        if response_id is not None:
+            with self._lock:
+                self._entry((request_key, response_id)).in_gateway = True
+
+    def claim(self, state: SpanState, response_id: str) -> None:
+        """Give a finished span the result that waits for its response id, unless another span has taken it."""
+        if not self._entries or state.carries_usage or state.result is not None:
+            return
+        with self._lock:
+            entry = self._entries.get((state.request_key, response_id))
+            if entry is None or not entry.pending:
+                return
+            state.result = entry.pending.popleft()
+            state.carries_usage = entry.assigned = True
+
+    def is_duplicate(self, state: SpanState, response_id: object) -> bool:
+        """Return whether another span carries tokens and cost of the call that this span stands for."""
+        if state.usage_elsewhere:
+            return True
+        if not self._entries or not isinstance(response_id, str):
+            return False
+        entry = self._entries.get((state.request_key, response_id))
+        if entry is None:
+            return False
+        return entry.in_gateway or (entry.assigned and not state.carries_usage)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        with self._lock:
+            self._entries.clear()
+            self._size = 0
+
+    def _add(self, key: _Key, result: ResultAttributes) -> None:
+        size = _ENTRY_BYTES + sum(_ATTRIBUTE_BYTES + len(str(value)) for value in result.values())
+        with self._lock:
+            entry = self._entry(key)
+            entry.pending.append(result)
+            entry.size += size
+            self._size += size
+            self._make_room()
+
+    def _entry(self, key: _Key) -> _Entry:
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = _Entry()
+            self._size += entry.size
+        entry.added = time.monotonic()
+        self._entries.move_to_end(key)
+        self._make_room()
+        return entry
+
+    def _make_room(self) -> None:
+        now = time.monotonic()
+        while self._entries:
+            oldest, entry = next(iter(self._entries.items()))
+            fits = len(self._entries) <= _MAX_ENTRIES and self._size <= _MAX_BYTES
+            if (fits and now - entry.added <= _MAX_SECONDS) or (len(self._entries) == 1 and fits):
+                break
+            del self._entries[oldest]
+            self._size -= entry.size
+
+
+#: The table of this process: a call and its span may belong to different runtimes.
+results: Final = CallResults()
+
+
+def logs_second_span(span: Span) -> bool:
+    """Return whether the instrumentation of a span logs a second span with the tokens of a stream."""
+    scope = span.instrumentation_scope
+    return scope is not None and scope.name in _TWO_SPANS
+
+
+def expects_second_span(scope: str, attributes: Mapping[str, Any]) -> bool:
+    """Return whether a finished span is the first one of a stream, so that a second span states the tokens."""
+    stated = (RESPONSE_ID, ERROR_TYPE, CALL_RESULT["input_tokens"])
+    is_second = attributes.get("logfire.span_type") == "log"
+    return scope in _TWO_SPANS and not is_second and not any(key in attributes for key in stated)
+
+
+def strip_usage(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes without tokens and cost in any spelling."""
+    return {key: value for key, value in attributes.items() if not key.startswith(_USAGE)}
+
+
+def strip_call(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a server span without those that a library wrote of a single LLM call."""
+    return {
+        key: value
+        for key, value in strip_usage(attributes).items()
+        if key not in classify.KEYS and not key.startswith(_CALL)
+    }
+
+
+def _second_span_key(span: Span, state: SpanState) -> _Key:
+    scope = span.instrumentation_scope
+    parent_id = 0 if span.parent is None else span.parent.span_id
+    return (state.request_key, state.trace_id, parent_id, "" if scope is None else scope.name)
+
+
+def keep_result(result: ResultAttributes, *, span: Span | None, request_key: int, response_id: str | None) -> None:
+    """Keep a result whose span has ended, or is not there yet.
+
+    Args:
+        result: Response attributes.
+        span: The span of the call if that has ended before its response.
+        request_key: The key of the request that made the call.
+        response_id: The id by which a span that is made later is found.
+    """
+    state = None if span is None else state_of(span)
+    if span is not None and state is not None:
+        if logs_second_span(span):
+            results.add_for_second_span(span, state, result)
+        else:
+            state.result = result
+    elif response_id is not None:
+        results.add(request_key, response_id, result)

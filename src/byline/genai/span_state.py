@@ -1,0 +1,335 @@
+"""The state of one span: all that byline knows of a span from its start until its export.
+
+A span of the SDK has one private attribute of byline's, its `SpanState`. `SpanProcessor.on_end` receives a copy
+of the span without that attribute, so each of byline's span processors takes the state over in `_on_ending`
+(OpenTelemetry SDK 1.40 and later), when the span itself is still at hand.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Protocol
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import SpanContext, SpanKind
+
+from byline.genai import classify
+from byline.genai.fast_attributes import peek_attributes
+from byline.request_context import RequestContext, current_context
+from byline.request_spans import RequestSpans
+
+_STATE: Final = "_byline_state"
+#: Attributes that identify an LLM span. Long conversations push them out of the SDK's attribute limit.
+_IDENTIFYING: Final = classify.KEYS | {"gen_ai.request.model", "gen_ai.response.model", "llm.model_name"}
+#: Stands for every destination in `SpanState.destinations`.
+_EVERY_DESTINATION: Final = -1
+_MAX_DEPTH: Final = 16
+
+
+class SpanState:
+    """State of one span.
+
+    Attributes:
+        span_id: The span id.
+        trace_id: The trace id in the app's own traces.
+        parent: The state of the parent span, ``None`` for a root and below a remote parent.
+        is_llm: Whether the span stands for a model call, an agent step or a tool call.
+        identifying_attributes: The attributes by which that was known at the start.
+        has_llm_descendant: Whether the span is an LLM span or has one below it.
+        is_side_span: Whether byline's own provider recorded the span because the app's sampler dropped its request.
+        attempt_failed: Whether an earlier attempt of the same call left an error on the span.
+        cost: The cost in USD as byline found it; some instrumentations overwrite the attribute as they end.
+        result: Response attributes that arrived after the span had ended.
+        carries_usage: Whether tokens and cost of a response belong on this span.
+        usage_elsewhere: Whether another span, or the gateway's own, carries tokens and cost of this span's call.
+        ended: The span as it ended.
+        is_sampled: Whether the app's sampler lets the ended span be exported.
+        destinations: The destinations that receive `on_end` for the span, as bits.
+        decisions: Whether a destination exports the span, by destination, once that is decided.
+        exported_trace_ids: The trace in which a destination exports the span, by destination.
+    """
+
+    is_llm = False
+    identifying_attributes: Mapping[str, Any] = {}
+    has_llm_descendant = False
+    is_side_span = False
+    attempt_failed = False
+    cost: float | None = None
+    result: Mapping[str, Any] | None = None
+    carries_usage = False
+    usage_elsewhere = False
+    ended: ReadableSpan | None = None
+    is_sampled = True
+    destinations = 0
+    _context: weakref.ref[RequestContext] | None = None
+    _request_spans: RequestSpans | None = None
+    _ends_request: weakref.ref[RequestSpans] | None = None
+    _request_key = 0
+    _call: weakref.ref[Any] | None = None
+    _is_answered = False
+    _is_refreshed = False
+
+    def __init__(self, span: ReadableSpan, context: SpanContext, parent: SpanState | None) -> None:
+        self.span_id = context.span_id
+        self.trace_id = context.trace_id
+        self.parent = parent
+        self.decisions: dict[int, bool] = {}
+        self.exported_trace_ids: dict[int, int] = {}
+        self._span = weakref.ref(span)
+
+    @property
+    def span(self) -> ReadableSpan | None:
+        """The span as it ended, else the live span; ``None`` if the app released the span without ending it."""
+        return self.ended or self._span()
+
+    @property
+    def request_context(self) -> RequestContext | None:
+        """The context of the span's request, ``None`` outside a request and once the context is released."""
+        return None if self._context is None else self._context()
+
+    def link_to_request(self, context: RequestContext) -> None:
+        """Make the span one of this request's spans.
+
+        A raw thread loses the context variable of the request. If OpenTelemetry's context was carried over,
+        the parent span leads back to the request.
+        """
+        self._context = weakref.ref(context)
+        self._request_spans = None
+        self._request_key = context.key
+
+    @property
+    def request_key(self) -> int:
+        """The key of the span's request, 0 outside requests; known also when the context is released."""
+        state: SpanState | None = self
+        while state is not None:
+            if state._request_key:
+                return state._request_key
+            state = state.parent
+        return 0
+
+    @property
+    def request_spans(self) -> RequestSpans | None:
+        """What the spans of the request share, ``None`` outside a request."""
+        if self._request_spans is None:
+            context = self.request_context
+            if context is not None:
+                self._request_spans = _request_spans(context)
+            elif self._context is None and self.parent is not None:
+                # Another server span within the request, which has no context of its own, is part of it.
+                return self.parent.request_spans
+        return self._request_spans
+
+    @property
+    def ends_request(self) -> RequestSpans | None:
+        """The request that is over when this span ends, ``None`` for all but server spans."""
+        return None if self._ends_request is None else self._ends_request()
+
+    def refresh_request(self) -> None:
+        """Copy the attribution of the request for the export of this ended span, once for all destinations."""
+        if self._is_refreshed:
+            return
+        self._is_refreshed = True
+        request_spans = self.request_spans
+        if request_spans is not None:
+            request_spans.refresh()
+        ended = self.ends_request
+        if ended is not None:
+            ended.refresh()
+
+    def mark_as_llm(self, attributes: Mapping[str, Any]) -> None:
+        """Note that the span is an LLM span, for itself and for the spans above it."""
+        self.is_llm = True
+        self.identifying_attributes = {key: attributes[key] for key in _IDENTIFYING.intersection(attributes)}
+        state: SpanState | None = self
+        while state is not None and not state.has_llm_descendant:
+            state.has_llm_descendant = True
+            state = state.parent
+
+    def llm_ancestors(self) -> Iterator[SpanState]:
+        """Yield the LLM spans directly around this one, from the inside outwards."""
+        state = self.parent
+        for _ in range(_MAX_DEPTH):
+            if state is None or not state.is_llm:
+                return
+            yield state
+            state = state.parent
+
+    def claim(self, call: object) -> None:
+        """Note that this LLM request writes its result onto the span, so that no other request does."""
+        self._call = weakref.ref(call)
+        self._is_answered = False
+
+    def unclaim(self) -> None:
+        """Release the span for another LLM request, e.g. for an SDK's next attempt after a failed one."""
+        self._call = None
+        self._is_answered = False
+
+    def mark_answered(self) -> None:
+        """Note that the span has its response: a further request beside it is another call."""
+        self._is_answered = True
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether an LLM request under way, or an answered one, has this span."""
+        return self._is_answered or (self._call is not None and self._call() is not None)
+
+    @property
+    def is_model_call(self) -> bool:
+        """Whether the span is a model call, as far as its attributes tell by now."""
+        span = self.span
+        return self.is_llm and span is not None and classify.is_model_call(span.name, peek_attributes(span))
+
+
+class SpanListener(Protocol):
+    """Receives the spans of a provider together with their states."""
+
+    def on_span_start(self, span: Span, state: SpanState) -> None:
+        """Receive a span that starts."""
+
+    def on_span_end(self, span: ReadableSpan, state: SpanState) -> None:
+        """Receive the copy of a span that has ended."""
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Send all waiting spans."""
+
+    def shutdown(self) -> None:
+        """Send all waiting spans and stop."""
+
+
+class SpanStateProcessor(SpanProcessor):
+    """Base of byline's span processors: makes the state of each span and takes the state over as the span ends."""
+
+    def __init__(self) -> None:
+        #: States between `_on_ending` and `on_end`, which `Span.end` calls one after the other.
+        #: By the identity of the span context, which a span and its ended copy share.
+        self._ending: dict[int, SpanState] = {}
+
+    def on_start(self, span: Span, parent_context: otel_context.Context | None = None) -> None:
+        """Make the state of the span, unless another processor has done so."""
+        start_state(span, parent_context)
+
+    def _on_ending(self, span: Span) -> None:
+        """Keep the state for `on_end`; a span that started before byline gets one here."""
+        self._ending[id(span.get_span_context())] = state_of(span) or start_state(span, None, is_ending=True)
+
+    def take_ended(self, span: ReadableSpan) -> SpanState | None:
+        """Return the state of an ended span. Call once, in `on_end`."""
+        context = span.get_span_context()
+        if context is None:
+            return None
+        state = self._ending.pop(id(context), None)
+        if state is None:
+            # A provider that does not call `_on_ending`.
+            state = SpanState(span, context, None)
+        if state.ended is None:
+            _end_state(state, span, context)
+        return state
+
+
+def state_of(span: object) -> SpanState | None:
+    """Return the state of a span that is under way, ``None`` for spans that byline has not seen start."""
+    return getattr(span, _STATE, None)
+
+
+def start_state(
+    span: Span, parent_context: otel_context.Context | None = None, *, is_ending: bool = False
+) -> SpanState:
+    """Return the state of a span that starts, made by the first processor that asks."""
+    state: SpanState | None = getattr(span, _STATE, None)
+    if state is not None:
+        return state
+    parent_span = trace.get_current_span(parent_context)
+    parent = getattr(parent_span, _STATE, None)
+    if parent is None and isinstance(parent_span, Span) and parent_span.is_recording() and parent_span is not span:
+        # The parent started before byline's processors were added.
+        parent = SpanState(parent_span, parent_span.get_span_context(), None)
+        if share_provider(parent_span, span):
+            parent.destinations = _EVERY_DESTINATION
+        setattr(parent_span, _STATE, parent)
+    own_context = span.get_span_context()
+    context = current_context()
+    if is_ending:
+        # The context in which a span ends may not be its own, and then says nothing about parent or request.
+        current = parent_span.get_span_context()
+        if span.parent is None or current.span_id != span.parent.span_id:
+            parent = None
+        if current.is_valid and current.trace_id != own_context.trace_id:
+            context = None
+    state = SpanState(span, own_context, parent)
+    setattr(span, _STATE, state)
+    if context is None and parent is not None:
+        context = parent.request_context
+    if context is not None and belongs_to_request(context, span):
+        state.link_to_request(context)
+    if classify.is_llm_span(span):
+        state.mark_as_llm(peek_attributes(span))
+    return state
+
+
+def _end_state(state: SpanState, span: ReadableSpan, context: SpanContext) -> None:
+    state.ended = span
+    state.is_sampled = context.trace_flags.sampled
+    if not state.is_llm and classify.is_llm_span(span):
+        # The instrumentation set its attributes after the start.
+        state.mark_as_llm(peek_attributes(span))
+
+
+def _request_spans(context: RequestContext) -> RequestSpans:
+    request_spans = context.spans()
+    if request_spans.server_span_id and context.server_span is not None:
+        state = state_of(context.server_span)
+        if state is not None and state._ends_request is None:
+            state._ends_request = weakref.ref(request_spans)
+    return request_spans
+
+
+def set_server_span(context: RequestContext, span: trace.Span | None) -> None:
+    """Make a span the server span of a request, which also leads raw threads to the request."""
+    context.server_span = span
+    if isinstance(span, Span) and span.is_recording():
+        state = state_of(span)
+        if state is None:
+            state = SpanState(span, span.get_span_context(), None)
+            state.destinations = _EVERY_DESTINATION
+            setattr(span, _STATE, state)
+        state.link_to_request(context)
+
+
+def belongs_to_request(context: RequestContext, span: ReadableSpan) -> bool:
+    """Return whether a span that starts in the context of a request belongs to that request.
+
+    All spans do, except for a second server span: that is another request, which the server or the app started
+    in the context of this one. The first server span that the app makes becomes the server span of the request.
+    """
+    if span.kind is not SpanKind.SERVER:
+        return True
+    if context.server_span is not None:
+        return context.server_span.get_span_context() == span.get_span_context()
+    if isinstance(span, Span):
+        context.server_span = span
+        # Made inside the middleware, the span ends before the middleware can add the totals.
+        context.server_span_ends_first = True
+    return True
+
+
+def receive_end(state: SpanState, span: Span, destination: int) -> None:
+    """Note that this destination receives `on_end` for the span, and for its open ancestors of the same provider."""
+    state.destinations |= destination
+    request_spans = state.request_spans
+    if request_spans is not None and not request_spans.root.trace_key:
+        request_spans.root.trace_key = f"{state.trace_id:032x}{state.span_id:016x}"
+    ancestor = state.parent
+    while ancestor is not None and not ancestor.destinations & destination:
+        if share_provider(ancestor.span, span):
+            ancestor.destinations |= destination
+        ancestor = ancestor.parent
+
+
+def share_provider(other: object, span: Span) -> bool:
+    """Return whether a span records and comes from the same provider, so that the same processors hear its end."""
+    if not isinstance(other, Span) or not other.is_recording():
+        return False
+    return getattr(other, "_span_processor", None) is getattr(span, "_span_processor", None)

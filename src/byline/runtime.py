@@ -1,0 +1,149 @@
+"""The runtime: everything that one call of `byline.instrument` sets up for one tracer provider."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final, Literal
+
+from opentelemetry.sdk.trace import TracerProvider
+
+from byline import errors, export, http, shutdown
+from byline.export.destination import Destination, split_deadline, start_all, unique_labels
+from byline.export.processor import DestinationSpanProcessor
+from byline.fork import fork_safe_lock
+from byline.gateways.base import Gateway
+from byline.genai.attribution_processor import AttributionSpanProcessor, Stamp
+from byline.genai.tracer_provider import get_or_add_processor, list_processors
+from byline.genai.unsampled import SideTracer
+from byline.http.call_config import LLMSpans
+
+#: Seconds that the end of a process may take for all destinations together.
+_SHUTDOWN_TIMEOUT: Final = 5.0
+_PROCESSOR: Final = "_byline_processor"
+
+
+class Runtime:
+    """One tracer provider with its attribution processor, destinations and settings for LLM calls.
+
+    Runtimes of different providers work side by side: each attributes and exports the spans of its own provider.
+
+    Args:
+        tracer_provider: The provider whose spans are attributed.
+        destinations: Where spans are exported.
+        gateways: The gateways that the app named.
+        clients: Names of the HTTP clients to hook, empty for none.
+        llm_spans: Whether byline makes LLM spans.
+        stamp: Which spans get the attribution.
+        capture_content: Whether prompts and completions are written onto LLM spans.
+    """
+
+    def __init__(
+        self,
+        tracer_provider: TracerProvider,
+        *,
+        destinations: Sequence[Destination],
+        gateways: Sequence[Gateway],
+        clients: Literal["auto"] | Collection[str],
+        llm_spans: LLMSpans,
+        stamp: Stamp,
+        capture_content: bool,
+    ) -> None:
+        self.tracer_provider = tracer_provider
+        #: Whether `opentelemetry-instrument` made the runtime, and no call in the app.
+        self.is_from_entry_point = False
+        self.destinations = unique_labels(list(destinations))
+        processors = start_all(self.destinations)
+        self.processor = get_or_add_processor(tracer_provider, _PROCESSOR, AttributionSpanProcessor(stamp))
+        # A destination whose processor the app has added to the provider itself receives the spans there.
+        present = list_processors(tracer_provider)
+        self.processor.switch_on(stamp, [each for each in processors if each not in present])
+        if self.destinations:
+            export.metrics.register_otel_metrics()
+        self.config = None
+        if http.validate_clients(clients):
+            recording = [each.processor() for each in self.destinations if each.options.unsampled == "record"]
+            self.config = http.install(
+                tracer_provider=tracer_provider,
+                gateways=gateways,
+                clients=clients,
+                llm_spans=llm_spans,
+                capture_content=capture_content,
+                side_tracer=self._side_tracer(stamp, recording) if recording else None,
+            )
+
+    def _side_tracer(self, stamp: Stamp, recording: Sequence[DestinationSpanProcessor]) -> SideTracer:
+        processor = AttributionSpanProcessor(stamp)
+        processor.switch_on(stamp, recording)
+        return SideTracer(self.tracer_provider, [processor])
+
+    def flush(self, timeout: float) -> bool:
+        """Send all waiting spans. Returns whether every destination took them within ``timeout`` seconds."""
+        done = True
+        for destination in self.destinations:
+            try:
+                done = destination.flush(timeout) and done
+            except Exception:
+                done = False
+                errors.report_internal_error("destination")
+        return done
+
+    def close(self, timeout: float = _SHUTDOWN_TIMEOUT) -> None:
+        """Unhook the clients, switch the processor off, send the waiting spans and stop the destinations."""
+        if self.config is not None:
+            http.uninstall(self.config)
+        self.processor.switch_off()
+        self.stop_destinations(timeout)
+
+    def stop_destinations(self, timeout: float = _SHUTDOWN_TIMEOUT) -> None:
+        """Send the waiting spans and stop the destinations, each within its share of ``timeout`` seconds."""
+        for destination, seconds in split_deadline(self.destinations, timeout):
+            try:
+                destination.set_deadline(seconds)
+                destination.shutdown()
+            except Exception:
+                errors.report_internal_error("destination")
+
+
+class Runtimes:
+    """The runtimes of this process, the oldest first."""
+
+    def __init__(self) -> None:
+        self.lock = fork_safe_lock()
+        self._active: tuple[Runtime, ...] = ()
+
+    def find(self, tracer_provider: Any) -> Runtime | None:
+        """Return the runtime of a provider; of any provider for ``None``."""
+        if tracer_provider is None:
+            return self._active[0] if self._active else None
+        return next((each for each in self._active if each.tracer_provider is tracer_provider), None)
+
+    def add(self, runtime: Runtime) -> None:
+        """Start to flush and stop a runtime with the process."""
+        self._active = (*self._active, runtime)
+        if runtime.destinations and not shutdown.has_hooks():
+            shutdown.register(pause=self._flush_on_server_stop, stop=self._stop_on_exit)
+
+    def close_all(self) -> None:
+        """Close every runtime. The results of LLM calls are dropped after the last export has used them."""
+        shutdown.clear()
+        for runtime in self._active:
+            runtime.close()
+        self._active = ()
+        http.uninstall()
+        http.clear_results()
+
+    def flush(self, timeout: float) -> bool:
+        """Send all waiting spans of all runtimes. Returns whether each destination took them in time."""
+        taken = [runtime.flush(timeout) for runtime in self._active]
+        return all(taken)
+
+    def _destinations(self) -> list[Destination]:
+        return [destination for runtime in self._active for destination in runtime.destinations]
+
+    def _flush_on_server_stop(self) -> None:
+        for destination, seconds in split_deadline(self._destinations(), _SHUTDOWN_TIMEOUT):
+            destination.flush(seconds)
+
+    def _stop_on_exit(self) -> None:
+        for runtime in self._active:
+            runtime.stop_destinations(_SHUTDOWN_TIMEOUT / len(self._active))
