@@ -1,14 +1,14 @@
-"""A chat API with FastAPI, signed by one line.
+"""A chat API with FastAPI and the middleware.
 
     byline gateway python examples/fastapi_app.py
 
-Then ask it something:
+Then send a request:
 
     curl localhost:8000/chat -H 'x-session-id: session_abc' -H 'content-type: application/json' \
         -d '{"user": "user_12345", "question": "Who wrote this?"}'
 
-The first command prints what the span of each model call tells, or sends the spans to Langfuse or to an
-OTLP endpoint if the environment names one.
+The first command prints one line about each model call. If the environment names Langfuse or an OTLP
+endpoint, it sends the spans there instead.
 """
 
 import os

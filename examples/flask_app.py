@@ -1,14 +1,14 @@
-"""A streaming chat API with Flask, signed by one line.
+"""A streaming chat API with Flask and the middleware.
 
     byline gateway python examples/flask_app.py
 
-Then ask it something:
+Then send a request:
 
     curl localhost:8000/chat -H 'content-type: application/json' \
         -d '{"conversation": {"id": "session_abc"}, "user": "user_12345", "question": "Who wrote this?"}'
 
-The first command prints what the span of each model call tells, or sends the spans to Langfuse or to an
-OTLP endpoint if the environment names one.
+The first command prints one line about each model call. If the environment names Langfuse or an OTLP
+endpoint, it sends the spans there instead.
 """
 
 import os
@@ -25,7 +25,7 @@ byline.instrument()
 OpenAIInstrumentor().instrument()
 
 app = Flask(__name__)
-# This API has its conversation in a place of its own.
+# This API has the session id at its own place in the body.
 app.wsgi_app = AttributionMiddleware(app.wsgi_app, fields={"session_id": "body:conversation.id"})
 client = OpenAI()
 

@@ -1,13 +1,13 @@
-"""A chat over a websocket with Starlette: the session comes in the query, for browsers can set no headers there.
+"""A chat over a websocket with Starlette. The session is in the query, because browsers cannot set headers here.
 
     byline gateway python examples/starlette_websocket.py
 
-Then talk to it:
+Then connect to it:
 
     python -m websockets 'ws://localhost:8000/chat?session_id=session_abc&user=user_12345'
 
-The first command prints what the span of each model call tells, or sends the spans to Langfuse or to an
-OTLP endpoint if the environment names one.
+The first command prints one line about each model call. If the environment names Langfuse or an OTLP
+endpoint, it sends the spans there instead.
 """
 
 import os
@@ -33,7 +33,7 @@ async def chat(websocket: WebSocket) -> None:
     turn = 0
     async for question in websocket.iter_text():
         turn += 1
-        # What holds for this message alone.
+        # Metadata of this message only.
         with byline.bound(metadata={"turn": turn}):
             answer = await client.chat.completions.create(
                 model="openai/gpt-4o", messages=[{"role": "user", "content": question}]

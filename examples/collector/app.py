@@ -1,4 +1,4 @@
-"""Points byline at a collector: the few lines that every app of the fleet has in common.
+"""An app that sends its spans to a collector.
 
 COLLECTOR_URL=http://collector:4318 uvicorn app:app
 curl -X POST -H 'x-session-id: session_abc' http://127.0.0.1:8000/chat
@@ -22,11 +22,11 @@ byline.instrument(
         byline.destinations.OTLP(
             collector,
             spans="llm",
-            # What Langfuse and the other backend need to know stands on the spans when they leave the app.
+            # The collector does not translate attributes, so the app adds the names of both backends.
             conventions=["langfuse", "openinference"],
-            # Every call, although the app itself may sample its requests.
+            # Every LLM call, even if the app's own sampler dropped the request.
             unsampled="record",
-            # The collector is in the same network; anywhere else, use https.
+            # The collector is in the same network; otherwise use https.
             allow_http=[str(urlsplit(collector).hostname)],
         )
     ]
@@ -34,7 +34,7 @@ byline.instrument(
 
 
 async def chat(_: Request) -> JSONResponse:
-    """Make the span that an SDK's call would have, so that something arrives."""
+    """Create an LLM span as an SDK's instrumentation would."""
     with trace.get_tracer("app").start_as_current_span("chat", attributes={"gen_ai.operation.name": "chat"}):
         return JSONResponse({"answer": "42", "session": byline.current().session_id})
 

@@ -1,4 +1,4 @@
-"""``python -m tests.docs`` writes docs/attributes.md, docs/gateways.md and docs/settings.md."""
+"""``python -m tests.docs`` writes the pages of docs/ that are built from the code and from recorded results."""
 
 from __future__ import annotations
 

@@ -10,12 +10,15 @@ from typing import Final
 from tests.docs.attributes_page import attributes_page
 from tests.docs.settings_page import settings_page
 from tests.gateways.document import page as gateways_page
+from tests.matrix import reach, table
 
 ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "attributes.md": attributes_page,
     "gateways.md": gateways_page,
+    # From the recorded verdicts; ``python -m tests.matrix`` records them anew.
+    "reach.md": lambda: reach.write(table.recorded()),
     "settings.md": settings_page,
 }
 

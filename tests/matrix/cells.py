@@ -44,13 +44,13 @@ CELLS: Final = (
     Cell("none-requests", "no instrumentation, plain requests", ("requests",), ("requests==2.34.2",), "requests"),
     Cell(
         "http-spans",
-        "OpenTelemetry httpx: HTTP spans alone",
+        "OpenTelemetry httpx: only HTTP spans",
         ("opentelemetry-instrumentation-httpx", "openai"),
         (_OPENAI, _HTTP_SPANS),
     ),
     Cell(
         "http-spans-first",
-        "the same, switched on before byline",
+        "OpenTelemetry httpx, instrumented before byline",
         ("opentelemetry-instrumentation-httpx", "openai"),
         (_OPENAI, _HTTP_SPANS),
     ),
@@ -96,7 +96,7 @@ CELLS: Final = (
     ),
     Cell(
         "litellm",
-        "LiteLLM SDK, its otel callback",
+        "LiteLLM SDK, otel callback",
         ("litellm", "openai"),
         _LITELLM,
         "litellm",
@@ -104,7 +104,7 @@ CELLS: Final = (
     ),
     Cell(
         "litellm-request-span",
-        "LiteLLM SDK, its otel callback, USE_OTEL_LITELLM_REQUEST_SPAN=true",
+        "LiteLLM SDK, otel callback, USE_OTEL_LITELLM_REQUEST_SPAN=true",
         ("litellm", "openai"),
         _LITELLM,
         "litellm",

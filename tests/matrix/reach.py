@@ -15,30 +15,40 @@ PAGE: Final = Path(__file__).parent.parent.parent / "docs" / "reach.md"
 
 _HEAD: Final = """# Reach
 
-What byline does beside each instrumentation, as seen by running it. `python -m tests.matrix` runs every
-row in a virtual environment of its own, against a gateway on loopback that answers like OpenRouter, and
-writes this page; CI runs it again and fails where a row has got worse.
+How byline works together with each instrumentation, tested by running it. `python -m tests.matrix` runs every
+row in its own virtual environment, against a gateway on 127.0.0.1 that answers like OpenRouter, and writes
+this page. CI runs it again and fails if a row has become worse.
 
 The columns:
 
-- **byline**: every LLM span carries session, user and trace name of its own request.
-- **facts**: the model call's span carries what the reply said: model, id, tokens, cost, status; of an
-  error its class and status; of a stream that was broken off what had come by then.
-- **once**: no call's tokens or cost stand on two spans.
-- **own span**: byline made the span, for nobody else did.
-- **duplicates**: spans of model calls beyond one a call.
-- **app span**: the request's server span has the totals of its calls, and nothing of a single call.
-- **other exporters**: byline and facts are on the span for exporters of the app's own as well. What comes
-  when a span has ended is added by byline's destinations alone.
+- **attribution**: every LLM span has the session, user and trace name of its own request.
+- **response**: the span of the model call has the model, id, tokens, cost and status of the response; if the call
+  failed, error class and status; if a stream was aborted, the values received until then.
+- **once**: no call's tokens or cost are on two spans.
+- **byline's span**: byline created the span, because no instrumentation did.
+- **duplicates**: additional spans for the same model call.
+- **server span**: the request's server span has the totals of its calls, and no values of a single call.
+- **other exporters**: the app's own exporters get attribution and response as well. Values that arrive after a span
+  has ended are added by byline's destinations only.
 
 """
+
+_COLUMNS: Final = (
+    "attribution",
+    "response",
+    "once",
+    "byline's span",
+    "duplicates",
+    "server span",
+    "other exporters",
+)
 
 
 def write(rows: Mapping[str, Any]) -> str:
     """Return the page for these rows."""
     notes: list[str] = []
     lines = [
-        "| Instrumentation | Versions | byline | facts | once | own span | duplicates | app span | other exporters |",
+        f"| Instrumentation | Versions | {' | '.join(_COLUMNS)} |",
         "|---|---|---|---|---|---|---|---|---|",
         *(_line(cell, rows[cell.name], notes) for cell in CELLS if cell.name in rows),
     ]
@@ -55,7 +65,7 @@ def _line(cell: Cell, row: Mapping[str, Any], notes: list[str]) -> str:
 
 
 def _column(cell: Cell, scenarios: Mapping[str, Any], column: str, notes: list[str]) -> str:
-    """Return ``yes``, or the values that are not, each with the mark of its reason and its scenarios."""
+    """Return ``yes``, or each other value with its footnote and its scenarios."""
     other: dict[tuple[str, Reason | None], list[str]] = {}
     for name, judged in scenarios.items():
         value = _say(column, judged[column])
@@ -70,10 +80,12 @@ def _column(cell: Cell, scenarios: Mapping[str, Any], column: str, notes: list[s
 
 
 def _say(column: str, value: Any) -> str:
-    """Return how a value is told, nothing where it is as good as it gets."""
+    """Return the text of a value, an empty one if the value is the best possible."""
     if column == "duplicates":
-        # One for each of five concurrent calls is one a call; that a span lacks, the other columns say.
-        return "one a call" if value > 0 else ""
+        # Five concurrent calls with five duplicates are one per call; the other columns report missing spans.
+        return "one per call" if value > 0 else ""
+    if value == "byline alone":
+        return "attribution only"
     return "" if value == GOOD[column] else str(value)
 
 
@@ -97,7 +109,7 @@ def _mark(reason: Reason | None, notes: list[str]) -> str:
 
 
 def _scenarios(rows: Mapping[str, Any]) -> str:
-    """Return which scenarios were run, and by whom where not by all."""
+    """Return the list of scenarios that were run."""
     seen = [scenario for scenario in SCENARIOS if any(scenario.name in row["scenarios"] for row in rows.values())]
     lines = [f"- {scenario.name}: {scenario.about}" for scenario in seen]
-    return "The scenarios, as far as the SDK has an API for them:\n\n" + "\n".join(lines) + "\n"
+    return "The scenarios, if the SDK has an API for them:\n\n" + "\n".join(lines) + "\n"

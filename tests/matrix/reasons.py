@@ -1,4 +1,4 @@
-"""Why a cell of the table is no yes."""
+"""Footnotes of the table: reasons for values other than yes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Final, NamedTuple
 
 
 class Reason(NamedTuple):
-    """What an instrumentation does that makes a yes impossible.
+    """The behaviour of an instrumentation that makes a yes impossible.
 
     Attributes:
         text: The reason, as ``docs/reach.md`` has it.
-        cells: Whose it is.
-        columns: What it explains.
-        scenarios: Where; empty for everywhere.
+        cells: The cells that it explains.
+        columns: The columns that it explains.
+        scenarios: The scenarios that it explains; empty for all.
     """
 
     text: str
@@ -30,70 +30,69 @@ _BROKEN_OFF: Final = ("closed stream", "cancelled stream")
 
 REASONS: Final = (
     _reason(
-        "It never ends its span of a stream that is not read to its end, so that the span is never exported. "
-        "The app span counts the call.",
+        "It never ends the span of a stream that is not read to its end, so the span is never exported. "
+        "The server span counts the call.",
         "openlit",
         _SPAN,
         *_BROKEN_OFF,
     ),
     _reason(
-        "It never ends its span of a stream whose task is cancelled, so that the span is never exported. "
-        "The app span counts the call.",
+        "It never ends the span of a stream whose task is cancelled, so the span is never exported. "
+        "The server span counts the call.",
         "openai-v2 openai-v2-latest",
         _SPAN,
         "cancelled stream",
     ),
     _reason(
-        "It never ends its span of a stream that fails or is not read to its end, so that the span is never "
-        "exported. The app span counts the call; the span that anthropic makes by itself would tell of it.",
+        "It never ends the span of a stream that fails or is not read to its end, so the span is never "
+        "exported. The server span counts the call; anthropic's own span would report the failure.",
         "openllmetry-anthropic-alone",
         _SPAN,
         "stream 500",
         *_BROKEN_OFF,
     ),
     _reason(
-        "It ends its span of a stream at the reply's headers, and makes a second one beside it when the stream "
-        "is over. byline puts the facts on the second, which has the tokens.",
+        "It ends the span of a stream at the response headers, and creates a second one when the stream has ended. "
+        "byline adds the response attributes to the second, which has the tokens.",
         "logfire",
         "duplicates",
     ),
     _reason(
-        "It gives each run a conversation id of its own unless `conversation_id=` is passed, and byline does "
-        "not overwrite what an instrumentation says. `session.id` is the request's.",
+        "It creates a conversation id for each run unless `conversation_id=` is passed, and byline does not "
+        "overwrite an instrumentation's values. `session.id` is the request's.",
         "pydantic-ai",
         "byline",
     ),
     _reason(
-        "LiteLLM reports a synchronous stream from a thread that has lost the context, and makes a span there, "
-        "in a trace of its own. As it is exported, it gets the byline by the reply's id, or loses tokens and cost "
-        "where a span of byline's has them.",
+        "LiteLLM reports a synchronous stream from a thread without the request's context, in a span of a separate "
+        "trace. At export, byline removes tokens and cost from that span if its own span has them.",
         "litellm litellm-request-span",
         "byline duplicates others",
         "stream",
     ),
     _reason(
-        "LiteLLM reports no stream that is not read to its end. The app span counts the call.",
+        "LiteLLM does not report a stream that is not read to its end. The server span counts the call.",
         "litellm-request-span",
         _SPAN,
         *_BROKEN_OFF,
     ),
     _reason(
-        "LiteLLM makes the span of this stream before the last event has been read; what that says is joined by the "
-        "reply's id as byline's destinations export.",
+        "LiteLLM creates the span of this stream before the last event has been read; byline's destinations add the "
+        "values of that event at export, by the response id.",
         "litellm-request-span",
         "others",
         "responses stream",
     ),
     _reason(
-        "The span is ended before the app's close of the stream gets to the HTTP client; what had come by then is "
-        "joined as byline's destinations export.",
+        "The span ends before the app's close of the stream reaches the HTTP client; byline's destinations add the "
+        "values received until then at export.",
         "langfuse anthropic genai-anthropic openllmetry-anthropic",
         "others",
         "closed stream",
     ),
     _reason(
-        "anthropic makes a span by itself beside, or within, the instrumentation's. byline leaves tokens and "
-        "cost on one of the two; `ANTHROPIC_OPEN_TELEMETRY=false` leaves one.",
+        "anthropic creates its own span beside, or within, the instrumentation's. byline leaves tokens and cost on "
+        "one of the two; with `ANTHROPIC_OPEN_TELEMETRY=false` there is only one.",
         "genai-anthropic openllmetry-anthropic",
         "duplicates",
     ),
@@ -101,7 +100,7 @@ REASONS: Final = (
 
 
 def reason_for(cell: str, scenario: str, column: str) -> Reason | None:
-    """Return why this column of this scenario is no yes, ``None`` where nobody has said."""
+    """Return the reason for a value in this column of this scenario, ``None`` if there is none."""
     for reason in REASONS:
         if cell in reason.cells and column in reason.columns and scenario in (reason.scenarios or {scenario}):
             return reason

@@ -28,26 +28,32 @@ class Scenario(NamedTuple):
 
 
 SCENARIOS: Final = (
-    Scenario("chat", "one answer, from a worker thread", "chat"),
+    Scenario("chat", "one response, from a worker thread", "chat"),
     Scenario("stream", "a stream, read to its end in a worker thread", "stream"),
-    Scenario("stream of events", "the SDK's lower kind of stream", "raw_stream"),
-    Scenario("async", "one answer, awaited", "async_chat"),
-    Scenario("async stream", "a stream within the app's own streamed answer", "async_stream"),
+    Scenario("stream of events", "the SDK's low-level stream", "raw_stream"),
+    Scenario("async", "one response, awaited", "async_chat"),
+    Scenario("async stream", "a stream inside the app's streamed response", "async_stream"),
     Scenario("concurrent", "five requests of five sessions at once", "async_chat", requests=5),
     Scenario("concurrent streams", "five streams of five sessions at once", "async_stream", requests=5),
     Scenario("responses", "OpenAI's Responses API", "responses"),
-    Scenario("responses stream", "its stream", "responses_stream"),
-    Scenario("async responses", "the same, awaited", "async_responses"),
-    Scenario("async responses stream", "its stream within the app's", "async_responses_stream"),
+    Scenario("responses stream", "a stream of the Responses API", "responses_stream"),
+    Scenario("async responses", "OpenAI's Responses API, awaited", "async_responses"),
+    Scenario(
+        "async responses stream",
+        "such a stream inside the app's streamed response",
+        "async_responses_stream",
+    ),
     Scenario("embeddings", "embeddings", "embeddings"),
     Scenario("async embeddings", "embeddings, awaited", "async_embeddings"),
-    Scenario("tool call", "the model calls a tool and is asked again with its result", "tool_call"),
-    Scenario("async tool call", "the same, awaited", "async_tool_call"),
+    Scenario("tool call", "the model calls a tool and is called again with the result", "tool_call"),
+    Scenario("async tool call", "a tool call, awaited", "async_tool_call"),
     Scenario("429", "the gateway refuses the call", "chat", status=429),
     Scenario("500", "the gateway fails", "chat", status=500),
-    Scenario("async 429", "the gateway refuses a call that is awaited", "async_chat", status=429),
+    Scenario("async 429", "the gateway refuses an awaited call", "async_chat", status=429),
     Scenario("stream 500", "the gateway fails before a stream begins", "stream", status=500),
     Scenario("responses 429", "the gateway refuses a call of the Responses API", "responses", status=429),
     Scenario("closed stream", "the app closes a stream after its first chunk", "closed_stream", whole=False),
-    Scenario("cancelled stream", "the app's client goes away in mid-stream", "async_stream", leaves=True, whole=False),
+    Scenario(
+        "cancelled stream", "the app's client disconnects in mid-stream", "async_stream", leaves=True, whole=False
+    ),
 )
