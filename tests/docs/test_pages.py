@@ -114,3 +114,13 @@ def test_defaults_of_destinations_are_those_of_the_code() -> None:
         row = next(line for line in DESTINATIONS.splitlines() if line.startswith(f"| `{name}` |"))
         said = [cell.strip(" `") for cell in row.split("|")[-3:-1]]
         assert said == [f'"{getattr(langfuse.options, name)}"', f'"{getattr(otlp.options, name)}"']
+
+
+def test_modules_on_the_page_of_development_exist() -> None:
+    """A path is relative to the repository, to src/byline or to src/byline/export; placeholders have angle brackets."""
+    page = (DOCS / "development.md").read_text(encoding="utf-8")
+    roots = [ROOT, DOCS, ROOT / "src" / "byline", ROOT / "src" / "byline" / "export"]
+    roots += [path for path in (ROOT / "src" / "byline").iterdir() if path.is_dir()]
+    named = set(re.findall(r"`([\w./-]+(?:\.py|/))`", page))
+    assert len(named) > 40
+    assert not [name for name in sorted(named) if not any((root / name).exists() for root in roots)]

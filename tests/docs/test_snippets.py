@@ -35,6 +35,7 @@ def run_block(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("page", "code"), PYTHON, ids=[f"{page}-{code.splitlines()[-1].strip()[:40]}" for page, code in PYTHON]
 )
@@ -69,6 +70,7 @@ def test_shell_blocks_of_the_readme_are_the_two_commands() -> None:
     assert SHELL == ["pip install -e '.[demo]' && byline demo", "pip install -e '.[dev]' && pytest"]
 
 
+@pytest.mark.integration
 @pytest.mark.newest
 def test_the_demo_command_prints_traces() -> None:
     run = subprocess.run([sys.executable, "-m", "byline.cli", "demo"], capture_output=True, text=True, check=False)
