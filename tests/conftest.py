@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,19 @@ from byline.genai.attribution_processor import AttributionSpanProcessor
 # The same examples in every run, and no word of how long they take on a busy machine.
 settings.register_profile("byline", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("byline")
+
+
+#: What the test under way has started.
+_PROCESSES: list[str] = []
+
+
+def _note_process(event: str, arguments: tuple[Any, ...]) -> None:
+    # SDKs ask small programs of the system for its name.
+    if event == "os.fork" or (event == "subprocess.Popen" and sys.executable in arguments[1]):
+        _PROCESSES.append(f"{event} {arguments}")
+
+
+sys.addaudithook(_note_process)
 
 
 class _SwitchedSampler(Sampler):
@@ -59,6 +73,15 @@ def _clean() -> Iterator[None]:
     left = request_context.current_context()
     request_context.attach(None)
     assert left is None, "the test left a record in force"
+
+
+@pytest.fixture(autouse=True)
+def _processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let only tests that are marked so start processes: each one takes as long as a hundred other tests."""
+    _PROCESSES.clear()
+    yield
+    if not any(request.node.get_closest_marker(marker) for marker in ("integration", "matrix", "benchmark")):
+        assert _PROCESSES == [], "mark tests that start processes with pytest.mark.integration"
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""Real servers on loopback, each for the length of a test."""
+"""Real servers on loopback, each for the length of a test, and how long to wait for them."""
 
 from __future__ import annotations
 
+import os
 import socket
 import socketserver
 import threading
@@ -14,6 +15,11 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 import uvicorn
 
 
+def patience(seconds: float) -> float:
+    """Return a time limit, longer on a machine that has more to do than it has cores for."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 @contextmanager
 def uvicorn_server(app: Any, **settings: Any) -> Iterator[tuple[str, int]]:
     """Run an ASGI app under uvicorn; gives its host and port once it accepts connections."""
@@ -23,14 +29,14 @@ def uvicorn_server(app: Any, **settings: Any) -> Iterator[tuple[str, int]]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 120
             while not server.started and thread.is_alive() and time.monotonic() < deadline:
                 time.sleep(0.005)
             assert server.started, "uvicorn did not start"
             yield "127.0.0.1", listening.getsockname()[1]
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(120)
 
 
 class _Threaded(socketserver.ThreadingMixIn, WSGIServer):
@@ -54,5 +60,5 @@ def wsgiref_server(app: Any, *, threaded: bool = True) -> Iterator[tuple[str, in
         yield "127.0.0.1", server.server_port
     finally:
         server.shutdown()
-        thread.join(20)
+        thread.join(120)
         server.server_close()

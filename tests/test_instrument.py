@@ -334,6 +334,7 @@ def test_an_earlier_destination_of_bylines_own_does_not_stand_in_the_way(own: Tr
         assert "otlp.queue" not in byline.stats()
 
 
+@pytest.mark.integration
 def test_the_entry_point_instruments_for_opentelemetrys_launcher(own: TracerProvider) -> None:
     (entry,) = entry_points(group="opentelemetry_instrumentor", name="byline")
     instrumentor: Any = entry.load()()

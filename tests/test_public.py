@@ -83,6 +83,7 @@ def test_module_says_what_it_is_for(name: str) -> None:
     assert doctest.testmod(module).failed == 0
 
 
+@pytest.mark.integration
 def test_importing_it_loads_nothing_that_the_app_may_do_without() -> None:
     """Neither frameworks nor clients nor SDKs, nor the list of prices: an app that has them may not use them."""
     code = "import sys, byline, byline.asgi, byline.wsgi, byline.testing; print(*sorted(sys.modules))"

@@ -163,6 +163,7 @@ def test_counters_of_many_threads_add_up() -> None:
     assert internal_metrics.counter_values() == {}
 
 
+@pytest.mark.integration
 def test_importing_byline_starts_nothing() -> None:
     """No thread, no log, no tracer provider, no connection, whatever the environment says."""
     program = (

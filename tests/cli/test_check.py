@@ -402,6 +402,7 @@ def test_a_destination_that_breaks_is_a_result(
     assert "prompt" not in said
 
 
+@pytest.mark.integration
 def test_works_without_any_extra() -> None:
     """In a process that finds neither rich nor anything else of the demo."""
     code = """

@@ -14,7 +14,7 @@ from byline.settings import SettingError
 from byline.testing import Receiver, assert_signed
 
 # Of the demo's extra, the instrumentation of openai.
-pytestmark = pytest.mark.newest
+pytestmark = [pytest.mark.newest, pytest.mark.integration]
 
 
 def demo(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

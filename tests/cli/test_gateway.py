@@ -29,6 +29,7 @@ raise SystemExit(3)
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serves_until_it_is_told_to_end(number: signal.Signals) -> None:
     """What it prints is what a shell can take."""
@@ -43,6 +44,7 @@ def test_serves_until_it_is_told_to_end(number: signal.Signals) -> None:
     assert (export, reply.status_code, run.returncode, errors) == ("export", 200, 0, "")
 
 
+@pytest.mark.integration
 @pytest.mark.newest
 def test_a_command_finds_it_and_its_model_calls_are_told() -> None:
     """The command's exit code is the whole's."""
@@ -53,6 +55,7 @@ def test_a_command_finds_it_and_its_model_calls_are_told() -> None:
     assert "$0.0" in done.stdout
 
 
+@pytest.mark.integration
 def test_a_command_that_is_ended_ends_it() -> None:
     """A request to terminate is passed on."""
     code = "import time; print('up', flush=True); time.sleep(60)"
@@ -63,6 +66,7 @@ def test_a_command_that_is_ended_ends_it() -> None:
         assert run.wait(20) == 128 + signal.SIGTERM
 
 
+@pytest.mark.integration
 def test_destinations_of_the_environment_are_left_alone() -> None:
     """Spans go where the user wants them."""
     code = "import os; print(os.environ.get('OTEL_EXPORTER_OTLP_ENDPOINT'), os.environ['OPENAI_API_KEY'])"

@@ -74,6 +74,7 @@ def test_its_sampling_keeps_the_sessions_that_byline_keeps(config: dict[str, Any
         assert kept is is_sampled(session, 0.25)
 
 
+@pytest.mark.integration
 def test_the_app_can_be_started() -> None:
     env = {**os.environ, "COLLECTOR_URL": "http://collector:4318"}
     code = "import app, byline; byline.uninstrument(); print('up')"

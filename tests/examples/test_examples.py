@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 from byline.testing import ReceivedSpan, Receiver, assert_signed
 
 # Of the demo's extra, the instrumentation of openai.
-pytestmark = pytest.mark.newest
+pytestmark = [pytest.mark.newest, pytest.mark.integration]
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -332,6 +332,7 @@ def test_stats_have_what_was_counted(receiver: Receiver) -> None:
         assert byline.stats()["collector.spans.sent"] == 1
 
 
+@pytest.mark.integration
 def test_metrics_have_it_too(receiver: Receiver, tmp_path: Path) -> None:
     """In a process of its own, for the global meter provider is set once."""
     done = subprocess.run(

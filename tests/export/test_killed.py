@@ -17,6 +17,8 @@ import pytest
 from byline.testing import Receiver
 from byline.testing.server import Handler, Request
 
+pytestmark = pytest.mark.integration
+
 BATCH = 50
 KILLS = 4
 

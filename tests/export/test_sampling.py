@@ -45,6 +45,7 @@ def test_sessions_are_kept_or_left_out_whole(receiver: Receiver) -> None:
     assert byline.stats()["otlp.spans.left_out"] == 1200 - len(kept)
 
 
+@pytest.mark.integration
 def test_the_answer_is_the_same_in_every_process() -> None:
     """Hashes of texts differ between Python processes; this one does not."""
     code = f"""

@@ -161,6 +161,7 @@ for text in (
 """
 
 
+@pytest.mark.integration
 def test_no_text_holds_up_the_process() -> None:
     """Patterns that look again and again at the same letters would not come back from these for hours."""
     subprocess.run([sys.executable, "-c", LONG], check=True, timeout=120)

@@ -129,6 +129,7 @@ def test_a_batch_that_is_refused_for_itself_does_not_hold_up_the_others(
     assert spans_of("otlp") == {"spooled": 3, "sent": 2, "dropped.refused": 1}
 
 
+@pytest.mark.integration
 def test_many_processes_share_a_spool(receiver: Receiver, tmp_path: Path) -> None:
     """Whoever comes first sends a batch, and nobody sends it again."""
     receiver.stop()
@@ -286,6 +287,7 @@ def test_a_dead_destination_never_holds_up_the_app(receiver: Receiver, tmp_path:
     assert len({span.span_id for span in receiver.spans}) == 10_000
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_process_sends_its_own(receiver: Receiver, tmp_path: Path) -> None:
     """And leaves what waits in its parent to that one."""

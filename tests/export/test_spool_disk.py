@@ -252,7 +252,7 @@ def test_files_of_others_are_left_alone(receiver: Receiver, tmp_path: Path) -> N
     os.utime(unfinished, (0, 0))
     with running(destination) as app:
         app.chat("own")
-        destination.flush()
+        receiver.wait_for(1)
     assert [span.name for span in receiver.spans] == ["own"]
     assert secret.read_text() == "not for anybody"
     assert not unfinished.exists()
@@ -297,6 +297,7 @@ with spool.take(spool.write(b"batch", 1)) as data:
 """
 
 
+@pytest.mark.integration
 def test_a_child_does_not_keep_locked_what_its_parent_had_in_hand(tmp_path: Path) -> None:
     """The parent is killed while it sends, and its child lives for long."""
     command = [sys.executable, "-c", FORKED, str(tmp_path)]

@@ -115,6 +115,7 @@ def test_it_is_asked_again_when_the_answer_has_grown_old(server: testing.Gateway
     assert status.status_of(hash_key(KEY)) == KNOWN
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_child_process_asks_for_itself(slow: Slow) -> None:

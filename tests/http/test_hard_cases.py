@@ -71,6 +71,7 @@ def _forever() -> _Forever:
     return _Forever()
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_no_lock_that_is_held_at_a_fork_is_held_in_the_child() -> None:
@@ -94,6 +95,7 @@ def test_no_lock_that_is_held_at_a_fork_is_held_in_the_child() -> None:
     assert os.waitstatus_to_exitcode(status) == 0
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_what_waits_in_the_parent_is_not_done_in_a_child_as_well() -> None:

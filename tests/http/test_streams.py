@@ -156,6 +156,7 @@ def test_what_others_have_put_on_since_stays_when_byline_goes(provider: TracerPr
     requests.Session.send = before  # type: ignore[method-assign]
 
 
+@pytest.mark.integration
 def test_a_price_leaves_the_apps_warnings_alone() -> None:
     """In a process of its own, for pytest has filters of its own."""
     code = """

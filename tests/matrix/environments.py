@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -28,9 +29,18 @@ def make(cell: Cell) -> Path:
     python = place / "bin" / "python"
     wanted = _describe(cell)
     made = place / _MADE
-    if made.exists() and made.read_text() == wanted:
-        return python
-    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    # Tests that run in parallel want the same one.
+    with place.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists() or made.read_text() != wanted:
+            shutil.rmtree(place, ignore_errors=True)
+            _install(place, python, cell)
+            made.write_text(wanted)
+    return python
+
+
+def _install(place: Path, python: Path, cell: Cell) -> None:
     uv = os.environ.get("BYLINE_UV") or shutil.which("uv")
     if uv:
         _run([uv, "venv", "-q", "--python", sys.executable, str(place)])
@@ -38,8 +48,6 @@ def make(cell: Cell) -> Path:
     else:
         _run([sys.executable, "-m", "venv", str(place)])
         _run([str(python), "-m", "pip", "install", "-q", "-e", str(ROOT), *cell.packages])
-    made.write_text(wanted)
-    return python
 
 
 def _describe(cell: Cell) -> str:

@@ -45,6 +45,7 @@ def test_the_global_provider_is_the_default(provider: TracerProvider) -> None:
     assert [span.name for span in spans] == ["chat"]
 
 
+@pytest.mark.integration
 def test_a_provider_is_made_where_there_is_none() -> None:
     """In a process of its own, for the global provider can be set once."""
     code = """
