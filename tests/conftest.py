@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ settings.register_profile("byline", deadline=None, derandomize=True, suppress_he
 settings.load_profile("byline")
 
 
-#: What the test under way has started.
+#: The processes that the test has started.
 _PROCESSES: list[str] = []
 
 
@@ -76,12 +77,16 @@ def _clean() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _processes(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let only tests that are marked so start processes: each one takes as long as a hundred other tests."""
+def _no_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let only marked tests start processes: each process takes as long as a hundred other tests."""
+    if any(request.node.get_closest_marker(marker) for marker in ("integration", "matrix", "benchmark")):
+        yield
+        return
+    # Each new HTTP client reads these certificates: those of the system, of which there are 150, take 25 ms.
+    monkeypatch.setenv("SSL_CERT_FILE", str(Path(__file__).with_name("ca.pem")))
     _PROCESSES.clear()
     yield
-    if not any(request.node.get_closest_marker(marker) for marker in ("integration", "matrix", "benchmark")):
-        assert _PROCESSES == [], "mark tests that start processes with pytest.mark.integration"
+    assert _PROCESSES == [], "mark tests that start processes with pytest.mark.integration"
 
 
 @pytest.fixture

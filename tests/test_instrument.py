@@ -334,7 +334,6 @@ def test_an_earlier_destination_of_bylines_own_does_not_stand_in_the_way(own: Tr
         assert "otlp.queue" not in byline.stats()
 
 
-@pytest.mark.integration
 def test_the_entry_point_instruments_for_opentelemetrys_launcher(own: TracerProvider) -> None:
     (entry,) = entry_points(group="opentelemetry_instrumentor", name="byline")
     instrumentor: Any = entry.load()()
@@ -360,6 +359,7 @@ def run(program: str, **environ: str) -> str:
     return ended.stdout
 
 
+@pytest.mark.integration
 def test_a_provider_is_made_where_nobody_has_set_one() -> None:
     """With the resource that OpenTelemetry's environment names."""
     program = """
@@ -374,6 +374,7 @@ print(provider.resource.attributes["service.name"], span.attributes["session.id"
     assert run(program, OTEL_SERVICE_NAME="shop") == "shop s\n"
 
 
+@pytest.mark.integration
 def test_a_provider_that_was_set_is_used() -> None:
     program = """
 import byline
@@ -390,6 +391,7 @@ print(span.attributes["session.id"])
     assert run(program) == "s\n"
 
 
+@pytest.mark.integration
 def test_spans_that_wait_are_sent_when_the_process_ends() -> None:
     """A script that never flushes loses nothing."""
     with Receiver() as receiver:

@@ -186,7 +186,7 @@ def test_what_cannot_be_used_is_refused_at_construction_and_no_secret_is_said(ca
     assert refused.value.id in str(refused.value)
 
 
-@pytest.mark.parametrize("wrong", [[None], "http://x", OTLP("http://localhost")], ids=repr)
+@pytest.mark.parametrize("wrong", [[None], "http://x", OTLP("http://localhost")], ids=["none", "text", "no list"])
 def test_wrong_destinations_change_nothing(wrong: Any, receiver: Receiver) -> None:
     """The corrected call works."""
     provider = TracerProvider(shutdown_on_exit=False)

@@ -173,7 +173,7 @@ class Server:
             if self._http.socket.fileno() == -1:
                 self._http = self._bind(self.port)
             # The poll interval affects only how long `stop` waits.
-            self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+            self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
             self._thread.start()
         return self
 
