@@ -43,6 +43,8 @@ class CallResult(msgspec.Struct, kw_only=True, omit_defaults=True):
         streamed: Whether the reply came as a stream.
         time_to_first_chunk: Seconds from sending the request to the first chunk of the body.
         duration: Seconds from sending the request to the end of the body.
+        stream_cut: Who ended a stream before the model had finished: ``app``, ``cancelled`` or ``network``.
+        usage_is_partial: True if the token counts are those of a stream that was cut.
         cost: USD for the call, as stated or estimated.
         cost_source: ``gateway``, ``response`` or ``estimate``.
         cost_details: USD by part: ``input``, ``output``, ``cache_read``, ``cache_write``, ``reasoning`` …
@@ -94,6 +96,9 @@ class CallResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     streamed: bool = False
     time_to_first_chunk: float | None = None
     duration: float | None = None
+
+    stream_cut: str | None = None
+    usage_is_partial: bool | None = None
 
     cost: float | None = None
     cost_source: str | None = None

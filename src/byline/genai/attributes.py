@@ -55,6 +55,7 @@ COST: Final = "gen_ai.usage.cost"
 COST_SOURCE: Final = "byline.cost.source"
 COST_DETAILS: Final = "byline.cost."
 PARAMETERS: Final = "gen_ai.request."
+STREAM_CUT: Final = "byline.stream.cut"
 ERROR_TYPE: Final = "error.type"
 ERROR_MESSAGE: Final = "byline.error.message"
 
@@ -92,6 +93,8 @@ CALL_RESULT: Final[dict[str, str]] = {
     "output_audio_tokens": "gen_ai.usage.audio.output_tokens",
     "time_to_first_chunk": "gen_ai.response.time_to_first_chunk",
     "duration": "byline.duration",
+    "stream_cut": STREAM_CUT,
+    "usage_is_partial": "byline.usage.partial",
     "cost": COST,
     "cost_source": COST_SOURCE,
     "gateway": "byline.gateway.name",

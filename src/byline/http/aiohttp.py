@@ -124,11 +124,11 @@ def _read_response(llm_request: LLMRequest, response: Any) -> None:
 def _make_watched_response(response_class: Any) -> type:
     class WatchedResponse(response_class):  # type: ignore[misc]
         def close(self) -> Any:
-            getattr(self, LLM_REQUEST).end()
+            getattr(self, LLM_REQUEST).abandon()
             return super().close()
 
         def release(self) -> Any:
-            getattr(self, LLM_REQUEST).end()
+            getattr(self, LLM_REQUEST).abandon()
             return super().release()
 
     return WatchedResponse
@@ -157,7 +157,7 @@ class _WatchedContent:
         try:
             data = await getattr(self._wrapped, method)(*arguments, **options)
         except BaseException as error:
-            llm_request.fail(error) if isinstance(error, Exception) else llm_request.end()
+            llm_request.fail(error)
             raise
         llm_request.on_chunk(data[0] if isinstance(data, tuple) else data)
         if self._wrapped.at_eof():

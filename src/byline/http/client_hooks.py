@@ -107,8 +107,14 @@ class RedirectingClient:
 
 def watch_chunks(chunks: Iterable[Any], llm_request: LLMRequest) -> Iterator[Any]:
     """Yield the chunks of a body and report each to its LLM request first."""
+    iterator = iter(chunks)
     try:
-        for chunk in chunks:
+        while True:
+            llm_request.is_reading = True
+            chunk = next(iterator, None)
+            llm_request.is_reading = False
+            if chunk is None:
+                break
             llm_request.on_chunk(chunk if isinstance(chunk, bytes) else str(chunk).encode())
             yield chunk
     except BaseException as error:

@@ -15,6 +15,8 @@ from byline.http.patching import ClientPatches
 #: Request extension that holds the `AddedIds`; httpx copies extensions to the requests of redirects.
 _EXTENSION: Final = "byline.call"
 _BUILD_REDIRECT: Final = "_build_redirect_request"
+#: Most chunks end with "}\n\n". Comparing one byte is the cheapest way to find one that may end with "[DONE]".
+_BRACE: Final = ord("}")
 
 WrapStream = Callable[[Any, LLMRequest], Any]
 
@@ -185,18 +187,23 @@ def _make_stream_classes(module: Any) -> tuple[WrapStream, WrapStream]:
                 append_to_tail = llm_request.buffer.tail.append
                 for chunk in chunks:
                     append_to_tail(chunk)
+                    try:
+                        if chunk[-3] != _BRACE:
+                            llm_request.end_if_done()
+                    except IndexError:
+                        llm_request.end_if_done()
                     yield chunk
             except BaseException as error:
-                llm_request.fail(error) if isinstance(error, Exception) else llm_request.end()
+                llm_request.fail(error)
                 raise
             llm_request.end()
 
         def close(self) -> None:
-            self._llm_request.end()
+            self._llm_request.abandon()
             self._wrapped.close()
 
         def __del__(self) -> None:
-            _end_deferred(self)
+            _abandon_later(self)
 
     class WatchedAsyncStream(module.AsyncByteStream):  # type: ignore[misc]
         """A streamed body."""
@@ -223,9 +230,14 @@ def _make_stream_classes(module: Any) -> tuple[WrapStream, WrapStream]:
                 append_to_tail = llm_request.buffer.tail.append
                 async for chunk in chunks:
                     append_to_tail(chunk)
+                    try:
+                        if chunk[-3] != _BRACE:
+                            llm_request.end_if_done()
+                    except IndexError:
+                        llm_request.end_if_done()
                     yield chunk
             except BaseException as error:
-                llm_request.fail(error) if isinstance(error, Exception) else llm_request.end()
+                llm_request.fail(error)
                 raise
             finally:
                 if isinstance(chunks, AsyncGenerator):
@@ -233,11 +245,11 @@ def _make_stream_classes(module: Any) -> tuple[WrapStream, WrapStream]:
             llm_request.end()
 
         async def aclose(self) -> None:
-            self._llm_request.end()
+            self._llm_request.abandon()
             await self._wrapped.aclose()
 
         def __del__(self) -> None:
-            _end_deferred(self)
+            _abandon_later(self)
 
     return WatchedStream, WatchedAsyncStream
 
@@ -249,6 +261,6 @@ def _get_from_wrapped(watched: Any, name: str) -> Any:
     return getattr(watched._wrapped, name)
 
 
-def _end_deferred(watched: Any) -> None:
+def _abandon_later(watched: Any) -> None:
     if "_llm_request" in watched.__dict__:
-        deferred.defer(watched._llm_request.end)
+        deferred.defer(watched._llm_request.abandon)

@@ -63,7 +63,7 @@ def begin_llm_request(
 
 
 class LLMRequest:
-    """One HTTP exchange. Whichever way the exchange ends, `end` or `fail` is called; the first call counts.
+    """One HTTP exchange. However the exchange ends, `end`, `abandon` or `fail` is called; the first call counts.
 
     Attributes:
         headers: Headers to send besides the app's own.
@@ -71,6 +71,7 @@ class LLMRequest:
         content: The app's own body.
         span: The LLM span of the call, ``None`` while there is none.
         context: The request context of the call, ``None`` outside a request.
+        is_reading: Whether the client is reading the body. urllib3 closes a response before it raises an error.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class LLMRequest:
         self._config = config
         self._parser = parser
         self._is_open = True
+        self.is_reading = False
         self.facts = result
         self.content = body
         result.key_hash = key_hash_from_headers(headers)
@@ -184,11 +186,15 @@ class LLMRequest:
             True if the following chunks need only be appended to ``buffer.tail``.
         """
         try:
+            if not self._is_open:
+                return False
             reader = self._reader
             only_tail = reader.buffer.append(chunk)
-            # Some SDKs end their span at the terminal event, before the body ends; and if the app closes a
-            # stream early, the span may end before the request does.
-            if reader.buffer.saw_terminal_event or (not self._has_read_partial and reader.is_stream and b"{" in chunk):
+            if reader.buffer.saw_terminal_event:
+                # Some SDKs and instrumentations do not read past this event.
+                self.end()
+            elif not self._has_read_partial and reader.is_stream and b"{" in chunk:
+                # If the app closes a stream early, an instrumentation may end its span before this request ends.
                 self._has_read_partial = True
                 reader.read_partial()
                 self._record()
@@ -197,26 +203,48 @@ class LLMRequest:
             errors.report_internal_error("stream")
             return False
 
+    def end_if_done(self) -> None:
+        """End the request if the last chunk of ``buffer.tail`` is the last event of the stream."""
+        try:
+            if self._is_open and self.buffer.tail_is_done():
+                self.end()
+        except Exception:
+            errors.report_internal_error("stream")
+
     def end(self, body: bytes | None = None) -> None:
-        """End the request; ``body`` if the client has read the whole body already."""
+        """End the request after its response; ``body`` if the client has read the body already."""
+        self._end(body)
+
+    def abandon(self) -> None:
+        """End the request because the app closed or released the response, perhaps before the end of its body."""
+        if not self.is_reading:
+            self._end(cut="app")
+
+    def fail(self, error: BaseException) -> None:
+        """End the request because sending it or reading its response raised an error.
+
+        If the error is no `Exception` (GeneratorExit, CancelledError), the app left the stream; that is no failure.
+        """
+        if self._reader.is_stream and not isinstance(error, Exception):
+            self._end(cut="app" if isinstance(error, GeneratorExit) else "cancelled")
+            return
+        if self._is_open and self.facts.error_type is None:
+            self.facts.error_type = type(error).__name__
+        self._end(cut="network")
+
+    def _end(self, body: bytes | None = None, *, cut: str | None = None) -> None:
         with _end_lock:
             if not self._is_open:
                 return
             self._is_open = False
         try:
-            self._reader.finish(body)
+            self._reader.finish(body, cut=cut)
             self._record()
             self._count()
         except Exception:
             errors.report_internal_error("call")
         finally:
             self._release()
-
-    def fail(self, error: BaseException) -> None:
-        """End the request with the exception that ended the exchange."""
-        if self.facts.error_type is None:
-            self.facts.error_type = type(error).__name__
-        self.end()
 
     def _record(self) -> None:
         result, gateway = self.facts, self._reader.gateway

@@ -115,7 +115,7 @@ def watch_response(response: Any, llm_request: LLMRequest, make_subclass: Callab
     setattr(response, LLM_REQUEST, llm_request)
     response_class: type = type(response)
     response.__class__ = _get_subclass(make_subclass, response_class)
-    end_when_released(response, llm_request)
+    abandon_when_released(response, llm_request)
 
 
 @functools.cache
@@ -126,6 +126,6 @@ def _get_subclass(make_subclass: Callable[[type], type], response_class: type) -
     return subclass
 
 
-def end_when_released(response: Any, llm_request: LLMRequest) -> None:
-    """End an LLM request when its response is garbage-collected. Deferred, because ending takes locks."""
-    weakref.finalize(response, deferred.defer, llm_request.end).atexit = False
+def abandon_when_released(response: Any, llm_request: LLMRequest) -> None:
+    """Abandon an LLM request when its response is garbage-collected. Deferred, because that takes locks."""
+    weakref.finalize(response, deferred.defer, llm_request.abandon).atexit = False

@@ -58,9 +58,10 @@ def estimate_cost(result: CallResult) -> None:
     """Set cost, cost details and ``cost_source="estimate"`` if the response states no cost.
 
     A response from a gateway's cache costs nothing; the estimate is what the cache saved. Nothing is estimated
-    for an unknown model, an error, or a call without tokens.
+    for an unknown model, an error, or a call without tokens. A stream that was cut has the cost of the tokens
+    that arrived, because providers charge for them.
     """
-    if result.error_type is not None or result.input_tokens is None:
+    if result.input_tokens is None or (result.error_type is not None and result.stream_cut is None):
         return
     needs_savings = result.cache_hit and result.cache_savings is None
     if result.cost is not None and not needs_savings:

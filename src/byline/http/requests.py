@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from byline.http.client_hooks import RedirectingClient, SentRequest, run_exchange, watch_chunks
 from byline.http.llm_request import LLMRequest
-from byline.http.patching import LLM_REQUEST, ClientPatches, end_when_released
+from byline.http.patching import LLM_REQUEST, ClientPatches, abandon_when_released
 
 #: requests follows a redirect by calling ``send`` again.
 _client: Final = RedirectingClient("requests")
@@ -79,7 +79,7 @@ def _read_response(llm_request: LLMRequest, response: Any) -> None:
     # iter_content() yields decompressed chunks.
     llm_request.buffer.disable_decompression()
     setattr(response, LLM_REQUEST, llm_request)
-    end_when_released(response, llm_request)
+    abandon_when_released(response, llm_request)
 
 
 def _wrap_iter_content(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,7 +95,7 @@ def _wrap_close(original: Callable[..., Any]) -> Callable[..., Any]:
     def close(self: Any) -> None:
         llm_request = self.__dict__.get(LLM_REQUEST)
         if llm_request is not None:
-            llm_request.end()
+            llm_request.abandon()
         original(self)
 
     return close

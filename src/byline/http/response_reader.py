@@ -27,8 +27,10 @@ _TAIL_LARGE_CHUNKS: Final = 64
 #: Chunks below this average are joined, because `_TAIL_CHUNKS` of them could miss the usage.
 _SMALL_CHUNK: Final = 32
 _JOINED_BYTES: Final = 2048
-#: Longer than any match of an API's `end_mark`.
+#: Longer than any match of an API's `end_mark`, or of `_DONE`.
 _END_MARK_BYTES: Final = 64
+#: The last event of OpenAI-shaped streams. Text of a model cannot match, because JSON escapes line breaks.
+_DONE: Final = re.compile(rb"(?:^|\n)data: ?\[DONE\]\s*\Z")
 #: Longer bodies (decompressed) are not read.
 _MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 
@@ -100,8 +102,8 @@ class ResponseBuffer:
             self.clear()
             return False
         self._count += 1
-        if self._end_mark is not None:
-            self._find_end_mark(self._end_mark, chunk)
+        if self._streamed:
+            self._find_terminal_event(chunk)
         room = self._head_limit - self._size
         self._size += len(chunk)
         if room > 0:
@@ -117,12 +119,22 @@ class ResponseBuffer:
             self.tail = deque(self.tail, _TAIL_LARGE_CHUNKS)
         return True
 
-    def _find_end_mark(self, end_mark: re.Pattern[bytes], chunk: bytes) -> None:
+    def _find_terminal_event(self, chunk: bytes) -> None:
         # The mark may be split between two chunks.
         joined = self._last_bytes + chunk
-        self._found_end_mark = self._found_end_mark or end_mark.search(joined) is not None
         self._last_bytes = joined[-_END_MARK_BYTES:]
-        self.saw_terminal_event = self._found_end_mark and joined.endswith((b"\n\n", b"\r\n\r\n"))
+        self.saw_terminal_event = _DONE.search(self._last_bytes) is not None
+        if self._end_mark is not None and not self.saw_terminal_event:
+            self._found_end_mark = self._found_end_mark or self._end_mark.search(joined) is not None
+            self.saw_terminal_event = self._found_end_mark and joined.endswith((b"\n\n", b"\r\n\r\n"))
+
+    def tail_is_done(self) -> bool:
+        """Whether the chunks that were appended to `tail` directly end with ``data: [DONE]``."""
+        last_bytes = self.tail[-1]
+        if len(last_bytes) < _END_MARK_BYTES and len(self.tail) > 1:
+            last_bytes = self.tail[-2] + last_bytes
+        self.saw_terminal_event = _DONE.search(last_bytes[-_END_MARK_BYTES:]) is not None
+        return self.saw_terminal_event
 
     def _append_to_tail(self, chunk: bytes) -> None:
         if not self._streamed:
@@ -231,20 +243,26 @@ class ResponseReader:
 
     def read_partial(self) -> None:
         """Read the events of a stream that have arrived so far."""
-        if self.buffer.saw_terminal_event:
-            self._result.duration = time.perf_counter() - self._start_time
         self._read_stream()
 
-    def finish(self, body: bytes | None) -> None:
-        """Read the body; pass it as ``body`` if the client has read it completely."""
+    def finish(self, body: bytes | None = None, *, cut: str | None = None) -> None:
+        """Read the body and estimate its cost.
+
+        Args:
+            body: The body, if the client has read it completely.
+            cut: Who ended the body before its end, ``None`` if nobody did.
+        """
         self._result.duration = time.perf_counter() - self._start_time
-        if not self.is_stream:
+        if self.is_stream:
+            if body is not None:
+                self.buffer.disable_decompression()
+                self.buffer.append(body)
+            self._read_stream()
+            self._mark_cut_stream(cut)
+        else:
             self._read_body((self.buffer.body() or b"") if body is None else body)
-            return
-        if body is not None:
-            self.buffer.disable_decompression()
-            self.buffer.append(body)
-        self._read_stream()
+        # Once, because an estimate from the first events of a stream would stay: it is a cost that is set.
+        estimate_cost(self._result)
 
     def _read_body(self, body: bytes) -> None:
         result = self._result
@@ -268,4 +286,15 @@ class ResponseReader:
         gateway_exchange.extract(self.gateway, self._result, self._headers, decoded, streamed=self.is_stream)
         if decoded is not None and (self.gateway is None or self.gateway.is_provider):
             apply_stated_cost(decoded, self._result)
-        estimate_cost(self._result)
+
+    def _mark_cut_stream(self, cut: str | None) -> None:
+        result = self._result
+        has_finished = bool(result.finish_reasons) or self.buffer.saw_terminal_event
+        failed_in_stream = cut != "network" and result.error_type is not None
+        if cut is not None and not has_finished and not failed_in_stream:
+            result.stream_cut = cut
+            if result.input_tokens is not None or result.output_tokens is not None:
+                result.usage_is_partial = True
+        if result.error_type is not None and not has_finished and self.buffer.first_chunk_time is not None:
+            # The GenAI conventions' finish reason of a choice that was cut off or failed.
+            result.finish_reasons = ("error",)

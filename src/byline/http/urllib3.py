@@ -81,7 +81,7 @@ def _make_watched_response(response_class: Any) -> type:
             return watch_chunks(super().read_chunked(*arguments, **options), getattr(self, LLM_REQUEST))
 
         def close(self) -> None:
-            getattr(self, LLM_REQUEST).end()
+            getattr(self, LLM_REQUEST).abandon()
             super().close()
 
     return WatchedResponse
@@ -89,11 +89,13 @@ def _make_watched_response(response_class: Any) -> type:
 
 def _read_chunk(response: Any, read: Callable[..., Any], amt: int | None, *arguments: Any, **options: Any) -> Any:
     llm_request: LLMRequest = getattr(response, LLM_REQUEST)
+    llm_request.is_reading = True
     try:
         data = read(amt, *arguments, **options)
-    except Exception as error:
+    except BaseException as error:
         llm_request.fail(error)
         raise
+    llm_request.is_reading = False
     if data:
         llm_request.on_chunk(data)
     if amt is None or (not data and amt != 0) or response.isclosed():
