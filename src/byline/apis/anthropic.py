@@ -23,12 +23,9 @@ from byline.apis.messages import (
 from byline.apis.parser import (
     ApiParser,
     Parameters,
-    real_number,
     set_count,
     set_finish_reason,
-    string_tuple,
     token_count,
-    whole_number,
 )
 from byline.call_result import CallResult
 from byline.gateways import values
@@ -46,12 +43,12 @@ class Messages(ApiParser):
     default_provider: ClassVar[str] = "anthropic"
     required_members: ClassVar[frozenset[str]] = frozenset({"model", "messages"})
     parameters: ClassVar[Parameters] = {
-        "max_tokens": ("max_tokens", whole_number),
-        "temperature": ("temperature", real_number),
-        "top_p": ("top_p", real_number),
-        "top_k": ("top_k", whole_number),
-        "stop_sequences": ("stop_sequences", string_tuple),
-        "service_tier": ("service_tier", values.text),
+        "max_tokens": ("max_tokens", int),
+        "temperature": ("temperature", float),
+        "top_p": ("top_p", float),
+        "top_k": ("top_k", int),
+        "stop_sequences": ("stop_sequences", tuple),
+        "service_tier": ("service_tier", str),
     }
 
     def reply_in(self, event: Members) -> Members:

@@ -1,4 +1,4 @@
-"""Amazon Bedrock: Converse for all models, and Invoke, whose bodies are those of the model's own API."""
+"""Amazon Bedrock: Converse for all models, and Invoke with the bodies of each model's own API."""
 
 from __future__ import annotations
 
@@ -18,12 +18,9 @@ from byline.apis.parser import (
     ApiParser,
     Parameters,
     apply_error,
-    real_number,
     set_count,
     set_finish_reason,
-    string_tuple,
     token_count,
-    whole_number,
 )
 from byline.call_result import CallResult
 from byline.gateways import values
@@ -110,10 +107,10 @@ class Converse(_Bedrock):
     name: ClassVar[str] = "bedrock.converse"
     required_members: ClassVar[frozenset[str]] = frozenset({"messages"})
     parameters: ClassVar[Parameters] = {
-        "inferenceConfig.maxTokens": ("max_tokens", whole_number),
-        "inferenceConfig.temperature": ("temperature", real_number),
-        "inferenceConfig.topP": ("top_p", real_number),
-        "inferenceConfig.stopSequences": ("stop_sequences", string_tuple),
+        "inferenceConfig.maxTokens": ("max_tokens", int),
+        "inferenceConfig.temperature": ("temperature", float),
+        "inferenceConfig.topP": ("top_p", float),
+        "inferenceConfig.stopSequences": ("stop_sequences", tuple),
     }
 
     def apply_reply(self, reply: Members, result: CallResult) -> None:
@@ -131,12 +128,12 @@ class Invoke(_Bedrock):
 
     name: ClassVar[str] = "bedrock.invoke"
     parameters: ClassVar[Parameters] = {
-        "max_tokens": ("max_tokens", whole_number),
-        "max_gen_len": ("max_tokens", whole_number),
-        "temperature": ("temperature", real_number),
-        "top_p": ("top_p", real_number),
-        "top_k": ("top_k", whole_number),
-        "stop_sequences": ("stop_sequences", string_tuple),
+        "max_tokens": ("max_tokens", int),
+        "max_gen_len": ("max_tokens", int),
+        "temperature": ("temperature", float),
+        "top_p": ("top_p", float),
+        "top_k": ("top_k", int),
+        "stop_sequences": ("stop_sequences", tuple),
     }
 
     def apply_reply(self, reply: Members, result: CallResult) -> None:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from byline.apis.json_body import Members
 from byline.apis.messages import Message, join_pieces, list_objects, user_messages
-from byline.apis.openai import chat_message, flat_tool
+from byline.apis.openai import chat_message
 from byline.apis.parser import (
     ApiParser,
     Parameters,
     Usage,
     find_value,
-    real_number,
     set_finish_reason,
-    string_tuple,
-    whole_number,
 )
 from byline.call_result import CallResult
-from byline.gateways import values
 
 #: Members of a request that are embedded.
 _EMBEDDED: Final = frozenset({"texts", "images", "inputs"})
@@ -32,15 +28,15 @@ class CohereChat(ApiParser):
     default_provider: ClassVar[str] = "cohere"
     required_members: ClassVar[frozenset[str]] = frozenset({"model", "messages"})
     parameters: ClassVar[Parameters] = {
-        "max_tokens": ("max_tokens", whole_number),
-        "temperature": ("temperature", real_number),
-        "p": ("top_p", real_number),
-        "k": ("top_k", whole_number),
-        "seed": ("seed", whole_number),
-        "frequency_penalty": ("frequency_penalty", real_number),
-        "presence_penalty": ("presence_penalty", real_number),
-        "stop_sequences": ("stop_sequences", string_tuple),
-        "response_format.type": ("response_format", values.text),
+        "max_tokens": ("max_tokens", int),
+        "temperature": ("temperature", float),
+        "p": ("top_p", float),
+        "k": ("top_k", int),
+        "seed": ("seed", int),
+        "frequency_penalty": ("frequency_penalty", float),
+        "presence_penalty": ("presence_penalty", float),
+        "stop_sequences": ("stop_sequences", tuple),
+        "response_format.type": ("response_format", str),
     }
     usage: ClassVar[Usage] = {
         "input_tokens": ("billed_units.input_tokens", "tokens.input_tokens"),
@@ -63,10 +59,6 @@ class CohereChat(ApiParser):
     def input_messages(self, request: Members) -> list[Message]:
         """Return all messages, system messages among them."""
         return [chat_message(item) for item in list_objects(request.get("messages"))]
-
-    def tool_definitions(self, request: Members) -> list[Any]:
-        """Return the tools."""
-        return [flat_tool(tool) for tool in list_objects(request.get("tools"))]
 
     def output_messages(self, reply: Members) -> list[Message]:
         """Return one message."""

@@ -30,13 +30,9 @@ from byline.apis.parser import (
     Parameters,
     add_finish_reason,
     apply_error,
-    choice_count,
-    real_number,
     set_count,
     set_finish_reason,
-    string_tuple,
     token_count,
-    whole_number,
 )
 from byline.call_result import CallResult
 from byline.gateways import values
@@ -70,16 +66,16 @@ class Generate(ApiParser):
     operation: ClassVar[str] = "generate_content"
     default_provider: ClassVar[str] = "gcp.gemini"
     parameters: ClassVar[Parameters] = {
-        "generationConfig.maxOutputTokens": ("max_tokens", whole_number),
-        "generationConfig.temperature": ("temperature", real_number),
-        "generationConfig.topP": ("top_p", real_number),
-        "generationConfig.topK": ("top_k", whole_number),
-        "generationConfig.frequencyPenalty": ("frequency_penalty", real_number),
-        "generationConfig.presencePenalty": ("presence_penalty", real_number),
-        "generationConfig.seed": ("seed", whole_number),
-        "generationConfig.stopSequences": ("stop_sequences", string_tuple),
-        "generationConfig.responseMimeType": ("response_format", values.text),
-        "generationConfig.candidateCount": ("choice.count", choice_count),
+        "generationConfig.maxOutputTokens": ("max_tokens", int),
+        "generationConfig.temperature": ("temperature", float),
+        "generationConfig.topP": ("top_p", float),
+        "generationConfig.topK": ("top_k", int),
+        "generationConfig.frequencyPenalty": ("frequency_penalty", float),
+        "generationConfig.presencePenalty": ("presence_penalty", float),
+        "generationConfig.seed": ("seed", int),
+        "generationConfig.stopSequences": ("stop_sequences", tuple),
+        "generationConfig.responseMimeType": ("response_format", str),
+        "generationConfig.candidateCount": ("choice.count", int),
     }
 
     def model_in_path(self, path: str) -> str | None:
@@ -175,7 +171,7 @@ class VertexEmbed(Embed):
     #: Other models at this end of the path make images, or are the user's own.
     path_pattern: ClassVar[re.Pattern[str] | None] = re.compile("/publishers/google/models/[^/:]*embedding")
     required_members: ClassVar[frozenset[str]] = frozenset({"instances"})
-    parameters: ClassVar[Parameters] = {"parameters.outputDimensionality": ("embedding.dimensions", whole_number)}
+    parameters: ClassVar[Parameters] = {"parameters.outputDimensionality": ("embedding.dimensions", int)}
 
     def apply_reply(self, reply: Members, result: CallResult) -> None:
         """Add up the token counts of all predictions."""
@@ -199,15 +195,15 @@ class Interactions(ApiParser):
     required_members: ClassVar[frozenset[str]] = frozenset({"input"})
     shares_path: ClassVar[bool] = True
     parameters: ClassVar[Parameters] = {
-        "generation_config.max_output_tokens": ("max_tokens", whole_number),
-        "generation_config.temperature": ("temperature", real_number),
-        "generation_config.top_p": ("top_p", real_number),
-        "generation_config.seed": ("seed", whole_number),
-        "generation_config.stop_sequences": ("stop_sequences", string_tuple),
-        "generation_config.thinking_level": ("reasoning.level", values.text),
-        "response_mime_type": ("response_format", values.text),
-        "previous_interaction_id": ("previous_response.id", values.text),
-        "service_tier": ("service_tier", values.text),
+        "generation_config.max_output_tokens": ("max_tokens", int),
+        "generation_config.temperature": ("temperature", float),
+        "generation_config.top_p": ("top_p", float),
+        "generation_config.seed": ("seed", int),
+        "generation_config.stop_sequences": ("stop_sequences", tuple),
+        "generation_config.thinking_level": ("reasoning.level", str),
+        "response_mime_type": ("response_format", str),
+        "previous_interaction_id": ("previous_response.id", str),
+        "service_tier": ("service_tier", str),
     }
 
     def has_required_members(self, request: Members) -> bool:
@@ -252,12 +248,8 @@ class Interactions(ApiParser):
         """Return the system instruction."""
         return system_parts(request.get("system_instruction"))
 
-    def tool_definitions(self, request: Members) -> list[Any]:
-        """Return the tools, which are flat already."""
-        return [dict(tool) for tool in list_objects(request.get("tools"))]
-
     def output_messages(self, reply: Members) -> list[Message]:
-        """Return one message whose parts are those of all steps."""
+        """Return one message with the parts of all steps."""
         steps = list_objects(reply.get("steps") or reply.get("outputs"))
         parts = [part for step in steps for part in _step_message(step, "assistant")["parts"]]
         return [build_message("assistant", parts, finish_reason=reply.get("status"))] if parts else []

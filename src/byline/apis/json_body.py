@@ -1,4 +1,4 @@
-"""JSON objects of bodies and streams, whose members are decoded only when they are read."""
+"""JSON objects of bodies and streams. Members are decoded only when they are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _split_array: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class Members(Mapping[str, Any]):
-    """The members of a JSON object. Each is decoded when it is first read; one that is no JSON is ``None``.
+    """The members of a JSON object. Each is decoded at the first read; a member that is no JSON is ``None``.
 
     Long members that nobody reads, such as log probabilities, embeddings and images, are never built as
     Python objects.

@@ -93,6 +93,12 @@ def join_pieces(pieces: Iterable[tuple[object, object]]) -> list[Message]:
     return [build_message("assistant", [text_part("".join(texts))], finish_reason=finish_reason)] if texts else []
 
 
+def flat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tool definition with the members of the function beside the type."""
+    function = tool.get("function")
+    return {"type": tool.get("type", "function"), **function} if isinstance(function, Mapping) else dict(tool)
+
+
 def list_objects(value: object) -> list[Mapping[str, Any]]:
     """Return the objects of a JSON array; an empty list if the value is no array."""
     return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []

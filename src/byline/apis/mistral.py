@@ -19,7 +19,7 @@ from byline.apis.messages import (
     tool_response_part,
     user_messages,
 )
-from byline.apis.openai import PARAMETERS, USAGE, Chat, content_parts, flat_tool
+from byline.apis.openai import PARAMETERS, USAGE, Chat, content_parts
 from byline.apis.parser import ApiParser, Parameters, Usage
 from byline.call_result import CallResult
 from byline.gateways import values
@@ -33,7 +33,7 @@ _decode_outputs: Final = msgspec.json.Decoder(list[_Output]).decode
 
 
 class Agents(Chat):
-    """``/agents/completions``: chat completions of an agent, whose model the request does not name."""
+    """``/agents/completions``: chat completions of an agent; the request does not name the model."""
 
     name: ClassVar[str] = "mistral.agents"
     default_provider: ClassVar[str] = "mistral_ai"
@@ -68,12 +68,8 @@ class Conversations(ApiParser):
         """Return the instructions."""
         return system_parts(request.get("instructions"))
 
-    def tool_definitions(self, request: Members) -> list[Any]:
-        """Return the tools."""
-        return [flat_tool(tool) for tool in list_objects(request.get("tools"))]
-
     def output_messages(self, reply: Members) -> list[Message]:
-        """Return one message whose parts are all outputs."""
+        """Return one message with all outputs as parts."""
         parts = [part for item in list_objects(reply.get("outputs")) for part in _entry_message(item)["parts"]]
         return [build_message("assistant", parts)] if parts else []
 

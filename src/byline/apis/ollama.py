@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from byline.apis.json_body import Members
 from byline.apis.messages import (
@@ -16,33 +16,30 @@ from byline.apis.messages import (
     text_part,
     user_messages,
 )
-from byline.apis.openai import chat_message, flat_tool
+from byline.apis.openai import chat_message
 from byline.apis.parser import (
     ApiParser,
     Parameters,
-    real_number,
     set_count,
     set_finish_reason,
-    string_tuple,
-    whole_number,
 )
 from byline.call_result import CallResult
 
 
 class OllamaChat(ApiParser):
-    """``/api/chat``, whose streams are lines of JSON."""
+    """``/api/chat``. A stream is lines of JSON."""
 
     name: ClassVar[str] = "ollama.chat"
     #: The conventions have no name for Ollama; instrumentations use this one.
     default_provider: ClassVar[str] = "ollama"
     required_members: ClassVar[frozenset[str]] = frozenset({"model", "messages"})
     parameters: ClassVar[Parameters] = {
-        "options.num_predict": ("max_tokens", whole_number),
-        "options.temperature": ("temperature", real_number),
-        "options.top_p": ("top_p", real_number),
-        "options.top_k": ("top_k", whole_number),
-        "options.seed": ("seed", whole_number),
-        "options.stop": ("stop_sequences", string_tuple),
+        "options.num_predict": ("max_tokens", int),
+        "options.temperature": ("temperature", float),
+        "options.top_p": ("top_p", float),
+        "options.top_k": ("top_k", int),
+        "options.seed": ("seed", int),
+        "options.stop": ("stop_sequences", tuple),
     }
 
     def is_streamed(self, request: Members, path: str) -> bool:  # noqa: ARG002 - the request alone decides
@@ -59,10 +56,6 @@ class OllamaChat(ApiParser):
     def input_messages(self, request: Members) -> list[Message]:
         """Return all messages; the Base64 images beside a text are left out."""
         return [chat_message(item) for item in list_objects(request.get("messages"))]
-
-    def tool_definitions(self, request: Members) -> list[Any]:
-        """Return the tools."""
-        return [flat_tool(tool) for tool in list_objects(request.get("tools"))]
 
     def output_messages(self, reply: Members) -> list[Message]:
         """Return one message."""

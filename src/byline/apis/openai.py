@@ -26,36 +26,32 @@ from byline.apis.parser import (
     Parameters,
     Usage,
     add_finish_reason,
-    choice_count,
-    real_number,
-    string_tuple,
-    whole_number,
 )
 from byline.call_result import CallResult
 from byline.gateways import values
 
 #: The parameters of chat completions, completions, embeddings and the Responses API.
 PARAMETERS: Final[Parameters] = {
-    "max_tokens": ("max_tokens", whole_number),
-    "max_completion_tokens": ("max_tokens", whole_number),
-    "max_output_tokens": ("max_tokens", whole_number),
-    "temperature": ("temperature", real_number),
-    "top_p": ("top_p", real_number),
-    "top_k": ("top_k", whole_number),
-    "frequency_penalty": ("frequency_penalty", real_number),
-    "presence_penalty": ("presence_penalty", real_number),
-    "seed": ("seed", whole_number),
-    "random_seed": ("seed", whole_number),
-    "stop": ("stop_sequences", string_tuple),
-    "n": ("choice.count", choice_count),
-    "response_format.type": ("response_format", values.text),
-    "text.format.type": ("response_format", values.text),
-    "reasoning_effort": ("reasoning.level", values.text),
-    "reasoning.effort": ("reasoning.level", values.text),
-    "previous_response_id": ("previous_response.id", values.text),
-    "encoding_format": ("encoding_formats", string_tuple),
-    "dimensions": ("embedding.dimensions", whole_number),
-    "service_tier": ("service_tier", values.text),
+    "max_tokens": ("max_tokens", int),
+    "max_completion_tokens": ("max_tokens", int),
+    "max_output_tokens": ("max_tokens", int),
+    "temperature": ("temperature", float),
+    "top_p": ("top_p", float),
+    "top_k": ("top_k", int),
+    "frequency_penalty": ("frequency_penalty", float),
+    "presence_penalty": ("presence_penalty", float),
+    "seed": ("seed", int),
+    "random_seed": ("seed", int),
+    "stop": ("stop_sequences", tuple),
+    "n": ("choice.count", int),
+    "response_format.type": ("response_format", str),
+    "text.format.type": ("response_format", str),
+    "reasoning_effort": ("reasoning.level", str),
+    "reasoning.effort": ("reasoning.level", str),
+    "previous_response_id": ("previous_response.id", str),
+    "encoding_format": ("encoding_formats", tuple),
+    "dimensions": ("embedding.dimensions", int),
+    "service_tier": ("service_tier", str),
 }
 
 #: The token counts under both names: those of chat completions, and those of the Responses API.
@@ -81,7 +77,7 @@ class _Choice(msgspec.Struct):
 _decode_choices: Final = msgspec.json.Decoder(list[_Choice]).decode
 #: The member of a choice's message in which Vercel's gateway states routing and cost.
 _METADATA: Final = "provider_metadata"
-#: Choices of one stream whose messages are captured.
+#: Choices of one stream with captured messages.
 _MAX_CHOICES: Final = 64
 
 
@@ -118,10 +114,6 @@ class Chat(ApiParser):
     def input_messages(self, request: Members) -> list[Message]:
         """Return all messages, system messages among them."""
         return [chat_message(item) for item in list_objects(request.get("messages"))]
-
-    def tool_definitions(self, request: Members) -> list[Any]:
-        """Return the tools, each function's members beside the tool's type."""
-        return [flat_tool(tool) for tool in list_objects(request.get("tools"))]
 
     def output_messages(self, reply: Members) -> list[Message]:
         """Return one message for each choice."""
@@ -212,12 +204,6 @@ class Embeddings(ApiParser):
     def input_messages(self, request: Members) -> list[Message]:
         """Return the texts; tokens are skipped."""
         return user_messages(request.get("input"))
-
-
-def flat_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tool definition as the GenAI conventions have it."""
-    function = tool.get("function")
-    return {"type": tool.get("type", "function"), **function} if isinstance(function, Mapping) else dict(tool)
 
 
 def chat_message(item: Mapping[str, Any]) -> Message:

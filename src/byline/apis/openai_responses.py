@@ -20,7 +20,7 @@ from byline.apis.messages import (
     tool_response_part,
     user_messages,
 )
-from byline.apis.openai import PARAMETERS, USAGE, content_parts, flat_tool
+from byline.apis.openai import PARAMETERS, USAGE, content_parts
 from byline.apis.parser import ApiParser, Parameters, Usage, set_finish_reason
 from byline.call_result import CallResult
 from byline.gateways import values
@@ -61,12 +61,8 @@ class Responses(ApiParser):
         """Return the instructions."""
         return system_parts(request.get("instructions"))
 
-    def tool_definitions(self, request: Members) -> list[Any]:
-        """Return the tools."""
-        return [flat_tool(tool) for tool in list_objects(request.get("tools"))]
-
     def output_messages(self, reply: Members) -> list[Message]:
-        """Return one message whose parts are all output items."""
+        """Return one message with all output items as parts."""
         parts = [part for item in list_objects(reply.get("output")) for part in _item_message(item)["parts"]]
         return [build_message("assistant", parts, finish_reason=reply.get("status"))] if parts else []
 

@@ -11,12 +11,12 @@ import msgspec
 
 from byline import errors
 from byline.apis.json_body import Members, decode_json, iter_events, parse_array, parse_object
-from byline.apis.messages import Message, Part, dump_list, dump_messages
+from byline.apis.messages import Message, Part, dump_list, dump_messages, flat_tool, list_objects
 from byline.call_result import CallResult
 from byline.gateways import values
 
-#: Request member (a dotted path) → the parameter's GenAI name, and how its value is read.
-Parameters = Mapping[str, tuple[str, Callable[[Any], Any]]]
+#: Request member (a dotted path) → the parameter's GenAI name, and the type of the value.
+Parameters = Mapping[str, tuple[str, type[int | float | str | tuple[str, ...]]]]
 #: Attribute of a call result → the dotted paths in a usage object at which providers state it.
 Usage = Mapping[str, tuple[str, ...]]
 
@@ -45,7 +45,7 @@ _scan_json: Final = json.JSONDecoder().raw_decode
 
 
 class ApiParser:
-    """The parser of one API. It has no state: all that it reads goes into the call result that it is given.
+    """The parser of one API. A parser has no state: each value goes into the call result that the caller passes.
 
     Attributes:
         name: The API's name, e.g. ``openai.chat``.
@@ -55,7 +55,7 @@ class ApiParser:
         default_provider: The provider if the host is none of a known provider.
         path_pattern: Matches a part that the path has besides its end.
         required_members: Members that every request of this API has. A request without them belongs to
-            another API whose path has the same end.
+            another API with the same end of the path.
         shares_path: Whether known gateways and providers serve another API, which calls no model, at a path
             with the same end.
         parameters: The request parameters.
@@ -100,9 +100,10 @@ class ApiParser:
         result.provider = self.provider_for(host)
         result.request_model = values.text(request.get_string("model")) or self.model_in_path(path)
         result.streamed = self.is_streamed(request, path)
-        for member, (name, read_value) in self.parameters.items():
-            value = read_value(find_value(request, member))
-            if value is not None:
+        for member, (name, kind) in self.parameters.items():
+            value = _parameter_value(find_value(request, member), kind)
+            # The conventions leave out the number of choices if the number is one.
+            if value is not None and (name != "choice.count" or value != 1):
                 result.parameters[name] = value
         if capture:
             self._capture(lambda: self._capture_request(request, result))
@@ -131,12 +132,12 @@ class ApiParser:
         Args:
             head: The beginning; empty if the tail is the whole stream.
             tail: The end.
-            result: The call result to fill in. Its finish reasons are replaced: a stream is read again as
-                it grows.
+            result: The call result to fill in. The finish reasons are replaced, because a stream is read
+                again as more events arrive.
             capture: Whether the output messages are captured.
 
         Returns:
-            The members that state usage and cost, for a gateway to read; ``None`` if none do.
+            The members that a gateway reads, usage and cost among them; ``None`` if no event states them.
         """
         result.finish_reasons = ()
         raw: dict[str, msgspec.Raw] = {}
@@ -203,7 +204,7 @@ class ApiParser:
             set_count(result, attribute, *(find_value(usage, path) for path in paths))
 
     def gateway_members(self, reply: Members) -> dict[str, msgspec.Raw]:  # noqa: ARG002 - for APIs that have some
-        """Return members that a gateway has put deeper into the reply than at its top."""
+        """Return members that a gateway has put into a choice instead of the top of the reply."""
         return {}
 
     def input_messages(self, request: Members) -> list[Message]:  # noqa: ARG002 - likewise
@@ -214,9 +215,9 @@ class ApiParser:
         """Return the system instructions, if they are not among the messages."""
         return []
 
-    def tool_definitions(self, request: Members) -> list[Any]:  # noqa: ARG002 - likewise
-        """Return the tool definitions."""
-        return []
+    def tool_definitions(self, request: Members) -> list[Any]:
+        """Return the tool definitions as the GenAI conventions have them: a function's members beside the type."""
+        return [flat_tool(tool) for tool in list_objects(request.get("tools"))]
 
     def output_messages(self, reply: Members) -> list[Message]:  # noqa: ARG002 - likewise
         """Return the output messages of a whole reply."""
@@ -254,7 +255,7 @@ def find_value(members: Mapping[str, Any], path: str) -> Any:
 
 
 def find_usage(tail: bytes) -> dict[str, msgspec.Raw]:
-    """Return the last usage object in the end of a stream whose last event is cut off."""
+    """Return the last usage object in the end of a stream, even if the last event is cut off."""
     for name in ("usage", "usageMetadata"):
         _, found, rest = tail.rpartition(b'"%s":' % name.encode())
         if found:
@@ -280,30 +281,19 @@ def set_count(result: CallResult, attribute: str, *stated: object) -> None:
         setattr(result, attribute, count)
 
 
-def whole_number(value: object) -> int | None:
-    """Return a whole number as a parameter; some SDKs write 5 as 5.0."""
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and abs(value) < 2**63 else None
-
-
-def choice_count(value: object) -> int | None:
-    """Return the number of choices asked for, which the conventions leave out if the number is one."""
-    number = whole_number(value)
-    return None if number == 1 else number
-
-
-def real_number(value: object) -> float | None:
-    """Return a number as a parameter."""
+def _parameter_value(value: Any, kind: type) -> Any:
+    """Return a parameter's value as its type, ``None`` if the value cannot be one."""
+    if kind is str or value is None:
+        return values.text(value)
+    if kind is tuple:
+        several = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+        return tuple(item for item in several[:16] if isinstance(item, str) and 0 < len(item) <= 200) or None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if abs(value) < 1e12 else None
-
-
-def string_tuple(value: object) -> tuple[str, ...] | None:
-    """Return one string or several, at most sixteen."""
-    several = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    return tuple(item for item in several[:16] if isinstance(item, str) and 0 < len(item) <= 200) or None
+    if kind is float:
+        return float(value) if abs(value) < 1e12 else None
+    # Some SDKs write 5 as 5.0.
+    return int(value) if value == value // 1 and abs(value) < 2**63 else None
 
 
 def add_finish_reason(reason: object, result: CallResult) -> None:
@@ -343,7 +333,7 @@ def apply_stated_cost(reply: Mapping[str, Any], result: CallResult) -> None:
     stated = values.mapping(reply.get("usage")).get("cost")
     cost = stated.get("total_cost") if isinstance(stated, Mapping) else stated
     if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost <= _MAX_COST:
-        # A stream is read as it grows: an estimate of its beginning may have been made.
+        # This may replace the estimate for the first events of a stream.
         result.cost, result.cost_source, result.cost_details = float(cost), "response", {}
 
 
