@@ -1,4 +1,4 @@
-"""Rate limits of every provider in one shape."""
+"""Rate limits from the headers of every provider."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ NOW = 1_800_000_000.0
     ],
 )
 def test_resets_are_seconds(text: str, seconds: float | None) -> None:
-    """Spans of time, moments, and nonsense."""
+    """Resets are durations or timestamps; any other text is dropped."""
     assert parse_reset(text, NOW) == seconds
 
 
 @given(st.text(max_size=60))
 def test_no_reset_raises(text: str) -> None:
-    """Whatever a header says."""
+    """Any text of a header can be parsed."""
     found = parse_reset(text, NOW)
     assert found is None or found >= 0
 
 
 def test_openai_headers() -> None:
-    """Requests and tokens, each with limit, remainder and reset."""
-    facts = CallResult()
+    """OpenAI states limit, remainder and reset of requests and of tokens."""
+    result = CallResult()
     headers = {
         "x-ratelimit-limit-requests": "5000",
         "x-ratelimit-remaining-requests": "4999",
@@ -58,31 +58,31 @@ def test_openai_headers() -> None:
         "x-ratelimit-reset-tokens": "1m",
         "x-request-id": "req_1",
     }
-    extract_rate_limits(headers, facts, NOW)
-    assert facts.requests == RateLimit(5000, 4999, 0.012)
-    assert facts.tokens == RateLimit(800000, 799000, 60.0)
-    assert facts.request_id == "req_1"
+    extract_rate_limits(headers, result, NOW)
+    assert result.requests == RateLimit(5000, 4999, 0.012)
+    assert result.tokens == RateLimit(800000, 799000, 60.0)
+    assert result.request_id == "req_1"
 
 
 def test_anthropic_headers() -> None:
-    """Resets are moments there."""
-    facts = CallResult()
+    """Anthropic states resets as timestamps."""
+    result = CallResult()
     headers = {
         "anthropic-ratelimit-requests-limit": "50",
         "anthropic-ratelimit-requests-remaining": "49",
         "anthropic-ratelimit-requests-reset": "2027-01-15T08:01:00Z",
         "request-id": "req_2",
     }
-    extract_rate_limits(headers, facts, NOW)
-    assert facts.requests == RateLimit(50, 49, 60.0)
-    assert facts.tokens is None
-    assert facts.request_id == "req_2"
+    extract_rate_limits(headers, result, NOW)
+    assert result.requests == RateLimit(50, 49, 60.0)
+    assert result.tokens is None
+    assert result.request_id == "req_2"
 
 
-def test_garbage_is_left_out() -> None:
-    """A header that is no number tells nothing."""
-    facts = CallResult()
+def test_malformed_headers_are_dropped() -> None:
+    """A header that is no number is dropped."""
+    result = CallResult()
     extract_rate_limits(
-        {"x-ratelimit-limit-requests": "many", "x-ratelimit-limit": "-1", "x-request-id": "a\nb"}, facts, NOW
+        {"x-ratelimit-limit-requests": "many", "x-ratelimit-limit": "-1", "x-request-id": "a\nb"}, result, NOW
     )
-    assert (facts.requests, facts.tokens, facts.request_id) == (None, None, None)
+    assert (result.requests, result.tokens, result.request_id) == (None, None, None)

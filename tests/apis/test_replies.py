@@ -1,4 +1,4 @@
-"""What each API shape's bodies say of their call, whole and streamed."""
+"""Requests, replies and streams of each API, as they are read into a call result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from byline.testing import Gateway
 CHAT = PARSERS["/chat/completions"]
 MESSAGES = PARSERS["/messages"]
 
-#: A call of each shape: path, request, and the tokens that a reply's numbers add up to.
+#: API: parser, reply, and the expected attributes of the call result.
 USAGE: dict[str, tuple[ApiParser, dict[str, Any], dict[str, Any]]] = {
     "openai chat": (
         CHAT,
@@ -118,36 +118,36 @@ USAGE: dict[str, tuple[ApiParser, dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", USAGE)
-def test_whole_reply(case: str) -> None:
-    """Every number lands under its fact."""
-    wire, reply, expected = USAGE[case]
-    facts = CallResult()
-    assert wire.parse_response(json.dumps(reply).encode(), facts) is not None
-    assert {name: getattr(facts, name) for name in expected} == expected
+def test_reply_is_read(case: str) -> None:
+    """Each number is read into its attribute of the call result."""
+    parser, reply, expected = USAGE[case]
+    result = CallResult()
+    assert parser.parse_response(json.dumps(reply).encode(), result) is not None
+    assert {name: getattr(result, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize("case", [case for case in USAGE if "responses" not in case and case != "cohere"])
-def test_reply_as_the_last_event_of_a_stream(case: str) -> None:
-    """The same numbers, whichever way they come."""
-    wire, reply, expected = USAGE[case]
-    facts = CallResult()
-    wire.parse_stream(b"", b"data: " + json.dumps(reply).encode() + b"\n\n", facts)
-    assert {name: getattr(facts, name) for name in expected} == expected
+def test_reply_is_read_as_the_last_event_of_a_stream(case: str) -> None:
+    """A stream gives the same numbers as a reply."""
+    parser, reply, expected = USAGE[case]
+    result = CallResult()
+    parser.parse_stream(b"", b"data: " + json.dumps(reply).encode() + b"\n\n", result)
+    assert {name: getattr(result, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize("bad", [-1, True, "12", 1.5, None, 10**12, [], {}])
-def test_absurd_numbers_are_left_out(bad: object) -> None:
-    """A span without a number is better than one with a wrong one."""
-    facts = CallResult()
+def test_impossible_numbers_are_dropped(bad: object) -> None:
+    """A span has no number rather than a wrong one."""
+    result = CallResult()
     usage = {"prompt_tokens": bad, "completion_tokens": 4, "prompt_tokens_details": bad}
-    CHAT.parse_response(json.dumps({"id": 5, "model": ["x"], "usage": usage}).encode(), facts)
-    assert (facts.input_tokens, facts.output_tokens) == (None, 4)
-    assert (facts.response_id, facts.response_model) == (None, None)
+    CHAT.parse_response(json.dumps({"id": 5, "model": ["x"], "usage": usage}).encode(), result)
+    assert (result.input_tokens, result.output_tokens) == (None, 4)
+    assert (result.response_id, result.response_model) == (None, None)
 
 
-def test_request_parameters() -> None:
-    """They go under the names of the GenAI conventions; a choice of one is the default."""
-    facts = CallResult()
+def test_request_parameters_are_read() -> None:
+    """Parameters get the names of the GenAI conventions; one choice is the default and left out."""
+    result = CallResult()
     body = {
         "model": "gpt-4o",
         "messages": [{"role": "user", "content": "secret"}],
@@ -161,8 +161,8 @@ def test_request_parameters() -> None:
         "response_format": {"type": "json_object"},
         "stream": True,
     }
-    CHAT.parse_request(json.dumps(body).encode(), facts, path="/v1/chat/completions", host="api.groq.com")
-    assert facts.parameters == {
+    CHAT.parse_request(json.dumps(body).encode(), result, path="/v1/chat/completions", host="api.groq.com")
+    assert result.parameters == {
         "max_tokens": 5,
         "temperature": 0.0,
         "top_p": 0.5,
@@ -171,23 +171,28 @@ def test_request_parameters() -> None:
         "presence_penalty": 1.0,
         "response_format": "json_object",
     }
-    assert (facts.operation, facts.provider, facts.request_model, facts.streamed) == ("chat", "groq", "gpt-4o", True)
+    assert (result.operation, result.provider, result.request_model, result.streamed) == (
+        "chat",
+        "groq",
+        "gpt-4o",
+        True,
+    )
 
 
 def test_gemini_names_its_model_in_the_path() -> None:
-    """And says in the path whether it streams."""
-    facts = CallResult()
+    """The path also tells whether the reply is a stream."""
+    result = CallResult()
     path = "/v1beta/models/gemini-2.5-flash:streamGenerateContent"
-    wire = find_parser(path)
-    assert wire is not None
-    wire.parse_request(b'{"generationConfig": {"topK": 3}}', facts, path=path, host="127.0.0.1")
-    assert (facts.request_model, facts.streamed, facts.provider) == ("gemini-2.5-flash", True, "gcp.gemini")
-    assert facts.parameters == {"top_k": 3}
+    parser = find_parser(path)
+    assert parser is not None
+    parser.parse_request(b'{"generationConfig": {"topK": 3}}', result, path=path, host="127.0.0.1")
+    assert (result.request_model, result.streamed, result.provider) == ("gemini-2.5-flash", True, "gcp.gemini")
+    assert result.parameters == {"top_k": 3}
 
 
 @pytest.mark.parametrize("path", ["/", "/chat", "/v1/models", "/messages/1", "/completions/x", "/api/chats"])
-def test_other_paths_are_no_calls(path: str) -> None:
-    """They pass with one look at their end."""
+def test_other_paths_have_no_parser(path: str) -> None:
+    """No parser is found for them."""
     assert find_parser(path) is None
 
 
@@ -202,19 +207,19 @@ STREAM = (
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
 @given(cut=st.integers(0, len(STREAM)))
-def test_stream_may_be_cut_anywhere(newline: bytes, cut: int) -> None:
-    """With comments, several data lines to an event, and any newline; usage always comes from the tail."""
+def test_stream_is_read_if_it_is_cut_anywhere(newline: bytes, cut: int) -> None:
+    """The stream has comments, an event of several data lines, and any kind of line end."""
     stream = STREAM.replace(b"\n", newline)
-    facts = CallResult()
-    stated = CHAT.parse_stream(b"", stream, facts)
+    result = CallResult()
+    stated = CHAT.parse_stream(b"", stream, result)
     assert stated is not None
     assert stated["usage"]["cost"] == 0.5
-    assert (facts.response_id, facts.finish_reasons, facts.input_tokens) == ("gen-1", ("stop",), 3)
+    assert (result.response_id, result.finish_reasons, result.input_tokens) == ("gen-1", ("stop",), 3)
     assert CHAT.parse_stream(stream[:cut], stream[cut:], CallResult()) is None or cut <= len(stream)
 
 
-def test_anthropic_stream_adds_up_its_first_and_its_last_usage() -> None:
-    """Input stands in the first event, output in the last but one."""
+def test_anthropic_stream_adds_up_its_first_and_last_usage() -> None:
+    """The first event states the input tokens, the last but one the output tokens."""
     events: list[dict[str, Any]] = [
         {"type": "message_start", "message": {"id": "m-1", "model": "claude", "usage": {"input_tokens": 10}}},
         {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "stop_reason"}},
@@ -223,22 +228,22 @@ def test_anthropic_stream_adds_up_its_first_and_its_last_usage() -> None:
     ]
     head = b"".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events[:2])
     tail = b"".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode() for event in events[2:])
-    facts = CallResult()
-    MESSAGES.parse_stream(head, tail, facts)
-    assert (facts.response_id, facts.response_model, facts.finish_reasons) == ("m-1", "claude", ("max_tokens",))
-    assert (facts.input_tokens, facts.output_tokens) == (10, 9)
+    result = CallResult()
+    MESSAGES.parse_stream(head, tail, result)
+    assert (result.response_id, result.response_model, result.finish_reasons) == ("m-1", "claude", ("max_tokens",))
+    assert (result.input_tokens, result.output_tokens) == (10, 9)
 
 
-def test_error_in_mid_stream() -> None:
-    """It is the call's error, though the status was 200."""
-    facts = CallResult()
+def test_error_event_in_a_stream() -> None:
+    """An error event is the error of the call, although the status was 200."""
+    result = CallResult()
     event = {
         "id": "gen-1",
         "error": {"code": 502, "message": "upstream broke"},
         "choices": [{"finish_reason": "error"}],
     }
-    CHAT.parse_stream(b"", b"data: " + json.dumps(event).encode() + b"\n\n", facts)
-    assert (facts.error_type, facts.error_message, facts.finish_reasons) == ("502", "upstream broke", ("error",))
+    CHAT.parse_stream(b"", b"data: " + json.dumps(event).encode() + b"\n\n", result)
+    assert (result.error_type, result.error_message, result.finish_reasons) == ("502", "upstream broke", ("error",))
 
 
 @pytest.mark.parametrize(
@@ -254,22 +259,22 @@ def test_error_in_mid_stream() -> None:
         (b"", "429", None),
     ],
 )
-def test_error_shapes(body: bytes, kind: str, message: str | None) -> None:
-    """The provider's own class where it has one, else the status."""
-    facts = CallResult()
-    parse_error(429, body, facts)
-    assert (facts.error_type, facts.error_message) == (kind, message)
+def test_error_bodies_of_all_providers(body: bytes, kind: str, message: str | None) -> None:
+    """The error type is the provider's own, or the HTTP status if the body names none."""
+    result = CallResult()
+    parse_error(429, body, result)
+    assert (result.error_type, result.error_message) == (kind, message)
 
 
 @pytest.mark.parametrize("ending", PARSERS)
 @given(data=st.binary(max_size=300))
 def test_no_bytes_raise(ending: str, data: bytes) -> None:
-    """Whatever a server sends, reading it is safe."""
-    facts = CallResult()
-    PARSERS[ending].parse_request(data, facts, path=ending, host="h")
-    PARSERS[ending].parse_response(data, facts)
-    PARSERS[ending].parse_stream(data, data, facts)
-    parse_error(500, data, facts)
+    """Any bytes of a server can be parsed."""
+    result = CallResult()
+    PARSERS[ending].parse_request(data, result, path=ending, host="h")
+    PARSERS[ending].parse_response(data, result)
+    PARSERS[ending].parse_stream(data, data, result)
+    parse_error(500, data, result)
 
 
 @pytest.mark.parametrize("ending", PARSERS)
@@ -291,26 +296,26 @@ def test_no_bytes_raise(ending: str, data: bytes) -> None:
     )
 )
 def test_no_json_raises(ending: str, value: Any) -> None:
-    """Nor do objects with the right names and the wrong types."""
+    """JSON with known names and wrong types can be parsed."""
     data = json.dumps(value).encode()
-    facts = CallResult()
-    PARSERS[ending].parse_request(data, facts, path=ending, host="h")
-    PARSERS[ending].parse_response(data, facts)
-    PARSERS[ending].parse_stream(b"", b"data: " + data + b"\n\n", facts)
-    parse_error(500, data, facts)
+    result = CallResult()
+    PARSERS[ending].parse_request(data, result, path=ending, host="h")
+    PARSERS[ending].parse_response(data, result)
+    PARSERS[ending].parse_stream(b"", b"data: " + data + b"\n\n", result)
+    parse_error(500, data, result)
 
 
-def test_gateway_replies_are_what_these_tests_read() -> None:
-    """The testing gateway's own replies are understood."""
+def test_replies_of_the_testing_gateway_are_read() -> None:
+    """The parsers read the replies of the testing gateway."""
     import httpx2
 
     with Gateway() as gateway:
         body = {"model": "openai/gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
         answer = httpx2.post(f"{gateway.base_url}/chat/completions", json=body)
-    facts = CallResult()
-    CHAT.parse_response(answer.content, facts)
-    assert facts.finish_reasons == ("stop",)
-    assert (facts.input_tokens or 0) > 0
+    result = CallResult()
+    CHAT.parse_response(answer.content, result)
+    assert result.finish_reasons == ("stop",)
+    assert (result.input_tokens or 0) > 0
 
 
 LONG_MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -353,7 +358,7 @@ def test_long_members_are_never_built_as_python_objects(case: str, streamed: boo
 
 
 def test_reply_members_are_decoded_when_a_gateway_reads_them() -> None:
-    """A gateway finds every member of the reply, and each is decoded once."""
+    """A gateway can read every member of the reply; each is decoded once."""
     body = b'{"id": "r-1", "usage": {"cost": 0.5}, "extra_fields": {"provider": "openai"}, "odd": [1, 2]}'
     reply = CHAT.parse_response(body, CallResult())
     assert reply is not None

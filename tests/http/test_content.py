@@ -1,4 +1,4 @@
-"""Prompts and completions, in the GenAI conventions' JSON, only where they are asked for."""
+"""Capture of prompts and completions in the JSON of the GenAI conventions."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def sse(*events: dict[str, Any]) -> bytes:
 
 
 ASKED: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
-#: Shapes whose SDKs are not at hand: request, whole reply, stream; what is said in both.
-SHAPES: Any = {
+#: APIs without an installed SDK: request, reply, stream, and the roles of the input messages.
+APIS: Any = {
     "ollama.chat": (
         {"messages": ASKED},
         {"message": {"role": "assistant", "content": "Ada."}, "done": True, "done_reason": "stop"},
@@ -115,52 +115,52 @@ SHAPES: Any = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("stream", [False, True])
-def test_content_of_shapes_without_an_sdk_at_hand(shape: str, stream: bool) -> None:
-    """The same question and the same answer, whole and in pieces."""
-    request, reply, streamed, roles = SHAPES[shape]
-    facts = CallResult()
-    parser = parser_named(shape)
-    parser.parse_request(json.dumps(request).encode(), facts, path="/", host="h", capture=True)
+def test_messages_of_apis_without_an_installed_sdk(api: str, stream: bool) -> None:
+    """Reply and stream give the same messages."""
+    request, reply, streamed, roles = APIS[api]
+    result = CallResult()
+    parser = parser_named(api)
+    parser.parse_request(json.dumps(request).encode(), result, path="/", host="h", capture=True)
     if stream:
-        parser.parse_stream(b"", streamed, facts, capture=True)
+        parser.parse_stream(b"", streamed, result, capture=True)
     else:
-        parser.parse_response(json.dumps(reply).encode(), facts, capture=True)
-    asked = json.loads(facts.input_messages or "")
+        parser.parse_response(json.dumps(reply).encode(), result, capture=True)
+    asked = json.loads(result.input_messages or "")
     assert [message["role"] for message in asked] == roles
     assert asked[-1]["parts"] == [{"type": "text", "content": "Who?"}]
-    assert ("Be brief." in (facts.system_instructions or "")) is (roles == ["user"])
-    (said,) = json.loads(facts.output_messages or "")
+    assert ("Be brief." in (result.system_instructions or "")) is (roles == ["user"])
+    (said,) = json.loads(result.output_messages or "")
     assert said["role"] == "assistant"
     assert said["parts"] == [{"type": "text", "content": "Ada."}]
     assert said["finish_reason"] in ("stop", "COMPLETE")
 
 
 @pytest.mark.parametrize(
-    ("shape", "request_body"),
+    ("api", "request_body"),
     [
         ("ollama.embed", {"input": ["a", "b"]}),
         ("cohere.embed", {"texts": ["a", "b"]}),
         ("gemini.embed", {"content": {"parts": [{"text": "a"}, {"text": "b"}]}}),
     ],
 )
-def test_what_is_embedded(shape: str, request_body: dict[str, Any]) -> None:
-    """It goes in, and what comes out is no text."""
-    facts = CallResult()
-    parser = parser_named(shape)
-    parser.parse_request(json.dumps(request_body).encode(), facts, path="/", host="h", capture=True)
-    parser.parse_response(b'{"embeddings": [[0.1]]}', facts, capture=True)
-    texts = [part["content"] for message in json.loads(facts.input_messages or "") for part in message["parts"]]
+def test_embedded_texts_are_captured(api: str, request_body: dict[str, Any]) -> None:
+    """The texts are input messages; embeddings are no output messages."""
+    result = CallResult()
+    parser = parser_named(api)
+    parser.parse_request(json.dumps(request_body).encode(), result, path="/", host="h", capture=True)
+    parser.parse_response(b'{"embeddings": [[0.1]]}', result, capture=True)
+    texts = [part["content"] for message in json.loads(result.input_messages or "") for part in message["parts"]]
     assert texts == ["a", "b"]
-    assert facts.output_messages is None
+    assert result.output_messages is None
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("ask", [chat, responses, messages, generate])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_content_of_each_api(ask: Callable[..., None], stream: bool, capturing: Gateway, finished: Finished) -> None:
-    """What was asked, under which instructions, and what was said."""
+def test_messages_of_each_sdk(ask: Callable[..., None], stream: bool, capturing: Gateway, finished: Finished) -> None:
+    """The span has input messages, system instructions and output messages."""
     ask(capturing, stream=stream)
     content = content_of(finished)
     user = {"role": "user", "parts": [{"type": "text", "content": "Who?"}]}
@@ -179,8 +179,8 @@ def test_content_of_each_api(ask: Callable[..., None], stream: bool, capturing: 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_tools_and_their_calls(stream: bool, capturing: Gateway, finished: Finished) -> None:
-    """Definitions are flat, and arguments are decoded."""
+def test_tool_definitions_and_tool_calls(stream: bool, capturing: Gateway, finished: Finished) -> None:
+    """Tool definitions are flat, and the arguments of a tool call are decoded."""
     chat(capturing, stream=stream, tool=True)
     content = content_of(finished)
     assert content["gen_ai.tool.definitions"] == [
@@ -192,8 +192,8 @@ def test_tools_and_their_calls(stream: bool, capturing: Gateway, finished: Finis
 
 @pytest.mark.parametrize("ask", [chat, responses, messages, generate])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_nothing_is_captured_unless_asked_for(ask: Callable[..., None], gateway: Gateway, finished: Finished) -> None:
-    """Neither under these names nor under others."""
+def test_nothing_is_captured_by_default(ask: Callable[..., None], gateway: Gateway, finished: Finished) -> None:
+    """No attribute of the span contains the prompt or the completion."""
     for stream in (False, True):
         ask(gateway, stream=stream)
     for span in finished():
@@ -262,10 +262,8 @@ INPUTS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("path", "body"), INPUTS, ids=[path for path, _ in INPUTS])
-def test_binary_parts_never_leave_the_request(
-    path: str, body: dict[str, Any], capturing: Gateway, finished: Finished
-) -> None:
-    """What they were is said, not what was in them."""
+def test_binary_parts_are_not_captured(path: str, body: dict[str, Any], capturing: Gateway, finished: Finished) -> None:
+    """The message states their kind without their bytes."""
     with httpx2.Client() as client:
         client.post(capturing.url + path, json=body)
     (span,) = finished()
@@ -275,7 +273,7 @@ def test_binary_parts_never_leave_the_request(
 
 
 def test_long_texts_are_cut_and_long_conversations_keep_their_end(capturing: Gateway, finished: Finished) -> None:
-    """An attribute stays JSON, and within its limit."""
+    """The attribute is JSON within the size limit."""
     said = [{"role": "user", "content": f"{number} " + "x" * (MAX_TEXT + 10)} for number in range(20)]
     with httpx2.Client() as client:
         client.post(f"{capturing.base_url}/chat/completions", json={"model": "m", "messages": said})
@@ -292,8 +290,8 @@ def test_long_texts_are_cut_and_long_conversations_keep_their_end(capturing: Gat
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b'{"messages":[1,{"content":[2,{"type":3}]}],"tools":{},"input":7}', b"{"]
 )
-def test_odd_requests_and_replies_are_no_error(path: str, body: bytes, capturing: Gateway) -> None:
-    """Nothing is captured of what is none, and nothing is raised."""
+def test_malformed_requests_and_replies_raise_nothing(path: str, body: bytes, capturing: Gateway) -> None:
+    """Bodies that are no requests or replies raise nothing."""
     for reply in (body, b'{"choices":[{"message":{"content":{"a":1},"tool_calls":[{"function":7}]}}]}'):
         for kind in ("application/json", "text/event-stream"):
             capturing.answer(reply, headers={"content-type": kind})

@@ -1,4 +1,4 @@
-"""A client whose insides are others than byline knows is left alone, and that is said."""
+"""Clients of unknown versions are not patched, and a warning names them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def install(provider: TracerProvider, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_a_module_without_what_is_hooked(
+def test_module_without_the_patched_class(
     name: str, provider: TracerProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, CLIENTS[name][0], ModuleType(CLIENTS[name][0]))
@@ -49,7 +49,7 @@ def test_a_module_without_what_is_hooked(
         ("httpx2", httpx2.AsyncClient, "send"),
     ],
 )
-def test_a_class_without_a_method_is_not_hooked_by_halves(
+def test_class_without_a_patched_method_is_not_patched_at_all(
     name: str,
     owner: type,
     method: str,
@@ -57,7 +57,7 @@ def test_a_class_without_a_method_is_not_hooked_by_halves(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What begins a call and what ends it go together."""
+    """The patches of one client are applied all or none."""
     monkeypatch.delattr(owner, method)
     others = [requests.Session, requests.Response, httpx2.Client, httpx2.AsyncClient, aiohttp.ClientSession]
     before = [dict(vars(other)) for other in others]
@@ -66,7 +66,7 @@ def test_a_class_without_a_method_is_not_hooked_by_halves(
     assert f"{owner.__name__} has no attribute {method}" in caplog.text
 
 
-def test_httpx_without_its_method_for_redirects_gets_no_ids_that_could_be_led_elsewhere(
+def test_httpx_without_its_redirect_method_is_not_patched(
     provider: TracerProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for owner in {*httpx2.Client.__mro__, *httpx2.AsyncClient.__mro__}:
@@ -78,7 +78,7 @@ def test_httpx_without_its_method_for_redirects_gets_no_ids_that_could_be_led_el
     assert "byline.E092" in caplog.text
 
 
-def test_a_module_that_is_imported_later_is_imported_all_the_same(
+def test_later_import_of_an_unknown_version_succeeds(
     provider: TracerProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Any
 ) -> None:
     monkeypatch.setitem(CLIENTS, "late", ("late_client_of_a_test", lambda _, module: module.Session.send))
@@ -91,10 +91,10 @@ def test_a_module_that_is_imported_later_is_imported_all_the_same(
     assert "calls through late " in caplog.text
 
 
-def test_a_fault_of_byline_is_no_missing_part(
+def test_internal_error_is_not_reported_as_an_unknown_version(
     provider: TracerProvider, monkeypatch: pytest.MonkeyPatch, production: pytest.LogCaptureFixture
 ) -> None:
-    """It is reported as such, and breaks no import either."""
+    """The error is reported, and the import succeeds."""
 
     def fail(_: Any, module: Any) -> None:
         raise LookupError
