@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from byline.apis.messages import MAX_JSON, MAX_TEXT
 from byline.call_result import CallResult
 from byline.testing import Gateway
 from tests.http.conftest import Finished
+from tests.http.test_clients import frame
 
 CONTENT = ("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions", "gen_ai.tool.definitions")
 TOOL: Any = {"type": "function", "function": {"name": "look", "description": "d", "parameters": {"type": "object"}}}
@@ -154,6 +156,112 @@ def test_embedded_texts_are_captured(api: str, request_body: dict[str, Any]) -> 
     texts = [part["content"] for message in json.loads(result.input_messages or "") for part in message["parts"]]
     assert texts == ["a", "b"]
     assert result.output_messages is None
+
+
+CONVERSE: Any = {
+    "system": [{"text": "Be brief."}],
+    "messages": [
+        {"role": "user", "content": [{"text": "Who?"}, {"image": {"format": "png", "source": {"bytes": "QUJD"}}}]},
+        {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t", "name": "look", "input": {"a": 1}}}]},
+        {
+            "role": "user",
+            "content": [{"toolResult": {"toolUseId": "t", "content": [{"text": "x"}]}}, {"cachePoint": {}}],
+        },
+    ],
+    "toolConfig": {"tools": [{"toolSpec": {"name": "look", "inputSchema": {"json": {"type": "object"}}}}]},
+}
+
+
+def test_messages_of_a_bedrock_converse_request() -> None:
+    """Images are named without their bytes; markers of the prompt cache are no parts."""
+    result = CallResult()
+    parser_named("bedrock.converse").parse_request(
+        json.dumps(CONVERSE).encode(), result, path="/model/m/converse", host="h", capture=True
+    )
+    assert json.loads(result.input_messages or "") == [
+        {
+            "role": "user",
+            "parts": [
+                {"type": "text", "content": "Who?"},
+                {"type": "blob", "modality": "image", "mime_type": "image/png"},
+            ],
+        },
+        {"role": "assistant", "parts": [{"type": "tool_call", "id": "t", "name": "look", "arguments": {"a": 1}}]},
+        {"role": "user", "parts": [{"type": "tool_call_response", "id": "t", "response": [{"text": "x"}]}]},
+    ]
+    assert json.loads(result.system_instructions or "") == [{"type": "text", "content": "Be brief."}]
+    assert json.loads(result.tool_definitions or "") == [
+        {"type": "function", "name": "look", "description": None, "parameters": {"type": "object"}}
+    ]
+
+
+THOUGHT: Any = {"reasoningContent": {"reasoningText": {"text": "Hm."}}}
+CALL: Any = {"toolUse": {"toolUseId": "t", "name": "look", "input": {"a": 1}}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_messages_of_a_bedrock_converse_reply(stream: bool) -> None:
+    """Reasoning, text and tool calls are parts of one message, in a reply as in a stream."""
+    result, parser = CallResult(), parser_named("bedrock.converse")
+    if stream:
+        deltas: list[tuple[int, dict[str, Any]]] = [
+            (0, {"reasoningContent": {"text": "Hm."}}),
+            (0, {"reasoningContent": {"signature": "s"}}),
+            (1, {"text": "A"}),
+            (1, {"text": "da."}),
+            (2, {"toolUse": {"input": '{"a":'}}),
+            (2, {"toolUse": {"input": "1}"}}),
+        ]
+        start = {"contentBlockIndex": 2, "start": {"toolUse": {"toolUseId": "t", "name": "look"}}}
+        body = b"".join(
+            [frame("contentBlockDelta", {"contentBlockIndex": at, "delta": delta}) for at, delta in deltas[:4]]
+            + [frame("contentBlockStart", start)]
+            + [frame("contentBlockDelta", {"contentBlockIndex": at, "delta": delta}) for at, delta in deltas[4:]]
+            + [frame("messageStop", {"stopReason": "tool_use"})]
+        )
+        parser.parse_stream(b"", body, result, capture=True)
+    else:
+        reply = {"output": {"message": {"content": [THOUGHT, {"text": "Ada."}, CALL]}}, "stopReason": "tool_use"}
+        parser.parse_response(json.dumps(reply).encode(), result, capture=True)
+    (message,) = json.loads(result.output_messages or "")
+    assert message == {
+        "role": "assistant",
+        "parts": [
+            {"type": "reasoning", "content": "Hm."},
+            {"type": "text", "content": "Ada."},
+            {"type": "tool_call", "id": "t", "name": "look", "arguments": {"a": 1}},
+        ],
+        "finish_reason": "tool_use",
+    }
+    assert result.finish_reasons == ("tool_use",)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_messages_of_an_anthropic_model_on_bedrock(stream: bool) -> None:
+    """Invoke has the bodies of Anthropic's own API; other models are not captured."""
+    result, parser = CallResult(), parser_named("bedrock.invoke")
+    request = {"anthropic_version": "bedrock-2023-05-31", "system": "Be brief.", "messages": ASKED[1:]}
+    parser.parse_request(json.dumps(request).encode(), result, path="/model/m/invoke", host="h", capture=True)
+    if stream:
+        events: list[dict[str, Any]] = [
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Ada."}},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+        ]
+        frames = [frame("chunk", {"bytes": base64.b64encode(json.dumps(event).encode()).decode()}) for event in events]
+        parser.parse_stream(b"", b"".join(frames), result, capture=True)
+    else:
+        reply = {"type": "message", "content": [{"type": "text", "text": "Ada."}], "stop_reason": "end_turn"}
+        parser.parse_response(json.dumps(reply).encode(), result, capture=True)
+    assert json.loads(result.input_messages or "") == [{"role": "user", "parts": [{"type": "text", "content": "Who?"}]}]
+    assert json.loads(result.system_instructions or "") == [{"type": "text", "content": "Be brief."}]
+    (message,) = json.loads(result.output_messages or "")
+    assert message["parts"] == [{"type": "text", "content": "Ada."}]
+    assert message["finish_reason"] == "end_turn"
+    other = CallResult()
+    parser.parse_request(b'{"prompt": "Who?", "messages": [{}]}', other, path="/", host="h", capture=True)
+    parser.parse_response(b'{"generation": "Ada."}', other, capture=True)
+    assert (other.input_messages, other.output_messages) == (None, None)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -7,17 +7,30 @@ import binascii
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
 import msgspec
 
+from byline.apis.anthropic import Messages
 from byline.apis.json_body import Members, parse_object
+from byline.apis.messages import (
+    Message,
+    Part,
+    build_message,
+    list_objects,
+    media_part,
+    reasoning_part,
+    text_part,
+    tool_call_part,
+    tool_response_part,
+)
 from byline.apis.parser import (
     ApiParser,
     Parameters,
     apply_error,
+    find_value,
     set_count,
     set_finish_reason,
     token_count,
@@ -28,6 +41,9 @@ from byline.gateways import values
 #: Total length, length of the headers, and the checksum of both; a checksum of the whole frame stands last.
 _PRELUDE: Final = struct.Struct(">III")
 _CHECKSUM: Final = 4
+#: Blocks of one stream that are captured.
+_MAX_BLOCKS: Final = 1000
+_ANTHROPIC: Final = Messages()
 #: A header is its name, the type of its value (7: text), the value's length in two bytes, and the value.
 _EXCEPTION: Final = re.compile(rb":(?:exception-type|error-code)\x07..([A-Za-z0-9_.]+)", re.DOTALL)
 
@@ -122,6 +138,92 @@ class Converse(_Bedrock):
         set_finish_reason(reply.get_string("stopReason"), result)
         super().apply_reply(reply, result)
 
+    def input_messages(self, request: Members) -> list[Message]:
+        """Return the messages."""
+        return [
+            build_message(item.get("role"), _block_parts(item.get("content")))
+            for item in list_objects(request.get("messages"))
+        ]
+
+    def system_instructions(self, request: Members) -> list[Part]:
+        """Return the system prompt."""
+        return _block_parts(request.get("system"))
+
+    def tool_definitions(self, request: Members) -> list[Any]:
+        """Return the tool specifications; the GenAI conventions call the schema ``parameters``."""
+        tools = [
+            values.mapping(tool.get("toolSpec")) for tool in list_objects(request.get_dict("toolConfig").get("tools"))
+        ]
+        return [
+            {
+                "type": "function",
+                "name": tool.get("name"),
+                "description": tool.get("description"),
+                "parameters": find_value(tool, "inputSchema.json"),
+            }
+            for tool in tools
+            if tool
+        ]
+
+    def output_messages(self, reply: Members) -> list[Message]:
+        """Return one message."""
+        parts = _block_parts(find_value(reply, "output.message.content"))
+        return [build_message("assistant", parts, finish_reason=reply.get("stopReason"))] if parts else []
+
+    def join_stream(self, events: Iterable[Members]) -> list[Message]:
+        """Return one message, each block of which is joined from the deltas."""
+        blocks: dict[Any, dict[str, Any]] = {}
+        finish_reason: object = None
+        for event in events:
+            index = event.get("contentBlockIndex")
+            if "stopReason" in event:
+                finish_reason = event.get("stopReason")
+            if type(index) is not int or (index not in blocks and len(blocks) >= _MAX_BLOCKS):
+                continue
+            block = blocks.setdefault(index, {"tool": {}, "text": [], "reasoning": [], "input": []})
+            block["tool"] = find_value(event, "start.toolUse") or block["tool"]
+            for name, path in (
+                ("text", "delta.text"),
+                ("reasoning", "delta.reasoningContent.text"),
+                ("input", "delta.toolUse.input"),
+            ):
+                piece = find_value(event, path)
+                if isinstance(piece, str):
+                    block[name].append(piece)
+        parts = [_joined_part(block) for block in blocks.values()]
+        return [build_message("assistant", parts, finish_reason=finish_reason)] if parts else []
+
+
+def _joined_part(block: Mapping[str, Any]) -> Part:
+    tool = values.mapping(block["tool"])
+    if tool:
+        return tool_call_part(tool.get("toolUseId"), tool.get("name"), "".join(block["input"]))
+    return reasoning_part("".join(block["reasoning"])) if block["reasoning"] else text_part("".join(block["text"]))
+
+
+def _block_parts(content: object) -> list[Part]:
+    return [part for item in list_objects(content) if (part := _block_part(item)) is not None]
+
+
+def _block_part(block: Mapping[str, Any]) -> Part | None:
+    text, call, response = block.get("text"), block.get("toolUse"), block.get("toolResult")
+    if isinstance(text, str):
+        return text_part(text)
+    if isinstance(call, Mapping):
+        return tool_call_part(call.get("toolUseId"), call.get("name"), call.get("input"))
+    if isinstance(response, Mapping):
+        return tool_response_part(response.get("toolUseId"), response.get("content"))
+    reasoning = find_value(block, "reasoningContent.reasoningText.text")
+    if isinstance(reasoning, str):
+        return reasoning_part(reasoning)
+    for kind in ("image", "document", "video"):
+        media = block.get(kind)
+        if isinstance(media, Mapping):
+            mime = media.get("format") if kind == "document" else f"{kind}/{media.get('format')}"
+            return media_part(kind, uri=find_value(media, "source.s3Location.uri"), mime=mime)
+    # Markers of the prompt cache, encrypted reasoning, and blocks of guardrails.
+    return None
+
 
 class Invoke(_Bedrock):
     """``/model/{id}/invoke`` and its stream, for models that state usage as Anthropic's or OpenAI's do."""
@@ -155,3 +257,23 @@ class Invoke(_Bedrock):
         cached = (usage.get("cache_read_input_tokens"), usage.get("cache_creation_input_tokens"))
         self.apply_input(usage.get("input_tokens", usage.get("prompt_tokens")), *cached, result)
         set_count(result, "output_tokens", usage.get("output_tokens", usage.get("completion_tokens")))
+
+    def input_messages(self, request: Members) -> list[Message]:
+        """Return the messages of a request to one of Anthropic's models."""
+        return _ANTHROPIC.input_messages(request) if "anthropic_version" in request else []
+
+    def system_instructions(self, request: Members) -> list[Part]:
+        """Return the system prompt of a request to one of Anthropic's models."""
+        return _ANTHROPIC.system_instructions(request) if "anthropic_version" in request else []
+
+    def tool_definitions(self, request: Members) -> list[Any]:
+        """Return the tools of a request to one of Anthropic's models."""
+        return _ANTHROPIC.tool_definitions(request) if "anthropic_version" in request else []
+
+    def output_messages(self, reply: Members) -> list[Message]:
+        """Return the message of one of Anthropic's models."""
+        return _ANTHROPIC.output_messages(reply) if reply.get_string("type") == "message" else []
+
+    def join_stream(self, events: Iterable[Members]) -> list[Message]:
+        """Return the message of one of Anthropic's models; other models have events of other types."""
+        return _ANTHROPIC.join_stream(events)
