@@ -87,14 +87,21 @@ FIELDS: Final = frozenset(Attribution.__struct_fields__)
 _encode = msgspec.json.Encoder().encode
 
 
-class InvalidJSON:
-    """The type of `INVALID_JSON`, which stands for a value that cannot be decoded."""
+class Undecoded:
+    """Stands for a JSON value that has not been decoded, with the reason."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
 
     def __repr__(self) -> str:
-        return "INVALID_JSON"
+        return f"<{self.reason}>"
 
 
-INVALID_JSON: Final = InvalidJSON()
+INVALID_JSON: Final = Undecoded("not JSON")
+TOO_LONG: Final = Undecoded("too long")
+TOO_MANY: Final = Undecoded("too many")
+#: The key of `TOO_MANY` in an object of which only some keys have been decoded.
+ALL_OTHER_KEYS: Final = "*"
 
 
 class Rejected(Exception):  # noqa: N818 - it is an answer, not an error
@@ -121,7 +128,7 @@ def clean_text(value: object) -> str | None:
     elif isinstance(value, UUID):
         text = str(value)
     else:
-        raise Rejected("not text")
+        raise Rejected("too long" if value is TOO_LONG else "not text")
     if not text:
         return None
     if len(text) > MAX_ID:
@@ -160,7 +167,7 @@ def clean_tags(value: object) -> tuple[tuple[str, ...], list[str]]:
     if isinstance(value, str):
         value = value.split(",")
     elif not isinstance(value, list | tuple | set | frozenset):
-        raise Rejected("not a list")
+        raise Rejected("too long" if value is TOO_LONG else "not a list")
     kept: dict[str, None] = {}
     reasons: list[str] = []
     for seen, item in enumerate(value):
@@ -187,8 +194,8 @@ def clean_metadata_value(value: object) -> MetadataValue | None:
         return None
     if isinstance(value, bool | float):
         return value
-    if isinstance(value, InvalidJSON):
-        raise Rejected("not JSON")
+    if isinstance(value, Undecoded):
+        raise Rejected(value.reason)
     if isinstance(value, int):
         # What does not fit into 64 bits cannot travel in OTLP.
         if not -(2**63) <= value < 2**63:

@@ -8,17 +8,30 @@ from typing import Any, Final, TypedDict
 
 import msgspec
 
-from byline.attribution import INVALID_JSON, InvalidJSON
+from byline.attribution import ALL_OTHER_KEYS, INVALID_JSON, TOO_LONG, TOO_MANY, Undecoded
 from byline.fork import fork_safe_lock
 
 DEFAULT_LIMIT: Final = 16 * 1024 * 1024
 _SMALL: Final = 64 * 1024
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+
+#: Bytes of all members of a body that are decoded.
+_MAX_DECODED: Final = 512 * 1024
+#: Bytes of a member that is decoded whole.
+_MAX_MEMBER: Final = 64 * 1024
+#: Bytes of one value in a longer member. An accepted value of 500 characters has at most 6,000 in JSON.
+_MAX_VALUE: Final = 8 * 1024
+#: A longer member with more colons than these has so many keys that only the known ones are decoded.
+_MAX_COLONS: Final = 20_000
+#: Bytes of a body that is decoded by Python's ``json``.
+_MAX_LENIENT: Final = 256 * 1024
 
 #: Function of the scope that returns whether the body is JSON, and its Content-Length.
 InspectHeaders = Callable[[MutableMapping[str, Any]], tuple[bool, int | None]]
 
 _decode: Final = msgspec.json.Decoder().decode
-_decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_raw_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_DECODE_ERRORS: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 #: A request may decode its body from several threads at once; decoding holds the GIL anyway.
 _lock: Final = fork_safe_lock()
@@ -126,13 +139,18 @@ class BodyDecoder:
     """Decodes only the wanted top-level members of a JSON object.
 
     Each member is decoded by itself, so that one invalid member does not affect the others. Texts
-    that msgspec refuses and Python's ``json`` accepts (NaN, a byte order mark, UTF-16, lone
-    surrogates) are decoded by the latter, because the app accepts them too.
+    that msgspec refuses and Python's ``json`` accepts (NaN, UTF-16, lone surrogates) are decoded by
+    the latter, because the app accepts them too.
+
+    At most `_MAX_DECODED` bytes of a body become Python objects: decoding 6 MiB of ``[[],[],…]``
+    takes half a second and 140 MiB, skipping them takes 40 ms. Of longer members only the wanted
+    nested members and short values are decoded.
 
     Args:
         names: The wanted members.
         nested: Members of which only nested members are wanted → the paths to these.
         presence_only: Members of which only the presence is wanted, because they may be long.
+        known_keys: The nested members that are wanted of any member that is too long to be decoded.
     """
 
     def __init__(
@@ -141,35 +159,63 @@ class BodyDecoder:
         *,
         nested: Mapping[str, Collection[tuple[str, ...]]] | None = None,
         presence_only: Collection[str] = (),
+        known_keys: Iterable[str] = (),
     ) -> None:
         self.names = tuple(dict.fromkeys((*names, *presence_only)))
-        self._nested = dict(nested or {})
+        self._nested = {name: _PathDecoder(paths) for name, paths in (nested or {}).items()}
         self._presence_only = frozenset(presence_only) - frozenset(names)
-        # msgspec decodes a TypedDict into a dictionary of the members that are present.
-        make_typed_dict: Any = TypedDict
-        wanted = make_typed_dict("Wanted", dict.fromkeys(self.names, msgspec.Raw), total=False)
-        self._decode_members = msgspec.json.Decoder(wanted).decode
+        self._known_keys = frozenset(known_keys)
+        self._decode_members = _build_members_decoder(self.names)
+        self._decode_known = _build_members_decoder(self._known_keys)
 
     def decode(self, data: bytes) -> dict[str, Any] | None:
         """Return the wanted members, ``None`` if the body is not JSON.
 
-        A member that cannot be decoded is `INVALID_JSON`.
+        A member that cannot be decoded is `INVALID_JSON`, one that is too long is `TOO_LONG`.
         """
         try:
-            members: dict[str, Any] = self._decode_members(data)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            members: dict[str, Any] = self._decode_members(data.removeprefix(_BYTE_ORDER_MARK))
+        except _DECODE_ERRORS:
             return self._decode_all(data)
+        budget = _MAX_DECODED
         for name, raw in members.items():
             if name in self._presence_only:
                 members[name] = True
             elif name in self._nested:
-                members[name] = _decode_nested(raw, self._nested[name])
+                members[name] = self._nested[name].decode(raw)
             else:
-                members[name] = _decode_member(raw)
+                size = memoryview(raw).nbytes
+                if size > _MAX_MEMBER or size > budget:
+                    members[name], size = self._decode_partly(raw, budget)
+                else:
+                    members[name] = _decode_value(raw)
+                budget -= size
         return members
 
+    def _decode_partly(self, raw: msgspec.Raw, budget: int) -> tuple[Any, int]:
+        """Return a long object without its long values, and the number of bytes decoded."""
+        text = memoryview(raw).tobytes()
+        if not text.startswith(b"{"):
+            return TOO_LONG, 0
+        is_crowded = text.count(b":") > _MAX_COLONS
+        try:
+            members: dict[str, Any] = (self._decode_known if is_crowded else _decode_raw_members)(text)
+        except _DECODE_ERRORS:
+            return INVALID_JSON, 0
+        decoded = 0
+        for key, value in members.items():
+            size = memoryview(value).nbytes
+            if size <= (_MAX_MEMBER if key in self._known_keys else _MAX_VALUE) and decoded + size <= budget:
+                members[key] = _decode_value(value)
+                decoded += size
+            else:
+                members[key] = TOO_LONG
+        if is_crowded:
+            members[ALL_OTHER_KEYS] = TOO_MANY
+        return members, decoded
+
     def _decode_all(self, data: bytes) -> dict[str, Any] | None:
-        value = decode_leniently(data)
+        value = decode_leniently(data) if len(data) <= _MAX_LENIENT else INVALID_JSON
         if value is INVALID_JSON:
             return None
         if not isinstance(value, dict):
@@ -177,23 +223,42 @@ class BodyDecoder:
         return {name: True if name in self._presence_only else value[name] for name in self.names if name in value}
 
 
-def _decode_nested(raw: msgspec.Raw, paths: Collection[tuple[str, ...]]) -> Any:
-    """Decode the values at some paths, without the rest of the object."""
-    try:
-        inner = _decode_raw(raw)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return None
-    members: dict[str, Any] = {}
-    for name, rest in {path[0]: [other[1:] for other in paths if other[0] == path[0]] for path in paths}.items():
-        if name in inner:
-            members[name] = _decode_member(inner[name]) if () in rest else _decode_nested(inner[name], rest)
-    return members
+class _PathDecoder:
+    """Decodes the values at some paths of a JSON object, and nothing else of the object."""
+
+    def __init__(self, paths: Collection[tuple[str, ...]]) -> None:
+        rests: dict[str, list[tuple[str, ...]]] = {}
+        for name, *rest in paths:
+            rests.setdefault(name, []).append(tuple(rest))
+        self._inner = {name: None if () in inner else _PathDecoder(inner) for name, inner in rests.items()}
+        self._decode_members = _build_members_decoder(rests)
+
+    def decode(self, raw: msgspec.Raw) -> Any:
+        """Return the object with the values at the paths, ``None`` if the text is not an object."""
+        try:
+            members: dict[str, Any] = self._decode_members(raw)
+        except _DECODE_ERRORS:
+            return None
+        for name, value in members.items():
+            inner = self._inner[name]
+            if inner is not None:
+                members[name] = inner.decode(value)
+            else:
+                members[name] = _decode_value(value) if memoryview(value).nbytes <= _MAX_VALUE else TOO_LONG
+        return members
 
 
-def _decode_member(raw: msgspec.Raw) -> Any:
+def _build_members_decoder(names: Iterable[str]) -> Callable[[bytes | msgspec.Raw], dict[str, Any]]:
+    # msgspec decodes a TypedDict into a dictionary of the members that are present.
+    make_typed_dict: Any = TypedDict
+    wanted = make_typed_dict("Wanted", dict.fromkeys(names, msgspec.Raw), total=False)
+    return msgspec.json.Decoder(wanted).decode
+
+
+def _decode_value(raw: msgspec.Raw) -> Any:
     try:
         return _decode(raw)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except _DECODE_ERRORS:
         return decode_leniently(bytes(raw))
 
 
@@ -208,7 +273,7 @@ def decode_leniently(text: bytes | str) -> Any:
         return INVALID_JSON
 
 
-def _parse_int(digits: str) -> int | InvalidJSON:
+def _parse_int(digits: str) -> int | Undecoded:
     return int(digits) if len(digits) < 1000 else INVALID_JSON
 
 
@@ -226,6 +291,6 @@ def value_at_path(members: Any, path: tuple[str, ...]) -> Any:
     """Return the value at a path of decoded JSON, ``None`` if there is none."""
     for part in path:
         if not isinstance(members, dict):
-            return members if members is INVALID_JSON else None
+            return members if isinstance(members, Undecoded) else None
         members = members.get(part)
     return members

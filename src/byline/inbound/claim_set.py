@@ -11,7 +11,7 @@ import msgspec
 
 from byline import attribution
 from byline.attribution import FIELDS as ATTRIBUTION_FIELDS
-from byline.attribution import INVALID_JSON, Attribution, Rejected, clean_environment, clean_text
+from byline.attribution import INVALID_JSON, TOO_LONG, Attribution, Rejected, clean_environment, clean_text
 from byline.inbound.body import decode_leniently, value_at_path
 from byline.inbound.claim_names import (
     BAGGAGE,
@@ -156,7 +156,8 @@ class ClaimSet(dict[str, Any]):
         if kind == "trace" and isinstance(value, str):
             self.add("trace_id", value)
         elif not isinstance(value, Mapping):
-            self.reject("trace" if kind == "trace" else "metadata", "not an object")
+            reason = TOO_LONG.reason if value is TOO_LONG else "not an object"
+            self.reject("trace" if kind == "trace" else "metadata", reason)
         elif kind == "trace":
             self._add_members(value, TRACE_KEYS, frozenset())
         elif kind == "controls":

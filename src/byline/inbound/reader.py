@@ -8,10 +8,17 @@ from typing import Any, Final, cast
 
 from byline import errors
 from byline.attribution import FIELDS as ATTRIBUTION_FIELDS
-from byline.attribution import Attribution, merge
+from byline.attribution import MASKS, Attribution, merge
 from byline.inbound import sources
 from byline.inbound.body import DEFAULT_LIMIT, BodyBuffer, BodyDecoder
-from byline.inbound.claim_names import BODY_CLAIMS, CLAIM_NAMES, HEADER_CLAIMS
+from byline.inbound.claim_names import (
+    BODY_CLAIMS,
+    CLAIM_NAMES,
+    CONTROL_KEYS,
+    HEADER_CLAIMS,
+    LANGFUSE_KEYS,
+    TRACE_KEYS,
+)
 from byline.inbound.claim_set import ClaimSet
 from byline.inbound.request import HeaderNames, Request
 from byline.settings import SettingError
@@ -77,11 +84,13 @@ class ClaimReader:
         self.trust = validate_trust(trust)
         self.body_limit = body_limit
         own_members = [source.path[0] for source in self.sources if source.kind == "body"]
+        own_nested = [source.path[1] for source in self.sources if len(source.path) > 1]
         own_headers = [source.name for source in self.sources if source.kind == "header"]
         self._body_decoder = BodyDecoder(
             [*own_members, *BODY_CLAIMS],
             nested={name: paths for name, paths in _NESTED_PATHS.items() if name not in own_members},
             presence_only=_PRESENCE_ONLY,
+            known_keys={*TRACE_KEYS, *CONTROL_KEYS, *LANGFUSE_KEYS, *MASKS, "id", *own_nested},
         )
         self._header_names = HeaderNames([*HEADER_CLAIMS, "baggage", "cookie", *own_headers])
         #: Whether values may become known after the headers and the body have been read.
