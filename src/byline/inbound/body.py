@@ -97,6 +97,15 @@ class BodyBuffer:
         if last:
             self.ended = True
 
+    def restart(self, *, from_start: bool) -> None:
+        """Forget a body that the app has read in part and reads again, or of which it skips a part."""
+        if self.is_complete():
+            self.ended = True
+            return
+        self.chunks = []
+        self.size = 0
+        self.ignored = self.ignored or not from_start
+
     def is_complete(self) -> bool:
         """Whether nothing more can be learnt from the body.
 

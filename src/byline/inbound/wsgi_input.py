@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, Final
 
 from byline.inbound.body import BodyBuffer, is_json, parse_length
@@ -27,10 +27,10 @@ def tee_wsgi_input(environ: MutableMapping[str, Any], limit: int) -> BodyBuffer 
 
 
 class WsgiInputTee:
-    """An input stream with the four methods of PEP 3333 and no others.
+    """An input stream that appends all bytes read to a buffer.
 
-    Werkzeug calls ``readinto`` if the stream has that method: reads by any method that is not wrapped
-    would not reach the buffer.
+    PEP 3333 requires four methods, but apps use those of the server's stream, for example through
+    ``io.TextIOWrapper``. Methods that read are wrapped; all other attributes are those of the stream.
     """
 
     __slots__ = ("_body", "_stream")
@@ -39,13 +39,17 @@ class WsgiInputTee:
         self._stream = stream
         self._body = body
 
+    def __getattr__(self, name: str) -> Any:
+        # Only for attributes that this class lacks, so that the stream decides which of them exist.
+        attribute = getattr(self._stream, name)
+        wrapper = _WRAPPERS.get(name)
+        if wrapper is None:
+            return attribute
+        return lambda *args: wrapper(self._body, attribute, *args)
+
     def read(self, *size: int | None) -> bytes:
         """Read as from the wrapped stream."""
-        data: bytes = self._stream.read(*size)
-        requested: int | None = size[0] if size else -1
-        # A short read from a socket does not mean the end; an empty one, or a read without size, does.
-        self._body.append(data, last=(not data and requested != 0) or requested is None or requested < 0)
-        return data
+        return _read(self._body, self._stream.read, *size)
 
     def readline(self, *size: int) -> bytes:
         """Read a line as from the wrapped stream."""
@@ -66,3 +70,53 @@ class WsgiInputTee:
             self._body.append(line, last=False)
             yield line
         self._body.append(b"", last=True)
+
+    def __next__(self) -> bytes:
+        line = self.readline()
+        if not line:
+            raise StopIteration
+        return line
+
+    def __enter__(self) -> WsgiInputTee:
+        self._stream.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> Any:
+        return self._stream.__exit__(*error)
+
+
+def _read(body: BodyBuffer, method: Any, *size: int | None) -> bytes:
+    data: bytes = method(*size)
+    requested = size[0] if size else -1
+    # A short read from a socket does not mean the end; an empty one, or a read without size, does.
+    body.append(data, last=(not data and requested != 0) or requested is None or requested < 0)
+    return data
+
+
+def _read_once(body: BodyBuffer, method: Any, *size: int) -> bytes:
+    data: bytes = method(*size)
+    body.append(data, last=not data and size != (0,))
+    return data
+
+
+def _read_into(body: BodyBuffer, method: Any, target: Any) -> int | None:
+    count: int | None = method(target)
+    view = memoryview(target).cast("B")
+    if count is not None:
+        body.append(bytes(view[:count]), last=count == 0 and view.nbytes > 0)
+    return count
+
+
+def _seek(body: BodyBuffer, method: Any, *args: int) -> Any:
+    position = method(*args)
+    body.restart(from_start=position == 0)
+    return position
+
+
+_WRAPPERS: Final[dict[str, Callable[..., Any]]] = {
+    "read1": _read_once,
+    "readall": _read,
+    "readinto": _read_into,
+    "readinto1": _read_into,
+    "seek": _seek,
+}
