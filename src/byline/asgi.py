@@ -116,7 +116,9 @@ class AttributionMiddleware:
             # What OpenTelemetry stumbles over before it calls the app must not fail the request.
             if _MARK in scope:
                 raise
-            errors.warn_once("otel.asgi", "byline.E091: the server span could not be made; requests go on without it")
+            errors.warn_once(
+                "otel.asgi", "byline.E091: the server span could not be created; requests continue without one"
+            )
             await self._sign(scope, receive, send, None, watch=False)
         finally:
             if token is not None:

@@ -86,7 +86,12 @@ def _make_runtime(
     # Every setting is checked before anything is changed.
     settings.find("debug")
     for variable, meant in settings.find_misspelt().items():
-        errors.warn_once(variable, "byline.E002: %s is no setting; %s may be meant", variable, meant)
+        errors.warn_once(
+            variable,
+            "byline.E002: %s is not a setting and has no effect; rename it to %s, or unset it",
+            variable,
+            meant,
+        )
     AttributionSpanProcessor(stamp)
     all_gateways = [
         *validate_gateways(gateways),
@@ -133,8 +138,8 @@ def _replaces(earlier: Runtime, *given: Any) -> bool:
     if not earlier.is_from_entry_point:
         errors.warn_once(
             "instrument.again",
-            "byline.E026: byline.instrument() has been called already, and what is passed now is not in force; call it "
-            "once, or byline.uninstrument() before",
+            "byline.E026: byline.instrument() was called a second time, and its new arguments have no effect; call it "
+            "once, or call byline.uninstrument() before the second call",
         )
     return earlier.is_from_entry_point
 

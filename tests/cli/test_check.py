@@ -191,7 +191,7 @@ def test_a_web_page_is_no_destination(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 @pytest.mark.parametrize(
     ("status", "advice"),
-    [(401, "check its keys"), (404, "check its URL"), (400, "protobuf"), (503, "trouble of its own")],
+    [(401, "check its keys"), (404, "check its URL"), (400, "protobuf"), (503, "the server has a problem")],
 )
 def test_each_refusal_has_advice_of_its_own(status: int, advice: str) -> None:
     with Receiver() as otlp:

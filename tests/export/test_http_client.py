@@ -232,7 +232,7 @@ def test_certificates_are_those_of_the_endpoint(monkeypatch: pytest.MonkeyPatch)
 def test_a_certificate_file_that_cannot_be_read_is_said(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/file.pem")
     with client_of(receiver.url.replace("http:", "https:")) as client:
-        assert client.send("POST", b"x").reason == "a certificate's file cannot be read"
+        assert client.send("POST", b"x").reason == "a certificate file cannot be read"
 
 
 def test_a_server_without_tls_is_said(receiver: Receiver) -> None:

@@ -82,7 +82,7 @@ def _wants_otlp() -> bool:
     if not settings.find("otlp_endpoint").value or "otlp" not in settings.find("otel_exporter").value:
         return False
     if settings.find("otlp_protocol").value == "grpc":
-        errors.warn_once("otlp.grpc", "byline.E028: %s. To mend it, %s", _GRPC, _HTTP)
+        errors.warn_once("otlp.grpc", "byline.E028: %s. To fix it, %s", _GRPC, _HTTP)
         return False
     return True
 

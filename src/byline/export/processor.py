@@ -77,7 +77,7 @@ class DestinationSpanProcessor(SpanStateProcessor):
         if not is_closed:
             errors.warn_once(
                 f"full.{self._name}",
-                "byline.E060: the queue of %s is full, because spans end faster than it accepts them; spans are "
+                "byline.E060: the queue of %s is full, because spans end faster than they are accepted; spans are "
                 "dropped. Set spool, or raise OTEL_BSP_MAX_QUEUE_SIZE",
                 self._name,
             )

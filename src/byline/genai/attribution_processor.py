@@ -236,6 +236,6 @@ class InstrumentationCheck:
         if not disabled:
             errors.warn_once(
                 "absent",
-                "byline.E019: a request came in before byline.instrument() was called: its LLM spans are not signed. "
-                "Call byline.instrument() when the process starts",
+                "byline.E019: a request arrived before byline.instrument() was called; its LLM spans get no "
+                "attribution. Call byline.instrument() when the process starts",
             )

@@ -83,7 +83,8 @@ class ClientPatches:
             self._unwrap_from(index)
             errors.warn_once(
                 f"client {client}",
-                "byline.E092: calls through %s get no LLM span and carry no ids: this version cannot be patched: %s",
+                "byline.E092: calls through %s get no LLM span and no ids, because this version cannot be hooked (%s); "
+                "use an older version of the client",
                 client,
                 missing,
             )

@@ -148,7 +148,7 @@ class BatchSender:
             if isinstance(batch, int):
                 errors.error_once(
                     f"encode.{self._name}",
-                    "byline.E058: a span for %s cannot be encoded as OTLP, and is dropped: check the types of its "
+                    "byline.E058: a span for %s cannot be encoded as OTLP and is dropped; check the types of its "
                     "attributes",
                     self._name,
                 )
@@ -168,7 +168,8 @@ class BatchSender:
                 internal_metrics.increment(f"{self._name}.spool.failed")
                 errors.warn_once(
                     f"disk.{self._name}",
-                    "byline.E064: the spool of %s takes no batch (%s); it is kept in memory until it is sent",
+                    "byline.E064: a batch cannot be written to the spool of %s (%s) and is kept in memory; check the "
+                    "free disk space and the permissions of the folder",
                     self._name,
                     type(error).__name__,
                 )
@@ -410,7 +411,7 @@ class BatchSender:
             reason = "its exporter failed"
         errors.warn_once(
             f"unreachable.{self._name}",
-            "byline.E059: %s takes no spans at the moment (%s): see the exporter's own log. They are tried again",
+            "byline.E059: %s accepts no spans at the moment (%s): check the exporter's own log. They are retried",
             self._name,
             reason,
         )

@@ -74,7 +74,7 @@ class FileLock:
             errors.warn_once(
                 f"lock.{self._name}",
                 "byline.E070: the file system of the spool of %s has no locks (%s); processes that share it may send "
-                "spans twice",
+                "spans twice. Use a local disk, or one spool per process",
                 self._name,
                 errno.errorcode.get(error.errno or 0, "unknown"),
             )

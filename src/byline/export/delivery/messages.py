@@ -17,17 +17,17 @@ from byline import errors
 
 #: Statuses by which a destination refuses every batch until a setting is corrected, and what to correct.
 _MISCONFIGURED: Final[dict[int, str]] = {
-    401: "check its keys, and that they are of this server or region",
+    401: "check its keys, and that they belong to this server or region",
     403: "check that its keys may write, and that the account is not suspended",
-    404: "check its URL, where nothing takes OTLP; Langfuse does from version 3.22 on",
-    405: "check its URL, which is no OTLP endpoint",
+    404: "check its URL, at which nothing accepts OTLP; Langfuse does since version 3.22",
+    405: "check its URL, which is not an OTLP endpoint",
     407: "check the credentials of the proxy",
 }
-_PROTOCOL: Final = "check that it takes OTLP over HTTP as protobuf, and how large a request may be"
+_PROTOCOL: Final = "check that it accepts OTLP over HTTP as protobuf, and its maximum request size"
 _GRPC_PORT: Final = 4317
 NO_ANSWER: Final = "no answer in time"
 #: Also the reason if the server closed a connection that was kept open.
-CLOSED: Final = "it closed the connection without an answer"
+CLOSED: Final = "it closed the connection without a response"
 
 
 class ConnectTimeoutError(TimeoutError):
@@ -46,26 +46,26 @@ class CertificateFileError(OSError):
 _REASONS: Final[tuple[tuple[type[BaseException], str, str], ...]] = (
     (
         CertificateFileError,
-        "a certificate's file cannot be read",
-        "check the files that OTEL_EXPORTER_OTLP_CERTIFICATE and its like name",
+        "a certificate file cannot be read",
+        "check the files named by the OTEL_EXPORTER_OTLP_* certificate variables",
     ),
     (ProxyError, "the proxy cannot be reached", "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"),
     (requests.exceptions.ProxyError, "the proxy cannot be reached", "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"),
-    (ConnectTimeoutError, "it cannot be reached", "check its host and port, and what stands in between"),
-    (requests.ConnectTimeout, "it cannot be reached", "check its host and port, and what stands in between"),
-    (TimeoutError, NO_ANSWER, "it has taken the connection and is silent: look at its log"),
-    (requests.ReadTimeout, NO_ANSWER, "it has taken the connection and is silent: look at its log"),
+    (ConnectTimeoutError, "it cannot be reached", "check its host and port, and the network in between"),
+    (requests.ConnectTimeout, "it cannot be reached", "check its host and port, and the network in between"),
+    (TimeoutError, NO_ANSWER, "it accepted the connection but sent no response: check its log"),
+    (requests.ReadTimeout, NO_ANSWER, "it accepted the connection but sent no response: check its log"),
     (
         ssl.SSLCertVerificationError,
         "its TLS certificate cannot be verified",
-        "check its name, or name your own authority's file in OTEL_EXPORTER_OTLP_CERTIFICATE",
+        "check the host name, or set OTEL_EXPORTER_OTLP_CERTIFICATE to the file of your certificate authority",
     ),
-    (ssl.SSLEOFError, CLOSED, "check its port, and look at its log"),
-    (ssl.SSLError, "it does not speak TLS", "check its port, or whether it wants http://"),
-    (socket.gaierror, "no such host", "check how its name is written, and that this machine knows it"),
+    (ssl.SSLEOFError, CLOSED, "check its port and its log"),
+    (ssl.SSLError, "it does not speak TLS", "check its port, or use http://"),
+    (socket.gaierror, "no such host", "check the spelling of the host name, and this machine's DNS"),
     (ConnectionRefusedError, "connection refused", "check its port, and that it is running"),
-    (ConnectionError, CLOSED, "check its port, and look at its log"),
-    (http.client.HTTPException, "it does not speak HTTP", "check its port, and that it takes OTLP over HTTP"),
+    (ConnectionError, CLOSED, "check its port and its log"),
+    (http.client.HTTPException, "it does not speak HTTP", "check its port, and that it accepts OTLP over HTTP"),
 )
 _ADVICE: Final = {reason: advice for _, reason, advice in _REASONS}
 #: Reasons that no retry removes by itself.
@@ -152,7 +152,7 @@ def judge_failure(
     if status is None or status in _RETRYABLE or status >= 500:
         errors.warn_once(
             f"unreachable.{name}",
-            "byline.E059: %s takes no spans at the moment (%s): %s. They are tried again",
+            "byline.E059: %s accepts no spans at the moment (%s): %s. They are retried",
             name,
             reason,
             advice,
@@ -161,7 +161,7 @@ def judge_failure(
         return Outcome(reason, is_retryable=True, is_destination_wide=is_destination_wide, wait=wait, advice=advice)
     errors.error_once(
         f"refused.{name}.{reason}",
-        "byline.E058: %s refuses a batch of spans (%s); spans that are refused by themselves are dropped: %s",
+        "byline.E058: %s refuses a batch of spans (%s); spans that it refuses on their own are dropped: %s",
         name,
         reason,
         advice,
@@ -229,7 +229,7 @@ def advice_for_error(reason: str, url: str) -> str:
 def advice_for_status(status: int, *, page: bool = False) -> str:
     """Return what to do about a response by which nothing was accepted."""
     if status in (408, 425, 429) or status >= 500:
-        return "the server has trouble of its own: look at its log, or try again later"
+        return "the server has a problem: check its log, or try again later"
     return _misconfiguration_advice(status, page=page) or _PROTOCOL
 
 

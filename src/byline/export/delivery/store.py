@@ -221,8 +221,8 @@ class DiskStore:
         if foreign:
             errors.warn_once(
                 f"account.{self._name}",
-                "byline.E072: the spool of %s has spans that were written for other keys; they are kept, and sent when "
-                "a destination with this label has those keys",
+                "byline.E072: the spool of %s has spans that were stored for other keys; they are kept, and are sent "
+                "when a destination with this label has those keys",
                 self._name,
             )
         return sorted(own)
@@ -261,7 +261,8 @@ class DiskStore:
             self._undeletable.add(key)
             errors.warn_once(
                 f"delete.{self._name}",
-                "byline.E071: a file in the spool of %s cannot be deleted (%s), and the next process may send it again",
+                "byline.E071: a sent file cannot be deleted from the spool of %s (%s), and the next process may send "
+                "its spans again; check the permissions of the folder",
                 self._name,
                 type(error).__name__,
             )
@@ -342,7 +343,7 @@ class DiskStore:
         internal_metrics.increment(f"{self._name}.spans.dropped.corrupt", _span_count(path.name))
         errors.warn_once(
             f"corrupt.{self._name}",
-            "byline.E062: a file in the spool of %s cannot be read, and was put aside as *%s",
+            "byline.E062: a file in the spool of %s cannot be read; it was renamed to *%s and its spans are dropped",
             self._name,
             _CORRUPT,
         )
@@ -363,7 +364,8 @@ class DiskStore:
         internal_metrics.increment(f"{self._name}.spans.dropped.spool_full", _span_count(name, size))
         errors.warn_once(
             f"spool.{self._name}",
-            "byline.E061: the spool of %s is full, and its oldest spans are dropped; raise spool_bytes",
+            "byline.E061: the spool of %s is full, and its oldest spans are dropped; raise spool_bytes, or check why "
+            "the destination accepts no spans",
             self._name,
         )
         return True
