@@ -138,8 +138,8 @@ def test_misspelt_variables_are_said(
     monkeypatch.setenv("LANGFUSE_SAMPLE_RATE", "1")
     byline.instrument(tracer_provider=own, destinations=[], clients=())
     said = [record.getMessage() for record in caplog.records]
-    assert "byline.E002: BYLINE_PRIVAT is not a setting and has no effect; rename it to BYLINE_PRIVACY, or unset it" in said
-    assert "byline.E002: BYLINE_SPOOL_DIR is not a setting and has no effect; rename it to BYLINE_SPOOL, or unset it" in said
+    assert "byline.E002: BYLINE_PRIVAT is not a setting and has no effect; did you mean BYLINE_PRIVACY?" in said
+    assert "byline.E002: BYLINE_SPOOL_DIR is not a setting and has no effect; did you mean BYLINE_SPOOL?" in said
     assert not any("LANGFUSE" in text for text in said)
 
 

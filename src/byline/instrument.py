@@ -88,7 +88,7 @@ def _make_runtime(
     for variable, meant in settings.find_misspelt().items():
         errors.warn_once(
             variable,
-            "byline.E002: %s is not a setting and has no effect; rename it to %s, or unset it",
+            "byline.E002: %s is not a setting and has no effect; did you mean %s?",
             variable,
             meant,
         )
