@@ -19,8 +19,15 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON, Sampler, Sa
 from byline import deferred, errors, http, internal_metrics, request_context
 from byline.genai.attribution_processor import AttributionSpanProcessor
 
-# The same examples in every run, and no word of how long they take on a busy machine.
-settings.register_profile("byline", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+# The same examples in every run, without a deadline: machines are busy. .ci/run takes the thorough profile as well.
+for _profile, _examples in {"byline": 30, "thorough": 200}.items():
+    settings.register_profile(
+        _profile,
+        max_examples=_examples,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 settings.load_profile("byline")
 
 

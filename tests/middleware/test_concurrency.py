@@ -1,4 +1,4 @@
-"""A thousand requests of a hundred users at once: no span carries another request's byline."""
+"""Hundreds of requests of thirty users at once: no span carries the attribution of another request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.servers import uvicorn_server, wsgiref_server
 from tests.support import claim, environ_of, run_asgi, run_wsgi, tracer
 
 Finished = Callable[[], Sequence[ReadableSpan]]
-REQUESTS, USERS = 1000, 100
+REQUESTS, USERS = 300, 30
 
 
 def call_model(number: int) -> None:
