@@ -1,4 +1,4 @@
-"""The clients besides httpx: urllib3, botocore and aiohttp, each through real servers."""
+"""urllib3, botocore and aiohttp against real servers."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ JSON = {"content-type": "application/json"}
 MODEL = "anthropic.claude-sonnet-4-20250514-v1:0"
 
 
-def test_urllib3_whole_and_streamed(gateway: Gateway, finished: Finished) -> None:
-    """Also where the body is read bit by bit."""
+def test_urllib3_bodies_are_read_whole_and_streamed(gateway: Gateway, finished: Finished) -> None:
+    """Both have the same result, also if the app reads small chunks."""
     pool = urllib3.PoolManager()
     url = f"{gateway.base_url}/chat/completions"
     with byline.bound(session_id="s-1"):
@@ -50,8 +50,8 @@ def test_urllib3_whole_and_streamed(gateway: Gateway, finished: Finished) -> Non
     pool.clear()
 
 
-def test_urllib3_takes_back_the_ids_where_a_redirect_leads_elsewhere(gateway: Gateway) -> None:
-    """As with every other client."""
+def test_urllib3_removes_ids_from_a_redirect_to_another_origin(gateway: Gateway) -> None:
+    """Headers and body are those of the app again."""
     pool = urllib3.PoolManager()
     with Gateway() as stranger:
         gateway.answer(b"", status=307, headers={"location": f"{stranger.base_url}/chat/completions"})
@@ -65,8 +65,8 @@ def test_urllib3_takes_back_the_ids_where_a_redirect_leads_elsewhere(gateway: Ga
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_aiohttp_writes_ids_to_the_gateway_and_not_on_after_a_redirect(as_json: bool, gateway: Gateway) -> None:
-    """Headers and body of each hop are made anew."""
+def test_aiohttp_adds_ids_for_the_gateway_and_not_for_a_redirect(as_json: bool, gateway: Gateway) -> None:
+    """Each redirect has its own headers and body."""
     body: dict[str, Any] = {"json": CHAT} if as_json else {"data": json.dumps(CHAT), "headers": JSON}
 
     async def ask() -> int:
@@ -112,9 +112,9 @@ ASK: Any = {
 }
 
 
-def frame(kind: str, payload: dict[str, Any], what: str = "event") -> bytes:
+def make_frame(kind: str, payload: dict[str, Any], message_type: str = "event") -> bytes:
     """Return a frame of Amazon's event stream."""
-    named = {":message-type": what, f":{what}-type": kind, ":content-type": "application/json"}
+    named = {":message-type": message_type, f":{message_type}-type": kind, ":content-type": "application/json"}
     headers = b"".join(
         bytes([len(name)]) + name.encode() + b"\x07" + struct.pack(">H", len(value)) + value.encode()
         for name, value in named.items()
@@ -140,9 +140,9 @@ def check_bedrock(attributes: dict[str, Any]) -> None:
 
 
 def test_bedrock_converse(bedrock: Any, gateway: Gateway, finished: Finished) -> None:
-    """Its requests are signed and stay as they are."""
-    said = {"message": {"role": "assistant", "content": [{"text": "Ada"}]}}
-    gateway.answer({"output": said, "stopReason": "end_turn", "usage": USAGE, "metrics": {"latencyMs": 1}})
+    """The signed request carries no ids."""
+    output = {"message": {"role": "assistant", "content": [{"text": "Ada"}]}}
+    gateway.answer({"output": output, "stopReason": "end_turn", "usage": USAGE, "metrics": {"latencyMs": 1}})
     with byline.bound(session_id="s-1"):
         answer = bedrock.converse(**ASK)
     assert answer["output"]["message"]["content"][0]["text"] == "Ada"
@@ -153,12 +153,12 @@ def test_bedrock_converse(bedrock: Any, gateway: Gateway, finished: Finished) ->
 
 
 def test_bedrock_converse_stream(bedrock: Any, gateway: Gateway, finished: Finished) -> None:
-    """Its frames are binary."""
+    """The stream consists of binary frames."""
     frames = [
-        frame("messageStart", {"role": "assistant"}),
-        *(frame("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": f"{n} "}}) for n in range(500)),
-        frame("messageStop", {"stopReason": "end_turn"}),
-        frame("metadata", {"usage": USAGE, "metrics": {"latencyMs": 1}}),
+        make_frame("messageStart", {"role": "assistant"}),
+        *(make_frame("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": f"{n} "}}) for n in range(500)),
+        make_frame("messageStop", {"stopReason": "end_turn"}),
+        make_frame("metadata", {"usage": USAGE, "metrics": {"latencyMs": 1}}),
     ]
     gateway.answer(frames, headers={"content-type": "application/vnd.amazon.eventstream"})
     with byline.bound(session_id="s-1"):
@@ -170,13 +170,13 @@ def test_bedrock_converse_stream(bedrock: Any, gateway: Gateway, finished: Finis
 
 
 def test_bedrock_invoke_stream_of_an_anthropic_model(bedrock: Any, gateway: Gateway, finished: Finished) -> None:
-    """Invoke wraps the model's own events."""
-    own: list[dict[str, Any]] = [
+    """Frames of Invoke wrap the events of the model's own API."""
+    sent: list[dict[str, Any]] = [
         {"type": "message_start", "message": {"id": "m-1", "model": "claude", "usage": {"input_tokens": 7}}},
         {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 3}},
     ]
     gateway.answer(
-        [frame("chunk", {"bytes": base64.b64encode(json.dumps(event).encode()).decode()}) for event in own],
+        [make_frame("chunk", {"bytes": base64.b64encode(json.dumps(event).encode()).decode()}) for event in sent],
         headers={"content-type": "application/vnd.amazon.eventstream"},
     )
     body = json.dumps({"max_tokens": 9, "messages": ASK["messages"]})
@@ -190,7 +190,7 @@ def test_bedrock_invoke_stream_of_an_anthropic_model(bedrock: Any, gateway: Gate
 
 
 def test_bedrock_error_ends_the_span(bedrock: Any, gateway: Gateway, finished: Finished) -> None:
-    """With Amazon's detail."""
+    """The error message is Amazon's."""
     gateway.answer({"message": "Too many tokens"}, status=429)
     with pytest.raises(ClientError, match="Too many tokens"):
         bedrock.converse(**ASK)
@@ -199,23 +199,23 @@ def test_bedrock_error_ends_the_span(bedrock: Any, gateway: Gateway, finished: F
     assert (span.attributes or {})["byline.error.message"] == "Too many tokens"
 
 
-def test_frames_are_found_where_a_stream_is_cut_and_where_it_is_none() -> None:
-    """By their lengths and checksums, and in little time whatever the bytes are."""
-    whole = b"".join(frame("x", {"n": number}) for number in range(100))
-    assert [found["n"] for found in iter_frames(whole)] == list(range(100))
-    assert [found["n"] for found in iter_frames(whole[77:-9])] == list(range(1, 99))
+def test_frames_are_found_in_a_cut_stream_and_not_in_other_bytes() -> None:
+    """Frames are found by length and checksum; a search in long other data returns soon."""
+    whole = b"".join(make_frame("x", {"n": number}) for number in range(100))
+    assert [event["n"] for event in iter_frames(whole)] == list(range(100))
+    assert [event["n"] for event in iter_frames(whole[77:-9])] == list(range(1, 99))
     assert list(iter_frames(b'{"' * 500_000)) == []
     assert list(iter_frames(b"\0" * 200_000)) == []
 
 
-def test_bedrock_exception_in_the_midst_of_a_stream_is_the_calls_error(
+def test_bedrock_exception_in_a_stream_is_the_error_of_the_call(
     bedrock: Any, gateway: Gateway, finished: Finished
 ) -> None:
-    """It comes as a frame of its own."""
+    """The exception is a frame of the stream."""
     gateway.answer(
         [
-            frame("messageStart", {"role": "assistant"}),
-            frame("throttlingException", {"message": "Slow down"}, what="exception"),
+            make_frame("messageStart", {"role": "assistant"}),
+            make_frame("throttlingException", {"message": "Slow down"}, message_type="exception"),
         ],
         headers={"content-type": "application/vnd.amazon.eventstream"},
     )

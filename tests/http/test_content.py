@@ -18,7 +18,7 @@ from byline.apis.messages import MAX_JSON, MAX_TEXT
 from byline.call_result import CallResult
 from byline.testing import Gateway
 from tests.http.conftest import Finished
-from tests.http.test_clients import frame
+from tests.http.test_clients import make_frame
 
 CONTENT = ("gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions", "gen_ai.tool.definitions")
 TOOL: Any = {"type": "function", "function": {"name": "look", "description": "d", "parameters": {"type": "object"}}}
@@ -214,10 +214,10 @@ def test_messages_of_a_bedrock_converse_reply(stream: bool) -> None:
         ]
         start = {"contentBlockIndex": 2, "start": {"toolUse": {"toolUseId": "t", "name": "look"}}}
         body = b"".join(
-            [frame("contentBlockDelta", {"contentBlockIndex": at, "delta": delta}) for at, delta in deltas[:4]]
-            + [frame("contentBlockStart", start)]
-            + [frame("contentBlockDelta", {"contentBlockIndex": at, "delta": delta}) for at, delta in deltas[4:]]
-            + [frame("messageStop", {"stopReason": "tool_use"})]
+            [make_frame("contentBlockDelta", {"contentBlockIndex": at, "delta": delta}) for at, delta in deltas[:4]]
+            + [make_frame("contentBlockStart", start)]
+            + [make_frame("contentBlockDelta", {"contentBlockIndex": at, "delta": delta}) for at, delta in deltas[4:]]
+            + [make_frame("messageStop", {"stopReason": "tool_use"})]
         )
         parser.parse_stream(b"", body, result, capture=True)
     else:
@@ -248,7 +248,9 @@ def test_messages_of_an_anthropic_model_on_bedrock(stream: bool) -> None:
             {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Ada."}},
             {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
         ]
-        frames = [frame("chunk", {"bytes": base64.b64encode(json.dumps(event).encode()).decode()}) for event in events]
+        frames = [
+            make_frame("chunk", {"bytes": base64.b64encode(json.dumps(event).encode()).decode()}) for event in events
+        ]
         parser.parse_stream(b"", b"".join(frames), result, capture=True)
     else:
         reply = {"type": "message", "content": [{"type": "text", "text": "Ada."}], "stop_reason": "end_turn"}

@@ -1,4 +1,4 @@
-"""Where clients rest on one another, end in odd ways, or are used again."""
+"""Clients on top of other clients, retries, cancellation, and requests that are sent again."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def url_of(gateway: Gateway) -> str:
 
 
 class OverRequests(httpx.BaseTransport):
-    """Sends what `Request.content` gives through another client, as aiohttp's transports do."""
+    """Sends `Request.content` through another client, as transports for aiohttp do."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         answer = requests.post(str(request.url), data=request.content, headers=dict(request.headers))
         return httpx.Response(answer.status_code, headers={"content-type": "application/json"}, content=answer.content)
 
 
-def test_a_client_that_rests_on_another_one_is_one_call_with_one_body(gateway: Gateway, finished: Finished) -> None:
-    """Its length is that of what is sent."""
+def test_request_through_two_clients_is_one_call(gateway: Gateway, finished: Finished) -> None:
+    """The second client sends the body with the ids, and its length."""
     with byline.bound(session_id="s-1", user_id="ada"), httpx.Client(transport=OverRequests()) as client:
         owner = request_context.current_context()
         assert client.post(url_of(gateway), json=CHAT).status_code == 200
@@ -54,8 +54,8 @@ def test_a_client_that_rests_on_another_one_is_one_call_with_one_body(gateway: G
 
 
 @pytest.mark.parametrize("module", [httpx, httpx2])
-def test_a_request_that_is_sent_again_is_the_apps_own(module: Any, gateway: Gateway) -> None:
-    """On behalf of somebody else it says somebody else."""
+def test_request_can_be_sent_again_for_another_user(module: Any, gateway: Gateway) -> None:
+    """Each sending has the ids of its own request context."""
     with module.Client() as client:
         request = client.build_request("POST", url_of(gateway), json=CHAT)
         before = (dict(request.headers), request.content)
@@ -67,8 +67,8 @@ def test_a_request_that_is_sent_again_is_the_apps_own(module: Any, gateway: Gate
     assert [sent.headers["x-session-id"] for sent in gateway.requests] == ["session-ada", "session-bob"]
 
 
-def test_an_error_answer_of_requests_that_nobody_reads_ends_its_call(gateway: Gateway, finished: Finished) -> None:
-    """As soon as the app lets go of it."""
+def test_unread_error_response_of_requests_ends_its_call(gateway: Gateway, finished: Finished) -> None:
+    """The call ends when the response is garbage-collected."""
     gateway.fail(500)
     answer = requests.post(url_of(gateway), json=STREAM, stream=True)
     with pytest.raises(requests.HTTPError) as caught:
@@ -81,8 +81,8 @@ def test_an_error_answer_of_requests_that_nobody_reads_ends_its_call(gateway: Ga
     assert span.status.status_code is StatusCode.ERROR
 
 
-def test_an_attempt_that_succeeds_takes_back_the_error_of_the_one_before(gateway: Gateway, finished: Finished) -> None:
-    """Where one span covers the attempts of an SDK."""
+def test_successful_retry_removes_the_error_of_the_attempt_before(gateway: Gateway, finished: Finished) -> None:
+    """One span covers all attempts of an SDK."""
     gateway.fail(429, headers={"retry-after": "0"})
     tracer = trace.get_tracer("opentelemetry.instrumentation.openai_v2")
     with (
@@ -98,8 +98,8 @@ def test_an_attempt_that_succeeds_takes_back_the_error_of_the_one_before(gateway
     assert attributes["gen_ai.usage.output_tokens"]
 
 
-def test_a_call_beside_a_stream_under_way_does_not_take_its_span(gateway: Gateway, finished: Finished) -> None:
-    """Also where that span is still the current one."""
+def test_call_during_a_stream_does_not_use_the_span_of_the_stream(gateway: Gateway, finished: Finished) -> None:
+    """The span of the stream is still the current span."""
     tracer = trace.get_tracer("pydantic-ai")
     with (
         tracer.start_as_current_span("chat", attributes={"gen_ai.operation.name": "chat"}) as outer,
@@ -115,8 +115,8 @@ def test_a_call_beside_a_stream_under_way_does_not_take_its_span(gateway: Gatewa
     assert (stream_span.attributes or {})["gen_ai.request.model"] == "openai/gpt-4o"
 
 
-def test_a_message_to_a_person_is_no_call(gateway: Gateway, finished: Finished) -> None:
-    """Many APIs have an end point of that name; only what a model needs makes it one."""
+def test_request_without_the_members_of_an_llm_api_is_no_call(gateway: Gateway, finished: Finished) -> None:
+    """Many other APIs have paths that end in ``/messages``."""
     with httpx2.Client() as client, Gateway() as other:
         client.post(f"{other.url}/channels/1/messages", json={"content": "hello"})
         client.post(f"{other.url}/v1/completions", content=b"no JSON")
@@ -124,8 +124,8 @@ def test_a_message_to_a_person_is_no_call(gateway: Gateway, finished: Finished) 
     assert not finished()
 
 
-def test_suppression_is_honoured(gateway: Gateway, finished: Finished) -> None:
-    """OpenTelemetry's, and that of the LLM instrumentations."""
+def test_suppressed_instrumentation_creates_no_span(gateway: Gateway, finished: Finished) -> None:
+    """By OpenTelemetry's key, or by that of LLM instrumentations."""
     with httpx2.Client() as client:
         with suppress_instrumentation():
             client.post(url_of(gateway), json=CHAT)
@@ -138,10 +138,10 @@ def test_suppression_is_honoured(gateway: Gateway, finished: Finished) -> None:
 
 
 @pytest.mark.parametrize("first", ["byline", "opentelemetry"])
-def test_beside_opentelemetrys_own_client_instrumentation(
+def test_works_beside_opentelemetrys_httpx_instrumentation(
     first: str, provider: TracerProvider, finished: Finished
 ) -> None:
-    """In either order: one LLM span with the HTTP span below, and nothing left behind."""
+    """In either order: one LLM span with the HTTP span below, and all patches are removed."""
     send = httpx.Client.send
     handle = httpx.HTTPTransport.handle_request
 
@@ -165,8 +165,8 @@ def test_beside_opentelemetrys_own_client_instrumentation(
     assert httpx.HTTPTransport.handle_request is handle
 
 
-def test_a_cancelled_call_ends(gateway: Gateway, finished: Finished) -> None:
-    """The app is told as ever."""
+def test_cancelled_call_is_an_error(gateway: Gateway, finished: Finished) -> None:
+    """The app gets its own exception."""
     gateway.hang()
 
     async def ask() -> None:
@@ -181,8 +181,8 @@ def test_a_cancelled_call_ends(gateway: Gateway, finished: Finished) -> None:
     assert span.status.status_code is StatusCode.ERROR
 
 
-def test_a_timeout_ends_the_call_with_its_class(gateway: Gateway, finished: Finished) -> None:
-    """A gateway that hangs."""
+def test_timeout_is_the_error_type_of_the_call(gateway: Gateway, finished: Finished) -> None:
+    """The gateway does not respond."""
     gateway.hang()
     with httpx2.Client(timeout=0.2) as client, pytest.raises(httpx2.ReadTimeout):
         client.post(url_of(gateway), json=CHAT)
@@ -191,8 +191,8 @@ def test_a_timeout_ends_the_call_with_its_class(gateway: Gateway, finished: Fini
     assert (span.attributes or {})["error.type"] == "ReadTimeout"
 
 
-def test_many_calls_at_once_keep_their_facts_apart(gateway: Gateway, finished: Finished) -> None:
-    """Each span has the session of its own task, and the model that it asked for."""
+def test_concurrent_calls_keep_their_results_apart(gateway: Gateway, finished: Finished) -> None:
+    """Each span has the session and the model of its own task."""
 
     async def ask(client: Any, number: int) -> None:
         with byline.bound(session_id=f"s-{number}"):
@@ -216,8 +216,8 @@ def test_many_calls_at_once_keep_their_facts_apart(gateway: Gateway, finished: F
         assert bool(attributes.get("gen_ai.request.stream")) is bool(number % 2)
 
 
-def test_a_stream_inside_a_streamed_answer_counts_for_its_request(gateway: Gateway) -> None:
-    """The app's span waits for the end of the body."""
+def test_stream_inside_a_streamed_response_counts_for_its_request(gateway: Gateway) -> None:
+    """The server span ends after the body."""
     from starlette.applications import Starlette
     from starlette.responses import StreamingResponse
     from starlette.routing import Route
@@ -247,10 +247,10 @@ def test_a_stream_inside_a_streamed_answer_counts_for_its_request(gateway: Gatew
 
 
 @pytest.mark.parametrize("first", ["byline", "opentelemetry"])
-def test_beside_opentelemetrys_instrumentation_of_requests(
+def test_works_beside_opentelemetrys_requests_instrumentation(
     first: str, provider: TracerProvider, finished: Finished
 ) -> None:
-    """In either order there is one LLM span, although theirs keeps HTTP spans from nesting."""
+    """In either order there is one LLM span, although that instrumentation suppresses nested HTTP spans."""
 
     def install() -> None:
         http.install(tracer_provider=provider, gateways=[], clients="auto", llm_spans="auto", capture_content=False)
@@ -269,10 +269,8 @@ def test_beside_opentelemetrys_instrumentation_of_requests(
     assert sorted(span.name for span in finished()) == ["POST", "chat openai/gpt-4o"]
 
 
-def test_a_connection_that_broke_is_no_error_of_the_attempt_that_succeeded(
-    gateway: Gateway, finished: Finished
-) -> None:
-    """It has a class and no detail, and goes all the same."""
+def test_successful_retry_removes_the_error_of_a_broken_connection(gateway: Gateway, finished: Finished) -> None:
+    """Such an error has a type and no message."""
     gateway.fail(0)
     tracer = trace.get_tracer("opentelemetry.instrumentation.openai_v2")
     with (

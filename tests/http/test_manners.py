@@ -1,4 +1,4 @@
-"""byline stays out of the way of what apps, hooks and other libraries do with their clients."""
+"""Hooks, wrappers and habits of apps and other libraries work as without byline."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def url_of(gateway: Gateway) -> str:
     return f"{gateway.base_url}/chat/completions"
 
 
-def test_a_response_of_requests_may_be_held_by_its_iterator_alone(gateway: Gateway, finished: Finished) -> None:
-    """The most usual way to stream with it."""
+def test_response_of_requests_may_be_referenced_by_its_iterator_only(gateway: Gateway, finished: Finished) -> None:
+    """As in ``for chunk in requests.post(...).iter_content()``."""
     chunks = list(requests.post(url_of(gateway), json=STREAM, stream=True).iter_content(50))
     assert b"".join(chunks).endswith(b"data: [DONE]\n\n")
     assert len(finished()) == 1
@@ -41,8 +41,8 @@ def test_a_response_of_requests_may_be_held_by_its_iterator_alone(gateway: Gatew
         requests.post(url_of(gateway), json=STREAM, stream=True).iter_content("x")  # type: ignore[arg-type]
 
 
-def test_a_session_of_requests_that_streams_by_default_streams(gateway: Gateway) -> None:
-    """The answer is there before its body is."""
+def test_session_of_requests_with_stream_set_streams(gateway: Gateway) -> None:
+    """The response is returned before its body has arrived."""
     gateway.hold(after=1)
     with requests.Session() as session:
         session.stream = True
@@ -53,10 +53,10 @@ def test_a_session_of_requests_that_streams_by_default_streams(gateway: Gateway)
 
 
 @pytest.mark.parametrize("module", [httpx, httpx2, requests])
-def test_what_another_library_has_wrapped_is_called_as_before(
+def test_wrapper_of_another_library_is_called_as_before(
     module: Any, provider: TracerProvider, finished: Finished
 ) -> None:
-    """Its wrapper is told which client it is."""
+    """The wrapper gets the client as its instance."""
     owner: Any = module.Session if module is requests else module.Client
     seen: list[Any] = []
 
@@ -78,9 +78,9 @@ def test_what_another_library_has_wrapped_is_called_as_before(
     assert len(finished()) == 1
 
 
-def test_a_body_is_not_asked_for_more_once_it_has_ended(provider: TracerProvider, finished: Finished) -> None:
-    """An iterator over a queue would wait for ever."""
-    asked: list[int] = []
+def test_body_iterator_is_not_asked_again_after_its_end(provider: TracerProvider, finished: Finished) -> None:
+    """An iterator over a queue would block forever."""
+    requested: list[int] = []
 
     class Queued:
         def __init__(self) -> None:
@@ -92,7 +92,7 @@ def test_a_body_is_not_asked_for_more_once_it_has_ended(provider: TracerProvider
             return self
 
         def __next__(self) -> bytes:
-            asked.append(1)
+            requested.append(1)
             chunk = self.waiting.get(timeout=0)
             if chunk is None:
                 raise StopIteration
@@ -114,20 +114,20 @@ def test_a_body_is_not_asked_for_more_once_it_has_ended(provider: TracerProvider
             assert len(list(response.iter_raw())) == 1
     finally:
         http.uninstall()
-    assert len(asked) == 2
+    assert len(requested) == 2
     assert (finished()[0].attributes or {})["gen_ai.response.id"] == "c-1"
 
 
 class KeyAuth(httpx2.Auth):
-    """Sets a header as the request is sent."""
+    """Sets a header when the request is sent."""
 
     def auth_flow(self, request: httpx2.Request) -> Iterator[httpx2.Request]:  # type: ignore[override]
         request.headers["authorization"] = "Bearer of-auth"
         yield request
 
 
-def test_what_hooks_and_authentication_set_on_a_request_stays(gateway: Gateway) -> None:
-    """What byline wrote goes, and nothing else."""
+def test_headers_of_hooks_and_authentication_stay_on_the_request(gateway: Gateway) -> None:
+    """Only byline's own headers are removed from the request."""
 
     def hook(request: Any) -> None:
         request.headers["x-hook"] = "on"
@@ -142,8 +142,8 @@ def test_what_hooks_and_authentication_set_on_a_request_stays(gateway: Gateway) 
 
 
 @pytest.mark.parametrize("follow", [True, False])
-def test_the_requests_of_a_redirect_are_given_back_too(follow: bool, gateway: Gateway) -> None:
-    """All of them, for an app may send any of them again on behalf of somebody else."""
+def test_ids_are_removed_from_all_requests_of_a_redirect(follow: bool, gateway: Gateway) -> None:
+    """An app may send any of them again on behalf of another user."""
     gateway.answer(b"", status=307, headers={"location": url_of(gateway)})
     with httpx2.Client(follow_redirects=follow) as client, byline.bound(session_id="s-1", user_id="ada"):
         answer = client.post(url_of(gateway), json=CHAT)
@@ -158,8 +158,8 @@ def test_the_requests_of_a_redirect_are_given_back_too(follow: bool, gateway: Ga
     assert all(json.loads(sent.body)["user"] == "ada" for sent in gateway.requests)
 
 
-def test_a_prepared_request_that_is_sent_again_is_the_apps_own(gateway: Gateway) -> None:
-    """On behalf of somebody else it says somebody else."""
+def test_prepared_request_can_be_sent_again_for_another_user(gateway: Gateway) -> None:
+    """Each sending has the ids of its own request context."""
     with requests.Session() as session:
         prepared = session.prepare_request(requests.Request("POST", url_of(gateway), json=CHAT))
         before = (dict(prepared.headers), prepared.body)
@@ -171,8 +171,8 @@ def test_a_prepared_request_that_is_sent_again_is_the_apps_own(gateway: Gateway)
 
 
 @pytest.mark.parametrize("client", ["requests", "urllib3"])
-def test_a_request_made_in_the_midst_of_a_call_keeps_its_own_headers(client: str, gateway: Gateway) -> None:
-    """As by a hook that tells an audit log."""
+def test_request_that_a_hook_sends_keeps_its_own_headers(client: str, gateway: Gateway) -> None:
+    """As a hook that posts to an audit log."""
     own = {"x-session-id": "mine"}
     with Gateway() as audit, byline.bound(session_id="s-1"):
         if client == "requests":
@@ -197,16 +197,16 @@ def test_a_request_made_in_the_midst_of_a_call_keeps_its_own_headers(client: str
 
 @pytest.mark.parametrize("url", ["http://h:99999/", "http://[::1/", "http://h:abc/"])
 @pytest.mark.usefixtures("gateway")
-def test_odd_urls_are_refused_as_ever(url: str) -> None:
-    """By the client, with its own errors."""
+def test_invalid_urls_raise_the_error_of_the_client(url: str) -> None:
+    """Byline raises no error of its own."""
     with urllib3.PoolManager() as pool, pytest.raises(urllib3.exceptions.LocationParseError):
         pool.request("POST", url)
     with pytest.raises(requests.exceptions.InvalidURL):
         requests.post(url)
 
 
-def test_a_stream_that_is_read_in_another_thread_counts_for_its_request(gateway: Gateway, finished: Finished) -> None:
-    """Wherever it is closed."""
+def test_stream_read_in_another_thread_belongs_to_its_request(gateway: Gateway, finished: Finished) -> None:
+    """The request context is that of the thread that sent the request."""
     with byline.bound(session_id="s-1"), httpx2.Client() as client:
         request = client.build_request("POST", url_of(gateway), json=STREAM)
         response = client.send(request, stream=True)
@@ -221,8 +221,8 @@ def test_a_stream_that_is_read_in_another_thread_counts_for_its_request(gateway:
 
 
 @pytest.mark.parametrize("module", [httpx, httpx2])
-def test_a_stream_may_be_collected_in_the_midst_of_byline(module: Any, gateway: Gateway, finished: Finished) -> None:
-    """Its call ends as soon as byline next does something, and never while a lock is held."""
+def test_stream_may_be_collected_while_a_lock_is_held(module: Any, gateway: Gateway, finished: Finished) -> None:
+    """Its LLM request ends with the next call of byline, not during the collection."""
     client = module.Client()
     with byline.bound(session_id="s-1"):
         client.send(client.build_request("POST", url_of(gateway), json=STREAM), stream=True)
@@ -235,8 +235,8 @@ def test_a_stream_may_be_collected_in_the_midst_of_byline(module: Any, gateway: 
     client.close()
 
 
-def test_a_stream_may_be_copied_and_looked_into(gateway: Gateway) -> None:
-    """As debuggers and mocks do."""
+def test_stream_may_be_copied_and_inspected(gateway: Gateway) -> None:
+    """Debuggers and mocks do so."""
     with httpx2.Client() as client, client.stream("POST", url_of(gateway), json=STREAM) as response:
         copied = copy.copy(response.stream)
         assert not hasattr(copied, "nothing_of_that_name")

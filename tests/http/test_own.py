@@ -1,4 +1,4 @@
-"""byline's own LLM spans stand back where an instrumentation makes its span after the exchange."""
+"""byline creates no fallback span if an instrumentation creates its span after the request."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ CONFIG: Any = CallConfig(
 
 
 class OpenTelemetry:
-    """What LiteLLM puts into its list of callbacks."""
+    """Stands for the OpenTelemetry callback in LiteLLM's lists of callbacks."""
 
     config = SimpleNamespace(ignore_context_propagation=False)
 
 
 @pytest.fixture
 def litellm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """LiteLLM's SDK with its OpenTelemetry callback, as far as byline looks at it."""
+    """Stands for LiteLLM's SDK with its OpenTelemetry callback."""
     module = SimpleNamespace(callbacks=[OpenTelemetry()], success_callback=[])
     monkeypatch.setitem(sys.modules, "litellm", module)
     monkeypatch.delenv("USE_OTEL_LITELLM_REQUEST_SPAN", raising=False)
     return module
 
 
-def test_litellm_makes_its_span_where_none_is_current(litellm: Any) -> None:
-    """It comes late, and byline's would be the second one."""
+def test_litellm_creates_a_span_if_none_is_current(litellm: Any) -> None:
+    """Byline's span would be a second one."""
     assert not fallback_span.wants_fallback_span(CONFIG, "openai.chat")
 
 
-def test_litellm_makes_none_within_the_apps_span(litellm: Any, provider: Any) -> None:
-    """It writes on the app's span instead, so that the call has no span but byline's."""
+def test_litellm_creates_no_span_inside_the_apps_span(litellm: Any, provider: Any) -> None:
+    """LiteLLM sets attributes on the app's span, so byline creates the span of the call."""
     with trace.get_tracer("app").start_as_current_span("work"):
         assert fallback_span.wants_fallback_span(CONFIG, "openai.chat")
 
 
 @pytest.mark.parametrize("way", ["variable", "setting"])
-def test_litellm_can_be_told_to_make_one_everywhere(
+def test_litellm_can_be_configured_to_create_a_span_everywhere(
     way: str, litellm: Any, provider: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By its environment variable, or by leaving the context alone."""
+    """By an environment variable, or by ignoring the current context."""
     if way == "variable":
         monkeypatch.setenv("USE_OTEL_LITELLM_REQUEST_SPAN", "True")
     else:
@@ -57,7 +57,7 @@ def test_litellm_can_be_told_to_make_one_everywhere(
         assert not fallback_span.wants_fallback_span(CONFIG, "openai.chat")
 
 
-def test_litellm_without_the_callback_makes_none(litellm: Any) -> None:
-    """Other callbacks are no matter of ours."""
+def test_litellm_without_the_callback_creates_no_span(litellm: Any) -> None:
+    """Other callbacks do not matter."""
     litellm.callbacks = ["prometheus"]
     assert fallback_span.wants_fallback_span(CONFIG, "openai.chat")

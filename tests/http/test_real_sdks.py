@@ -1,4 +1,4 @@
-"""Every API through its real SDK: the span has the facts, and the SDK sees what it would have seen."""
+"""Each API through its real SDK: the span has the result, and the SDK gets its response."""
 
 from __future__ import annotations
 
@@ -143,10 +143,10 @@ WAYS = [
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_each_way_has_one_span_with_the_facts(
+def test_each_sdk_has_one_span_with_the_result(
     way: Callable[[Gateway], str], gateway: Gateway, finished: Finished
 ) -> None:
-    """One LLM span, byline's own or the SDK's, with session, model, tokens and time; the app's span has the sums."""
+    """One LLM span, byline's or the SDK's, has session, model, tokens and times; the request has the totals."""
     with byline.bound(session_id="s-1", user_id="ada"):
         owner = request_context.current_context()
         assert way(gateway).startswith(EXPECTED)
@@ -175,10 +175,8 @@ def test_each_way_has_one_span_with_the_facts(
     assert owner.totals.input_tokens == attributes["gen_ai.usage.input_tokens"]
 
 
-def test_own_span_is_a_child_of_the_current_span_and_named_by_operation_and_model(
-    gateway: Gateway, finished: Finished
-) -> None:
-    """As the GenAI conventions have it."""
+def test_fallback_span_is_a_child_of_the_current_span(gateway: Gateway, finished: Finished) -> None:
+    """Its name is operation and model, as in the GenAI conventions."""
     with trace.get_tracer("app").start_as_current_span("work") as work:
         openai_chat(gateway)
     span = finished()[0]
@@ -195,8 +193,8 @@ def test_own_span_is_a_child_of_the_current_span_and_named_by_operation_and_mode
 
 
 @pytest.mark.parametrize("status", [429, 500])
-def test_error_ends_the_span_with_class_and_detail(status: int, gateway: Gateway, finished: Finished) -> None:
-    """Each attempt of the SDK is a call of its own."""
+def test_error_response_sets_error_type_and_message(status: int, gateway: Gateway, finished: Finished) -> None:
+    """The span has the status of the response."""
     gateway.fail(status)
     client = openai.OpenAI(base_url=gateway.base_url, api_key="k", max_retries=0)
     with client, byline.bound(session_id="s-1"), pytest.raises(openai.APIStatusError):
@@ -208,8 +206,8 @@ def test_error_ends_the_span_with_class_and_detail(status: int, gateway: Gateway
     assert (span.attributes or {})["http.response.status_code"] == status
 
 
-def test_connection_error_ends_the_span(finished: Finished, gateway: Gateway) -> None:
-    """Nobody listens there."""
+def test_connection_error_is_the_error_type(finished: Finished, gateway: Gateway) -> None:
+    """Nothing listens on the port."""
     with Gateway() as gone:
         pass
     client = openai.OpenAI(base_url=gone.base_url, api_key="k", max_retries=0)
@@ -221,7 +219,7 @@ def test_connection_error_ends_the_span(finished: Finished, gateway: Gateway) ->
 
 
 def test_stream_that_is_closed_early_ends_its_span(gateway: Gateway, finished: Finished) -> None:
-    """What was seen by then is on it."""
+    """The events that arrived are on the span."""
     with openai.OpenAI(base_url=gateway.base_url, api_key="k") as client:
         stream = client.chat.completions.create(**CHAT, stream=True)
         next(iter(stream))
@@ -230,8 +228,8 @@ def test_stream_that_is_closed_early_ends_its_span(gateway: Gateway, finished: F
     assert (span.attributes or {})["gen_ai.response.model"] == "openai/gpt-4o"
 
 
-def test_stream_that_is_dropped_ends_its_span(gateway: Gateway, finished: Finished) -> None:
-    """Without a close, when nobody holds it any more."""
+def test_stream_that_is_garbage_collected_ends_its_span(gateway: Gateway, finished: Finished) -> None:
+    """The app has not closed the response."""
     client = httpx2.Client()
     request = client.build_request("POST", f"{gateway.base_url}/chat/completions", json={**CHAT, "stream": True})
     response = client.send(request, stream=True)
@@ -244,16 +242,16 @@ def test_stream_that_is_dropped_ends_its_span(gateway: Gateway, finished: Finish
     client.close()
 
 
-def test_other_requests_make_no_span(gateway: Gateway, finished: Finished) -> None:
-    """Neither a GET nor a POST elsewhere."""
+def test_other_requests_have_no_span(gateway: Gateway, finished: Finished) -> None:
+    """Neither a GET nor a POST to another path."""
     with httpx2.Client() as client:
         client.get(f"{gateway.base_url}/models")
         client.post(f"{gateway.base_url}/feedback", json={"x": 1})
     assert not finished()
 
 
-def test_ids_go_out_in_the_gateways_dialect_and_never_over_the_apps_own(gateway: Gateway) -> None:
-    """Session as a header; user and trace in the body, where the app has none."""
+def test_ids_are_sent_to_the_gateway_and_never_replace_those_of_the_app(gateway: Gateway) -> None:
+    """The session is a header; user and trace are members of the body if the app sets none."""
     import json
 
     with byline.bound(session_id="s-1", user_id="ada", trace_name="T", metadata={"k": 1}):
@@ -272,8 +270,8 @@ def test_ids_go_out_in_the_gateways_dialect_and_never_over_the_apps_own(gateway:
     assert json.loads(second.body)["user"] == "own"
 
 
-def test_nothing_goes_to_a_host_that_is_no_gateway(gateway: Gateway) -> None:
-    """Not a header, not a byte of the body."""
+def test_no_ids_are_sent_to_a_host_that_is_no_gateway(gateway: Gateway) -> None:
+    """Neither headers nor body change."""
     with Gateway() as stranger:
         with byline.bound(session_id="s-1", user_id="ada", trace_name="T"):
             openai_chat(stranger)
@@ -284,8 +282,8 @@ def test_nothing_goes_to_a_host_that_is_no_gateway(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("send", ["httpx2", "requests"])
-def test_nothing_goes_on_after_a_redirect_to_another_origin(send: str, gateway: Gateway) -> None:
-    """What was written for the gateway is taken back."""
+def test_ids_are_removed_from_a_redirect_to_another_origin(send: str, gateway: Gateway) -> None:
+    """The gateway gets the ids, the other origin gets none."""
     with Gateway() as stranger:
         gateway.answer(b"", status=307, headers={"location": f"{stranger.base_url}/chat/completions"})
         with byline.bound(session_id="s-1", user_id="ada"):
@@ -301,8 +299,8 @@ def test_nothing_goes_on_after_a_redirect_to_another_origin(send: str, gateway: 
     assert "s-1" not in request.headers.values()
 
 
-def test_uninstall_leaves_the_clients_as_they_were() -> None:
-    """The same functions as before."""
+def test_uninstall_restores_the_clients() -> None:
+    """The methods are the same objects as before."""
     before = (httpx2.Client.send, httpx2.AsyncClient.send, requests.Session.send, aiohttp.ClientSession._request)
     http.install(tracer_provider=TracerProvider(), gateways=[], clients="auto", llm_spans="auto", capture_content=False)
     assert httpx2.Client.send is not before[0]
@@ -313,7 +311,7 @@ def test_uninstall_leaves_the_clients_as_they_were() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_geminis_embeddings_are_a_call(gateway: Gateway, finished: Finished) -> None:
-    """They state no tokens."""
+    """The response states no tokens."""
     client = genai.Client(api_key="k", http_options={"base_url": gateway.url})
     with byline.bound(session_id="s-1"):
         answer = client.models.embed_content(model="gemini-embedding-001", contents=["a", "b"])

@@ -1,4 +1,4 @@
-"""What is kept of a stream is little, and enough."""
+"""The kept part of a stream is small, and contains ids and usage."""
 
 from __future__ import annotations
 
@@ -39,47 +39,47 @@ SIZES = (1, 7, 100, 1000, 65536, 10_000_000)
 LENGTHS = (100, 20_000, 1_000_000, 5_000_000)
 
 
-# More chunks than half a million say no more.
+# More than half a million chunks take long and test nothing new.
 @pytest.mark.parametrize(("size", "length"), [(s, n) for s in SIZES for n in LENGTHS if n // s <= 500_000])
-def test_the_usage_is_found_whatever_the_size_of_chunks(size: int, length: int) -> None:
-    """And no more is kept than a head and a tail, or as many chunks as the network makes."""
+def test_usage_is_found_for_all_chunk_sizes(size: int, length: int) -> None:
+    """At most the head and the tail are kept, or a fixed number of chunks."""
     whole = WORD % b"first" + WORD % (b"x" * 90) * (length // 150) + USAGE
-    seen = ResponseBuffer(streamed=True)
+    buffer = ResponseBuffer(streamed=True)
     chunks = iter([whole[at : at + size] for at in range(0, len(whole), size)])
     for chunk in chunks:
-        if seen.append(chunk):
+        if buffer.append(chunk):
             break
     for chunk in chunks:
-        seen.tail.append(chunk)
-    head, tail = seen.head_and_tail()
+        buffer.tail.append(chunk)
+    head, tail = buffer.head_and_tail()
     assert len(head) <= _HEAD_BYTES
     if head:
         assert len(tail) <= _TAIL_BYTES
     else:
         assert tail == whole
-    facts = CallResult()
-    PARSERS["/chat/completions"].parse_stream(head, tail, facts)
-    assert (facts.response_id, facts.input_tokens, facts.output_tokens) == ("c-1", 3, 4)
-    assert sum(map(len, seen.tail)) <= max(_TAIL_LARGE_CHUNKS * size, 9 * _TAIL_BYTES)
+    result = CallResult()
+    PARSERS["/chat/completions"].parse_stream(head, tail, result)
+    assert (result.response_id, result.input_tokens, result.output_tokens) == ("c-1", 3, 4)
+    assert sum(map(len, buffer.tail)) <= max(_TAIL_LARGE_CHUNKS * size, 9 * _TAIL_BYTES)
 
 
-def test_usage_is_found_in_a_last_event_that_is_too_long() -> None:
-    """As that of the Responses API, which repeats the whole answer."""
+def test_usage_is_found_in_a_last_event_longer_than_the_tail() -> None:
+    """The last event of the Responses API repeats the whole output."""
     answer = {"id": "r-1", "model": "m", "output": ["y" * 300_000]}
     usage = {"input_tokens": 7, "output_tokens": 9}
     created = b'data: {"type":"response.created","response":{"id":"r-1","model":"m"}}\n\n'
     last = json.dumps({"type": "response.completed", "response": {**answer, "usage": usage, "user": None}}).encode()
-    seen = ResponseBuffer(streamed=True, end_mark=PARSERS["/responses"].end_mark)
+    buffer = ResponseBuffer(streamed=True, end_mark=PARSERS["/responses"].end_mark)
     whole = created + b"data: " + last + b"\n\n"
-    marked = []
+    terminal = []
     for at in range(0, len(whole), 4096):
-        seen.append(whole[at : at + 4096])
-        marked.append(seen.saw_terminal_event)
-    # Not before the event is there as a whole.
-    assert marked == [False] * (len(marked) - 1) + [True]
-    facts = CallResult()
-    PARSERS["/responses"].parse_stream(*seen.head_and_tail(), facts)
-    assert (facts.response_id, facts.input_tokens, facts.output_tokens) == ("r-1", 7, 9)
+        buffer.append(whole[at : at + 4096])
+        terminal.append(buffer.saw_terminal_event)
+    # Only when the event is complete.
+    assert terminal == [False] * (len(terminal) - 1) + [True]
+    result = CallResult()
+    PARSERS["/responses"].parse_stream(*buffer.head_and_tail(), result)
+    assert (result.response_id, result.input_tokens, result.output_tokens) == ("r-1", 7, 9)
 
 
 @pytest.mark.parametrize(
@@ -97,17 +97,17 @@ def test_usage_is_found_in_a_last_event_that_is_too_long() -> None:
         ("/chat/completions", json.dumps({"usage": {"completion_tokens": 4}, "model": "m"}, indent=2).encode()),
     ],
 )
-def test_each_kind_of_stream_is_told_by_its_lines(path: str, stream: bytes) -> None:
-    """Not by what a model says in it."""
-    facts = CallResult()
-    PARSERS[path].parse_stream(b"", stream, facts)
-    assert facts.output_tokens == 4
-    assert facts.response_model == "m"
+def test_format_of_a_stream_is_detected_from_its_lines(path: str, stream: bytes) -> None:
+    """Text of the model that looks like another format does not matter."""
+    result = CallResult()
+    PARSERS[path].parse_stream(b"", stream, result)
+    assert result.output_tokens == 4
+    assert result.response_model == "m"
 
 
 @pytest.mark.parametrize("encoding", ["zlib", "raw"])
 def test_both_kinds_of_deflate_are_read(encoding: str, gateway: Gateway, finished: Finished) -> None:
-    """Some servers leave the header out."""
+    """Some servers omit the zlib header."""
     packer = zlib.compressobj(wbits=zlib.MAX_WBITS if encoding == "zlib" else -zlib.MAX_WBITS)
     gateway.answer([packer.compress(USAGE) + packer.flush()], headers={**EVENTS, "content-encoding": "deflate"})
     with httpx2.Client() as client, client.stream("POST", url_of(gateway), json=STREAM) as answer:
@@ -115,8 +115,8 @@ def test_both_kinds_of_deflate_are_read(encoding: str, gateway: Gateway, finishe
     assert (finished()[0].attributes or {})["gen_ai.usage.output_tokens"] == 4
 
 
-def test_what_is_packed_otherwise_is_counted(gateway: Gateway, finished: Finished) -> None:
-    """The app reads it, byline does not."""
+def test_body_with_an_unknown_encoding_is_counted(gateway: Gateway, finished: Finished) -> None:
+    """The app gets the body, byline cannot read it."""
     gateway.answer([b"\x00\x01packed"], headers={**EVENTS, "content-encoding": "compress"})
     with httpx2.Client() as client, client.stream("POST", url_of(gateway), json=STREAM) as answer:
         assert list(answer.iter_raw())
@@ -124,8 +124,8 @@ def test_what_is_packed_otherwise_is_counted(gateway: Gateway, finished: Finishe
     assert len(finished()) == 1
 
 
-def test_a_call_within_a_call_to_another_place_is_seen(gateway: Gateway, finished: Finished) -> None:
-    """As where an app is mounted in the process of its caller."""
+def test_call_inside_a_call_to_another_host_has_its_own_span(gateway: Gateway, finished: Finished) -> None:
+    """As in an app that runs inside the process of its client."""
 
     def relay(request: httpx.Request) -> httpx.Response:
         with httpx.Client() as inner:
@@ -140,25 +140,25 @@ def test_a_call_within_a_call_to_another_place_is_seen(gateway: Gateway, finishe
     assert inner.parent == outer.get_span_context()
 
 
-def test_what_others_have_put_on_since_stays_when_byline_goes(provider: TracerProvider) -> None:
-    """And OpenTelemetry can still take off its own."""
+def test_later_patches_of_others_stay_after_uninstall(provider: TracerProvider) -> None:
+    """OpenTelemetry can still remove its own patches."""
     before = requests.Session.send
-    theirs = RequestsInstrumentor()
+    instrumentor = RequestsInstrumentor()
     http.install(tracer_provider=provider, gateways=[], clients="auto", llm_spans="auto", capture_content=False)
-    theirs.instrument(tracer_provider=provider)
-    put_on = requests.Session.send
+    instrumentor.instrument(tracer_provider=provider)
+    patched = requests.Session.send
     http.uninstall()
-    assert requests.Session.send is put_on
-    theirs.uninstrument()
-    assert requests.Session.send is not put_on
+    assert requests.Session.send is patched
+    instrumentor.uninstrument()
+    assert requests.Session.send is not patched
     with Gateway() as gateway, requests.Session() as session:
         assert session.post(url_of(gateway), json=CHAT).status_code == 200
     requests.Session.send = before  # type: ignore[method-assign]
 
 
 @pytest.mark.integration
-def test_a_price_leaves_the_apps_warnings_alone() -> None:
-    """In a process of its own, for pytest has filters of its own."""
+def test_price_estimate_leaves_the_warning_filters_alone() -> None:
+    """Runs in a process of its own, because pytest sets warning filters."""
     code = """
 import warnings
 from byline.http.pricing import estimate_cost
@@ -166,9 +166,9 @@ from byline.call_result import CallResult
 before = list(warnings.filters)
 for _ in range(3):
     warnings.warn_explicit("once", UserWarning, "app.py", 1, registry=globals().setdefault("seen", {}))
-    facts = CallResult(provider="openai", response_model="gpt-4o", input_tokens=10, output_tokens=1)
-    estimate_cost(facts)
-    assert facts.cost
+    result = CallResult(provider="openai", response_model="gpt-4o", input_tokens=10, output_tokens=1)
+    estimate_cost(result)
+    assert result.cost
 assert warnings.filters == before
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

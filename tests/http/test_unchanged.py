@@ -1,4 +1,4 @@
-"""What the SDK sees is what it would see without byline: body, headers, chunks, and when they come."""
+"""An SDK gets the same status, headers and chunks, in the same order, with and without byline."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ USAGE = b'data: {"id":"c-1","model":"m","choices":[],"usage":{"prompt_tokens":3,
 Answer = tuple[int, list[tuple[str, str]], list[bytes]]
 
 
-def named(headers: Any) -> list[tuple[str, str]]:
-    # The moment differs between two answers.
+def sort_headers(headers: Any) -> list[tuple[str, str]]:
+    # The date differs between two responses.
     return sorted((name.lower(), value) for name, value in headers if name.lower() != "date")
 
 
@@ -39,7 +39,7 @@ def through_httpx(module: Any) -> Callable[[str], Answer]:
         with module.Client() as client, client.stream("POST", url, json=STREAM) as answer:
             chunks = list(answer.iter_raw())
         assert answer.elapsed.total_seconds() >= 0
-        return answer.status_code, named(answer.headers.multi_items()), chunks
+        return answer.status_code, sort_headers(answer.headers.multi_items()), chunks
 
     return ask
 
@@ -48,27 +48,27 @@ def through_async_httpx(module: Any) -> Callable[[str], Answer]:
     async def ask(url: str) -> Answer:
         async with module.AsyncClient() as client, client.stream("POST", url, json=STREAM) as answer:
             chunks = [chunk async for chunk in answer.aiter_raw()]
-            return answer.status_code, named(answer.headers.multi_items()), chunks
+            return answer.status_code, sort_headers(answer.headers.multi_items()), chunks
 
     return lambda url: asyncio.run(ask(url))
 
 
 def through_requests(url: str) -> Answer:
     with requests.post(url, json=STREAM, stream=True) as answer:
-        return answer.status_code, named(answer.headers.items()), list(answer.iter_content(None))
+        return answer.status_code, sort_headers(answer.headers.items()), list(answer.iter_content(None))
 
 
 def through_urllib3(url: str) -> Answer:
     with urllib3.PoolManager() as pool:
         answer = pool.request("POST", url, json=STREAM, preload_content=False, decode_content=False)
-        return answer.status, named(answer.headers.items()), list(answer.stream(64))
+        return answer.status, sort_headers(answer.headers.items()), list(answer.stream(64))
 
 
 def through_aiohttp(url: str) -> Answer:
     async def ask() -> Answer:
         async with aiohttp.ClientSession() as session, session.post(url, json=STREAM) as answer:
             chunks = [chunk async for chunk, _ in answer.content.iter_chunks()]
-            return answer.status, named(answer.headers.items()), chunks
+            return answer.status, sort_headers(answer.headers.items()), chunks
 
     return asyncio.run(ask())
 
@@ -85,7 +85,7 @@ WAYS: dict[str, Callable[[str], Answer]] = {
 
 WORDS = [b'data: {"id":"c-1","model":"m","choices":[{"delta":{"content":"%d"}}]}\r\n\r\n' % n for n in range(300)]
 WHOLE = b"".join([b": OPENROUTER PROCESSING\n\n", *WORDS, USAGE, b"data: [DONE]\n\n"])
-#: What a gateway may answer, good and bad.
+#: Chunks, headers and status of responses, valid and invalid.
 REPLIES: dict[str, tuple[list[bytes], dict[str, str], int]] = {
     "a stream": ([b": OPENROUTER PROCESSING\n\n", *WORDS, USAGE, b"data: [DONE]\n\n"], EVENTS, 200),
     "split anywhere": ([WHOLE[at : at + 7] for at in range(0, len(WHOLE), 7)], EVENTS, 200),
@@ -116,10 +116,10 @@ def upstream() -> Iterator[Gateway]:
 
 @pytest.mark.parametrize("reply", REPLIES)
 @pytest.mark.parametrize("way", WAYS)
-def test_the_client_gets_the_same_with_and_without(
+def test_client_gets_the_same_response_with_and_without_byline(
     way: str, reply: str, upstream: Gateway, provider: TracerProvider, finished: Finished
 ) -> None:
-    """Status, headers, and the body's chunks where the network left them apart."""
+    """Status, headers and body are equal."""
     chunks, headers, status = REPLIES[reply]
     upstream.answer(chunks, status=status, headers=headers, times=2)
     url = f"{upstream.base_url}/chat/completions"
@@ -137,7 +137,7 @@ def test_the_client_gets_the_same_with_and_without(
     finally:
         http.uninstall()
     assert with_byline[:2] == without[:2]
-    # How many chunks the network makes of it is its own affair; not a byte is moved or held back.
+    # The network decides on the number of chunks.
     assert b"".join(with_byline[2]) == b"".join(without[2])
     (span,) = finished()
     attributes = span.attributes or {}
@@ -150,7 +150,7 @@ def test_the_client_gets_the_same_with_and_without(
 
 
 class Chunks(httpx.SyncByteStream, httpx2.SyncByteStream):
-    """A body that notes when each chunk is asked for."""
+    """A body that records when each chunk is requested."""
 
     def __init__(self, chunks: list[bytes], events: list[str]) -> None:
         self.chunks = chunks
@@ -166,7 +166,7 @@ class Chunks(httpx.SyncByteStream, httpx2.SyncByteStream):
 
 
 class AsyncChunks(httpx.AsyncByteStream, httpx2.AsyncByteStream):
-    """The same for asynchronous clients."""
+    """The same body for async clients."""
 
     def __init__(self, chunks: list[bytes], events: list[str]) -> None:
         self.inner = Chunks(chunks, events)
@@ -179,8 +179,8 @@ class AsyncChunks(httpx.AsyncByteStream, httpx2.AsyncByteStream):
         self.inner.close()
 
 
-def sequence_of(module: Any, *, asynchronous: bool) -> list[str]:
-    """Return in which order chunks are made by the network and had by the app."""
+def record_sequence(module: Any, *, asynchronous: bool) -> list[str]:
+    """Return the order in which the network produces chunks and the app gets them."""
     events: list[str] = []
     made = AsyncChunks if asynchronous else Chunks
 
@@ -211,20 +211,20 @@ def sequence_of(module: Any, *, asynchronous: bool) -> list[str]:
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("module", [httpx, httpx2])
-def test_each_chunk_is_had_before_the_next_one_is_asked_for(
+def test_app_gets_each_chunk_before_the_next_one_is_requested(
     module: Any, asynchronous: bool, provider: TracerProvider
 ) -> None:
-    """Boundaries and order are the same: nothing is read ahead, nothing is held back."""
-    without = sequence_of(module, asynchronous=asynchronous)
+    """Chunks are neither split nor joined, read ahead or held back."""
+    without = record_sequence(module, asynchronous=asynchronous)
     http.install(tracer_provider=provider, gateways=[], clients="auto", llm_spans="auto", capture_content=False)
     try:
-        assert sequence_of(module, asynchronous=asynchronous) == without
+        assert record_sequence(module, asynchronous=asynchronous) == without
     finally:
         http.uninstall()
 
 
-def test_a_hundred_megabytes_of_stream_are_not_kept(provider: TracerProvider, finished: Finished) -> None:
-    """Beginning and end are."""
+def test_long_stream_is_not_kept_in_memory(provider: TracerProvider, finished: Finished) -> None:
+    """Of 100 MB only the beginning and the end are kept."""
     import tracemalloc
 
     chunk = b"data: " + b"x" * 100_000 + b"\n\n"
@@ -262,10 +262,10 @@ def test_a_hundred_megabytes_of_stream_are_not_kept(provider: TracerProvider, fi
     assert (span.attributes or {})["gen_ai.response.model"] == "m"
 
 
-def test_bad_replies_are_counted_and_not_logged(
+def test_malformed_responses_are_counted_and_not_logged(
     upstream: Gateway, provider: TracerProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not a word of what was in them."""
+    """No part of the body is in a log."""
     http.install(tracer_provider=provider, gateways=[], clients="auto", llm_spans="auto", capture_content=False)
     caplog.set_level("DEBUG", logger="byline")
     try:
@@ -279,8 +279,8 @@ def test_bad_replies_are_counted_and_not_logged(
     assert byline.stats()["replies.unreadable"] == 2
 
 
-def test_what_was_asked_is_sent_byte_for_byte(upstream: Gateway, provider: TracerProvider) -> None:
-    """To a provider; also where the body is no JSON that anybody would write."""
+def test_request_to_a_provider_is_sent_unmodified(upstream: Gateway, provider: TracerProvider) -> None:
+    """Unusual JSON (duplicate members, odd white space) is not rewritten."""
     http.install(tracer_provider=provider, gateways=[], clients="auto", llm_spans="auto", capture_content=False)
     body = b'{ "model" : "m",\n"messages":[ ], "x":1.0e5, "model":"n" }'
     try:

@@ -184,11 +184,11 @@ def _make_stream_classes(module: Any) -> tuple[WrapStream, WrapStream]:
                     # An iterator over a queue would block if it were asked again after its end.
                     llm_request.end()
                     return
-                append_to_tail = llm_request.buffer.tail.append
+                append_to_tail, brace = llm_request.buffer.tail.append, _BRACE
                 for chunk in chunks:
                     append_to_tail(chunk)
                     try:
-                        if chunk[-3] != _BRACE:
+                        if chunk[-3] != brace:
                             llm_request.end_if_done()
                     except IndexError:
                         llm_request.end_if_done()
@@ -227,11 +227,11 @@ def _make_stream_classes(module: Any) -> tuple[WrapStream, WrapStream]:
                 else:
                     llm_request.end()
                     return
-                append_to_tail = llm_request.buffer.tail.append
+                append_to_tail, brace = llm_request.buffer.tail.append, _BRACE
                 async for chunk in chunks:
                     append_to_tail(chunk)
                     try:
-                        if chunk[-3] != _BRACE:
+                        if chunk[-3] != brace:
                             llm_request.end_if_done()
                     except IndexError:
                         llm_request.end_if_done()
