@@ -71,7 +71,7 @@ trace.set_tracer_provider(_PROVIDER)
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
     """Start every test with nothing told and nothing counted, and prove that it left no record behind."""
-    errors._told.clear()
+    errors.once.clear()
     internal_metrics.clear()
     # What tests before this one have dropped.
     deferred.run_deferred()

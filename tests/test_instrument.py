@@ -132,7 +132,7 @@ def test_misspelt_variables_are_said(
     own: TracerProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They would be no settings at all, and nobody would know."""
-    errors._told.clear()
+    errors.once.clear()
     monkeypatch.setenv("BYLINE_SPOOL_DIR", "/var/spool/byline")
     monkeypatch.setenv("BYLINE_PRIVAT", "1")
     monkeypatch.setenv("LANGFUSE_SAMPLE_RATE", "1")

@@ -1,16 +1,17 @@
-"""The ASGI door: FastAPI, Starlette, Litestar, Quart, Django under ASGI and every other ASGI app."""
+"""The ASGI middleware: FastAPI, Starlette, Litestar, Quart, Django under ASGI and every other ASGI app."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
+from anyio import CapacityLimiter, to_thread
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from byline import errors, lifespan, request_context
+from byline import errors, request_context, shutdown
 from byline.genai import server_span
 from byline.genai.attribution_processor import InstrumentationCheck
 from byline.genai.server_span import ServerSpanSetting
@@ -21,27 +22,28 @@ from byline.inbound.reader import GROUPS, ClaimReader, Identity, Trust
 from byline.inbound.request import plain_headers, require_protocol
 from byline.request_context import RequestContext
 
-#: Marks a scope that has passed a door, so that a second door on the same request stands open.
-_MARK: Final = "byline.request_context"
-_ENDS: Final = frozenset(
+#: The key of a scope that this middleware handles already, so that a second middleware passes the request on.
+_CONTEXT_KEY: Final = "byline.request_context"
+_LAST_MESSAGES: Final = frozenset(
     {
         "http.response.body",
         "http.response.pathsend",
         "http.response.trailers",
-        # A websocket has no last message: its client may just go.
+        # A websocket has no last message: the client may disconnect at any time.
         "websocket.accept",
         "websocket.close",
     }
 )
+_LAST_LIFESPAN_MESSAGES: Final = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
 
 
 class AttributionMiddleware:
-    """Signs the LLM spans of every request with who asked, in which conversation.
+    """Attributes the LLM spans of every request to the user, session and trace that the caller sent.
 
-    Safe where the callers are your own: services, back-ends, gateways, or a front-end whose users
-    may see only their own conversations anyway. By default every claim is accepted from everybody,
-    as LLM gateways do with their callers. Not safe on a public endpoint whose reports must not be
-    forged: there pass ``identity``, which beats every claimed user, and a narrower ``trust``.
+    Safe if the callers are your own: services, back-ends, gateways, or a front-end whose users see only their
+    own conversations anyway. By default every claim is accepted from everybody, as LLM gateways do with their
+    callers. Not safe on a public endpoint whose reports must not be forged: pass ``identity`` there, which beats
+    every claimed user, and a narrower ``trust``.
 
     Args:
         app: The ASGI app.
@@ -83,122 +85,169 @@ class AttributionMiddleware:
         self.app = app
         self._reader = ClaimReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
         self._app_span = server_span.validate_app_span(app_span)
-        self._traced: ASGIApp | None = None
-        self._inner: server_span.ServerSpanDetector | None = None
+        self._otel_middleware: ASGIApp | None = None
+        self._detector: server_span.ServerSpanDetector | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Open a record for http and websocket scopes; everything else passes untouched."""
-        if scope["type"] not in ("http", "websocket") or _MARK in scope:
+        """Make a request context for http and websocket scopes; pass every other scope on."""
+        if scope["type"] not in ("http", "websocket") or _CONTEXT_KEY in scope:
             if scope["type"] == "lifespan":
-                await lifespan.run_lifespan(self.app, scope, receive, send)
+                await run_lifespan(self.app, scope, receive, send)
             else:
                 await self.app(scope, receive, send)
             return
         try:
             span = server_span.current_server_span(trace.get_current_span())
             if span is not None or not self._app_span or not has_tracer_provider():
-                await self._sign(scope, receive, send, span, watch=span is not None and span.is_recording())
-            elif self._app_span is not True and self._traces_inside(scope):
-                await self._sign(scope, receive, send, None, watch=True)
+                is_recording = span is not None and span.is_recording()
+                await self._call_app(scope, receive, send, span, adds_attributes=is_recording)
+            elif self._app_span is not True and self._app_makes_server_span(scope):
+                await self._call_app(scope, receive, send, None, adds_attributes=True)
             else:
-                await self._trace(scope, receive, send)
+                await self._call_traced(scope, receive, send)
         finally:
-            # Else the record, the scope and the body would keep each other alive.
-            scope.pop(_MARK, None)
+            # Otherwise the request context, the scope and the body would keep each other alive.
+            scope.pop(_CONTEXT_KEY, None)
 
-    async def _trace(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._traced is None:
-            self._traced = OpenTelemetryMiddleware(self._enter, exclude_spans=["receive", "send"])
+    async def _call_traced(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._otel_middleware is None:
+            self._otel_middleware = OpenTelemetryMiddleware(
+                self._call_in_server_span, exclude_spans=["receive", "send"]
+            )
         token = server_span.detach_ended_span()
         try:
-            await self._traced(scope, receive, send)
+            await self._otel_middleware(scope, receive, send)
         except Exception:
-            # What OpenTelemetry stumbles over before it calls the app must not fail the request.
-            if _MARK in scope:
+            # An error in OpenTelemetry's middleware before the app is called must not fail the request.
+            if _CONTEXT_KEY in scope:
                 raise
             errors.warn_once(
                 "otel.asgi", "byline.E091: the server span could not be created; requests continue without one"
             )
-            await self._sign(scope, receive, send, None, watch=False)
+            await self._call_app(scope, receive, send, None, adds_attributes=False)
         finally:
             if token is not None:
                 otel_context.detach(token)
 
-    async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # None where OpenTelemetry leaves this request out, e.g. by OTEL_PYTHON_EXCLUDED_URLS.
+    async def _call_in_server_span(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # None if OpenTelemetry leaves this request out, e.g. because of OTEL_PYTHON_EXCLUDED_URLS.
         span = server_span.created_by_otel_middleware(trace.get_current_span())
-        await self._sign(scope, receive, send, span, watch=span is not None)
+        await self._call_app(scope, receive, send, span, adds_attributes=span is not None)
 
-    async def _sign(self, scope: Scope, receive: Receive, send: Send, span: trace.Span | None, *, watch: bool) -> None:
+    async def _call_app(
+        self, scope: Scope, receive: Receive, send: Send, span: trace.Span | None, *, adds_attributes: bool
+    ) -> None:
         if InstrumentationCheck.pending:
             InstrumentationCheck.warn_if_not_instrumented()
-        owner = RequestContext(self._reader, scope)
-        if watch:
-            set_server_span(owner, span)
-            send = _watch(owner, send)
-        if scope["type"] == "http" and scope.get("method") in _WITH_BODY and self._reader.body_limit:
-            receive = _tee(owner, scope, receive, self._reader.body_limit)
-        scope[_MARK] = owner
-        token = request_context.attach(owner)
+        context = RequestContext(self._reader, scope)
+        if adds_attributes:
+            set_server_span(context, span)
+            send = _add_attributes_before_end(context, send)
+        if scope["type"] == "http" and scope.get("method") in _METHODS_WITH_BODY and self._reader.body_limit:
+            receive = _tee_body(context, scope, receive, self._reader.body_limit)
+        scope[_CONTEXT_KEY] = context
+        token = request_context.attach(context)
         try:
             await self.app(scope, receive, send)
         finally:
-            try:  # noqa: SIM105 - suppress() takes longer than all the rest of this block
+            try:  # noqa: SIM105 - contextlib.suppress takes longer than the rest of this block
                 request_context.detach(token)
             except ValueError:
-                # Driven by something that changes contexts in mid-call, the value dies with them.
+                # A driver that changes the context during the call drops the value with that context.
                 pass
-            if watch:
-                server_span.set_request_attributes(owner)
+            if adds_attributes:
+                server_span.set_request_attributes(context)
 
-    def _traces_inside(self, scope: Scope) -> bool:
-        if self._inner is None:
-            self._inner = server_span.ServerSpanDetector(self.app)
-        return self._inner.will_create(scope)
-
-
-_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE", "QUERY"})
+    def _app_makes_server_span(self, scope: Scope) -> bool:
+        if self._detector is None:
+            self._detector = server_span.ServerSpanDetector(self.app)
+        return self._detector.will_create(scope)
 
 
-def _watch(owner: RequestContext, send: Send) -> Send:
-    """Enrich the app span just before the message that makes its owner end it."""
+_METHODS_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE", "QUERY"})
 
-    async def watched(message: Message) -> None:
-        if message["type"] in _ENDS and not message.get("more_body", False):
-            server_span.set_request_attributes(owner)
+
+def _add_attributes_before_end(context: RequestContext, send: Send) -> Send:
+    """Set the request attributes on the server span just before the message that makes its owner end the span."""
+
+    async def send_message(message: Message) -> None:
+        if message["type"] in _LAST_MESSAGES and not message.get("more_body", False):
+            server_span.set_request_attributes(context)
         await send(message)
 
-    return watched
+    return send_message
 
 
-def _tee(owner: RequestContext, scope: Scope, receive: Receive, limit: int) -> Receive:
-    """Keep references to the chunks of a body as the app reads them."""
-    body = owner.body = BodyBuffer(limit, None, _describe, scope)
+def _tee_body(context: RequestContext, scope: Scope, receive: Receive, limit: int) -> Receive:
+    """Keep references to the chunks of the body as the app reads them."""
+    body = context.body = BodyBuffer(limit, None, _inspect_headers, scope)
 
-    async def teed() -> Message:
+    async def receive_message() -> Message:
         message = await receive()
         if message["type"] == "http.request":
             body.append(message.get("body", b""), not message.get("more_body", False))
         return message
 
-    return teed
+    return receive_message
 
 
-def _describe(scope: MutableMapping[str, Any]) -> tuple[bool, int | None]:
-    """Say whether the body is one JSON text, and how long it is announced to be."""
+def _inspect_headers(scope: MutableMapping[str, Any]) -> tuple[bool, int | None]:
+    """Return whether the body is one JSON text, and its announced length."""
     plain = plain_headers(scope)
     if plain is not None:
         if plain.get(b"content-encoding", b"identity").lower() != b"identity":
             return False, None
         readable = is_json(plain.get(b"content-type", b"").decode("latin-1"))
         return readable, parse_length(plain.get(b"content-length", b"").decode("latin-1"))
-    expected: int | None = None
+    length: int | None = None
     readable = False
     for name, value in scope.get("headers") or ():
         if len(name) == 12 and name.lower() == b"content-type":
             readable = is_json(value.decode("latin-1"))
         elif len(name) == 14 and name.lower() == b"content-length":
-            expected = parse_length(value.decode("latin-1"))
+            length = parse_length(value.decode("latin-1"))
         elif len(name) == 16 and name.lower() == b"content-encoding" and value.lower() != b"identity":
             return False, None
-    return readable, expected
+    return readable, length
+
+
+async def run_lifespan(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Run the lifespan of an app, and flush the destinations when the app has shut down.
+
+    The end of the lifespan is the last message of a server that is told to stop: uvicorn, for one, ends by the
+    signal that stopped it, without the exit of the interpreter. For an app without a lifespan, such as Django's,
+    byline answers the messages.
+    """
+    is_used = False
+
+    async def receive_message() -> Message:
+        nonlocal is_used
+        is_used = True
+        return await receive()
+
+    async def send_message(message: Message) -> None:
+        nonlocal is_used
+        is_used = True
+        if message["type"] in _LAST_LIFESPAN_MESSAGES:
+            await _flush_destinations()
+        await send(message)
+
+    try:
+        await app(scope, receive_message, send_message)
+        return
+    except Exception:
+        # An app that fails in a lifespan of its own has received a message.
+        if is_used or not shutdown.hooks.has_hooks():
+            raise
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.shutdown":
+            await _flush_destinations()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        await send({"type": "lifespan.startup.complete"})
+
+
+async def _flush_destinations() -> None:
+    # With a limiter of its own, because the threads of the app may all be in use for long.
+    await to_thread.run_sync(shutdown.hooks.on_server_stop, limiter=CapacityLimiter(1))

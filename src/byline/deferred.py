@@ -1,8 +1,7 @@
-"""Work that comes up at garbage collection, and is done a little later.
+"""A queue for the work of finalizers, which must not take locks.
 
-A collection may start in any thread at any allocation, also while that thread holds a lock. What a
-finalizer does must therefore need none: it leaves its work here, and the next thing that byline does
-in the open does it.
+A garbage collection may start in any thread at any allocation, also while that thread holds a lock. A finalizer
+therefore only appends its work here; byline runs the work at its next regular call.
 """
 
 from __future__ import annotations
@@ -16,32 +15,39 @@ from typing import Final
 from byline import errors
 from byline.fork import after_fork_in_child
 
-#: What is done may end spans, and with them come here again.
-_local: Final = threading.local()
-_queue: Final[deque[Callable[[], None]]] = deque()
 
-#: Leave work to be done afterwards. Needs no lock.
-defer: Final = _queue.append
+class DeferredWork:
+    """Functions that wait to be called outside a finalizer."""
 
-# What waits in the parent is done there.
-after_fork_in_child(_queue.clear)
+    def __init__(self) -> None:
+        self._queue: deque[Callable[[], None]] = deque()
+        #: The work may end spans, which calls `run` again in the same thread.
+        self._local = threading.local()
+        #: Append a function to the queue. Takes no lock.
+        self.defer = self._queue.append
+        # The parent process runs its own work.
+        after_fork_in_child(self._queue.clear)
+
+    def run(self) -> None:
+        """Call all functions that wait, each in an empty context, apart from the current request."""
+        if not self._queue or getattr(self._local, "is_running", False):
+            return
+        self._local.is_running = True
+        try:
+            while self._queue:
+                try:
+                    function = self._queue.popleft()
+                except IndexError:
+                    # Another thread was faster.
+                    return
+                try:
+                    Context().run(function)
+                except Exception:
+                    errors.report_internal_error("afterwards")
+        finally:
+            self._local.is_running = False
 
 
-def run_deferred() -> None:
-    """Do what waits, apart from whatever request is under way here."""
-    if not _queue or getattr(_local, "running", False):
-        return
-    _local.running = True
-    try:
-        while _queue:
-            try:
-                work = _queue.popleft()
-            except IndexError:
-                # Another thread was faster.
-                return
-            try:
-                Context().run(work)
-            except Exception:
-                errors.report_internal_error("afterwards")
-    finally:
-        _local.running = False
+_work: Final = DeferredWork()
+defer: Final = _work.defer
+run_deferred: Final = _work.run

@@ -1,4 +1,4 @@
-"""What a fork must not take along: locks that are held, and work that is the parent's."""
+"""Fork safety: a child process starts without the locks and the work of its parent."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Callable
 
 
 def after_fork_in_child(callback: Callable[[], object]) -> None:
-    """Have something done in each child process, before anything else happens there."""
+    """Call a function in each child process, before any other code runs there."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=callback)
 
 
 def fork_safe_lock() -> threading.Lock:
-    """Make a lock of a module, which is free in a child process even if it was held at the fork.
+    """Return a lock that lives as long as the process and is free in a child process.
 
-    A server that forks its workers may do so while another thread holds it; in the child that thread
-    does not exist, and nobody would ever let go.
+    A server may fork its workers while another thread holds the lock. That thread does not exist in the child, so
+    that nothing would ever release the lock there.
     """
     lock = threading.Lock()
-    # As the standard library's own modules do it.
+    # The standard library's own modules renew their locks in the same way.
     renew = getattr(lock, "_at_fork_reinit", None)
     if renew is not None:
         after_fork_in_child(renew)

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from opentelemetry.sdk.trace import TracerProvider
 
-from byline import errors, export, http, shutdown
+from byline import errors, http, internal_metrics, shutdown
 from byline.export.destination import Destination, split_deadline, start_all, unique_labels
 from byline.export.processor import DestinationSpanProcessor
 from byline.fork import fork_safe_lock
@@ -58,7 +58,7 @@ class Runtime:
         present = list_processors(tracer_provider)
         self.processor.switch_on(stamp, [each for each in processors if each not in present])
         if self.destinations:
-            export.metrics.register_otel_metrics()
+            internal_metrics.register_otel_metrics()
         self.config = None
         if http.validate_clients(clients):
             recording = [each.processor() for each in self.destinations if each.options.unsampled == "record"]
@@ -120,12 +120,12 @@ class Runtimes:
     def add(self, runtime: Runtime) -> None:
         """Start to flush and stop a runtime with the process."""
         self._active = (*self._active, runtime)
-        if runtime.destinations and not shutdown.has_hooks():
-            shutdown.register(pause=self._flush_on_server_stop, stop=self._stop_on_exit)
+        if runtime.destinations and not shutdown.hooks.has_hooks():
+            shutdown.hooks.register(on_server_stop=self._flush_on_server_stop, on_exit=self._stop_on_exit)
 
     def close_all(self) -> None:
         """Close every runtime. The results of LLM calls are dropped after the last export has used them."""
-        shutdown.clear()
+        shutdown.hooks.clear()
         for runtime in self._active:
             runtime.close()
         self._active = ()

@@ -1,4 +1,4 @@
-"""What is done before the process ends, so that nothing that waits is lost."""
+"""Hooks that run before the process ends, so that waiting spans are not lost."""
 
 from __future__ import annotations
 
@@ -10,69 +10,69 @@ from typing import Final
 
 from byline import deferred, errors
 
-_server_stop_hooks: Final[list[Callable[[], object]]] = []
-_exit_hooks: Final[list[Callable[[], object]]] = []
+
+class ShutdownHooks:
+    """Functions to call when a server stops, and when the interpreter exits."""
+
+    def __init__(self) -> None:
+        self._on_server_stop: list[Callable[[], object]] = []
+        self._on_exit: list[Callable[[], object]] = []
+
+    def register(self, *, on_server_stop: Callable[[], object], on_exit: Callable[[], object]) -> None:
+        """Add the two functions.
+
+        A server that is stopped by a signal often ends without the exit of the interpreter. A server that says
+        that it stops may also go on, as in tests.
+        """
+        self._on_server_stop.append(on_server_stop)
+        self._on_exit.append(on_exit)
+        if len(self._on_exit) == 1:
+            atexit.unregister(self.on_exit)
+            atexit.register(self.on_exit)
+            self.finalize_multiprocessing_child()
+
+    def clear(self) -> None:
+        """Remove all functions."""
+        self._on_server_stop.clear()
+        self._on_exit.clear()
+
+    def has_hooks(self) -> bool:
+        """Return whether any function is registered."""
+        return bool(self._on_server_stop)
+
+    def on_server_stop(self) -> None:
+        """Call the functions for the stop of a server."""
+        _call_all(self._on_server_stop)
+
+    def on_exit(self) -> None:
+        """Call the functions for the exit of the interpreter."""
+        _call_all(self._on_exit)
+
+    def finalize_multiprocessing_child(self, _: object = None) -> None:
+        """Register with `multiprocessing.util.Finalize`, because children of multiprocessing skip `atexit`."""
+        util = sys.modules.get("multiprocessing.util")
+        process = sys.modules.get("multiprocessing.process")
+        if util is not None and process is not None and process.parent_process() is not None:
+            # The lowest priority: the threads that feed the queues of the child end before.
+            util.Finalize(None, self.on_exit, exitpriority=-100)
+
+    def after_fork(self) -> None:
+        """Register again in a child process, which drops its finalizers before it calls this."""
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None:
+            util.register_after_fork(self, ShutdownHooks.finalize_multiprocessing_child)
 
 
-def register(*, pause: Callable[[], object], stop: Callable[[], object]) -> None:
-    """Name what is done when a server says that it is about to stop, and what when the interpreter is.
-
-    Servers that are told to stop by a signal often end without the interpreter's own end; but one that
-    says so may also go on, as in tests.
-    """
-    _server_stop_hooks.append(pause)
-    _exit_hooks.append(stop)
-    if len(_exit_hooks) == 1:
-        atexit.unregister(on_exit)
-        atexit.register(on_exit)
-        _stop_at_childs_end()
-
-
-def clear() -> None:
-    """Do none of it."""
-    _server_stop_hooks.clear()
-    _exit_hooks.clear()
-
-
-def has_hooks() -> bool:
-    """Whether there is anything to do before the end."""
-    return bool(_server_stop_hooks)
-
-
-def on_server_stop() -> None:
-    """Do what has to be done while a server stops."""
-    _run(_server_stop_hooks)
-
-
-def on_exit() -> None:
-    """Do what has to be done last."""
-    _run(_exit_hooks)
-
-
-def _stop_at_childs_end(_: object = None) -> None:
-    """A child of multiprocessing ends without the interpreter's own end, but for what its own module does."""
-    util = sys.modules.get("multiprocessing.util")
-    process = sys.modules.get("multiprocessing.process")
-    if util is not None and process is not None and process.parent_process() is not None:
-        # Last of all, when the threads that feed its queues are done.
-        util.Finalize(None, on_exit, exitpriority=-100)
-
-
-def _after_fork() -> None:
-    # The child forgets first what is to be done at its end, and calls then whoever has asked for it here.
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None:
-        util.register_after_fork(on_exit, _stop_at_childs_end)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def _run(callbacks: list[Callable[[], object]]) -> None:
+def _call_all(functions: list[Callable[[], object]]) -> None:
     deferred.run_deferred()
-    for callback in list(callbacks):
+    for function in list(functions):
         try:
-            callback()
+            function()
         except Exception:
             errors.report_internal_error("ending")
+
+
+hooks: Final = ShutdownHooks()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=hooks.after_fork)

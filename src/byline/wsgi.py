@@ -1,8 +1,7 @@
-"""The WSGI door: Flask, Django under WSGI, Falcon, Bottle and every other WSGI app."""
+"""The WSGI middleware: Flask, Django under WSGI, Falcon, Bottle and every other WSGI app."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import Context, copy_context
 from typing import Any, Final
@@ -27,19 +26,19 @@ Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
-_MARK: Final = "byline.request_context"
+_CONTEXT_KEY: Final = "byline.request_context"
 
 
 class AttributionMiddleware:
-    """Signs the LLM spans of every request with who asked, in which conversation.
+    """Attributes the LLM spans of every request to the user, session and trace that the caller sent.
 
-    Safe where the callers are your own: services, back-ends, gateways, or a front-end whose users
-    may see only their own conversations anyway. By default every claim is accepted from everybody,
-    as LLM gateways do with their callers. Not safe on a public endpoint whose reports must not be
-    forged: there pass ``identity``, which beats every claimed user, and a narrower ``trust``.
+    Safe if the callers are your own: services, back-ends, gateways, or a front-end whose users see only their
+    own conversations anyway. By default every claim is accepted from everybody, as LLM gateways do with their
+    callers. Not safe on a public endpoint whose reports must not be forged: pass ``identity`` there, which beats
+    every claimed user, and a narrower ``trust``.
 
-    The app, every step of its response body and its ``close()`` run in one copied context, so that
-    generators keep the byline and nothing is left behind on the worker's thread.
+    The app, every step of its response body and its ``close()`` run in one copied context, so that generators
+    keep the attribution and nothing is left behind on the worker's thread.
 
     Args:
         app: The WSGI app.
@@ -83,40 +82,45 @@ class AttributionMiddleware:
         self._reader = ClaimReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
         self._app_span = server_span.validate_app_span(app_span)
         self._spans = WsgiServerSpans() if app_span is True else None
-        self._inner: server_span.ServerSpanDetector | None = None
+        self._detector: server_span.ServerSpanDetector | None = None
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Open a record for the request and run the app in a context of its own."""
-        if _MARK in environ:
+        """Make a request context and run the app in a copied context."""
+        if _CONTEXT_KEY in environ:
             return self.app(environ, start_response)
         if InstrumentationCheck.pending:
             InstrumentationCheck.warn_if_not_instrumented()
         deferred.run_deferred()
-        context = copy_context()
-        owner = RequestContext(self._reader, environ)
-        environ[_MARK] = owner
-        owner.body = tee_wsgi_input(environ, self._reader.body_limit)
-        context.run(request_context.attach, owner)
-        span = self._start_span(context, owner, environ)
+        python_context = copy_context()
+        context = RequestContext(self._reader, environ)
+        environ[_CONTEXT_KEY] = context
+        context.body = tee_wsgi_input(environ, self._reader.body_limit)
+        python_context.run(request_context.attach, context)
+        span = self._start_server_span(python_context, context, environ)
         try:
-            watch = span.watch if span is not None else functools.partial(_watch, owner)
-            answer = context.run(self.app, environ, watch(start_response))
+            if span is not None:
+                start_response = span.watch(start_response)
+            else:
+                start_response = _add_attributes_at_start(context, start_response)
+            response = python_context.run(self.app, environ, start_response)
         except BaseException as error:
-            _finish(owner, span, context, error)
+            _finish(context, span, python_context, error)
             raise
-        # A list runs no app code when it is read, and servers look at its length; a file wrapper is
-        # for the server alone, which sends the file by itself.
-        if isinstance(answer, list | tuple) or _is_file(answer, environ):
-            _finish(owner, span, context)
-            return answer
-        return _Answer(answer, context, owner, span)
+        # A list runs no app code while it is read, and servers look at its length; a file wrapper is for the
+        # server, which sends the file itself.
+        if isinstance(response, list | tuple) or _is_file(response, environ):
+            _finish(context, span, python_context)
+            return response
+        return _ResponseBody(response, python_context, context, span)
 
-    def _start_span(self, context: Context, owner: RequestContext, environ: Environ) -> WsgiServerSpan | None:
-        around = server_span.current_server_span(trace.get_current_span())
-        if around is not None or not self._app_span or not has_tracer_provider():
-            set_server_span(owner, around)
+    def _start_server_span(
+        self, python_context: Context, context: RequestContext, environ: Environ
+    ) -> WsgiServerSpan | None:
+        present = server_span.current_server_span(trace.get_current_span())
+        if present is not None or not self._app_span or not has_tracer_provider():
+            set_server_span(context, present)
             return None
-        if self._app_span == "auto" and self._traces_inside(environ):
+        if self._app_span == "auto" and self._app_makes_server_span(environ):
             return None
         if self._spans is None:
             try:
@@ -126,56 +130,60 @@ class AttributionMiddleware:
                     "wsgi", "byline.E017: no app span without opentelemetry-instrumentation-wsgi: %s", ADVICE
                 )
                 return None
-        return context.run(self._spans.start, owner, environ)
+        return python_context.run(self._spans.start, context, environ)
 
-    def _traces_inside(self, environ: Environ) -> bool:
-        if self._inner is None:
-            self._inner = server_span.ServerSpanDetector(self.app)
-        return self._inner.will_create(environ)
+    def _app_makes_server_span(self, environ: Environ) -> bool:
+        if self._detector is None:
+            self._detector = server_span.ServerSpanDetector(self.app)
+        return self._detector.will_create(environ)
 
 
-def _watch(owner: RequestContext, start_response: StartResponse) -> StartResponse:
-    """Enrich a span that the app inside made, for Flask's ends before the answer is read."""
+def _add_attributes_at_start(context: RequestContext, start_response: StartResponse) -> StartResponse:
+    """Set the request attributes on a span that the app made, because Flask's ends before the body is read."""
 
-    def watched(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
-        if owner.server_span is not None:
-            server_span.set_request_attributes(owner)
+    def call(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+        if context.server_span is not None:
+            server_span.set_request_attributes(context)
         return start_response(status, headers, *error)
 
-    return watched
+    return call
 
 
-def _is_file(answer: object, environ: Environ) -> bool:
+def _is_file(response: object, environ: Environ) -> bool:
     wrapper = environ.get("wsgi.file_wrapper")
-    return isinstance(wrapper, type) and isinstance(answer, wrapper)
+    return isinstance(wrapper, type) and isinstance(response, wrapper)
 
 
 def _finish(
-    owner: RequestContext, span: WsgiServerSpan | None, context: Context, error: BaseException | None = None
+    context: RequestContext, span: WsgiServerSpan | None, python_context: Context, error: BaseException | None = None
 ) -> None:
-    server_span.set_request_attributes(owner)
-    # Else the record, the environ and the body would keep each other alive.
-    if owner.scope_or_environ is not None:
-        owner.scope_or_environ.pop(_MARK, None)
+    server_span.set_request_attributes(context)
+    # Otherwise the request context, the environ and the body would keep each other alive.
+    if context.scope_or_environ is not None:
+        context.scope_or_environ.pop(_CONTEXT_KEY, None)
     if span is not None:
         try:
-            context.run(span.end, error)
+            python_context.run(span.end, error)
         except Exception:
             errors.report_internal_error("app span")
 
 
-class _Answer:
-    """A response body of which every step runs in the request's own context."""
+class _ResponseBody:
+    """A response body of which every step runs in the context of the request."""
 
     def __init__(
-        self, answer: Iterable[bytes], context: Context, owner: RequestContext, span: WsgiServerSpan | None
+        self,
+        response: Iterable[bytes],
+        python_context: Context,
+        context: RequestContext,
+        span: WsgiServerSpan | None,
     ) -> None:
-        self._answer = answer
+        self._response = response
+        self._python_context = python_context
         self._context = context
-        self._owner = owner
         self._span = span
         self._iterator: Iterator[bytes] | None = None
-        self._open = True
+        self._is_open = True
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -183,10 +191,10 @@ class _Answer:
     def __next__(self) -> bytes:
         try:
             if self._iterator is None:
-                self._iterator = self._context.run(iter, self._answer)
-            return self._context.run(next, self._iterator)
+                self._iterator = self._python_context.run(iter, self._response)
+            return self._python_context.run(next, self._iterator)
         except StopIteration:
-            # The body is whole: not every server calls close().
+            # The body is complete; not every server calls close().
             self._end()
             raise
         except BaseException as error:
@@ -194,20 +202,20 @@ class _Answer:
             raise
 
     def close(self) -> None:
-        """Close the app's body, as PEP 3333 asks of every middleware."""
+        """Close the body of the app, as PEP 3333 asks of every middleware."""
         try:
-            close = getattr(self._answer, "close", None)
+            close = getattr(self._response, "close", None)
             if close is not None:
-                self._context.run(close)
+                self._python_context.run(close)
         finally:
             self._end()
 
     def __del__(self) -> None:
-        # Nobody closed it.
-        if self._open:
+        # The server has not called close().
+        if self._is_open:
             deferred.defer(self._end)
 
     def _end(self, error: BaseException | None = None) -> None:
-        if self._open:
-            self._open = False
-            _finish(self._owner, self._span, self._context, error)
+        if self._is_open:
+            self._is_open = False
+            _finish(self._context, self._span, self._python_context, error)

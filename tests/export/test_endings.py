@@ -207,7 +207,7 @@ trace.get_tracer("app").start_span("chat").end()
 """
 
 
-PAUSE = "import byline.shutdown; byline.shutdown.on_server_stop(); import os; os._exit(0)"
+PAUSE = "import byline.shutdown; byline.shutdown.hooks.on_server_stop(); import os; os._exit(0)"
 
 
 @pytest.mark.parametrize(("spooled", "end"), [(False, ""), (True, ""), (False, PAUSE)])

@@ -235,7 +235,7 @@ def test_a_check_in_a_running_app_hides_nothing_but_what_is_of_itself(
     receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A warning is given once: what is not heard now would never be."""
-    monkeypatch.setattr(errors, "_told", set())
+    errors.once.clear()
 
     def meanwhile(_: ReadableSpan) -> bool:
         errors.warn_once("full", "byline.E061: the spool of %s is full", "langfuse")

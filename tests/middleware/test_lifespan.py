@@ -21,9 +21,9 @@ STARTED, STOPPED = {"type": "lifespan.startup.complete"}, {"type": "lifespan.shu
 def log() -> Iterator[list[Any]]:
     """What happened, in order; pausing is a part of it."""
     found: list[Any] = []
-    shutdown.register(pause=lambda: found.append("paused"), stop=lambda: None)
+    shutdown.hooks.register(on_server_stop=lambda: found.append("paused"), on_exit=lambda: None)
     yield found
-    shutdown.clear()
+    shutdown.hooks.clear()
 
 
 def live(app: Any, log: list[Any]) -> None:
@@ -76,13 +76,13 @@ def test_a_farewell_that_fails_does_not_keep_the_server_from_ending(production: 
     def fail() -> None:
         raise RuntimeError("with a prompt in it")
 
-    shutdown.register(pause=fail, stop=fail)
+    shutdown.hooks.register(on_server_stop=fail, on_exit=fail)
     log: list[Any] = []
     try:
         live(well_behaved, log)
-        shutdown.on_exit()
+        shutdown.hooks.on_exit()
     finally:
-        shutdown.clear()
+        shutdown.hooks.clear()
     assert log[-1] == STOPPED
     assert "prompt" not in production.text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from byline.export import metrics
 from byline.export.destination import Destination
 from byline.export.environment import destinations_from_environment, unused_settings
 from byline.export.langfuse import Langfuse
@@ -15,6 +14,5 @@ __all__ = [
     "Destination",
     "Langfuse",
     "destinations_from_environment",
-    "metrics",
     "unused_settings",
 ]
