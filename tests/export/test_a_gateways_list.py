@@ -146,7 +146,7 @@ FILTERABLE: dict[str, tuple[str, Any]] = {
     "tokens left": ("ratelimit_tokens_remaining", 990),
     "organization": ("organization_id", "org-1"),
     "environment": ("environment_id", "env-1"),
-    "key hash": ("gateway_key_hash", _hash()),
+    "key hash": ("gateway_key_hash", _hash()[:12]),
     "key alias": ("gateway_key_alias", "team blue"),
     "model id": ("gateway_model_id", "deployment-1"),
     "model group": ("gateway_model_group", "fast"),
@@ -226,7 +226,7 @@ def test_a_failure(path: Path) -> None:
         gateway.fail(429)
         (span,) = drained(gateway, receiver, Aptible(gateway.base_url))
     item = found(span, path)
-    assert (item.level, item.status_message) == ("ERROR", "The testing gateway was told to fail.")
+    assert (item.level, item.status_message) == ("ERROR", "429: The testing gateway was told to fail.")
     assert (item.metadata["error_type"], item.metadata["organization_id"]) == ("429", "org-1")
 
 

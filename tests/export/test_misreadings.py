@@ -77,15 +77,23 @@ def _of_call(item: Observation) -> tuple[Any, ...]:
 @both_paths
 @pytest.mark.parametrize("scenario", ["chat_sync", "responses"])
 def test_tokens_in_the_form_of_openais_replies(receiver: Receiver, path: Path, scenario: str) -> None:
-    """Langfuse's SDK hands them on as they came; what was cached and what was thought is within the sums there."""
+    """Langfuse's SDK passes them on as they are; cached tokens and reasoning are included in the totals there."""
     (item,) = shown(replayed(receiver, "langfuse", scenario), path)
-    assert item.usage == {
-        "input": 8,
-        "input_cached_tokens": 3,
-        "output": 5,
-        "output_reasoning_tokens": 2,
-        "total": 18,
-    }
+    assert item.usage == {"input": 8, "input_cached_tokens": 3, "output": 7, "total": 18}
+
+
+@both_paths
+@pytest.mark.parametrize("cost", [None, 0.25])
+def test_reasoning_is_apart_from_the_output_only_if_the_cost_is_known(
+    receiver: Receiver, path: Path, cost: float | None
+) -> None:
+    """Langfuse prices the tokens of a generation without a cost, and has no price for reasoning with some models."""
+    tokens: dict[str, Any] = {"gen_ai.usage.output_tokens": 7, "gen_ai.usage.reasoning.output_tokens": 2}
+    priced = {} if cost is None else {"gen_ai.usage.cost": cost, "byline.cost.source": "gateway"}
+    with running(Langfuse(*KEYS, receiver.url)) as app:
+        app.chat("call", **tokens, **priced)
+    usage = observations(receiver.spans, path)["call"].usage
+    assert usage == ({"output": 7} if cost is None else {"output": 5, "output_reasoning_tokens": 2})
 
 
 @both_paths

@@ -173,8 +173,8 @@ class Destination:
         if map_span in own_transforms:
             # Before the redaction: it puts content on the trace as well.
             trace_io = TraceIO()
-            collect = trace_io.note
-            transforms.insert(0, trace_io.tell)
+            collect = trace_io.collect
+            transforms.insert(0, trace_io.apply)
         if options.conventions:
             transforms.append(self._add_conventions)
         transforms += own_transforms

@@ -12,7 +12,7 @@ from byline import settings
 from byline.export.decisions import Spans
 from byline.export.delivery import messages, tls
 from byline.export.destination import Destination
-from byline.export.langfuse_mapping.observation import map_span
+from byline.export.langfuse_mapping.observation import drop_mapped, map_span
 from byline.export.options import Options
 from byline.export.pipeline import SpanTransform
 from byline.export.self_test import CheckResult
@@ -89,7 +89,7 @@ class Langfuse(Destination):
         def set_defaults(span_copy: SpanCopy) -> None:
             span_copy.attributes = {**defaults, **span_copy.attributes}
 
-        return (set_defaults, map_span) if defaults else (map_span,)
+        return (set_defaults, map_span, drop_mapped) if defaults else (map_span, drop_mapped)
 
     def check(self) -> list[CheckResult]:
         """Test the credentials, then an export."""

@@ -1,4 +1,4 @@
-"""Says to Langfuse what a model call was: model, parameters, tokens, cost, and when the first of it came."""
+"""A model call as Langfuse's generation: model, parameters, usage, cost, and time of the first token."""
 
 from __future__ import annotations
 
@@ -6,20 +6,30 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
-from byline.export.langfuse_mapping.sanitize import METADATA, NAMES, STARTED, parse_json_object
-from byline.export.langfuse_mapping.usage import cost_details, stated_cost, stated_usage, usage_details
+from byline.export.langfuse_mapping.usage import COST_DETAILS, USAGE_DETAILS, find_cost, find_usage, parse_json_object
 from byline.export.redaction.allow_list import is_plain_value
 from byline.export.span_copy import SpanCopy
 from byline.genai import attributes as names
+from byline.genai.call_results import strip_usage
 from byline.genai.json_text import json_dumps
 
+#: Attributes that Langfuse takes for an observation's name before the span's own, and their longest values.
+OBSERVATION_NAMES: Final = {
+    "gen_ai.tool.name": 1000,
+    "genkit:name": 1000,
+    "logfire.msg": 1000,
+    "ai.toolCall.name": 1000,
+    # Langfuse joins these two to one name.
+    "ai.operationId": 199,
+    "ai.telemetry.functionId": 800,
+}
 _MODEL: Final = "langfuse.observation.model.name"
 _PARAMETERS: Final = "langfuse.observation.model.parameters"
-_USAGE: Final = "langfuse.observation.usage_details"
-_COST: Final = "langfuse.observation.cost_details"
+_COMPLETION_START: Final = "langfuse.observation.completion_start_time"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 _MODELS: Final = (
+    _MODEL,
     names.CALL_RESULT["response_model"],
     names.REQUEST_MODEL,
     "llm.response.model",
@@ -27,84 +37,86 @@ _MODELS: Final = (
     "llm.request.model",
     "embedding.model_name",
 )
-#: JSON texts of OpenInference's, the model among them: of a failed call it stands nowhere else.
+#: JSON objects of OpenInference; of a failed call the model stands nowhere else.
 _INVOCATIONS: Final = ("llm.invocation_parameters", "embedding.invocation_parameters")
 _FIRST_CHUNK: Final = (
     names.CALL_RESULT["time_to_first_chunk"],
     "gen_ai.client.operation.time_to_first_chunk",
     "gen_ai.server.time_to_first_token",
 )
+_STOP_SEQUENCES: Final = "gen_ai.request.stop_sequences"
 
 
-#: Langfuse counts for itself where no tokens are stated, and has a price for them.
-_NOTHING: Final = {"input": 0, "output": 0}
-
-
-def map_non_generation(attributes: dict[str, Any]) -> None:
-    """Say of a span that is no model call, but names a model, that there is nothing to count of it."""
-    if any(attributes.get(key) for key in (_MODEL, *_MODELS)):
-        attributes[_USAGE] = json_dumps(_NOTHING)
-
-
-def map_generation(draft: SpanCopy) -> None:
-    """Write what a model call was onto its span, all of it: what is left out Langfuse looks for elsewhere."""
-    attributes = draft.attributes
-    invocation = next((found for key in _INVOCATIONS if (found := parse_json_object(attributes.get(key)))), {})
-    models = (*(attributes.get(key) for key in _MODELS), invocation.get("model"))
-    model = next((model for model in models if model), None)
-    if model is not None:
+def map_generation(span: SpanCopy) -> None:
+    """Write model, parameters, usage, and cost onto a model call; Langfuse guesses whichever is missing."""
+    attributes = span.attributes
+    invocation = next((found for name in _INVOCATIONS if (found := parse_json_object(attributes.get(name)))), {})
+    model = next((model for name in _MODELS if (model := attributes.get(name))), invocation.get("model"))
+    if model:
         attributes.setdefault(_MODEL, str(model))
     if not parse_json_object(attributes.get(_PARAMETERS)):
-        attributes[_PARAMETERS] = json_dumps(_requested(attributes) or _invoked(invocation))
-    usage = stated_usage(attributes.pop(_USAGE, None)) or usage_details(attributes)
-    attributes[_USAGE] = json_dumps(_NOTHING if draft.is_double else usage)
-    stated = stated_cost(attributes.pop(_COST, None))
-    cost = cost_details(attributes) or stated
+        attributes[_PARAMETERS] = json_dumps(_request_parameters(attributes) or _invocation_parameters(invocation))
+    cost = find_cost(attributes)
+    attributes.pop(COST_DETAILS, None)
+    attributes.pop(names.COST, None)
     if cost:
-        attributes[_COST] = json_dumps(cost)
+        attributes[COST_DETAILS] = json_dumps(cost)
     if "total" in cost:
         attributes[names.COST] = cost["total"]
-    else:
-        attributes.pop(names.COST, None)
-    started = _first_chunk(draft)
-    if started is not None:
-        attributes.setdefault(STARTED, started)
+    # Langfuse counts tokens itself, and prices them, if a generation states none.
+    usage = {"input": 0, "output": 0} if span.is_double else find_usage(attributes, is_priced="total" in cost)
+    attributes[USAGE_DETAILS] = json_dumps(usage)
+    start = _find_completion_start(span)
+    if start is not None:
+        attributes.setdefault(_COMPLETION_START, start)
     if "gen_ai.tool.name" in attributes:
-        # Of a tool that the model asked for; it would give its name to the generation.
-        attributes[METADATA + "tool_name"] = attributes.pop("gen_ai.tool.name")
-    if draft.attribution.generation_name:
-        for key in NAMES:
-            if key != "ai.telemetry.functionId":
-                attributes.pop(key, None)
+        # The tool that the model has called; Langfuse would name the generation after it.
+        attributes["langfuse.observation.metadata.tool_name"] = attributes.pop("gen_ai.tool.name")
+    if span.attribution.generation_name:
+        for name in OBSERVATION_NAMES:
+            if name != "ai.telemetry.functionId":
+                attributes.pop(name, None)
 
 
-def _requested(attributes: Mapping[str, Any]) -> dict[str, Any]:
+def remove_usage(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes of a span that is no model call, without usage: its model calls carry it.
+
+    Langfuse counts the tokens of every span that names a model and states none, so such a span states zeros.
+    """
+    attributes = strip_usage(attributes)
+    if any(attributes.get(name) for name in _MODELS):
+        attributes[USAGE_DETAILS] = json_dumps({"input": 0, "output": 0})
+    return attributes
+
+
+def _request_parameters(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``gen_ai.request.*`` without prompts, which some instrumentations put there."""
     return {
-        key[len(names.PARAMETERS) :]: value
-        for key, value in attributes.items()
-        if key.startswith(names.PARAMETERS) and key != names.REQUEST_MODEL and value != "" and _is_parameter(key, value)
+        name[len(names.PARAMETERS) :]: value
+        for name, value in attributes.items()
+        if name.startswith(names.PARAMETERS)
+        and name != names.REQUEST_MODEL
+        and value != ""
+        and (is_plain_value(value) or name == _STOP_SEQUENCES)
     }
 
 
-def _is_parameter(key: str, value: Any) -> bool:
-    return is_plain_value(value) or key == "gen_ai.request.stop_sequences"
-
-
-def _invoked(invocation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return OpenInference's parameters, without the messages and tools that may stand among them."""
+def _invocation_parameters(invocation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return OpenInference's parameters without messages and tools."""
     return {
-        key: value
-        for key, value in invocation.items()
-        if key != "model" and not isinstance(value, list | dict) and is_plain_value(value)
+        name: value
+        for name, value in invocation.items()
+        if name != "model" and value is not None and not isinstance(value, list) and is_plain_value(value)
     }
 
 
-def _first_chunk(draft: SpanCopy) -> str | None:
-    seconds = next((draft.attributes[key] for key in _FIRST_CHUNK if key in draft.attributes), None)
-    if not isinstance(seconds, int | float) or draft.start_time is None or not 0 <= seconds < 1e6:
+def _find_completion_start(span: SpanCopy) -> str | None:
+    """Return the time of the first token, within the span, as ISO 8601."""
+    seconds = next((span.attributes[name] for name in _FIRST_CHUNK if name in span.attributes), None)
+    if not isinstance(seconds, int | float) or span.start_time is None or not 0 <= seconds < 1e6:
         return None
-    nanoseconds = draft.start_time + int(seconds * 1e9)
-    if draft.end_time is not None:
-        nanoseconds = min(nanoseconds, draft.end_time)
+    nanoseconds = span.start_time + int(seconds * 1e9)
+    if span.end_time is not None:
+        nanoseconds = min(nanoseconds, span.end_time)
     moment = _EPOCH + timedelta(microseconds=nanoseconds // 1000)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,23 +1,32 @@
-"""Says of each span what it is to Langfuse, so that nothing is left to its guesses.
+"""What a span is to Langfuse: type, level, message, prompt, metadata, and the labels of its trace.
 
-Langfuse's server reads the spellings of many instrumentations, each a little differently with each
-release. Its own ``langfuse.observation.*`` attributes win over all of them.
+Langfuse's server guesses them from the spellings of many instrumentations, differently with each release. Its
+own ``langfuse.observation.*`` attributes win over every guess, and one value in a wrong form makes it drop or
+misread a whole observation, or all labels of a trace.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from datetime import datetime
 from typing import Any, Final
 
-from byline.export.langfuse_mapping.generation import map_generation, map_non_generation
-from byline.export.langfuse_mapping.sanitize import LEVEL, METADATA, clean_environment_name, sanitize, shorten_name
+from byline.export.langfuse_mapping import messages
+from byline.export.langfuse_mapping.generation import OBSERVATION_NAMES, map_generation, remove_usage
+from byline.export.langfuse_mapping.usage import round_money
 from byline.export.span_copy import SpanCopy
 from byline.genai import attributes as names
-from byline.genai.call_results import strip_usage
+from byline.genai.json_text import json_dumps
 
 TYPE: Final = "langfuse.observation.type"
-_MESSAGE: Final = "langfuse.observation.status_message"
+METADATA: Final = "langfuse.observation.metadata."
+_LEVEL: Final = "langfuse.observation.level"
+_STATUS_MESSAGE: Final = "langfuse.observation.status_message"
 _PROMPT: Final = "langfuse.observation.prompt."
+_COMPLETION_START: Final = "langfuse.observation.completion_start_time"
 _BYLINE: Final = "byline."
+_SDK_SCOPE: Final = "langfuse-sdk"
 
 _TYPES: Final = frozenset(
     {"span", "generation", "event", "embedding", "agent", "tool", "chain", "retriever", "guardrail", "evaluator"}
@@ -41,9 +50,33 @@ _TYPE_OF: Final = {
     "evaluator": "evaluator",
 }
 _KINDS: Final = (names.OPERATION_NAME, "openinference.span.kind", "traceloop.span.kind", "llm.request.type")
+_LEVELS: Final = frozenset(
+    {"DEBUG", "TRACE", "VERBOSE", "DEFAULT", "INFO", "LOG", "WARN", "WARNING", "ERROR", "FATAL", "CRITICAL"}
+)
 _ENVIRONMENTS: Final = ("langfuse.environment", "deployment.environment.name", "deployment.environment")
 _ROOT_MARKS: Final = ("langfuse.internal.as_root", "langfuse.internal.is_app_root")
-#: What Langfuse has no place for, and what it is called where it can be filtered by.
+_STATUS_CODE: Final = names.CALL_RESULT["status_code"]
+
+#: Names and labels that Langfuse reads as strings.
+_STRINGS: Final = (
+    names.SESSION_ID,
+    names.CONVERSATION_ID,
+    names.USER_ID,
+    "langfuse.session.id",
+    "langfuse.user.id",
+    names.TRACE_NAME,
+    names.RELEASE,
+    names.VERSION,
+    names.ENVIRONMENT,
+)
+#: Langfuse refuses an observation with a longer name, and with it the labels of its trace.
+_MAX_NAME: Final = 1000
+_NO_ENVIRONMENT: Final = re.compile(r"[^a-z0-9_-]+")
+_TIME: Final = re.compile(
+    r'"?(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?)?"?', re.ASCII
+)
+
+#: Attributes without a column in Langfuse, and the metadata keys under which one can filter by them.
 _FURTHER: Final = {
     names.CALL_RESULT["finish_reasons"]: "finish_reasons",
     "llm.finish_reason": "finish_reasons",
@@ -52,74 +85,176 @@ _FURTHER: Final = {
     names.CALL_RESULT["tool_definitions"]: "tool_definitions",
     names.ERROR_TYPE: "error_type",
 }
-#: What Langfuse shows elsewhere.
-_NOT_METADATA: Final = frozenset({names.ERROR_MESSAGE, names.GENERATION_NAME, names.STEP_NAME})
-#: Of the tenant, and so worth finding traces by.
-_OF_TRACE: Final = {names.ORGANIZATION_ID: "organization_id", names.ENVIRONMENT_ID: "environment_id"}
+#: Attributes that Langfuse shows in a column: status message, name, latency, cost.
+_COLUMNS: Final = re.compile(
+    "|".join(
+        re.escape(name)
+        for name in (
+            names.ERROR_MESSAGE,
+            names.GENERATION_NAME,
+            names.STEP_NAME,
+            names.CALL_RESULT["duration"],
+        )
+    )
+    + r"|byline\.cost\.(?!source$).+"
+)
+#: Attributes that stand in metadata or columns as well, and so many that the caller's own would be hard to find.
+_REPEATED: Final = tuple(
+    f"byline.{group}" for group in ("cache.", "caller.", "cost.", "duration", "gateway.", "llm.", "ratelimit.")
+)
+_TENANT: Final = {names.ORGANIZATION_ID: "organization_id", names.ENVIRONMENT_ID: "environment_id"}
+#: So much of a hash tells keys apart, and can be read.
+_HASH_DIGITS: Final = 12
+_HASH: Final = re.compile(r"[0-9a-f]{32,}")
 
 
-def map_span(draft: SpanCopy) -> None:
-    """Write what a span is to Langfuse onto it."""
-    sanitize(draft.attributes)
-    draft.attributes[TYPE] = _type(draft, leaf=draft.is_leaf)
-    if draft.attributes[TYPE] in ("generation", "embedding"):
-        map_generation(draft)
+def map_span(span: SpanCopy) -> None:
+    """Write onto a span copy all that Langfuse would otherwise guess."""
+    attributes = span.attributes
+    _sanitize(attributes)
+    if span.scope is not None and span.scope.name == _SDK_SCOPE:
+        _unquote_metadata(attributes)
+    attributes[TYPE] = _find_type(span)
+    if attributes[TYPE] in ("generation", "embedding"):
+        map_generation(span)
     else:
-        _tell_other(draft)
-    draft.name = shorten_name(draft.name)
-    _tell_error(draft)
-    _tell_prompt(draft.attributes)
-    _tell_metadata(draft.attributes)
-    _tell_trace(draft)
+        if "model" in attributes:
+            # Langfuse takes any attribute of this name for a model call's.
+            attributes.setdefault(METADATA + "model", attributes.pop("model"))
+        span.attributes = attributes = remove_usage(attributes)
+    span.name = shorten_name(span.name)
+    _map_messages(span)
+    if span.is_error:
+        _map_error(span)
+    _map_prompt(attributes)
+    _map_metadata(attributes)
+    _map_trace_labels(span)
 
 
-def _type(draft: SpanCopy, *, leaf: bool) -> str:
-    attributes = draft.attributes
+def drop_mapped(span: SpanCopy) -> None:
+    """Remove attributes that `map_span` has rewritten: Langfuse would show them once more, as metadata."""
+    attributes = span.attributes
+    rendered = messages.rendered_attributes(attributes)
+    for name in [name for name in attributes if name.startswith(_REPEATED) or name in rendered]:
+        del attributes[name]
+
+
+def shorten_name(name: str, limit: int = _MAX_NAME) -> str:
+    """Return a name of at most ``limit`` characters: Langfuse refuses longer ones."""
+    return name if len(name) <= limit else name[: limit - 1] + "…"
+
+
+def clean_environment_name(name: str) -> str:
+    """Return an environment in the form that Langfuse accepts; it shows any other as ``default``.
+
+    Example:
+        >>> clean_environment_name("Prod EU")
+        'prod-eu'
+    """
+    return _NO_ENVIRONMENT.sub("-", name.lower())[:40].strip("-") or "default"
+
+
+def _sanitize(attributes: dict[str, Any]) -> None:
+    """Bring values of apps and instrumentations into the form that Langfuse accepts, or remove them."""
+    for name in _STRINGS:
+        value = attributes.get(name)
+        if value is not None and not isinstance(value, str):
+            attributes[name] = json_dumps(value)
+    for name, limit in OBSERVATION_NAMES.items():
+        if name in attributes:
+            attributes[name] = shorten_name(str(attributes[name]), limit)
+    if names.TRACE_NAME in attributes:
+        attributes[names.TRACE_NAME] = shorten_name(attributes[names.TRACE_NAME])
+    if names.ENVIRONMENT in attributes:
+        attributes[names.ENVIRONMENT] = clean_environment_name(attributes[names.ENVIRONMENT])
+    if _LEVEL in attributes:
+        level = str(attributes.pop(_LEVEL)).upper()
+        if level in _LEVELS:
+            attributes[_LEVEL] = level
+    if _COMPLETION_START in attributes and not _is_time(attributes[_COMPLETION_START]):
+        del attributes[_COMPLETION_START]
+
+
+def _unquote_metadata(attributes: dict[str, Any]) -> None:
+    """Decode metadata that Langfuse's SDK 5 has encoded as JSON: filters would have to name the quotes."""
+    for name, value in attributes.items():
+        if not name.startswith((names.METADATA, METADATA)) or not isinstance(value, str) or value[:1] != '"':
+            continue
+        try:
+            decoded = json.loads(value)
+        except ValueError:
+            continue
+        if isinstance(decoded, str):
+            attributes[name] = decoded
+
+
+def _find_type(span: SpanCopy) -> str:
+    """Return the observation's type: as stated, else by the span's operation or kind."""
+    attributes = span.attributes
     stated = str(attributes.get(TYPE, "")).lower()
     if stated in _TYPES:
         return stated
-    if not draft.is_llm:
+    if not span.is_llm:
         return "span"
-    kinds = [str(attributes[key]).lower() for key in _KINDS if key in attributes]
-    found = next((_TYPE_OF[kind] for kind in kinds if kind in _TYPE_OF), None)
-    if leaf:
-        return "embedding" if found == "embedding" else "generation"
-    return found or "span"
+    kinds = (str(attributes[name]).lower() for name in _KINDS if name in attributes)
+    kind = next((_TYPE_OF[kind] for kind in kinds if kind in _TYPE_OF), None)
+    if span.is_leaf:
+        return "embedding" if kind == "embedding" else "generation"
+    return kind or "span"
 
 
-def _tell_other(draft: SpanCopy) -> None:
-    attributes = strip_usage(draft.attributes)
-    if "model" in attributes:
-        attributes.setdefault(METADATA + "model", attributes.pop("model"))
-    map_non_generation(attributes)
-    draft.attributes = attributes
-
-
-def _tell_error(draft: SpanCopy) -> None:
-    attributes = draft.attributes
-    if not draft.is_error:
+def _map_messages(span: SpanCopy) -> None:
+    """Set input and output as OpenAI's messages; both, because Langfuse looks for neither if one is set."""
+    attributes = span.attributes
+    if not messages.has_genai_messages(attributes):
         return
-    attributes.setdefault(LEVEL, "ERROR")
-    told = (attributes.get(names.ERROR_MESSAGE), draft.status.description, _exception(draft))
-    message = next((text for text in (*told, attributes.get(names.ERROR_TYPE)) if text), None)
-    if message:
-        attributes.setdefault(_MESSAGE, str(message))
+    is_agent = attributes[TYPE] == "agent"
+    values = {
+        messages.INPUT: messages.read_input(attributes, is_agent=is_agent),
+        messages.OUTPUT: messages.read_output(attributes, is_agent=is_agent),
+    }
+    attributes.update({name: value for name, value in values.items() if value is not None})
 
 
-def _exception(draft: SpanCopy) -> Any:
-    for event in reversed(draft.events):
+def _map_error(span: SpanCopy) -> None:
+    """Set level and status message, and an output that states the error if there is none."""
+    attributes = span.attributes
+    attributes.setdefault(_LEVEL, "ERROR")
+    texts = (attributes.get(names.ERROR_MESSAGE), span.status.description, _exception_text(span))
+    message = next((str(text) for text in texts if text), None)
+    kind = attributes.get(names.ERROR_TYPE)
+    code = attributes.get(_STATUS_CODE) or (kind if str(kind).isdecimal() else None)
+    is_prefixed = message is not None and code is not None and str(code) not in message
+    shown = f"{code}: {message}" if is_prefixed else message or kind
+    if shown:
+        attributes.setdefault(_STATUS_MESSAGE, str(shown))
+    if attributes[TYPE] == "generation" and messages.read_output(attributes) is None and not _has_content_events(span):
+        error = {"code": str(code or kind or "error"), "message": message}
+        attributes[messages.OUTPUT] = json_dumps({"error": {key: text for key, text in error.items() if text}})
+        # An output that is set stops Langfuse's search for the input.
+        value = messages.read_input(attributes)
+        if value is not None:
+            attributes[messages.INPUT] = value
+
+
+def _has_content_events(span: SpanCopy) -> bool:
+    return any(event.name.startswith("gen_ai.") for event in span.events)
+
+
+def _exception_text(span: SpanCopy) -> Any:
+    for event in reversed(span.events):
         if event.name == "exception" and event.attributes:
             return event.attributes.get("exception.message") or event.attributes.get("exception.type")
     return None
 
 
-def _tell_prompt(attributes: dict[str, Any]) -> None:
-    # Both are needed, and a version that is no whole number makes Langfuse refuse the generation.
-    name = _take(attributes, f"{_PROMPT}name", "langfuse.prompt.name", "gen_ai.prompt.name")
-    version = _take(attributes, f"{_PROMPT}version", "langfuse.prompt.version", "gen_ai.prompt.version")
+def _map_prompt(attributes: dict[str, Any]) -> None:
+    """Link a generation to its prompt: Langfuse needs name and version, and refuses a version that is no integer."""
+    name = _take_first(attributes, f"{_PROMPT}name", "langfuse.prompt.name", "gen_ai.prompt.name")
+    version = _take_first(attributes, f"{_PROMPT}version", "langfuse.prompt.version", "gen_ai.prompt.version")
     name = name or attributes.get(names.METADATA + "prompt_name")
     version = attributes.get(names.METADATA + "prompt_version") if version is None else version
-    number = _whole(version)
+    number = _to_integer(version)
     if name and number is not None:
         if attributes[TYPE] == "generation":
             attributes.update({f"{_PROMPT}name": str(name), f"{_PROMPT}version": number})
@@ -129,48 +264,62 @@ def _tell_prompt(attributes: dict[str, Any]) -> None:
             attributes.setdefault(METADATA + key, str(value))
 
 
-def _tell_metadata(attributes: dict[str, Any]) -> None:
-    # Whatever stands on a span otherwise cannot be filtered by.
-    for key, name in _OF_TRACE.items():
-        if key in attributes:
-            # Whatever the metadata claims: that may come from anybody.
-            attributes[names.METADATA + name] = attributes[key]
-    told = {
-        key[len(_BYLINE) :].replace(".", "_"): value
-        for key, value in attributes.items()
-        if key.startswith(_BYLINE) and key not in _NOT_METADATA
+def _map_metadata(attributes: dict[str, Any]) -> None:
+    """Write attributes without a column as metadata of the observation: Langfuse filters by nothing else.
+
+    The metadata of the trace holds the caller's keys alone.
+    """
+    for name, key in _TENANT.items():
+        if name in attributes and names.METADATA + key in attributes:
+            # The caller claims a tenant; the known one counts.
+            attributes[names.METADATA + key] = attributes[name]
+    metadata = {
+        name[len(_BYLINE) :].replace(".", "_"): _to_metadata(name, attributes[name])
+        for name in sorted(attributes)
+        if name.startswith(_BYLINE) and not _COLUMNS.fullmatch(name)
     }
-    for key, name in _FURTHER.items():
-        if key in attributes:
-            told.setdefault(name, attributes[key])
-    for name, value in told.items():
-        # One write path has one room for the metadata of both.
-        taken = attributes.get(names.METADATA + name, value) != value
-        attributes.setdefault(f"{METADATA}byline_{name}" if taken else METADATA + name, value)
+    for name, key in _FURTHER.items():
+        if name in attributes:
+            metadata.setdefault(key, attributes[name])
+    if metadata.get("response_id") == metadata.get("gateway_request_id"):
+        metadata.pop("response_id", None)
+    for key, value in metadata.items():
+        # Langfuse's direct write path merges the metadata of trace and observation.
+        is_taken = attributes.get(names.METADATA + key, value) != value
+        attributes.setdefault(f"{METADATA}byline_{key}" if is_taken else METADATA + key, value)
 
 
-def _tell_trace(draft: SpanCopy) -> None:
-    attributes = draft.attributes
-    if draft.parent is not None and not draft.parent.is_remote:
-        # Marked by who does not know what else is sent, it would name the trace.
-        for key in _ROOT_MARKS:
-            attributes.pop(key, None)
+def _to_metadata(name: str, value: Any) -> Any:
+    if isinstance(value, float):
+        return round_money(value)
+    if name.endswith(".hash") and isinstance(value, str) and _HASH.fullmatch(value):
+        return value[:_HASH_DIGITS]
+    return value
+
+
+def _map_trace_labels(span: SpanCopy) -> None:
+    """Set session and environment on the span itself, and remove the marks of a root from spans that are none."""
+    attributes = span.attributes
+    if span.parent is not None and not span.parent.is_remote:
+        # Langfuse's SDK may mark a span below another one as root; Langfuse would then name the trace after it.
+        for name in _ROOT_MARKS:
+            attributes.pop(name, None)
     if names.SESSION_ID not in attributes and attributes.get(names.CONVERSATION_ID):
-        # Below a root a conversation alone does not reach the trace.
+        # Langfuse reads `gen_ai.conversation.id` on root spans only.
         attributes[names.SESSION_ID] = attributes[names.CONVERSATION_ID]
-    if names.ENVIRONMENT not in attributes and draft.resource is not None:
-        around = draft.resource.attributes
-        found = next((around[key] for key in _ENVIRONMENTS if key in around), None)
-        if found:
-            attributes[names.ENVIRONMENT] = clean_environment_name(str(found))
+    if names.ENVIRONMENT not in attributes and span.resource is not None:
+        resource = span.resource.attributes
+        environment = next((resource[name] for name in _ENVIRONMENTS if resource.get(name)), None)
+        if environment:
+            attributes[names.ENVIRONMENT] = clean_environment_name(str(environment))
 
 
-def _take(attributes: dict[str, Any], *keys: str) -> Any:
-    found = [attributes.pop(key) for key in keys if key in attributes]
-    return found[0] if found else None
+def _take_first(attributes: dict[str, Any], *keys: str) -> Any:
+    values = [attributes.pop(key) for key in keys if key in attributes]
+    return values[0] if values else None
 
 
-def _whole(value: Any) -> int | None:
+def _to_integer(value: Any) -> int | None:
     if isinstance(value, bool) or value is None:
         return None
     try:
@@ -178,3 +327,14 @@ def _whole(value: Any) -> int | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return int(number) if number == number // 1 and abs(number) < 2**53 else None
+
+
+def _is_time(value: Any) -> bool:
+    match = _TIME.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return False
+    try:
+        datetime.fromisoformat(f"{match[1]}T{match[2] or '00:00'}")
+    except ValueError:
+        return False
+    return True

@@ -1,103 +1,58 @@
-"""What was asked and answered in a request as a whole: Langfuse shows it of a trace where its outermost span has it."""
+"""Input and output of a whole trace: the first question and the last answer among its model calls.
+
+Langfuse shows them from the trace's root, which often is a step or the server span and has neither. If a trace
+has several root generations, its legacy write path shows the input of the last one to start.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from typing import Any, Final
 
-from byline.export.redaction.content import INPUT, OUTPUT, masked_sides
+from byline.export.langfuse_mapping import messages
+from byline.export.redaction import content
 from byline.export.span_copy import SpanCopy
-from byline.genai.json_text import json_dumps
 
-_GIVEN: Final = "langfuse.observation.input"
-_RETURNED: Final = "langfuse.observation.output"
-_DEEPEST: Final = 32
+_TRACE_INPUT: Final = "langfuse.trace.input"
 _numbers: Final = itertools.count()
-#: Where instrumentations put it, in the order in which Langfuse looks; some write each message in parts of its own.
-_INPUTS: Final = (
-    _GIVEN,
-    "mlflow.spanInputs",
-    "traceloop.entity.input",
-    "input.value",
-    "input",
-    "gen_ai.prompt",
-    "gen_ai.prompt.*",
-    "llm.input_messages.*",
-    "gen_ai.input.messages",
-)
-_OUTPUTS: Final = (
-    _RETURNED,
-    "mlflow.spanOutputs",
-    "traceloop.entity.output",
-    "output.value",
-    "output",
-    "gen_ai.completion",
-    "gen_ai.completion.*",
-    "llm.output_messages.*",
-    "gen_ai.output.messages",
-)
 
 
 class TraceIO:
-    """What one destination got of it: another one's filters may let through what this one must not show."""
+    """First input and last output of each trace, as one destination may show them: filters differ by destination."""
 
     def __init__(self) -> None:
         number = next(_numbers)
-        self._given, self._returned = f"{_GIVEN} {number}", f"{_RETURNED} {number}"
+        self._input_key, self._output_key = f"{messages.INPUT} {number}", f"{messages.OUTPUT} {number}"
 
-    def note(self, draft: SpanCopy) -> None:
-        """Take note of what a model call was asked and has answered."""
-        request_spans = None if draft.state is None else draft.state.request_spans
-        if request_spans is None or not draft.is_leaf:
+    def collect(self, span: SpanCopy) -> None:
+        """Record the input of a model call if it is the first of its trace, and its output if it is the last."""
+        request_spans = None if span.state is None else span.state.request_spans
+        if request_spans is None or not span.is_leaf:
             return
-        noted = request_spans.root.first_and_last.values_of(draft.trace)
-        hidden = masked_sides(draft.attributes)
-        given = None if INPUT in hidden else _first(draft, _INPUTS)
-        returned = None if OUTPUT in hidden else _first(draft, _OUTPUTS)
-        started, ended = draft.start_time or 0, draft.end_time or 0
-        if given is not None and (self._given not in noted or started < noted[self._given][0]):
-            noted[self._given] = (started, given)
-        if returned is not None and (self._returned not in noted or ended >= noted[self._returned][0]):
-            noted[self._returned] = (ended, returned)
+        recorded = request_spans.root.first_and_last.values_of(span.trace)
+        masked = content.masked_sides(span.attributes)
+        start, end = span.start_time or 0, span.end_time or 0
+        is_first = self._input_key not in recorded or start < recorded[self._input_key][0]
+        if is_first and content.INPUT not in masked and (value := messages.read_input(span.attributes)) is not None:
+            recorded[self._input_key] = (start, value)
+        is_last = self._output_key not in recorded or end >= recorded[self._output_key][0]
+        if is_last and content.OUTPUT not in masked and (value := messages.read_output(span.attributes)) is not None:
+            recorded[self._output_key] = (end, value)
 
-    def tell(self, draft: SpanCopy) -> None:
-        """Put the first question and the last answer of a trace onto its outermost span, the app's or a step's."""
-        request_spans = None if draft.state is None else draft.state.request_spans
-        if request_spans is None or draft.is_llm or draft.parent is not None:
+    def apply(self, span: SpanCopy) -> None:
+        """Set input and output of the trace on its root, unless the root has some."""
+        if span.parent is not None:
             return
-        for attribute, name in ((_GIVEN, self._given), (_RETURNED, self._returned)):
-            told = request_spans.root.first_and_last.lookup(draft.trace, name)
-            if told is not None:
-                draft.attributes.setdefault(attribute, told[1])
+        if not span.is_llm:
+            for attribute, key in ((messages.INPUT, self._input_key), (messages.OUTPUT, self._output_key)):
+                value = self._look_up(span, key)
+                if value is not None:
+                    span.attributes.setdefault(attribute, value[1])
+        elif span.is_leaf:
+            first_input = self._look_up(span, self._input_key)
+            if first_input is not None and first_input[0] < (span.start_time or 0):
+                span.attributes.setdefault(_TRACE_INPUT, first_input[1])
 
-
-def _first(draft: SpanCopy, places: tuple[str, ...]) -> Any:
-    attributes = draft.attributes
-    found = (attributes.get(each) if each[-1] != "*" else _gather(attributes, each[:-1]) for each in places)
-    return next((value for value in found if value), None)
-
-
-def _gather(attributes: Mapping[str, Any], prefix: str) -> str | None:
-    """Return messages whose parts stand under numbered names, as JSON; ``None`` where there are none."""
-    whole: dict[str, Any] = {}
-    for key, value in attributes.items():
-        parts = key[len(prefix) :].split(".")
-        if not key.startswith(prefix) or not parts[0].isdecimal() or len(parts) > _DEEPEST:
-            continue
-        inner = whole
-        for part in parts[:-1]:
-            below = inner.get(part)
-            if not isinstance(below, dict):
-                below = inner[part] = {}
-            inner = below
-        inner[parts[-1]] = value
-    return json_dumps(_listed(whole)) if whole else None
-
-
-def _listed(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    if all(key.isdecimal() for key in value):
-        return [_listed(value[key]) for key in sorted(value, key=int)]
-    return {key: _listed(item) for key, item in value.items()}
+    def _look_up(self, span: SpanCopy, key: str) -> tuple[int, Any] | None:
+        request_spans = None if span.state is None else span.state.request_spans
+        return None if request_spans is None else request_spans.root.first_and_last.lookup(span.trace, key)

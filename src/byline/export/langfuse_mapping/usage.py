@@ -1,15 +1,18 @@
-"""Tokens and cost of a model call, from any instrumentation's spelling to Langfuse's."""
+"""Tokens and cost of a model call, from every instrumentation's spelling to Langfuse's ``usage_details``."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-from byline.export.langfuse_mapping.sanitize import parse_json_object
 from byline.genai import attributes as names
 
-#: The spellings of each count, the first one found counts.
+USAGE_DETAILS: Final = "langfuse.observation.usage_details"
+COST_DETAILS: Final = "langfuse.observation.cost_details"
+
+#: The spellings of each count; the first one present is taken.
 _INPUT: Final = (
     "gen_ai.usage.input_tokens",
     "gen_ai.usage.prompt_tokens",
@@ -27,7 +30,7 @@ _OUTPUT: Final = (
     "usage.output_tokens",
 )
 _TOTAL: Final = ("gen_ai.usage.total_tokens", "llm.usage.total_tokens", "llm.token_count.total", "usage.total_tokens")
-#: Langfuse's name of a part → its spellings.
+#: Langfuse's name of a part of the input or output → its spellings.
 _INPUT_PARTS: Final[dict[str, tuple[str, ...]]] = {
     "input_cached_tokens": (
         "gen_ai.usage.cache_read.input_tokens",
@@ -70,94 +73,117 @@ _OUTPUT_PARTS: Final[dict[str, tuple[str, ...]]] = {
         "usage.completion_tokens_details.audio_tokens",
     ),
 }
-#: What providers' replies call the sums of their tokens.
-_REPLIES: Final = frozenset({"prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"})
-_OF_REPLIES: Final = _REPLIES | {"total_tokens"}
+_REASONING: Final = "output_reasoning_tokens"
+#: Totals in the replies of OpenAI and Anthropic.
+_REPLY_TOTALS: Final = frozenset({"prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"})
 _COST: Final = (names.COST, "gen_ai.usage.cost.amount", "llm.cost.total", "gen_ai.usage.total_cost")
 
 
-def usage_details(attributes: Mapping[str, Any]) -> dict[str, int]:
-    """Return the tokens as Langfuse counts them: each one once, the parts apart from the rest.
+def find_usage(attributes: Mapping[str, Any], *, is_priced: bool) -> dict[str, int]:
+    """Return the tokens of a generation, stated in Langfuse's own way or by any instrumentation.
+
+    Args:
+        attributes: The span's attributes.
+        is_priced: Whether the cost is stated. If not, Langfuse prices the tokens itself; reasoning tokens then
+            stay part of the output, because it has no price for them with some models (gpt-5.4-mini) and the
+            same price as for output with all others.
+    """
+    usage = read_usage_details(attributes.get(USAGE_DETAILS)) or count_tokens(attributes)
+    if not is_priced and "output" in usage and _REASONING in usage:
+        usage["output"] += usage.pop(_REASONING)
+    return usage
+
+
+def find_cost(attributes: Mapping[str, Any]) -> dict[str, float]:
+    """Return the cost in USD by part, ``total`` among them; empty if none is known."""
+    total = next((cost for name in _COST if (cost := _to_number(attributes.get(name))) is not None), None)
+    if not total and names.COST_SOURCE not in attributes:
+        # Instrumentations write 0 if they do not know the model; Langfuse then takes its own price.
+        return _round_all(_read_numbers(parse_json_object(attributes.get(COST_DETAILS))))
+    parts = {
+        name[len(names.COST_DETAILS) :]: cost
+        for name in attributes
+        if name.startswith(names.COST_DETAILS) and (cost := _to_number(attributes[name])) is not None
+    }
+    return _round_all({**parts, "total": total or 0.0})
+
+
+def count_tokens(attributes: Mapping[str, Any]) -> dict[str, int]:
+    """Return the tokens as Langfuse adds them up: each one once, parts apart from the rest.
 
     Example:
-        >>> usage_details({"gen_ai.usage.input_tokens": 100, "gen_ai.usage.cache_read.input_tokens": 30})
+        >>> count_tokens({"gen_ai.usage.input_tokens": 100, "gen_ai.usage.cache_read.input_tokens": 30})
         {'input': 70, 'input_cached_tokens': 30}
     """
     details: dict[str, int] = {}
     total = 0
-    for whole, spellings, parts in (("input", _INPUT, _INPUT_PARTS), ("output", _OUTPUT, _OUTPUT_PARTS)):
-        count = _count(attributes, spellings)
+    for side, spellings, side_parts in (("input", _INPUT, _INPUT_PARTS), ("output", _OUTPUT, _OUTPUT_PARTS)):
+        count = _find_count(attributes, spellings)
         if count is None:
             continue
         total += count
-        found = {name: part for name, keys in parts.items() if (part := _count(attributes, keys))}
-        details[whole] = max(count - sum(found.values()), 0)
-        details.update(found)
-    stated = _count(attributes, _TOTAL)
-    if not details and stated is not None:
-        return {"total": stated}
-    if details and stated is not None and stated >= total:
-        details["total"] = stated
+        parts = {name: part for name, keys in side_parts.items() if (part := _find_count(attributes, keys))}
+        details[side] = max(count - sum(parts.values()), 0)
+        details.update(parts)
+    stated_total = _find_count(attributes, _TOTAL)
+    if stated_total is not None and (not details or stated_total >= total):
+        details["total"] = stated_total
     return details
 
 
-def cost_details(attributes: Mapping[str, Any]) -> dict[str, float]:
-    """Return the cost in USD by part, ``total`` among them; empty where none is known."""
-    total = next((cost for key in _COST if (cost := _number(attributes.get(key))) is not None), None)
-    if not total and names.COST_SOURCE not in attributes:
-        # Instrumentations write 0 where they do not know the model; Langfuse then takes its own price.
-        return {}
-    parts = {
-        key[len(names.COST_DETAILS) :]: cost
-        for key in attributes
-        if key.startswith(names.COST_DETAILS) and (cost := _number(attributes[key])) is not None
-    }
-    return {**parts, "total": total or 0.0}
-
-
-def stated_usage(text: Any) -> dict[str, int]:
-    """Return the tokens that an instrumentation has written in Langfuse's own way, a JSON object.
+def read_usage_details(text: Any) -> dict[str, int]:
+    """Return tokens that an instrumentation states in Langfuse's own attribute, a JSON object.
 
     Example:
-        >>> stated_usage('{"prompt_tokens": 11, "prompt_tokens_details": {"cached_tokens": 3}}')
+        >>> read_usage_details('{"prompt_tokens": 11, "prompt_tokens_details": {"cached_tokens": 3}}')
         {'input': 8, 'input_cached_tokens': 3}
     """
     stated = parse_json_object(text)
-    flat = _numbers(stated)
-    if _REPLIES.isdisjoint(flat):
-        return {key: int(number) for key, number in flat.items()}
-    # As OpenAI's replies have them: the parts are within the sums, and objects of their own.
-    parts = {f"{whole}.{key}": value for whole in stated for key, value in parse_json_object(stated[whole]).items()}
-    counted = usage_details({f"usage.{key}": value for key, value in {**stated, **parts}.items()})
-    # Anthropic's are beside the sums, and stay what they are called.
-    return {**counted, **{key: int(number) for key, number in flat.items() if key not in _OF_REPLIES}}
+    numbers = {name: int(number) for name, number in _read_numbers(stated).items()}
+    if _REPLY_TOTALS.isdisjoint(numbers):
+        return numbers
+    # OpenAI's replies: parts are included in the totals, and stand in objects of their own.
+    parts = {f"{name}.{part}": count for name in stated for part, count in parse_json_object(stated[name]).items()}
+    counted = count_tokens({f"usage.{name}": count for name, count in {**stated, **parts}.items()})
+    # Anthropic's replies: parts stand beside the totals and keep their names.
+    beside = {name: count for name, count in numbers.items() if name not in _REPLY_TOTALS | {"total_tokens"}}
+    return {**counted, **beside}
 
 
-def stated_cost(text: Any) -> dict[str, float]:
-    """Return the cost that an instrumentation has written in Langfuse's own way, a JSON object.
+def parse_json_object(value: Any) -> dict[str, Any]:
+    """Return a JSON object, parsed if it is a text; an empty one for any other value."""
+    try:
+        parsed = json.loads(value) if isinstance(value, str | bytes) else value
+    except (ValueError, RecursionError):
+        return {}
+    return dict(parsed) if isinstance(parsed, Mapping) else {}
+
+
+def round_money(amount: float) -> float:
+    """Return an amount without the noise of added floats: 0.00043499999999999995 is 0.000435.
 
     Example:
-        >>> stated_cost('{"total": "0.5", "currency": "USD"}')
-        {'total': 0.5}
+        >>> round_money(0.00043499999999999995)
+        0.000435
     """
-    return _numbers(parse_json_object(text))
+    return round(amount, 12)
 
 
-def _numbers(stated: Mapping[str, Any]) -> dict[str, float]:
-    found = {key: number for key, value in stated.items() if (number := _number(value)) is not None}
-    # Zeros all over say that nothing is known.
-    return found if any(found.values()) else {}
+def _round_all(amounts: Mapping[str, float]) -> dict[str, float]:
+    return {name: round_money(amount) for name, amount in amounts.items()}
 
 
-def _count(attributes: Mapping[str, Any], spellings: tuple[str, ...]) -> int | None:
-    for key in spellings:
-        count = _number(attributes.get(key))
-        if count is not None:
-            return int(count)
-    return None
+def _read_numbers(stated: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {name: number for name, value in stated.items() if (number := _to_number(value)) is not None}
+    # Zeros for everything mean that nothing is known.
+    return numbers if any(numbers.values()) else {}
 
 
-def _number(value: Any) -> float | None:
+def _find_count(attributes: Mapping[str, Any], spellings: tuple[str, ...]) -> int | None:
+    return next((int(count) for name in spellings if (count := _to_number(attributes.get(name))) is not None), None)
+
+
+def _to_number(value: Any) -> float | None:
     if value is None or isinstance(value, bool):
         return None
     try:

@@ -93,7 +93,7 @@ _CHOICES: Final = frozenset(
     {
         "alias", "choice", "code", "effort", "fingerprint", "format", "formats", "hash", "id", "ids", "kind", "level",
         "method", "mime", "modalities", "mode", "model", "object", "path", "provider", "quality", "reason", "reasons",
-        "role", "size", "stage", "state", "status", "tier", "truncation", "type", "variant", "verbosity", "version",
+        "size", "stage", "state", "status", "tier", "truncation", "type", "variant", "verbosity", "version",
         "voice",
     }
 )  # fmt: skip
