@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
-from byline.export.langfuse_mapping.usage import COST_DETAILS, USAGE_DETAILS, find_cost, find_usage, parse_json_object
+from byline.export.langfuse_mapping.usage import (
+    COST_DETAILS,
+    REASONING,
+    USAGE_DETAILS,
+    find_cost,
+    find_usage,
+    parse_json_object,
+)
 from byline.export.redaction.allow_list import is_plain_value
 from byline.export.span_copy import SpanCopy
 from byline.genai import attributes as names
@@ -63,9 +70,15 @@ def map_generation(span: SpanCopy) -> None:
         attributes[COST_DETAILS] = json_dumps(cost)
     if "total" in cost:
         attributes[names.COST] = cost["total"]
-    # Langfuse counts tokens itself, and prices them, if a generation states none.
-    usage = {"input": 0, "output": 0} if span.is_double else find_usage(attributes, is_priced="total" in cost)
-    attributes[USAGE_DETAILS] = json_dumps(usage)
+    usage = find_usage(attributes)
+    if "total" not in cost and "output" in usage and REASONING in usage:
+        # Langfuse prices these tokens. It has no price for reasoning with some models (gpt-5.4-mini), and the
+        # price of the output with all others.
+        reasoning = usage.pop(REASONING)
+        usage["output"] += reasoning
+        attributes.setdefault("langfuse.observation.metadata.reasoning_tokens", reasoning)
+    # Langfuse counts the tokens itself, and prices them, if a generation states none.
+    attributes[USAGE_DETAILS] = json_dumps({"input": 0, "output": 0} if span.is_double else usage)
     start = _find_completion_start(span)
     if start is not None:
         attributes.setdefault(_COMPLETION_START, start)

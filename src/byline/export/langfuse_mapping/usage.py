@@ -73,25 +73,15 @@ _OUTPUT_PARTS: Final[dict[str, tuple[str, ...]]] = {
         "usage.completion_tokens_details.audio_tokens",
     ),
 }
-_REASONING: Final = "output_reasoning_tokens"
+REASONING: Final = "output_reasoning_tokens"
 #: Totals in the replies of OpenAI and Anthropic.
 _REPLY_TOTALS: Final = frozenset({"prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"})
 _COST: Final = (names.COST, "gen_ai.usage.cost.amount", "llm.cost.total", "gen_ai.usage.total_cost")
 
 
-def find_usage(attributes: Mapping[str, Any], *, is_priced: bool) -> dict[str, int]:
-    """Return the tokens of a generation, stated in Langfuse's own way or by any instrumentation.
-
-    Args:
-        attributes: The span's attributes.
-        is_priced: Whether the cost is stated. If not, Langfuse prices the tokens itself; reasoning tokens then
-            stay part of the output, because it has no price for them with some models (gpt-5.4-mini) and the
-            same price as for output with all others.
-    """
-    usage = read_usage_details(attributes.get(USAGE_DETAILS)) or count_tokens(attributes)
-    if not is_priced and "output" in usage and _REASONING in usage:
-        usage["output"] += usage.pop(_REASONING)
-    return usage
+def find_usage(attributes: Mapping[str, Any]) -> dict[str, int]:
+    """Return the tokens of a generation, stated in Langfuse's own way or by any instrumentation."""
+    return read_usage_details(attributes.get(USAGE_DETAILS)) or count_tokens(attributes)
 
 
 def find_cost(attributes: Mapping[str, Any]) -> dict[str, float]:
