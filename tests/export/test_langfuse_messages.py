@@ -53,9 +53,9 @@ def compact_cell(value: str | None) -> Any:
     return last.get("content") if isinstance(last, dict) and "role" in last else None
 
 
-def exported(receiver: Receiver, *, name: str = "call", **attributes: Any) -> ReceivedSpan:
+def exported(receiver: Receiver, attributes: dict[str, Any]) -> ReceivedSpan:
     with running(Langfuse(*KEYS, receiver.url)) as app:
-        app.chat(name, **attributes)
+        app.chat("call", **attributes)
     (span,) = receiver.spans
     return span
 
@@ -63,7 +63,7 @@ def exported(receiver: Receiver, *, name: str = "call", **attributes: Any) -> Re
 @both_paths
 def test_the_columns_of_a_list_show_the_last_message(receiver: Receiver, path: Path) -> None:
     """Of the call, and of its trace, which has no other root."""
-    exported(receiver, **CONVERSATION)
+    exported(receiver, CONVERSATION)
     call = observations(receiver.spans, path)["call"]
     (trace,) = traces(receiver.spans, path).values()
     for found in (call, trace):
@@ -93,7 +93,7 @@ def test_of_two_root_generations_the_trace_shows_the_first_input_and_the_last_ou
 
 def test_tool_calls_results_and_offered_tools_are_openais(receiver: Receiver) -> None:
     """Langfuse's tool columns and filters read this shape alone."""
-    span = exported(receiver, **CONVERSATION)
+    span = exported(receiver, CONVERSATION)
     assert json.loads(span.attributes[INPUT]) == {
         "messages": [
             {"role": "system", "content": "Be brief."},
@@ -126,7 +126,7 @@ def test_other_destinations_keep_the_conventions_own_json(receiver: Receiver) ->
 
 def test_a_conversation_leaves_for_langfuse_once(receiver: Receiver) -> None:
     """Langfuse repeats in the metadata all attributes that it does not know."""
-    span = exported(receiver, **CONVERSATION)
+    span = exported(receiver, CONVERSATION)
     kept = {name for name in CONVERSATION if name in span.attributes}
     assert kept <= {"gen_ai.tool.definitions"}
 
@@ -197,8 +197,8 @@ def test_every_instrumentation_with_content_fills_the_columns(
     with running(Langfuse(*KEYS, receiver.url)) as app, app.request(session_id="s"):
         for item in recorded(instrumentation):
             replay(app.provider, item)
-    for item in shown(receiver.spans, path):
-        for value in (item.input, item.output):
+    for found in shown(receiver.spans, path):
+        for value in (found.input, found.output):
             assert '"parts"' not in str(value)
             if isinstance(value, str) and value.startswith('[{"role"'):
                 assert MARKER in json.dumps(json.loads(value))
@@ -212,7 +212,7 @@ def test_an_error_is_said_in_status_and_output(receiver: Receiver, path: Path) -
         "byline.error.message": "Slow down.",
         "gen_ai.input.messages": CONVERSATION["gen_ai.input.messages"],
     }
-    exported(receiver, **failed)
+    exported(receiver, failed)
     call = observations(receiver.spans, path)["call"]
     assert (call.level, call.status_message) == ("ERROR", "429: Slow down.")
     assert json.loads(str(call.output)) == {"error": {"code": "429", "message": "Slow down."}}
@@ -221,7 +221,7 @@ def test_an_error_is_said_in_status_and_output(receiver: Receiver, path: Path) -
 
 @both_paths
 def test_an_error_after_an_answer_leaves_the_answer(receiver: Receiver, path: Path) -> None:
-    exported(receiver, **CONVERSATION, **{"error.type": "timeout", "byline.error.message": "too slow"})
+    exported(receiver, CONVERSATION | {"error.type": "timeout", "byline.error.message": "too slow"})
     call = observations(receiver.spans, path)["call"]
     assert (call.status_message, compact_cell(call.output)) == ("too slow", "Blue.")
 
@@ -272,7 +272,7 @@ def test_metadata_of_a_call_has_everything_without_a_column_once(receiver: Recei
         "byline.gateway.request.id": "gen-1",
         "gen_ai.response.id": "gen-1",
     }
-    span = exported(receiver, **stated)
+    span = exported(receiver, stated)
     prefix = "langfuse.observation.metadata."
     metadata = {name[len(prefix) :]: value for name, value in span.attributes.items() if name.startswith(prefix)}
     assert metadata == {
@@ -297,7 +297,7 @@ def test_metadata_of_a_call_has_everything_without_a_column_once(receiver: Recei
 
 
 def test_reasoning_that_is_counted_as_output_can_be_filtered_by(receiver: Receiver) -> None:
-    span = exported(receiver, **{"gen_ai.usage.output_tokens": 7, "gen_ai.usage.reasoning.output_tokens": 2})
+    span = exported(receiver, {"gen_ai.usage.output_tokens": 7, "gen_ai.usage.reasoning.output_tokens": 2})
     assert span.attributes["langfuse.observation.metadata.reasoning_tokens"] == 2
 
 
