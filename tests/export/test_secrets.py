@@ -56,6 +56,25 @@ def test_headers_with_credentials_are_told_by_their_words(header: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
+        "pwd",
+        "db.passphrase",
+        "connection_string",
+        "app.databaseConnectionString",
+        "dsn",
+        "otp",
+        "http.request.header.x_csrf",
+        "http.request.header.x-xsrf-token",
+        "http.request.header.x_forwarded_client_cert",
+        "http.request.header.x_session",
+    ],
+)
+def test_names_of_credentials(name: str) -> None:
+    assert is_secret(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
         "byline.gateway.key.hash",
         "byline.cache.key",
         "gen_ai.usage.input_tokens",
@@ -106,6 +125,58 @@ def test_credentials_are_told_by_their_look(text: str) -> None:
     assert left.startswith("The server said that ")
 
 
+WORDS = "correcthorsebatterystaple"
+HEX = "0123456789abcdef" * 2
+#: As scanners of repositories know them; the first of each pair is the secret.
+SPELLINGS: list[tuple[str, str]] = [
+    ("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "the key wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY was"),
+    ("abcdefgh12345678", "AccountKey=abcdefgh12345678==;EndpointSuffix=x"),
+    ("abcdefgh12345678", "Endpoint=sb://x/;SharedAccessKey=abcdefgh12345678="),
+    (WORDS, f"Authorization: Bearer {WORDS}"),
+    ("abcdef1234567890", "Cookie: sessionid=abcdef1234567890"),
+    ("abcdef1234567890", "Set-Cookie: a=1; sid=abcdef1234567890; HttpOnly"),
+    (WORDS, f'{{"password": "{WORDS}"}}'),
+    (WORDS, f'{{\\"password\\": \\"{WORDS}\\"}}'),
+    (WORDS, f"DB_PASSWORD={WORDS}"),
+    ("hunter22hunter", '{"pass": "hunter22hunter"}'),
+    ("hunter22hunter", "pwd=hunter22hunter"),
+    ("XXXXXXXXXXXXXXXX", "https://hooks.slack.com/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX"),
+    (HEX, f"dapi{HEX}"),
+    ("CAESIabcdefghijklmnopqrstuv", "hvs.CAESIabcdefghijklmnopqrstuv"),
+    ("abcdefghijklmnopqrstuvwx", "tgp_v1_abcdefghijklmnopqrstuvwx"),
+    ("abcdefghijklmnopqrstuvwx", "fw_abcdefghijklmnopqrstuvwx"),
+    ("ZnCjm1XVW7vRze4b7Cq4se7kKWs", "MTk4NjIyNDgzNDcxOTI1MjQ4.Cl2FMQ.ZnCjm1XVW7vRze4b7Cq4se7kKWs"),
+    (HEX, f"SK{HEX}"),
+    ("AgEIcHlwaS5vcmcCJabcdefghijklmnop", "pypi-AgEIcHlwaS5vcmcCJabcdefghijklmnop"),
+    (HEX, f"shpat_{HEX}"),
+    ("abcdefghijklmnopqrstuvwxyz012345", "dp.pt.abcdefghijklmnopqrstuvwxyz012345"),
+    ("1ABCDEFGHIJKLMNOP", "AGE-SECRET-KEY-1ABCDEFGHIJKLMNOP"),
+    ("abcdefghijklmnopqrstuvwx1234", "csk-abcdefghijklmnopqrstuvwx1234"),
+    (SECRET, f"sk-svcacct-{SECRET}"),
+    ("abc%2Bdef", "https://x.blob/y?sv=1&sig=abc%2Bdef"),
+    ("dXNlcjpwYXNzd29yZA==", "Authorization: Basic dXNlcjpwYXNzd29yZA=="),
+    ("pa55word1", "redis://:pa55word1@h:6379"),
+    ("abc123def456", '"client_secret": "abc123def456"'),
+    (SECRET, f"glsa_{SECRET}{SECRET}"),
+    (SECRET, f"dop_v1_{SECRET}{SECRET}"),
+    (SECRET, f"lin_api_{SECRET}{SECRET}"),
+    (SECRET, f"figd_{SECRET}{SECRET}"),
+    (SECRET, f"whsec_{SECRET}{SECRET}"),
+    (SECRET, f"sbp_{SECRET}{SECRET}"),
+    (SECRET, f"ntn_{SECRET}{SECRET}"),
+    (SECRET, f"PMAK-{SECRET}{SECRET}"),
+    (SECRET, f"ATATT3{SECRET}{SECRET}"),
+    (SECRET, f"tskey-auth-{SECRET}"),
+]
+
+
+@pytest.mark.parametrize(("secret", "text"), SPELLINGS)
+def test_spellings_that_secret_scanners_know(secret: str, text: str) -> None:
+    left = scrub(f"see {text} ok")
+    assert secret not in left
+    assert left.startswith("see ")
+
+
 def test_temporary_keys_of_clouds_are_credentials_as_well() -> None:
     assert scrub("ASIAIOSFODNN7EXAMPLE or AKIAIOSFODNN7EXAMPLE") == "… or …"
 
@@ -134,6 +205,15 @@ def test_texts_lose_their_credentials(text: str) -> None:
         "the max-token=123456789",
         "npm_config and r8_small, Asia and SG.2",
         "?monkeys=12345678&id=1",
+        "the password: please ask",
+        'the columns "password", "username", and "passphrase"',
+        "bearer responsibilities",
+        "cookie: two cups of flour",
+        "tests pass, compass=northeast, bypass: 12345678",
+        "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+        "chatcmpl-9aBcDeFgHiJkLmNoPqRsTuVwXyZ012345",
+        "https://github.com/Ada/Repository2/blob/main/README",
+        "SKIP and ACTION, fw_update, dp.pt, hvs",
     ],
 )
 def test_other_texts_stay_as_they_are(text: str) -> None:
@@ -156,6 +236,16 @@ for text in (
     "key token " + "x-a-" * 100_000,
     "=" + "?a-" * 100_000,
     "PRIVATE KEY-----" * 20_000,
+    "cookie: " * 100_000,
+    "cookie: " + "a=b;" * 100_000,
+    "pass=" * 100_000,
+    'password": "' * 100_000,
+    "bearer " + "a" * 1_000_000,
+    "aB3" * 300_000,
+    ("aB3" * 13 + " ") * 20_000,
+    ("M" * 24 + ".") * 20_000,
+    "SK0123456789abcdef" * 20_000,
+    "key pass token secret " * 50_000,
 ):
     scrub(text)
 """
