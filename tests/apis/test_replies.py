@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from byline.apis import PARSERS, ApiParser, find_parser, parse_error
+from byline.apis import PARSERS, ApiParser, find_parser, json_body, parse_error
+from byline.apis.json_body import parse_object
 from byline.call_result import CallResult
 from byline.testing import Gateway
 
@@ -366,3 +367,54 @@ def test_reply_members_are_decoded_when_a_gateway_reads_them() -> None:
     assert reply["odd"] is reply["odd"]
     assert reply.get("absent") is None
     assert len(reply) == 4
+
+
+CHUNK: Any = {"id": "c-1", "model": "m", "choices": [{"delta": {"content": 'the "usage": {'}, "finish_reason": None}]}
+CONTENT_EVENTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "chat": (
+        "/chat/completions",
+        {**CHUNK, "usage": None},
+        {**CHUNK, "choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 3}},
+    ),
+    "anthropic": (
+        "/messages",
+        {"type": "content_block_delta", "model": "m", "delta": {"type": "text_delta", "text": '"error"'}},
+        {"type": "message_delta", "delta": {"stop_reason": "stop"}, "usage": {"input_tokens": 3}},
+    ),
+    "responses": (
+        "/responses",
+        {"type": "response.output_text.delta", "delta": '{"response": {}}'},
+        {
+            "type": "response.completed",
+            "response": {
+                "model": "m",
+                "status": "incomplete",
+                "incomplete_details": {"reason": "stop"},
+                "usage": {"input_tokens": 3},
+            },
+        },
+    ),
+    "ollama": (
+        "/api/chat",
+        {"model": "m", "message": {"content": "done_reason"}, "done": False},
+        {"model": "m", "done": True, "done_reason": "stop", "prompt_eval_count": 3},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONTENT_EVENTS)
+def test_events_that_state_content_alone_are_not_parsed(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 400 events of a stream that is read again as it grows, the last one alone is parsed."""
+    path, content, last = CONTENT_EVENTS[case]
+    parsed: list[object] = []
+
+    def count(text: Any) -> Any:
+        parsed.append(text)
+        return parse_object(text)
+
+    monkeypatch.setattr(json_body, "parse_object", count)
+    stream = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in [content] * 400 + [last])
+    result = CallResult(response_model="m")
+    assert PARSERS[path].parse_stream(b"", stream, result) is not None
+    assert (result.input_tokens, result.finish_reasons) == (3, ("stop",))
+    assert len(parsed) <= 5

@@ -7,7 +7,7 @@ import binascii
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote
 
@@ -100,7 +100,7 @@ class _Bedrock(ApiParser):
         """Whether the path is that of a stream."""
         return path.endswith("-stream")
 
-    def iter_events(self, stream: bytes) -> Iterator[Members]:
+    def iter_events(self, stream: bytes, is_wanted: Callable[[bytes], bool]) -> Iterator[Members]:  # noqa: ARG002
         """Yield the events of Amazon's binary frames."""
         return iter_frames(stream)
 

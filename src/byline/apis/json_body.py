@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -12,6 +12,8 @@ T = TypeVar("T")
 #: JSON text: a body, an event of a stream, or a member that is not decoded yet.
 Text = bytes | msgspec.Raw
 
+_QUOTE: Final = ord('"')
+_BRACE: Final = ord("{")
 _BLANK_LINES: Final = re.compile(rb"\n\n+")
 _ERRORS: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 _decode_any: Final = msgspec.json.Decoder().decode
@@ -61,7 +63,10 @@ class Members(Mapping[str, Any]):
 
     def get_string(self, name: str) -> str | None:
         """Return a member that is a string; a member of another type is not decoded."""
-        found: str | None = self[name] if self._starts_with(name, b'"') else None
+        raw = self.raw.get(name)
+        if raw is None or memoryview(raw)[0] != _QUOTE:
+            return None
+        found: str | None = self[name]
         return found
 
     def get_dict(self, name: str) -> Mapping[str, Any]:
@@ -84,11 +89,8 @@ class Members(Mapping[str, Any]):
 
     def has_object(self, name: str) -> bool:
         """Whether a member is an object."""
-        return self._starts_with(name, b"{")
-
-    def _starts_with(self, name: str, character: bytes) -> bool:
         raw = self.raw.get(name)
-        return raw is not None and memoryview(raw)[:1] == character
+        return raw is not None and memoryview(raw)[0] == _BRACE
 
 
 def decode_json(text: Text) -> Any:
@@ -115,30 +117,37 @@ def parse_array(text: Text) -> list[msgspec.Raw] | None:
         return None
 
 
-def iter_events(stream: bytes) -> Iterator[Members]:
+def iter_events(stream: bytes, is_wanted: Callable[[bytes], bool]) -> Iterator[Members]:
     """Yield the JSON objects of server-sent events, of lines of JSON, or of a JSON array.
 
     Events that are cut off at either end, comments, and marks such as ``[DONE]`` are skipped.
+
+    Args:
+        stream: The bytes of the stream.
+        is_wanted: Tells from the text of an event whether the event is parsed.
     """
     text = stream.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     # A string of JSON may contain "data:", but a line of JSON never begins with these letters.
     if not text.startswith(b"data:") and b"\ndata:" not in text:
-        yield from _iter_lines(text)
+        yield from _iter_lines(text, is_wanted)
         return
     for block in _BLANK_LINES.split(text):
         # A field's value starts after one optional space; several data lines are one value.
         data = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
-        event = parse_object(b"\n".join(data)) if data else None
+        joined = b"\n".join(data)
+        event = parse_object(joined) if data and is_wanted(joined) else None
         if event is not None:
             yield event
 
 
-def _iter_lines(text: bytes) -> Iterator[Members]:
+def _iter_lines(text: bytes, is_wanted: Callable[[bytes], bool]) -> Iterator[Members]:
     whole = parse_object(text)
     if whole is not None:
         # The server does not stream.
         yield whole
         return
-    items = parse_array(text)
-    lines = [line.strip().strip(b",") for line in text.split(b"\n")] if items is None else items
-    yield from (event for line in lines if (event := parse_object(line)) is not None)
+    items: Iterable[Text] | None = parse_array(text)
+    if items is None:
+        lines = (line.strip().strip(b",") for line in text.split(b"\n"))
+        items = (line for line in lines if line and is_wanted(line))
+    yield from (event for item in items if (event := parse_object(item)) is not None)

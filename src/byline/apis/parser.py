@@ -41,6 +41,13 @@ _PROVIDERS: Final = {
     ".cohere.ai": "cohere",
     ".perplexity.ai": "perplexity",
 }
+#: Matches the text of an event that states more than content and model. Parsing the other events of a chat
+#: completion of 400 chunks takes 4 ms.
+_STATED: Final = re.compile(
+    rb'"(?:(?:usage|usageMetadata|response|interaction)"\s*:\s*\{'
+    rb'|(?:finish_reason|finishReason|stop_reason|done_reason|message|detail)"\s*:\s*"'
+    rb'|(?:error|provider_metadata|eval_count|prompt_eval_count)")'
+)
 _scan_json: Final = json.JSONDecoder().raw_decode
 
 
@@ -143,9 +150,12 @@ class ApiParser:
         raw: dict[str, msgspec.Raw] = {}
         stated: dict[str, msgspec.Raw] = {}
 
+        def is_wanted(text: bytes) -> bool:
+            return capture or result.response_model is None or _STATED.search(text) is not None
+
         def read_events() -> Iterator[Members]:
             for part in (head, tail):
-                for event in self.iter_events(part):
+                for event in self.iter_events(part, is_wanted):
                     reply = self.reply_in(event)
                     self.apply_reply(reply, result)
                     stated.update(self.gateway_members(reply))
@@ -183,9 +193,9 @@ class ApiParser:
         """Whether the request asks for a stream."""
         return request.get("stream") is True
 
-    def iter_events(self, stream: bytes) -> Iterator[Members]:
-        """Yield the events of a stream."""
-        return iter_events(stream)
+    def iter_events(self, stream: bytes, is_wanted: Callable[[bytes], bool]) -> Iterator[Members]:
+        """Yield the events of a stream, at least those that are wanted."""
+        return iter_events(stream, is_wanted)
 
     def reply_in(self, event: Members) -> Members:
         """Return the part of an event that has the members of a whole reply."""
@@ -201,7 +211,11 @@ class ApiParser:
     def apply_usage(self, usage: Mapping[str, Any], result: CallResult) -> None:
         """Read the token counts; a value that is no token count is left out."""
         for attribute, paths in self.usage.items() if usage else ():
-            set_count(result, attribute, *(find_value(usage, path) for path in paths))
+            for path in paths:
+                count = token_count(find_value(usage, path))
+                if count is not None:
+                    setattr(result, attribute, count)
+                    break
 
     def gateway_members(self, reply: Members) -> dict[str, msgspec.Raw]:  # noqa: ARG002 - for APIs that have some
         """Return members that a gateway has put into a choice instead of the top of the reply."""
@@ -274,11 +288,10 @@ def token_count(value: object) -> int | None:
     return value if type(value) is int and 0 <= value <= _MAX_TOKENS else None
 
 
-def set_count(result: CallResult, attribute: str, *stated: object) -> None:
-    """Set a token count to the first value that is one; keep the count if none is."""
-    count = next((value for value in stated if token_count(value) is not None), None)
-    if count is not None:
-        setattr(result, attribute, count)
+def set_count(result: CallResult, attribute: str, stated: object) -> None:
+    """Set a token count; keep the count if the value cannot be one."""
+    if token_count(stated) is not None:
+        setattr(result, attribute, stated)
 
 
 def _parameter_value(value: Any, kind: type) -> Any:
