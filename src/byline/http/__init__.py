@@ -17,7 +17,7 @@ from byline.http.call_config import CallConfig, LLMSpans, configs
 from byline.http.patching import ClientPatches
 from byline.settings import SettingError
 
-#: Client name → the module to patch, and the function that patches it.
+#: Client name → the module to patch, and the patching function.
 CLIENTS: Final[dict[str, tuple[str, Callable[[ClientPatches, Any], None]]]] = {
     "httpx": ("httpx", httpx.patch_clients),
     "httpx2": ("httpx2", httpx.patch_clients),

@@ -46,7 +46,7 @@ def _begin_request(session: Any, url: Any, options: dict[str, Any]) -> LLMReques
             lambda: _read_body(session, options),
         )
     except (TypeError, ValueError, AttributeError):
-        # aiohttp raises its own error for an invalid URL.
+        # aiohttp raises an error for an invalid URL.
         return None
     except Exception:
         errors.report_internal_error("aiohttp")
@@ -57,7 +57,7 @@ def _begin_request(session: Any, url: Any, options: dict[str, Any]) -> LLMReques
 
 
 def _add_ids(session: Any, options: dict[str, Any], llm_request: LLMRequest, origin: Any) -> None:
-    """Add headers and body to requests to this origin only; aiohttp itself keeps headers in redirects."""
+    """Add headers and body to requests to this origin only; aiohttp keeps headers in redirects."""
     if hasattr(session, "_middlewares"):
 
         async def add_ids(request: Any, handler: Any) -> Any:
@@ -87,7 +87,7 @@ def _read_headers(session: Any, options: dict[str, Any]) -> dict[str, str]:
             headers = options["headers"] = list(headers)
         return {**decode_headers(session.headers), **decode_headers(dict(headers))}
     except (TypeError, ValueError):
-        # aiohttp raises its own error for invalid headers.
+        # aiohttp raises an error for invalid headers.
         return {}
 
 
@@ -101,7 +101,7 @@ def _read_body(session: Any, options: dict[str, Any]) -> bytes | None:
     except (TypeError, ValueError):
         return None
     if body is not None:
-        # aiohttp need not serialize it again.
+        # The payload saves aiohttp a second serialization.
         options["data"] = _make_payload(body)
         options["json"] = None
     return body
@@ -135,7 +135,7 @@ def _make_watched_response(response_class: Any) -> type:
 
 
 class _WatchedContent:
-    """The ``StreamReader`` of a response, with all reads reported to its LLM request."""
+    """The ``StreamReader`` of a response, with all reads reported to the LLM request."""
 
     def __init__(self, stream_reader: Any, llm_request: LLMRequest) -> None:
         self._wrapped = stream_reader

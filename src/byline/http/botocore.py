@@ -29,7 +29,7 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
             else:
                 llm_request.end(response.content)
 
-        # No ids are added to the request, because its signature covers headers and body.
+        # No ids are added, because the signature of the request covers headers and body.
         with run_exchange("botocore", sent.llm_request, read_response) as exchange:
             exchange.response = original(self, request)
         return exchange.response

@@ -1,4 +1,4 @@
-"""Steps that the hooks of all HTTP clients share: begin an LLM request, send it, read its response."""
+"""Steps that the hooks of all HTTP clients share: begin an LLM request, send the request, read the response."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SentRequest(NamedTuple):
 
 
 class Exchange:
-    """The response of an LLM request, set by the hook as soon as the client returns it."""
+    """The response of an LLM request, set by the hook when the client returns."""
 
     response: Any = None
 
@@ -35,7 +35,7 @@ def run_exchange(
     read_response: Callable[[LLMRequest, Any], None],
     restore_request: Callable[[Any], None] | None = None,
 ) -> Iterator[Exchange]:
-    """Run a client's own send method with its LLM request active; an exception ends the LLM request.
+    """Run a client's own send method while the LLM request is active; an exception ends the LLM request.
 
     Args:
         client: Name of the client, for error reports.
@@ -73,7 +73,7 @@ def begin_request(method: Any, url: Any, headers: Callable[[], Any], body: Any) 
 
 
 class RedirectingClient:
-    """Begins the LLM requests of a client that follows redirects by calling its hooked method again.
+    """Begins the LLM requests of a client that follows redirects by calling the hooked method again.
 
     Args:
         client: Name of the client.
@@ -106,7 +106,7 @@ class RedirectingClient:
 
 
 def watch_chunks(chunks: Iterable[Any], llm_request: LLMRequest) -> Iterator[Any]:
-    """Yield the chunks of a body and report each to its LLM request first."""
+    """Yield the chunks of a body and report each to the LLM request first."""
     iterator = iter(chunks)
     try:
         while True:
@@ -129,7 +129,7 @@ def decode_headers(headers: Mapping[Any, Any] | None) -> dict[str, str]:
 
 
 def encode_body(body: Any) -> bytes | None:
-    """Return a request body as bytes, ``None`` if the client produces it while sending."""
+    """Return a request body as bytes, ``None`` if the client produces the body while sending."""
     if isinstance(body, str):
         return body.encode()
     return bytes(body) if isinstance(body, bytes | bytearray) else None
@@ -145,7 +145,7 @@ def _decode_text(value: Any) -> str:
 
 
 def _parse_origin(url: Any) -> tuple[str, int, str] | None:
-    # The client raises its own error for an invalid URL.
+    # The client raises an error for an invalid URL.
     if not isinstance(url, str):
         return None
     try:

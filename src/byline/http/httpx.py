@@ -27,7 +27,7 @@ def patch_clients(patches: ClientPatches, module: Any) -> None:
     patches.wrap_method(module.Client, "send", lambda send: _wrap_send(send, module, sync_stream))
     patches.wrap_method(module.AsyncClient, "send", lambda send: _wrap_async_send(send, module, async_stream))
     classes = {*module.Client.__mro__, *module.AsyncClient.__mro__}
-    # Without this method ids would follow redirects to other origins, so its absence must undo the hooks above.
+    # Without this method ids would follow redirects to other origins, so a client without it is not patched.
     for owner in [each for each in classes if _BUILD_REDIRECT in vars(each)] or [module.Client]:
         patches.wrap_method(owner, _BUILD_REDIRECT, _wrap_build_redirect)
 
@@ -93,7 +93,7 @@ class AddedIds:
             _set_body(request, self._stream, self._llm_request.body)
 
     def remove_from(self, request: Any) -> None:
-        """Remove them, but keep what the app, its hooks and its authentication have set since."""
+        """Remove headers and body that were not changed since by the app, a hook or the authentication."""
         request.extensions = {name: value for name, value in request.extensions.items() if name != _EXTENSION}
         self._llm_request.restore_headers(request.headers)
         if self._stream is not None and request.stream is self._stream:
@@ -155,7 +155,7 @@ def _make_stream_classes(module: Any) -> tuple[WrapStream, WrapStream]:
     """Return the sync and the async class that watch a streamed body.
 
     httpx accepts only subclasses of its own classes. Chunks of a long stream cost one append to a deque.
-    ``BoundSyncStream`` is a loop around another stream; it is bypassed, so that there is one loop only.
+    ``BoundSyncStream``, a loop around another stream, is bypassed, so that there is one loop only.
     """
     client_module = getattr(module, "_client", types.SimpleNamespace())
     bound_stream = getattr(client_module, "BoundSyncStream", None)
@@ -181,7 +181,7 @@ def _make_stream_classes(module: Any) -> tuple[WrapStream, WrapStream]:
                     if only_tail:
                         break
                 else:
-                    # An iterator over a queue would block if it were asked again after its end.
+                    # An iterator over a queue would block if asked again after the end.
                     llm_request.end()
                     return
                 append_to_tail, brace = llm_request.buffer.tail.append, _BRACE

@@ -1,4 +1,4 @@
-"""Re-entrancy guard: a request that is seen in one client is not counted again in the client below it."""
+"""Re-entrancy guard: a request that is seen in one client is not counted again in the client below."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def in_flight(host: str, path: str, span: Span | None) -> Iterator[None]:
     finally:
         # Tasks that were started meanwhile have a copy of the context, and keep the request.
         request.is_sending = False
-        # ValueError: a coroutine was closed in another context than it was started in, and its own is gone.
+        # ValueError: a coroutine was closed in another context than the context of the start, which is gone.
         with suppress(ValueError):
             if span_token is not None:
                 _detach(span_token)

@@ -14,12 +14,12 @@ import wrapt
 from byline import deferred, errors
 from byline.http.llm_request import LLMRequest
 
-#: Attribute of a response under which its LLM request is found while the body is read.
+#: Attribute of a response under which the LLM request is found while the body is read.
 LLM_REQUEST: Final = "_byline_call"
 
 
 class AppliedPatch(NamedTuple):
-    """One method of a client class, and the function that replaces it."""
+    """One method of a client class, and the replacing function."""
 
     owner: type
     name: str
@@ -42,7 +42,7 @@ class ClientPatches:
             raise AttributeError(f"{owner.__module__}.{owner.__qualname__} has no attribute {name}")
         if any(patch.wrapper is original for patch in self._applied):
             return
-        # Not isinstance(): wrapt's FunctionWrapper passes for the function that it wraps.
+        # Not isinstance(): wrapt's FunctionWrapper passes for the wrapped function.
         function = original if type(original) is FunctionType else _call_descriptor(original)
         # updated=(): attributes by which other libraries mark their own wrapper must not be copied to ours.
         wrapper = functools.wraps(original, updated=())(make_wrapper(function))
@@ -50,7 +50,7 @@ class ClientPatches:
         self._applied.append(AppliedPatch(owner, name, wrapper, original))
 
     def patch_when_imported(self, client: str, module_name: str, patch: Callable[[ClientPatches, Any], None]) -> None:
-        """Patch a module now if it is imported, otherwise when it is imported."""
+        """Patch a module now, or after the import if the module is not imported yet."""
         self._enabled.add(module_name)
         if module_name in sys.modules:
             self._patch_module(client, sys.modules[module_name], patch)
@@ -103,9 +103,9 @@ def _call_descriptor(descriptor: Any) -> Callable[..., Any]:
 
 
 def watch_response(response: Any, llm_request: LLMRequest, make_subclass: Callable[[type], type]) -> None:
-    """Change the class of a response to a subclass that reports reads, and end its LLM request when it is released.
+    """Change the class of a response to a subclass that reports reads and, on release, ends the LLM request.
 
-    Methods set on the instance would refer to the instance: the response, and its connection, would stay
+    Methods set on the instance would refer to the instance: the response, and the connection, would stay
     alive until the next garbage collection.
 
     Args:

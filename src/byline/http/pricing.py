@@ -1,4 +1,4 @@
-"""Estimates the cost of a call from its tokens, with the library ``genai-prices``."""
+"""Estimates the cost of a call from the tokens, with the library ``genai-prices``."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def _load_library() -> Any:
 
 
 def preload_prices() -> None:
-    """Load the library and its price list, which takes up to a second, before the first request."""
+    """Load the library and the price list, which takes up to a second, before the first request."""
     estimate_cost(CallResult(provider="openai", response_model="gpt-4o", input_tokens=1))
 
 
 def estimate_cost(result: CallResult) -> None:
     """Set cost, cost details and ``cost_source="estimate"`` if the response states no cost.
 
-    A response from a gateway's cache costs nothing; the estimate is what the cache saved. Nothing is estimated
+    A response from a gateway's cache costs nothing; the estimate becomes the cache's savings. Nothing is estimated
     for an unknown model, an error, or a call without tokens. A stream that was cut has the cost of the tokens
     that arrived, because providers charge for them.
     """

@@ -1,4 +1,4 @@
-"""Reads the response of an LLM request into its call result, from as little of the body as needed."""
+"""Reads the response of an LLM request into a call result, from as little of the body as needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from byline.gateways.base import Gateway
 from byline.http import gateway_exchange
 from byline.http.pricing import estimate_cost
 
-#: A stream states ids in its first events and usage in its last ones.
+#: A stream states ids in the first events and usage in the last events.
 _HEAD_BYTES: Final = 16 * 1024
 _TAIL_BYTES: Final = 64 * 1024
 _TAIL_CHUNKS: Final = 256
@@ -41,7 +41,7 @@ class ResponseBuffer:
     Args:
         streamed: Keep the beginning and the end only, which is enough for a stream.
         encoding: Content-Encoding of the body. One that cannot be decoded here makes the body unreadable.
-        whole: Keep a stream whole, because its content is captured.
+        whole: Keep a stream whole, to capture the content.
         end_mark: Pattern in the last event of a stream.
 
     Attributes:
@@ -165,7 +165,7 @@ class ResponseBuffer:
         return decompressed
 
     def body(self) -> bytes | None:
-        """Return the whole body, ``None`` if it is too long or cannot be decoded."""
+        """Return the whole body, ``None`` for a body that is too long or cannot be decoded."""
         return b"".join(self._head) if self._is_readable else None
 
     def head_and_tail(self) -> tuple[bytes, bytes]:
@@ -246,11 +246,11 @@ class ResponseReader:
         self._read_stream()
 
     def finish(self, body: bytes | None = None, *, cut: str | None = None) -> None:
-        """Read the body and estimate its cost.
+        """Read the body and estimate the cost.
 
         Args:
             body: The body, if the client has read it completely.
-            cut: Who ended the body before its end, ``None`` if nobody did.
+            cut: Who ended the body early, ``None`` for a body that was read to the end.
         """
         self._result.duration = time.perf_counter() - self._start_time
         if self.is_stream:
@@ -261,7 +261,7 @@ class ResponseReader:
             self._mark_cut_stream(cut)
         else:
             self._read_body((self.buffer.body() or b"") if body is None else body)
-        # Once, because an estimate from the first events of a stream would stay: it is a cost that is set.
+        # Estimated once: an estimate from the first events of a stream would count as a stated cost later.
         estimate_cost(self._result)
 
     def _read_body(self, body: bytes) -> None:

@@ -64,7 +64,7 @@ def _remove_ids(options: dict[str, Any], sent: SentRequest) -> None:
 
 
 def watch_body(response: Any, llm_request: LLMRequest) -> None:
-    """Report the body of a urllib3 response to its LLM request as the app reads it."""
+    """Report the reads of a urllib3 response's body to the LLM request."""
     watch_response(response, llm_request, _make_watched_response)
 
 
