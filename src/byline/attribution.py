@@ -1,4 +1,4 @@
-"""What is known of a request: who asked, in which conversation, as which step of which trace."""
+"""The attribution of a request: session, user, trace, step and labels, and the limits of their values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OTLP_SPAN_ID: Final = re.compile(r"[0-9a-f]{16}\Z")
 
 MetadataValue = str | int | float | bool
 
-#: Keys of the metadata by which a caller asks that what a model is asked, or answers, is not recorded.
+#: Keys of the metadata with which a caller asks that inputs, or outputs, of its models are not exported.
 MASKS: Final = ("mask_input", "mask_output")
 _NO: Final = frozenset({"", "0", "false", "no", "none", "null", "off"})
 
@@ -35,25 +35,25 @@ _NO: Final = frozenset({"", "0", "false", "no", "none", "null", "off"})
 class Attribution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The accepted attribution of one request; every field is optional.
 
-    Ids and names are printable strings of at most 200 characters, exactly as they were sent: an id
-    is kept whole or dropped, never cut.
+    Ids and names are printable strings of at most 200 characters, exactly as they were sent. A longer
+    id is dropped and not truncated, because a truncated id would identify something else.
 
     Attributes:
-        session_id: The conversation. Never made up, and never derived from a trace id.
-        user_id: Who asked: the end user of the app, not the owner of the API key.
-        trace_id: The caller's own name for the trace, in any format.
-        trace_name: What the whole trace is called, e.g. ``Document Processing Pipeline``.
-        span_name: The step that this request is, e.g. ``Summarization Step``.
+        session_id: The conversation. byline neither generates it nor derives it from a trace id.
+        user_id: The end user of the app, not the owner of the API key.
+        trace_id: The caller's id of the trace, in any format.
+        trace_name: The name of the trace, e.g. ``Document Processing Pipeline``.
+        span_name: The name of the step that this request belongs to, e.g. ``Summarization Step``.
         generation_name: The name of the model call, e.g. ``Generate Summary``.
-        parent_span_id: The caller's span under which this request belongs.
+        parent_span_id: The caller's span that is the parent of this request.
         environment: Deployment environment: ``[a-z0-9_-]``, at most 40 characters.
         release: The release of the calling application.
         version: The version of the calling component.
         tags: At most 50 labels.
         metadata: At most 50 further keys of at most 64 characters; values are primitives, anything
             else is JSON text of at most 500 characters.
-        organization_id: The tenant of the app to which the user belongs.
-        environment_id: The tenant's environment, where a gateway has such a thing.
+        organization_id: The tenant that the user belongs to.
+        environment_id: The tenant's environment, for gateways that have environments.
 
     Example:
         >>> Attribution(session_id="s-1", user_id="ada").session_id

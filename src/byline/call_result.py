@@ -1,4 +1,4 @@
-"""What a reply said of its call: model, tokens, cost, cache, limits, ids, timing, error."""
+"""The result of one LLM call: model, tokens, cost, cache, rate limits, ids, timing, error."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import msgspec
 
 
 class RateLimit(msgspec.Struct, omit_defaults=True):
-    """One allowance of a provider or gateway.
+    """A rate limit of a provider or gateway.
 
     Attributes:
-        limit: What is allowed in the window.
-        remaining: What is left of it.
-        reset: Seconds until the allowance is whole again.
+        limit: Requests or tokens allowed in the window.
+        remaining: Requests or tokens left in the window.
+        reset: Seconds until the full limit is available again.
     """
 
     limit: int | None = None
@@ -20,61 +20,62 @@ class RateLimit(msgspec.Struct, omit_defaults=True):
 
 
 class CallResult(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Everything that one exchange told about itself. What was not told stays ``None``.
+    """The values that the request and the response of one LLM call state. Values that neither states are ``None``.
 
-    ApiParser readers fill in what the provider's body says, gateways what their headers and their own
-    body fields say. Which attribute a fact becomes stands in ``spans/attributes.py`` alone.
+    API parsers fill in the values of the provider's body, gateways those of their headers and of their own
+    body members. ``genai/attributes.py`` has the attribute of each field.
 
     Attributes:
         operation: ``chat``, ``text_completion``, ``embeddings`` or ``generate_content``.
         provider: The provider as OpenTelemetry names it: ``openai``, ``anthropic``, ``gcp.gemini`` …
-        request_model: The model asked for.
+        request_model: The requested model.
         parameters: Request parameters by their GenAI name (``max_tokens``, ``temperature`` …).
-        response_model: The model that answered.
-        response_id: The id that the reply carries, by which late spans are joined.
+        response_model: The model that created the response.
+        response_id: The id of the response, by which spans that arrive late are found.
         finish_reasons: Why the model stopped, one for each choice.
-        input_tokens: Prompt tokens, cached ones included.
-        output_tokens: Completion tokens, reasoning included.
-        cache_read_tokens: Of the input, read from the provider's prompt cache.
-        cache_write_tokens: Of the input, written to it.
-        reasoning_tokens: Of the output, spent on reasoning.
-        input_audio_tokens: Of the input, audio.
-        output_audio_tokens: Of the output, audio.
-        streamed: Whether the reply came as a stream.
+        input_tokens: Prompt tokens, including cached ones.
+        output_tokens: Completion tokens, including reasoning.
+        cache_read_tokens: Input tokens that were read from the provider's prompt cache.
+        cache_write_tokens: Input tokens that were written to the prompt cache.
+        reasoning_tokens: Output tokens for reasoning.
+        input_audio_tokens: Audio tokens of the input.
+        output_audio_tokens: Audio tokens of the output.
+        streamed: Whether the response is a stream.
         time_to_first_chunk: Seconds from sending the request to the first chunk of the body.
         duration: Seconds from sending the request to the end of the body.
-        stream_cut: Who ended a stream before the model had finished: ``app``, ``cancelled`` or ``network``.
-        usage_is_partial: True if the token counts are those of a stream that was cut.
-        cost: USD for the call, as stated or estimated.
-        cost_source: ``gateway``, ``response`` or ``estimate``.
-        cost_details: USD by part: ``input``, ``output``, ``cache_read``, ``cache_write``, ``reasoning`` …
+        stream_cut: Set if a stream ended before the model had finished: ``app`` (the app closed the response),
+            ``cancelled`` (its task was cancelled) or ``network`` (the connection failed).
+        usage_is_partial: ``true`` if the token counts are those of a stream that was cut.
+        cost: Cost of the call in USD, as stated or estimated.
+        cost_source: ``gateway``, ``response`` (a provider's ``usage.cost``) or ``estimate``.
+        cost_details: Cost in USD by part: ``input``, ``output``, ``cache_read``, ``cache_write``, ``reasoning`` …
         gateway: The gateway's name, e.g. ``openrouter``.
-        request_id: The gateway's or provider's id of the exchange.
+        request_id: The gateway's or provider's id of the request.
         gateway_provider: The provider that the gateway chose.
         model_id: The gateway's id of the deployment.
         model_group: The gateway's name for the group of deployments.
-        overhead: Seconds that the gateway itself took.
-        attempts: How many upstream attempts were made.
-        fallbacks: How many fallbacks were taken.
-        key_hash: Hash of the API key in use, never the key.
+        overhead: Seconds spent in the gateway itself.
+        attempts: Number of upstream attempts.
+        fallbacks: Number of fallbacks.
+        key_hash: Hash of the API key, never the key itself.
         key_alias: The key's name.
         key_spend: USD that the key has spent.
         key_budget: USD that the key may spend.
-        key_budget_reset: When the budget starts anew, as the gateway wrote it.
-        cache_hit: Whether the gateway answered from its own response cache.
+        key_budget_reset: When the budget is reset, in the gateway's format.
+        cache_hit: Whether the response is from the gateway's response cache.
         cache_key: The key of that cache entry.
-        cache_savings: USD that the hit saved.
-        requests: Allowance of requests.
-        tokens: Allowance of tokens.
-        status_code: HTTP status of the reply.
-        error_type: The class of the error, one of a few; the HTTP status where nothing says more.
-        error_message: The error's detail.
-        input_messages: JSON text in the GenAI shape, only where content is captured.
-        output_messages: The same for the reply.
-        system_instructions: The same for the system prompt.
-        tool_definitions: The same for the tools that were offered.
-        server_address: Host that was called.
-        server_port: Its port.
+        cache_savings: Cost in USD that the cache hit saved.
+        requests: Rate limit of requests.
+        tokens: Rate limit of tokens.
+        status_code: HTTP status of the response.
+        error_type: The class of the error; the HTTP status if the response has no class.
+        error_message: The error message.
+        input_messages: Input messages as JSON in the format of the GenAI conventions, only if content is captured.
+        output_messages: The same for the output messages.
+        system_instructions: The same for the system instructions.
+        tool_definitions: The same for the tool definitions.
+        server_address: Host of the request.
+        server_port: Port of the request.
     """
 
     operation: str | None = None

@@ -1,4 +1,4 @@
-"""``python -m tests.gateways.document`` writes docs/gateways.md from docs/gateways.yaml and the gateways' classes."""
+"""Builds docs/gateways.md from docs/gateways.yaml and the gateways' classes; ``python -m tests.docs`` writes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "gateways.md"
 DATA: dict[str, dict[str, Any]] = yaml.safe_load(PAGE.with_suffix(".yaml").read_text("utf-8"))
 
 HEAD = """\
-<!-- Written by `python -m tests.gateways.document` from docs/gateways.yaml and the classes in byline.gateways. -->
+<!-- Written by `python -m tests.docs` from docs/gateways.yaml and the classes in byline.gateways. -->
 # Gateways
 
 byline recognises gateways with a public host, such as OpenRouter, by that host. Name the gateways that you host
@@ -129,7 +129,3 @@ def claim_rows() -> Iterator[str]:
         encoded = ", percent-encoded" if field.encoded else ""
         becomes = f"`{field.field}`{FORMS[field.kind]}{encoded}"
         yield f"| {field.where} | `{field.name}` | {becomes} | {f'`{field.needs}`' if field.needs else ''} |\n"
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page(), "utf-8")

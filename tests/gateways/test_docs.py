@@ -14,7 +14,7 @@ EVIDENCE = {"tested", "source", "documentation", "inferred"}
 
 
 def test_the_page_is_up_to_date() -> None:
-    """If not, run ``python -m tests.gateways.document``."""
+    """If not, run ``python -m tests.docs``."""
     assert document.PAGE.read_text("utf-8") == document.page()
 
 
