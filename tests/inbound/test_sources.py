@@ -71,7 +71,7 @@ SOURCES: dict[str, tuple[dict[str, Any], Sent, dict[str, Any], list[str]]] = {
         {},
         ["metadata: not an object"],
     ),
-    "query": ({"session_id": "query:thread"}, claim(query="x=1&thread=q%20r&thread=z"), {"session_id": "q r"}, []),
+    "query": ({"session_id": "query:thread"}, claim(query="x=1&thread=q%20r"), {"session_id": "q r"}, []),
     "query bytes that are no text": (
         {"session_id": "query:thread"},
         claim(query="thread=%ff"),
@@ -80,7 +80,7 @@ SOURCES: dict[str, tuple[dict[str, Any], Sent, dict[str, Any], list[str]]] = {
     ),
     "cookie": (
         {"session_id": "cookie:sid"},
-        claim(headers=[("cookie", 'a=1; sid="c-1"; sid=2')]),
+        claim(headers=[("cookie", 'a=1; sid="c-1"; b=2')]),
         {"session_id": "c-1"},
         [],
     ),

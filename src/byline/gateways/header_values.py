@@ -91,21 +91,27 @@ def merge_ids_and_metadata(
     """Return ids and metadata as one object, the ids first.
 
     Metadata cannot stand in for an id, even for one that is not set: metadata usually comes from the
-    client, while an id may have been authenticated.
+    client, while an id may have been authenticated. Names are compared without case and with
+    underscores as dashes, because some gateways make headers of them.
 
     Example:
         >>> merge_ids_and_metadata({"user_id": None}, {"user_id": "eve", "n": 1}, on_omit=lambda name, reason: None)
         {'n': 1}
     """
     merged: dict[str, MetadataValue] = {name: value for name, value in ids.items() if value and isinstance(value, str)}
+    taken = {_fold_name(name) for name in (*ids, *reserved)}
     for key, value in metadata.items():
         if key in MASKS:
             # A request to byline; gateways that know masking get it in their own form.
             continue
-        if key in ids or key in reserved:
+        if _fold_name(key) in taken:
             on_omit(f"metadata {key}", "the name is reserved")
         elif isinstance(value, float) and not math.isfinite(value):
             on_omit(f"metadata {key}", "not a finite number")
         else:
             merged[key] = value
     return merged
+
+
+def _fold_name(name: str) -> str:
+    return name.strip().lower().replace("-", "_")

@@ -11,8 +11,9 @@ import msgspec
 _encode: Final = msgspec.json.Encoder().encode
 _decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _EMPTY_OBJECT: Final = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*\}")
-#: Positions that are tried if the text of a member occurs several times.
+#: Positions that are tried if the text of a member occurs several times, and the bytes that are decoded for that.
 _MAX_POSITIONS: Final = 64
+_MAX_DECODED: Final = 4 * 1024 * 1024
 
 
 def top_level_members(body: bytes) -> dict[str, msgspec.Raw] | None:
@@ -97,13 +98,15 @@ def insert_into_member(
 
 
 def _candidate_positions(body: bytes, name: str, inner: bytes) -> Iterator[int]:
+    # Each try decodes the body once. A body of nested decoys must not make the app's request slow.
+    max_tries = min(_MAX_POSITIONS, max(2, _MAX_DECODED // len(body)))
     key = re.compile(re.escape(_encode(name)) + rb"[ \t\r\n]*:[ \t\r\n]*")
     tried = 0
     for match in key.finditer(body):
         if body.startswith(inner, match.end()):
             yield match.end()
             tried += 1
-            if tried >= _MAX_POSITIONS:
+            if tried >= max_tries:
                 return
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from byline.call_result import CallResult
 from byline.gateways import values
 from byline.gateways.base import Field, Gateway, GatewayRequest, GatewayResponse
+
+#: Tags of TensorZero's own.
+_INTERNAL: Final = "tensorzero::"
 
 
 class TensorZero(Gateway):
@@ -30,7 +33,12 @@ class TensorZero(Gateway):
                 "user_id": attribution.user_id,
                 "trace_name": attribution.trace_name,
             }
-            tags = {key: values.as_text(value) for key, value in self.metadata_for(request, ids).items()}
+            tags: dict[str, str] = {}
+            for key, tag in self.metadata_for(request, ids).items():
+                if key.strip().lower().startswith(_INTERNAL):
+                    self.log_omitted(f"tensorzero::tags {key}", "the name is reserved")
+                else:
+                    tags[key] = values.as_text(tag)
             request.add_to_object("tensorzero::tags", tags)
 
     def extract(self, response: GatewayResponse, result: CallResult) -> None:

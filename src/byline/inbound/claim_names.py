@@ -87,6 +87,12 @@ IGNORED_CONTROLS: Final = frozenset({"update_trace_keys", "debug_langfuse", "pro
 #: Metadata keys to which Langfuse gives a meaning: they are read as claims, so that `trust` applies to them.
 LANGFUSE_KEYS: Final = {"langfuse_session_id": "session_id", "langfuse_user_id": "user_id", "langfuse_tags": "tags"}
 
+#: Metadata keys that only the app may set, because destinations give them a meaning: byline's own names of the caller
+#: and the tenant, and Langfuse's link to a prompt.
+_RESERVED_KEYS: Final = frozenset({"organization_id", "environment_id", "prompt_name", "prompt_version"})
+#: Prefixes of such keys: byline's attributes of the caller, and TensorZero's own tags.
+_RESERVED_PREFIXES: Final = ("caller_", "tensorzero::")
+
 #: Members of W3C baggage that are claims; all others belong to the app.
 BAGGAGE: Final = {
     "session.id": "session_id",
@@ -99,6 +105,14 @@ BAGGAGE: Final = {
     "langfuse_environment": "environment",
     "langfuse_tags": "tags",
 }
+
+
+def is_reserved_key(key: object) -> bool:
+    """Whether callers may not use this metadata key, in any spelling that a gateway or a header may fold."""
+    if not isinstance(key, str):
+        return False
+    folded = key.strip().lower().replace("-", "_")
+    return folded in _RESERVED_KEYS or folded.startswith(_RESERVED_PREFIXES)
 
 
 def canonical_header_name(name: str) -> str:

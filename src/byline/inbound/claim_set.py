@@ -22,6 +22,7 @@ from byline.inbound.claim_names import (
     LANGFUSE_KEYS,
     QUERY_CLAIMS,
     TRACE_KEYS,
+    is_reserved_key,
 )
 from byline.inbound.request import parse_query
 
@@ -43,11 +44,12 @@ class ClaimSet(dict[str, Any]):
     ``rejected`` is the request's list of dropped claims: field name and reason, never the value.
     """
 
-    __slots__ = ("rejected",)
+    __slots__ = ("_is_from_app", "rejected")
 
     def __init__(self, rejected: list[str]) -> None:
         super().__init__()
         self.rejected = rejected
+        self._is_from_app = False
 
     def reject(self, field: str, reason: str) -> None:
         """Record that a claim was dropped."""
@@ -77,6 +79,7 @@ class ClaimSet(dict[str, Any]):
 
     def add_app_fields(self, fields: Mapping[str, Any] | Attribution) -> None:
         """Add fields that the app itself has given; unknown names are dropped and recorded."""
+        self._is_from_app = True
         for field, value in attribution_fields(fields).items():
             if field in ATTRIBUTION_FIELDS:
                 self.add(field, value)
@@ -97,6 +100,10 @@ class ClaimSet(dict[str, Any]):
             # The masks first, so that the limit on the number of keys cannot drop them.
             masks = {key: value[key] for key in attribution.MASKS if key in value}
             value = {**masks, **{key: item for key, item in value.items() if key not in LANGFUSE_KEYS}}
+        if isinstance(value, Mapping) and not self._is_from_app and any(map(is_reserved_key, value)):
+            for key in filter(is_reserved_key, value):
+                self.reject(f"metadata.{key[:64]}", "the name is reserved")
+            value = {key: item for key, item in value.items() if not is_reserved_key(key)}
         metadata, dropped = attribution.clean_metadata(value)
         for key, reason in dropped:
             self.reject("metadata" if key == "*" else f"metadata.{key}", reason)
@@ -224,7 +231,7 @@ class ClaimSet(dict[str, Any]):
 
     def add_query_claims(self, query: str) -> None:
         """Add the claims in the query of a websocket handshake, on which a browser cannot set headers."""
-        values = parse_query(query)
+        values = dict(reversed(parse_query(query)))
         for field in QUERY_CLAIMS:
             text = values.get(field.name)
             if text:

@@ -89,6 +89,14 @@ class AsgiRequest:
         raw: bytes = self.scope.get("query_string", b"")
         return raw.decode("latin-1")
 
+    def query_parameters(self) -> dict[str, str]:
+        """Return the query parameters; of a repeated one the last value, as Starlette's ``query_params`` do."""
+        return dict(parse_query(self.query()))
+
+    def cookies(self, lines: Iterable[str]) -> dict[str, str]:
+        """Return the cookies of these header lines; of a repeated one the last value, as Starlette does."""
+        return dict(parse_cookies("; ".join(lines)))
+
     def path(self) -> str:
         """Return the decoded path."""
         path: str = self.scope.get("path", "")
@@ -141,6 +149,14 @@ class WsgiRequest:
         """Return the query string, percent-encoded."""
         return str(self.environ.get("QUERY_STRING", ""))
 
+    def query_parameters(self) -> dict[str, str]:
+        """Return the query parameters; of a repeated one the first value, as Werkzeug's ``args`` do."""
+        return dict(reversed(parse_query(self.query())))
+
+    def cookies(self, lines: Iterable[str]) -> dict[str, str]:
+        """Return the cookies of these header lines; of a repeated one the first value, as Werkzeug does."""
+        return dict(reversed(parse_cookies("; ".join(lines))))
+
     def path(self) -> str:
         """Return the decoded path."""
         raw = str(self.environ.get("SCRIPT_NAME", "")) + str(self.environ.get("PATH_INFO", ""))
@@ -185,23 +201,19 @@ def request_of(raw: MutableMapping[str, Any]) -> Request:
     return WsgiRequest(raw) if "REQUEST_METHOD" in raw else AsgiRequest(raw)
 
 
-def parse_query(query: str) -> dict[str, str]:
-    """Return the first value of each name in a query."""
+def parse_query(query: str) -> list[tuple[str, str]]:
+    """Return the names and values of a query in order, none if there are more than 1,000."""
     try:
         # Invalid UTF-8 stays recognisable and is rejected later, instead of becoming another text.
-        pairs = parse_qsl(query, errors="surrogateescape", max_num_fields=_MAX_QUERY_FIELDS)
+        return parse_qsl(query, errors="surrogateescape", max_num_fields=_MAX_QUERY_FIELDS)
     except ValueError:
-        return {}
-    return dict(reversed(pairs))
+        return []
 
 
-def parse_cookies(header: str) -> dict[str, str]:
-    """Return the cookies of a ``Cookie`` header."""
-    cookies: dict[str, str] = {}
-    for pair in header.split(";"):
-        name, _, value = pair.partition("=")
-        cookies.setdefault(name.strip(), value.strip().strip('"'))
-    return cookies
+def parse_cookies(header: str) -> list[tuple[str, str]]:
+    """Return the names and values of a ``Cookie`` header in order."""
+    pairs = (pair.partition("=") for pair in header.split(";"))
+    return [(name.strip(), value.strip().strip('"')) for name, _, value in pairs]
 
 
 def require_protocol(app: Any, protocol: Literal["asgi", "wsgi"]) -> None:

@@ -10,7 +10,7 @@ from byline.attribution import FIELDS
 from byline.inbound.body import value_at_path
 from byline.inbound.claim_names import canonical_header_name
 from byline.inbound.claim_set import ClaimSet
-from byline.inbound.request import Request, parse_cookies, parse_query
+from byline.inbound.request import Request
 from byline.settings import SettingError
 
 _KINDS: Final = ("body", "header", "query", "path", "cookie")
@@ -65,9 +65,9 @@ class FieldSource:
 
     def _read_text(self, request: Request, headers: Mapping[str, list[str]]) -> str | None:
         if self.kind == "query":
-            return parse_query(request.query()).get(self.name)
+            return request.query_parameters().get(self.name)
         if self.kind == "cookie":
-            return parse_cookies("; ".join(headers.get("cookie", ()))).get(self.name)
+            return request.cookies(headers.get("cookie", ())).get(self.name)
         match = self.template.match(request.path()) if self.template is not None else None
         return match[1] if match else None
 
