@@ -217,5 +217,5 @@ def test_the_apps_own_fields_are_subject_to_trust(door: Door) -> None:
 def test_the_docstring_opens_with_when_the_default_is_safe() -> None:
     for middleware in (asgi.AttributionMiddleware, wsgi.AttributionMiddleware):
         opening = (middleware.__doc__ or "").split("Args:")[0]
-        assert "Safe where" in opening
+        assert "Safe if" in opening
         assert "Not safe on a public endpoint" in opening
