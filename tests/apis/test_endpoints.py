@@ -320,6 +320,10 @@ def test_openai_conversation_is_no_call_even_at_a_gateway(provider: TracerProvid
         ("generativelanguage.googleapis.com", "gcp.gemini"),
         ("my.openai.azure.com", "azure.ai.openai"),
         ("api.openai.com", "openai"),
+        ("api.moonshot.ai", "moonshot_ai"),
+        ("us-south.ml.cloud.ibm.com", "ibm.watsonx.ai"),
+        ("models.inference.ai.azure.com", "azure.ai.inference"),
+        ("inference.generativeai.us-chicago-1.oci.oraclecloud.com", "oracle_cloud.generative_ai"),
         ("evilopenai.com", "gcp.gemini"),
     ],
 )

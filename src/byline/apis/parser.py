@@ -27,6 +27,7 @@ _MAX_COST: Final = 10_000
 _PROVIDERS: Final = {
     ".openai.azure.com": "azure.ai.openai",
     ".openai.com": "openai",
+    ".inference.ai.azure.com": "azure.ai.inference",
     ".anthropic.com": "anthropic",
     ".aiplatform.googleapis.com": "gcp.vertex_ai",
     # Regions, and the multi-regions aiplatform.us.rep.googleapis.com and aiplatform.eu.rep.googleapis.com.
@@ -40,6 +41,10 @@ _PROVIDERS: Final = {
     ".cohere.com": "cohere",
     ".cohere.ai": "cohere",
     ".perplexity.ai": "perplexity",
+    ".moonshot.ai": "moonshot_ai",
+    ".moonshot.cn": "moonshot_ai",
+    ".ml.cloud.ibm.com": "ibm.watsonx.ai",
+    ".oci.oraclecloud.com": "oracle_cloud.generative_ai",
 }
 #: Matches the text of an event that states more than content and model. Parsing the other events of a chat
 #: completion of 400 chunks takes 4 ms.
