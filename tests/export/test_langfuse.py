@@ -396,3 +396,14 @@ def test_it_is_asked_for_its_newest_way_of_writing(receiver: Receiver) -> None:
     assert request.headers["x-langfuse-ingestion-version"] == "4"
     assert request.headers["content-encoding"] == "gzip"
     assert not [name for name in request.headers if name.startswith("x-langfuse-sdk")]
+
+
+@both_paths
+def test_stream_that_was_cut_is_a_warning(receiver: Receiver, path: Path) -> None:
+    """A level that the span states already is kept, and an error stays one."""
+    with running(Langfuse(*KEYS, receiver.url)) as app, app.request(session_id="s"):
+        app.chat(**{"byline.stream.cut": "app"})
+        app.chat(**{"byline.stream.cut": "app", "langfuse.observation.level": "debug"})
+    cut, stated = (next(iter(observations([span], path).values())) for span in receiver.spans)
+    assert (cut.level, cut.status_message) == ("WARNING", "The stream was cut (app).")
+    assert stated.level == "DEBUG"

@@ -126,6 +126,9 @@ def map_span(span: SpanCopy) -> None:
     _map_messages(span)
     if span.is_error:
         _map_error(span)
+    elif names.STREAM_CUT in attributes:
+        attributes.setdefault(_LEVEL, "WARNING")
+        attributes.setdefault(_STATUS_MESSAGE, f"The stream was cut ({attributes[names.STREAM_CUT]}).")
     _map_prompt(attributes)
     _map_metadata(attributes)
     _map_trace_labels(span)
