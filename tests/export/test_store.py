@@ -97,7 +97,11 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_put_aside(tmp_path: Path) -> 
     assert [path.suffix for path in tmp_path.iterdir()] == [".corrupt"]
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 40, gzip.compress(b""), gzip.compress(b"\xff\xff")])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x00" * 40, gzip.compress(b""), gzip.compress(b"\xff\xff")],
+    ids=["empty", "no gzip", "gzip of nothing", "gzip of no batch"],
+)
 def test_a_file_without_spans_is_no_batch(content: bytes) -> None:
     assert read_batch(content) is None
 
