@@ -1,4 +1,4 @@
-"""Real servers on loopback, each for the length of a test, and how long to wait for them."""
+"""Real servers on 127.0.0.1 for one test, and time limits that grow with the load of the machine."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import uvicorn
 
 
 def patience(seconds: float) -> float:
-    """Return a time limit, longer on a machine that has more to do than it has cores for."""
+    """Return a time limit in seconds, longer if more processes want to run than there are cores."""
     return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 @contextmanager
 def uvicorn_server(app: Any, **settings: Any) -> Iterator[tuple[str, int]]:
-    """Run an ASGI app under uvicorn; gives its host and port once it accepts connections."""
+    """Run an ASGI app under uvicorn until the block ends; yields host and port once uvicorn accepts connections."""
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", **settings)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -39,20 +39,20 @@ def uvicorn_server(app: Any, **settings: Any) -> Iterator[tuple[str, int]]:
             thread.join(120)
 
 
-class _Threaded(socketserver.ThreadingMixIn, WSGIServer):
+class _ThreadingServer(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
     request_queue_size = 128
 
 
-class _Quiet(WSGIRequestHandler):
+class _SilentHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the standard library's
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def wsgiref_server(app: Any, *, threaded: bool = True) -> Iterator[tuple[str, int]]:
-    """Run a WSGI app under the standard library's server, with a thread a request or one for all."""
-    server = (_Threaded if threaded else WSGIServer)(("127.0.0.1", 0), _Quiet)
+    """Run a WSGI app under wsgiref until the block ends, with a thread for each request or one for all."""
+    server = (_ThreadingServer if threaded else WSGIServer)(("127.0.0.1", 0), _SilentHandler)
     server.set_app(app)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()

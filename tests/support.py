@@ -1,4 +1,4 @@
-"""Drives apps through both doors without a server, so that every message and byte can be compared."""
+"""Runs ASGI and WSGI apps without a server, so that tests can compare every message and byte."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ tracer = trace.get_tracer("tests.app")
 
 
 def call_model(name: str = "chat gpt-4o", **attributes: Any) -> None:
-    """Make the LLM span that an instrumentation would make."""
+    """Create the LLM span that an instrumentation would create."""
     tracer.start_span(name, attributes={"gen_ai.operation.name": "chat", **attributes}).end()
 
 
 @dataclass
 class Sent:
-    """One request, as bytes on the wire have it.
+    """One request.
 
-    ``chunks`` are the body messages; ``ends`` says whether the last one says so, or the client goes
-    away instead. A list of headers may repeat names.
+    A body of several chunks is sent as several messages. Without ``ends`` the client disconnects after them. Headers
+    may repeat names.
     """
 
     body: bytes | Sequence[bytes] = b""
@@ -116,7 +116,7 @@ def environ_of(sent: Sent) -> dict[str, Any]:
 
 @dataclass
 class AsgiRun:
-    """What the server got: the messages, and the error that ended the app."""
+    """The messages that the server received, and the exception that ended the app."""
 
     sent: list[Any] = field(default_factory=list)
     error: BaseException | None = None
@@ -134,7 +134,7 @@ class AsgiRun:
 
 
 async def run_asgi(app: Any, sent: Sent, scope: dict[str, Any] | None = None) -> AsgiRun:
-    """Run an ASGI app on one request in the task that asks; its errors are kept, not raised."""
+    """Run an ASGI app on one request in the current task; its exception is returned, not raised."""
     run = AsgiRun()
     waiting: list[dict[str, Any]] = []
     if sent.type == "websocket":
@@ -155,7 +155,7 @@ async def run_asgi(app: Any, sent: Sent, scope: dict[str, Any] | None = None) ->
         if len(waiting) > 1:
             return waiting.pop(0)
         if sent.ends and sent.type == "http":
-            # The client stays to hear the answer.
+            # The client stays connected until the response is complete.
             await answered.wait()
         return waiting[0]
 
@@ -172,7 +172,7 @@ async def run_asgi(app: Any, sent: Sent, scope: dict[str, Any] | None = None) ->
 
 
 def spy(app: Any, received: list[Any]) -> Any:
-    """Note every message that the app receives, exactly as it comes."""
+    """Wrap an app so that every message that it receives is appended to a list."""
 
     async def spied(scope: Any, receive: Any, send: Any) -> None:
         async def noted() -> Any:
@@ -187,7 +187,7 @@ def spy(app: Any, received: list[Any]) -> Any:
 
 @dataclass
 class WsgiRun:
-    """What a server got: status, headers, body, and how often it could call close()."""
+    """The status, headers and body that the server received, and the exception that ended the app."""
 
     status: str | None = None
     headers: list[tuple[str, str]] | None = None
@@ -205,7 +205,7 @@ class WsgiRun:
 
 
 def run_wsgi(app: Any, sent: Sent, environ: dict[str, Any] | None = None) -> WsgiRun:
-    """Run a WSGI app as a server does: read every item, then close, in the thread's own context."""
+    """Run a WSGI app as a server does: read every item, then call close(), in the thread's own context."""
     run = WsgiRun()
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
@@ -229,10 +229,9 @@ def run_wsgi(app: Any, sent: Sent, environ: dict[str, Any] | None = None) -> Wsg
 
 
 def accepted(door: Door, sent: Sent, before: Mapping[str, Any] | None = None, **settings: Any) -> Heard:
-    """Send a request through a door and return what the app hears of it after it has read the body.
+    """Send a request through a middleware; returns the attribution after the app has read the body.
 
-    ``before`` is put into the scope or environ by something inside the door, as authentication and
-    routers do.
+    ``before`` is added to the scope or environ inside the middleware, as authentication and routers do.
     """
     heard: list[Heard] = []
 
@@ -271,13 +270,13 @@ def accepted(door: Door, sent: Sent, before: Mapping[str, Any] | None = None, **
 
 @dataclass
 class Heard:
-    """What is known of a request, and what was dropped."""
+    """The attribution of a request, and the claims that were rejected."""
 
     attribution: Attribution
     rejected: list[str]
 
     def known(self) -> dict[str, Any]:
-        """The fields that are known, without the empty ones."""
+        """Return the fields that have a value."""
         return {
             name: getattr(self.attribution, name)
             for name in self.attribution.__struct_fields__

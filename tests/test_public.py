@@ -1,4 +1,4 @@
-"""The public face: complete, sorted, documented, and as fixed."""
+"""The public names: complete, sorted, documented and unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MODULES = [
 
 
 def test_all_is_sorted_and_complete() -> None:
-    """Whatever the package shows is in ``__all__``, and the other way round."""
+    """``__all__`` names exactly the public attributes of the package."""
     shown = {
         name
         for name, value in vars(byline).items()
@@ -76,16 +76,16 @@ def test_attribution_has_the_promised_fields() -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_module_says_what_it_is_for(name: str) -> None:
-    """Every module opens with a docstring, and the examples in its docstrings run."""
+def test_module_has_a_docstring_and_its_examples_run(name: str) -> None:
+    """The examples are those in all docstrings of the module."""
     module = importlib.import_module(name)
     assert (module.__doc__ or "").strip()
     assert doctest.testmod(module).failed == 0
 
 
 @pytest.mark.integration
-def test_importing_it_loads_nothing_that_the_app_may_do_without() -> None:
-    """Neither frameworks nor clients nor SDKs, nor the list of prices: an app that has them may not use them."""
+def test_import_loads_no_framework_client_or_sdk() -> None:
+    """An app may have them installed and not use them. The price list of genai-prices is not loaded either."""
     code = "import sys, byline, byline.asgi, byline.wsgi, byline.testing; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
@@ -96,8 +96,8 @@ def test_importing_it_loads_nothing_that_the_app_may_do_without() -> None:
     assert loaded.isdisjoint(theirs.split())
 
 
-def test_every_error_id_is_documented_and_unique() -> None:
-    """An id stands in docs/errors.md exactly when the code can say it."""
+def test_every_error_id_is_documented_once() -> None:
+    """docs/errors.md has one row for each id in the code, and no other."""
     said: set[str] = set()
     for path in (ROOT / "src").rglob("*.py"):
         said.update(re.findall(r'"(byline\.E\d{3})[":]', path.read_text(encoding="utf-8")))
