@@ -1,4 +1,4 @@
-"""``byline check`` tests each destination for real."""
+"""``byline check`` prints the settings and sends a test trace to each destination."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name, raising=False)
 
 
-def test_nothing_configured_fails_and_says_what_to_set(capsys: pytest.CaptureFixture[str]) -> None:
-    """A check that tests nothing must not look like a success."""
+def test_without_a_destination_the_check_fails_with_advice(capsys: pytest.CaptureFixture[str]) -> None:
+    """A check that tests nothing must not be a success."""
     assert main(["check"]) == 1
     assert "set LANGFUSE_PUBLIC_KEY" in capsys.readouterr().out
 
 
 def test_working_destinations_pass(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Langfuse by its credentials and an export, OTLP by an export."""
+    """Langfuse is tested by its credentials and an export, OTLP by an export."""
     with Receiver(keys=KEYS) as langfuse, Receiver() as otlp:
         monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", KEYS[0])
         monkeypatch.setenv("LANGFUSE_SECRET_KEY", KEYS[1])
@@ -58,8 +58,8 @@ def test_working_destinations_pass(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     }
 
 
-def test_secrets_are_never_printed_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither in the table nor in a failure."""
+def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the table and in the message of a failure."""
     with Receiver(keys=KEYS) as langfuse:
         monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", KEYS[0])
         monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-wrong-secret-000")
@@ -71,10 +71,10 @@ def test_secrets_are_never_printed_whole(monkeypatch: pytest.MonkeyPatch, capsys
     assert "region" in printed.out
 
 
-def test_the_public_key_is_shown_as_far_as_it_tells_projects_apart(
+def test_the_public_key_is_shortened_to_the_part_that_identifies_a_project(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It looks like a secret, and is none."""
+    """The public key looks like a secret but is not one."""
     monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-0123456789abcdef")
     main(["check", "--json"])
     rows = {row["name"]: row["value"] for row in json.loads(capsys.readouterr().out)["settings"]}
@@ -82,7 +82,7 @@ def test_the_public_key_is_shown_as_far_as_it_tells_projects_apart(
 
 
 def test_dead_server_fails_with_advice(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nobody listens there any more."""
+    """No server listens at the port."""
     with Receiver() as langfuse:
         pass
     monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", KEYS[0])
@@ -92,8 +92,8 @@ def test_dead_server_fails_with_advice(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "no Langfuse answers at" in capsys.readouterr().out
 
 
-def test_one_key_alone_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The other key's variable is said."""
+def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message names the variable of the missing key."""
     monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", KEYS[0])
     assert main(["check"]) == 1
     assert "LANGFUSE_SECRET_KEY is missing" in capsys.readouterr().out
@@ -102,7 +102,7 @@ def test_one_key_alone_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_otlp_that_refuses_fails_with_advice(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The backend's no is the result, and the other destination is tested all the same."""
+    """The refusal is the result of one destination; the other one is tested as well."""
     with Receiver(keys=KEYS) as langfuse, Receiver() as otlp:
         otlp.fail(400, times=None)
         monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", KEYS[0])
@@ -120,7 +120,7 @@ def test_otlp_that_refuses_fails_with_advice(
 def test_secrets_in_headers_and_addresses_are_masked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Header names stay readable, for they are what one looks for."""
+    """Header names are not masked, because a reader needs them."""
     with Receiver() as otlp:
         otlp.fail(403, times=None)
         endpoint = otlp.url.replace("//", "//ada:hunter2secret@") + "?api_key=query-secret-value"
@@ -135,10 +135,10 @@ def test_secrets_in_headers_and_addresses_are_masked(
             assert "x-team=" in said.out
 
 
-def test_what_would_arrive_is_said_as_the_settings_have_it(
+def test_the_result_describes_the_spans_that_arrive_with_these_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Content that is left out, a share of sessions, and what still waits in a spool."""
+    """Redacted content, sampling, and the number of spans in the spool."""
     with Receiver() as otlp:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)
         monkeypatch.setenv("BYLINE_PRIVACY", "1")
@@ -154,7 +154,7 @@ def test_what_would_arrive_is_said_as_the_settings_have_it(
 def test_a_destination_that_hangs_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It has taken the connection and says nothing: nobody knows whether a span arrives."""
+    """The destination accepts the connection and sends no response."""
     monkeypatch.setattr(http_session, "_TIMEOUT", 0.3)
     with Receiver() as otlp:
         otlp.hold()
@@ -165,8 +165,8 @@ def test_a_destination_that_hangs_is_a_failure(
     assert "All checks passed" not in said
 
 
-def test_a_destination_that_still_has_not_answered_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where its exporter waits for longer than a check does."""
+def test_a_destination_without_a_response_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if the exporter's timeout is longer than the timeout of the check."""
     monkeypatch.setattr("byline.export.self_test._RESPONSE_TIMEOUT", 0.1)
     monkeypatch.setattr("byline.export.worker.SHUTDOWN_TIMEOUT", -0.9)
     with Receiver() as otlp:
@@ -177,11 +177,11 @@ def test_a_destination_that_still_has_not_answered_is_a_failure(monkeypatch: pyt
     assert "no answer in time" in results[0].detail
 
 
-def test_a_web_page_is_no_destination(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A login page, or an app that answers whatever is asked, takes a post with 200 and keeps nothing."""
+def test_a_web_page_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A login page, or an app that answers every path, accepts a POST with status 200 and stores nothing."""
     with Gateway() as site:
         site.answer("<!doctype html>", headers={"content-type": "text/html; charset=utf-8"}, times=9)
-        # The gateway answers just this wherever it takes posts at all.
+        # The gateway sends this response at every path that accepts a POST.
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"{site.base_url}/chat/completions")
         assert main(["check"]) == 1
     said = capsys.readouterr().out
@@ -193,7 +193,7 @@ def test_a_web_page_is_no_destination(monkeypatch: pytest.MonkeyPatch, capsys: p
     ("status", "advice"),
     [(401, "check its keys"), (404, "check its URL"), (400, "protobuf"), (503, "the server has a problem")],
 )
-def test_each_refusal_has_advice_of_its_own(status: int, advice: str) -> None:
+def test_each_status_has_its_own_advice(status: int, advice: str) -> None:
     with Receiver() as otlp:
         otlp.fail(status, times=None)
         (result,) = OTLP(otlp.url).check()
@@ -201,7 +201,7 @@ def test_each_refusal_has_advice_of_its_own(status: int, advice: str) -> None:
     assert advice in result.advice
 
 
-def test_nobody_there_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_errors_are_described_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     with Receiver() as otlp:
@@ -225,10 +225,10 @@ def test_nobody_there_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LANGFUSE_TRACING_ENABLED", "false", "LANGFUSE_TRACING_ENABLED"),
     ],
 )
-def test_what_keeps_a_destination_from_being_used_is_named(
+def test_a_variable_that_turns_a_destination_off_is_named(
     variable: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Somebody who has set an endpoint need not be told to set one."""
+    """The advice is not to set an endpoint, because one is set."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
     if variable.startswith("LANGFUSE"):
         monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -244,7 +244,7 @@ def test_what_keeps_a_destination_from_being_used_is_named(
 def test_langfuse_without_its_api_is_tested_by_an_export(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A proxy may let nothing through but exports: both answers are said."""
+    """A proxy may allow exports only: the results of both requests are printed."""
     with Receiver() as langfuse:
         monkeypatch.setattr(langfuse, "_answer_langfuse", lambda _, handler: handler.reply(404, b"", {}))
         monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", KEYS[0])
@@ -255,10 +255,10 @@ def test_langfuse_without_its_api_is_tested_by_an_export(
     assert checks == {"Langfuse credentials": False, "Langfuse export": True, "Langfuse gets": True}
 
 
-def test_variables_that_are_misspelt_are_said(
+def test_misspelt_variables_are_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Content would leave where BYLINE_PRIVAT=1 was meant to keep it."""
+    """With BYLINE_PRIVAT=1 content would be exported by mistake."""
     with Receiver() as otlp:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)
         monkeypatch.setenv("BYLINE_PRIVAT", "1")
@@ -269,10 +269,10 @@ def test_variables_that_are_misspelt_are_said(
 
 
 @pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_CERTIFICATE", "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE"])
-def test_the_keys_are_tested_under_the_same_authority_as_exports(
+def test_the_keys_are_tested_with_the_same_certificate_authority_as_exports(
     variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A Langfuse of one's own may have a certificate of one's own."""
+    """A self-hosted Langfuse may have a private certificate authority."""
     given: list[Any] = []
 
     def get(url: str, **options: Any) -> Any:
@@ -288,10 +288,10 @@ def test_the_keys_are_tested_under_the_same_authority_as_exports(
     assert http_session.OTLPHttpSession("langfuse").verify == given[1]
 
 
-def test_headers_that_cannot_be_read_are_a_result(
+def test_unreadable_headers_are_a_result(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Said once, below the settings, and without what stands in them."""
+    """They are reported once, below the settings, and without their values."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Basic c2VjcmV0LXRva2Vu,x-team: hunter2secret")
     assert main(["check"]) == 1
@@ -303,7 +303,7 @@ def test_headers_that_cannot_be_read_are_a_result(
         assert secret not in said.out
 
 
-def test_a_setting_that_cannot_be_read_is_said_once(
+def test_an_unreadable_setting_is_reported_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", '"pk-lf-1"')
@@ -312,7 +312,7 @@ def test_a_setting_that_cannot_be_read_is_said_once(
     assert capsys.readouterr().out.count("LANGFUSE_PUBLIC_KEY has quotes") == 1
 
 
-def test_debug_says_which_credentials_are_tested(
+def test_debug_output_has_the_tested_credentials(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("BYLINE_DEBUG", "1")
@@ -323,8 +323,8 @@ def test_debug_says_which_credentials_are_tested(
     assert "HTTP 200" in said
 
 
-def test_a_test_is_none_of_the_apps_own(caplog: pytest.LogCaptureFixture) -> None:
-    """Neither in its counters nor in its log, where the real thing has still to be said."""
+def test_a_check_does_not_change_counters_and_log_of_the_app(caplog: pytest.LogCaptureFixture) -> None:
+    """A failure that is logged once must still be logged when the app's own export fails."""
     with Receiver() as otlp:
         otlp.fail(503, times=None)
         assert not OTLP(otlp.url, label="mine").check()[0].ok
@@ -332,7 +332,7 @@ def test_a_test_is_none_of_the_apps_own(caplog: pytest.LogCaptureFixture) -> Non
     assert caplog.text == ""
 
 
-def test_filters_that_leave_it_out_are_no_failure() -> None:
+def test_filters_that_exclude_the_test_trace_are_not_a_failure() -> None:
     with Receiver() as otlp:
         results = OTLP(otlp.url, organizations=["acme"]).check()
         assert otlp.spans == []
@@ -344,14 +344,14 @@ def test_filters_that_leave_it_out_are_no_failure() -> None:
     ("variable", "value", "identifier"),
     [("BYLINE_DEBUG", "perhaps", "byline.E001"), ("BYLINE_GATEWAYS", "nobody", "byline.E031")],
 )
-def test_settings_that_cannot_be_used_fail(
+def test_invalid_settings_are_a_failure(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     variable: str,
     value: str,
     identifier: str,
 ) -> None:
-    """Although the destinations work."""
+    """Even if all destinations work."""
     with Receiver() as otlp:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)
         monkeypatch.setenv(variable, value)
@@ -362,10 +362,10 @@ def test_settings_that_cannot_be_used_fail(
 
 
 @pytest.mark.parametrize("arguments", [["check"], ["check", "--json"]])
-def test_headers_that_cannot_be_read_are_one_row_among_the_others(
+def test_unreadable_headers_are_one_row_of_the_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    """And none of what stands in them is said: where a comma or a colon is wrong, anything may be the key."""
+    """No part of their text is printed, because with a wrong comma or colon any part may be the key."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-team=0123456789,authorization: Bearer abcdefghijkl")
     assert main(arguments) == 1
@@ -377,8 +377,8 @@ def test_headers_that_cannot_be_read_are_one_row_among_the_others(
         assert secret not in said.out + said.err
 
 
-def test_turned_off_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """No span would arrive, whatever the destinations say."""
+def test_disabled_byline_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """No span would arrive, even if the destinations work."""
     with Receiver() as otlp:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)
         monkeypatch.setenv("BYLINE_DISABLED", "1")
@@ -386,10 +386,10 @@ def test_turned_off_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "unset BYLINE_DISABLED" in capsys.readouterr().out
 
 
-def test_a_destination_that_breaks_is_a_result(
+def test_an_exception_of_a_destination_is_a_result(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not a traceback."""
+    """It is reported without a traceback and without its text."""
 
     def check(self: OTLP) -> Any:
         raise RuntimeError("with a prompt in it")
@@ -403,8 +403,8 @@ def test_a_destination_that_breaks_is_a_result(
 
 
 @pytest.mark.integration
-def test_works_without_any_extra() -> None:
-    """In a process that finds neither rich nor anything else of the demo."""
+def test_the_check_works_without_an_extra() -> None:
+    """In a process without rich and the other packages of the demo."""
     code = """
 import sys
 for name in ("rich", "fastapi", "flask", "uvicorn", "openai"):

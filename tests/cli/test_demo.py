@@ -1,4 +1,4 @@
-"""``byline demo`` from end to end, as a user runs it."""
+"""``byline demo`` in a process of its own, as a user runs it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def demo(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Compl
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 
-#: What stands in the environments of real deployments.
+#: Variables that real deployments set.
 DEPLOYED = {
     "HTTP_PROXY": "http://127.0.0.1:1",
     "HTTPS_PROXY": "http://127.0.0.1:1",
@@ -34,12 +34,12 @@ DEPLOYED = {
 
 
 @pytest.mark.parametrize(
-    ("arguments", "env"), [((), DEPLOYED), (("--wsgi",), {})], ids=["fastapi-where-much-is-set", "flask"]
+    ("arguments", "env"), [((), DEPLOYED), (("--wsgi",), {})], ids=["fastapi-deployed", "flask"]
 )
-def test_json_is_one_object_of_signed_spans(arguments: tuple[str, ...], env: dict[str, str]) -> None:
-    """Two generations in two requests, each below its app span, with the caller's ids and the gateway's cost.
+def test_json_is_one_object_with_attributed_spans(arguments: tuple[str, ...], env: dict[str, str]) -> None:
+    """Two generations in two requests, each below its server span, with the caller's ids and the gateway's cost.
 
-    Proxies, samplers and destinations of the environment do not get in the way.
+    Proxies, samplers and destinations of the environment have no effect.
     """
     done = demo("--json", *arguments, env={**os.environ, **env})
     assert done.returncode == 0, done.stderr
@@ -69,8 +69,8 @@ def test_json_is_one_object_of_signed_spans(arguments: tuple[str, ...], env: dic
         assert server["byline.llm.input_tokens"] == attributes["gen_ai.usage.input_tokens"]
 
 
-def test_tree_is_printed_and_the_same_spans_go_to_real_backends() -> None:
-    """What a reader of the terminal looks for; and nothing but the demo's spans, no trace of a test before it."""
+def test_the_tree_is_printed_and_the_same_spans_are_sent_to_real_backends() -> None:
+    """Only the demo's spans are sent, without those of the test of the destinations."""
     keys = ("pk-lf-1", "sk-lf-1")
     with Receiver(keys=keys) as langfuse, Receiver() as otlp:
         env = {**os.environ, "LANGFUSE_BASE_URL": langfuse.url}
@@ -91,7 +91,7 @@ def test_tree_is_printed_and_the_same_spans_go_to_real_backends() -> None:
 
 
 def test_langfuse_without_keys_is_an_error_that_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is half done."""
+    """Nothing runs before the error."""
     monkeypatch.delenv("LANGFUSE_PUBLIC_KEY", raising=False)
     done = demo("--langfuse")
     assert done.returncode == 1
@@ -104,8 +104,8 @@ def test_langfuse_without_keys_is_an_error_that_names_the_variable(monkeypatch: 
     ("options", "advice"),
     [(("--otlp", "{url}"), "check the endpoint"), (("--langfuse",), "check both keys and the region")],
 )
-def test_a_backend_that_refuses_is_said_before_anything_runs(options: tuple[str, ...], advice: str) -> None:
-    """A demo whose spans do not arrive is no success."""
+def test_a_backend_that_refuses_is_reported_before_the_demo_runs(options: tuple[str, ...], advice: str) -> None:
+    """A demo with lost spans must not be a success."""
     with Receiver(keys=("pk-lf-1", "sk-lf-1")) as backend:
         env = {**os.environ, "LANGFUSE_BASE_URL": backend.url}
         env |= {"LANGFUSE_PUBLIC_KEY": "pk-lf-other", "LANGFUSE_SECRET_KEY": "sk-lf-other-secret"}
@@ -116,16 +116,16 @@ def test_a_backend_that_refuses_is_said_before_anything_runs(options: tuple[str,
     assert "sk-lf-other-secret" not in done.stderr
 
 
-def test_turned_off_is_said_instead_of_an_empty_tree() -> None:
-    """With the variable that does it."""
+def test_disabled_byline_is_an_error_and_not_an_empty_tree() -> None:
+    """The message names the variable."""
     done = demo(env={**os.environ, "OTEL_SDK_DISABLED": "true"})
     assert (done.returncode, done.stdout) == (1, "")
     assert "byline.E052" in done.stderr
     assert "OTEL_SDK_DISABLED" in done.stderr
 
 
-def test_a_conversation_that_fails_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the caller said last, and no traceback."""
+def test_a_failed_conversation_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last line of the caller's output, without a traceback."""
     from byline.cli import demo as command
 
     with Receiver() as nobody:

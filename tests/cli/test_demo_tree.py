@@ -1,4 +1,4 @@
-"""The tree groups what the caller named, and leaves nothing of a generation out."""
+"""The tree groups spans by the caller's trace and step, and prints all values of a generation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def lines(capsys: pytest.CaptureFixture[str], spans: list[ReceivedSpan]) -> list
 
 
 def test_requests_of_one_caller_trace_are_one_tree(capsys: pytest.CaptureFixture[str]) -> None:
-    """Though each request has a W3C trace of its own."""
+    """Even if each request has its own W3C trace."""
     named = {"byline.trace.id": "workflow_1", "langfuse.trace.name": "Pipeline"}
     said = lines(
         capsys,
@@ -54,13 +54,13 @@ def test_requests_of_one_caller_trace_are_one_tree(capsys: pytest.CaptureFixture
     assert "└── POST /b  server span · 5 ms" in said
 
 
-def test_traces_without_names_stand_by_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+def test_traces_without_a_name_are_separate(capsys: pytest.CaptureFixture[str]) -> None:
     said = lines(capsys, [chat("first", 1, None, "a"), chat("second", 2, None, "b")])
     assert f"trace  trace {'a' * 32}" in said
     assert f"trace  trace {'b' * 32}" in said
 
 
-def test_inner_spans_of_frameworks_are_left_out_and_what_hangs_on_them_moves_up(
+def test_inner_spans_of_frameworks_are_hidden_and_their_children_move_up(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     said = lines(
@@ -71,7 +71,7 @@ def test_inner_spans_of_frameworks_are_left_out_and_what_hangs_on_them_moves_up(
     assert not any("endpoint" in line for line in said)
 
 
-def test_generations_of_one_step_stand_below_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_generations_of_a_step_are_its_children(capsys: pytest.CaptureFixture[str]) -> None:
     step = {"byline.step.name": "Summarize"}
     said = lines(
         capsys,
@@ -87,7 +87,7 @@ def test_generations_of_one_step_stand_below_it(capsys: pytest.CaptureFixture[st
     assert "        └── d  generation · 5 ms" in said
 
 
-def test_a_generation_tells_model_tokens_cost_session_user_and_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_generation_has_model_tokens_cost_session_user_and_error(capsys: pytest.CaptureFixture[str]) -> None:
     attributes = {
         "gen_ai.operation.name": "chat",
         "gen_ai.response.model": "openai/gpt-4o",
@@ -103,12 +103,12 @@ def test_a_generation_tells_model_tokens_cost_session_user_and_error(capsys: pyt
     said = lines(capsys, [make_span("c", 1, status="ERROR", attributes=attributes)])
     assert "└── c  generation · 5 ms · streamed" in said
     assert "    openai/gpt-4o via openrouter · 18 in + 8 out tokens · $0.000125" in said
-    # Brackets are no markup here.
+    # Brackets are not treated as rich markup.
     assert "    session s-[1] · user ada" in said
     assert "    error RateLimitError" in said
 
 
-def test_the_app_span_tells_the_totals(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_server_span_has_the_totals(capsys: pytest.CaptureFixture[str]) -> None:
     totals = {
         "byline.llm.calls": 2,
         "byline.llm.input_tokens": 3,
@@ -119,5 +119,5 @@ def test_the_app_span_tells_the_totals(capsys: pytest.CaptureFixture[str]) -> No
     assert "    2 calls · 7 tokens · $1.000000" in said
 
 
-def test_a_run_without_any_generation_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_generations_is_summarized(capsys: pytest.CaptureFixture[str]) -> None:
     assert "0 generations, $0.000000, session unknown." in " ".join(lines(capsys, []))

@@ -1,4 +1,4 @@
-"""``byline gateway`` serves by itself, and around a command that calls it."""
+"""``byline gateway`` serves until Ctrl-C, or while a command runs against it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ raise SystemExit(3)
 
 @pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serves_until_it_is_told_to_end(number: signal.Signals) -> None:
-    """What it prints is what a shell can take."""
+def test_it_serves_until_a_signal(number: signal.Signals) -> None:
+    """The printed line can be run in a shell."""
     with subprocess.Popen([*COMMAND, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         export, *pairs = run.stdout.readline().split()
@@ -46,8 +46,8 @@ def test_serves_until_it_is_told_to_end(number: signal.Signals) -> None:
 
 @pytest.mark.integration
 @pytest.mark.newest
-def test_a_command_finds_it_and_its_model_calls_are_told() -> None:
-    """The command's exit code is the whole's."""
+def test_a_command_uses_it_and_its_model_calls_are_printed() -> None:
+    """The exit code is that of the command."""
     done = subprocess.run([*COMMAND, sys.executable, "-c", CALL], capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
     assert "openai/gpt-4o via openrouter" in done.stdout
@@ -56,8 +56,8 @@ def test_a_command_finds_it_and_its_model_calls_are_told() -> None:
 
 
 @pytest.mark.integration
-def test_a_command_that_is_ended_ends_it() -> None:
-    """A request to terminate is passed on."""
+def test_sigterm_ends_the_command() -> None:
+    """The signal is passed on."""
     code = "import time; print('up', flush=True); time.sleep(60)"
     with subprocess.Popen([*COMMAND, sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
@@ -68,7 +68,7 @@ def test_a_command_that_is_ended_ends_it() -> None:
 
 @pytest.mark.integration
 def test_destinations_of_the_environment_are_left_alone() -> None:
-    """Spans go where the user wants them."""
+    """Spans are sent to the user's destination."""
     code = "import os; print(os.environ.get('OTEL_EXPORTER_OTLP_ENDPOINT'), os.environ['OPENAI_API_KEY'])"
     env = {**os.environ, "LANGFUSE_PUBLIC_KEY": "pk", "LANGFUSE_SECRET_KEY": "sk"}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The collector's example: its parts fit together, and its sampling is byline's own."""
+"""The collector's example: its parts fit together, and its sampling equals byline's."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def test_every_part_is_defined_and_used(config: dict[str, Any]) -> None:
         assert exporter.get("auth", {}).get("authenticator", "file_storage") in config["extensions"]
 
 
-def test_what_waits_for_a_backend_waits_on_disk(config: dict[str, Any]) -> None:
-    """Batches are made of what is in the queue already: a batch processor would hold spans in memory alone."""
+def test_waiting_batches_are_on_disk(config: dict[str, Any]) -> None:
+    """The queues make the batches, because a batch processor would keep spans in memory only."""
     assert not any(name.startswith("batch") for name in config["processors"])
     for exporter in config["exporters"].values():
         queue = exporter["sending_queue"]
         assert queue["batch"]["min_size"] <= queue["batch"]["max_size"] <= queue["queue_size"]
-        # 0 is for ever; the collector's own default is five minutes.
+        # 0 means no limit; the collector's default is five minutes.
         assert exporter["retry_on_failure"]["max_elapsed_time"] == 0
 
 
-def test_the_collector_may_write_to_its_queue(config: dict[str, Any]) -> None:
-    """A new volume belongs to root, and the image's user is 10001: without this it does not start."""
+def test_the_collector_has_write_access_to_its_queue(config: dict[str, Any]) -> None:
+    """A new volume belongs to root, and the image's user is 10001: without `chown` the collector does not start."""
     services = yaml.safe_load((FOLDER / "compose.yaml").read_text(encoding="utf-8"))["services"]
     collector, volume = services["collector"], services["volume"]
     assert f"queue:{config['extensions']['file_storage']['directory']}" in collector["volumes"]
@@ -54,7 +54,7 @@ def test_the_collector_may_write_to_its_queue(config: dict[str, Any]) -> None:
     assert collector["depends_on"] == {"volume": {"condition": "service_completed_successfully"}}
 
 
-def test_its_variables_are_those_that_the_readme_names(config: dict[str, Any]) -> None:
+def test_the_readme_names_its_variables(config: dict[str, Any]) -> None:
     used = set(re.findall(r"\$\{env:(\w+)\}", str(config)))
     compose = yaml.safe_load((FOLDER / "compose.yaml").read_text(encoding="utf-8"))
     assert used == set(compose["services"]["collector"]["environment"])
@@ -62,8 +62,8 @@ def test_its_variables_are_those_that_the_readme_names(config: dict[str, Any]) -
     assert all(f"{name}=" in readme for name in used)
 
 
-def test_its_sampling_keeps_the_sessions_that_byline_keeps(config: dict[str, Any]) -> None:
-    """The expression of the example, on SHA-256 in hex as the collector has it."""
+def test_its_sampling_keeps_the_same_sessions_as_byline(config: dict[str, Any]) -> None:
+    """The collector's SHA256 function returns hex digits."""
     policies = {policy["name"]: policy for policy in config["processors"]["tail_sampling"]["policies"]}
     (condition,) = policies["a quarter of the sessions"]["ottl_condition"]["span"]
     found = re.fullmatch(r'IsMatch\(SHA256\(attributes\["session.id"\]\), "(.+)"\)', condition)
@@ -75,7 +75,7 @@ def test_its_sampling_keeps_the_sessions_that_byline_keeps(config: dict[str, Any
 
 
 @pytest.mark.integration
-def test_the_app_can_be_started() -> None:
+def test_the_app_starts() -> None:
     env = {**os.environ, "COLLECTOR_URL": "http://collector:4318"}
     code = "import app, byline; byline.uninstrument(); print('up')"
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Each example runs by the commands that stand at its head, and its LLM spans are signed."""
+"""Each example runs with the commands of its docstring, and its LLM spans have the attribution."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def commands(name: str) -> tuple[list[str], list[str]]:
-    """Return the two commands at the head of an example: the one that starts it, the one that talks to it."""
+    """Return the two commands in the docstring of an example: one starts the app, one sends a request."""
     head = (ROOT / "examples" / name).read_text(encoding="utf-8").split('"""')[1]
     indented = re.findall(r"^    (\S(?:.*\\\n)*.*)", head, re.MULTILINE)
     start, talk = (shlex.split(command.replace("\\\n", "")) for command in indented)
@@ -35,7 +35,7 @@ def commands(name: str) -> tuple[list[str], list[str]]:
 
 @contextmanager
 def example(name: str, receiver: Receiver) -> Iterator[str]:
-    """Run an example by its own command until the block ends; gives its address."""
+    """Run an example with its own command during the block; yield its address."""
     start, _ = commands(name)
     assert start[0] == "byline"
     command = [sys.executable, "-m", "byline.cli", *start[1:]]
@@ -67,7 +67,7 @@ def example(name: str, receiver: Receiver) -> Iterator[str]:
 
 
 def curl(command: list[str], address: str) -> httpx2.Response:
-    """Do what a curl command does."""
+    """Send the request of a curl command."""
     assert command[:2] == ["curl", "localhost:8000/chat"]
     options = list(zip(command[2::2], command[3::2], strict=True))
     headers = [value.split(": ", 1) for option, value in options if option == "-H"]
@@ -86,8 +86,8 @@ def generations(receiver: Receiver, count: int) -> list[ReceivedSpan]:
 
 
 @pytest.mark.parametrize("name", ["fastapi_app.py", "flask_app.py"])
-def test_http_example_signs_its_llm_spans(name: str) -> None:
-    """Whole answers with FastAPI, streamed ones with Flask."""
+def test_llm_spans_of_an_http_example_are_attributed(name: str) -> None:
+    """With whole responses in FastAPI and streams in Flask."""
     with Receiver() as receiver, example(name, receiver) as address:
         answer = curl(commands(name)[1], address)
         assert answer.status_code == 200
@@ -96,8 +96,8 @@ def test_http_example_signs_its_llm_spans(name: str) -> None:
     assert_signed(span, session_id="session_abc", user_id="user_12345")
 
 
-def test_websocket_example_signs_each_message() -> None:
-    """The session of the handshake holds for the connection, the turn for one message."""
+def test_llm_spans_of_the_websocket_example_are_attributed() -> None:
+    """The session of the handshake applies to the connection, the turn to one message."""
     name = "starlette_websocket.py"
     talk = commands(name)[1]
     assert talk[:3] == ["python", "-m", "websockets"]

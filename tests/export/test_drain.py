@@ -180,7 +180,7 @@ def test_a_step_whose_app_span_is_another_providers_is_sent_soon(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody here hears of its end."""
-    monkeypatch.setattr(trace_view, "_SHORT_PATIENCE", 0.0)
+    monkeypatch.setattr(trace_view, "_TIMEOUT_AFTER_END", 0.0)
     destination = llm(receiver)
     other = TracerProvider(shutdown_on_exit=False).get_tracer("other")
     with running(destination) as app:

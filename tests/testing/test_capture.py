@@ -1,4 +1,4 @@
-"""Users' unit tests see their signed spans without any server."""
+"""`capture_spans` and `assert_signed` work without a server."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def signed(**fields: str) -> ReadableSpan:
     return spans[0]
 
 
-def test_spans_of_the_block_are_signed_and_gathered(own: TracerProvider) -> None:
-    """Neither those before it nor those after it."""
+def test_spans_of_the_block_are_attributed_and_collected(own: TracerProvider) -> None:
+    """Spans before and after the block are not collected."""
     call_model(own)
     with capture_spans(own) as spans, byline.bound(session_id="s-1", user_id="ada"):
         call_model(own)
@@ -46,8 +46,8 @@ def test_the_global_provider_is_the_default(provider: TracerProvider) -> None:
 
 
 @pytest.mark.integration
-def test_a_provider_is_made_where_there_is_none() -> None:
-    """In a process of its own, for the global provider can be set once."""
+def test_a_provider_is_created_if_there_is_none() -> None:
+    """In a process of its own, because the global provider can be set only once."""
     code = """
 from opentelemetry import trace
 from byline.testing import capture_spans
@@ -58,8 +58,8 @@ assert [span.name for span in spans] == ["x"]
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
-def test_blocks_after_one_another_and_inside_one_another(own: TracerProvider) -> None:
-    """Each has its own list, equal ones too; and the provider gets one processor for all of them."""
+def test_consecutive_and_nested_blocks(own: TracerProvider) -> None:
+    """Each block has its own list, even if the lists are equal; the provider gets one processor for all blocks."""
     with capture_spans(own) as outer:
         with capture_spans(own) as first:
             pass
@@ -69,7 +69,7 @@ def test_blocks_after_one_another_and_inside_one_another(own: TracerProvider) ->
     assert len(own._active_span_processor._span_processors) == 1
 
 
-def test_nothing_is_signed_after_the_block(own: TracerProvider) -> None:
+def test_no_span_is_attributed_after_the_block(own: TracerProvider) -> None:
     with capture_spans(own):
         pass
     with byline.bound(session_id="s-1"):
@@ -78,7 +78,7 @@ def test_nothing_is_signed_after_the_block(own: TracerProvider) -> None:
     assert "session.id" not in (span.attributes or {})  # type: ignore[attr-defined]
 
 
-def test_instrument_beside_it_makes_no_difference(own: TracerProvider) -> None:
+def test_it_works_together_with_instrument(own: TracerProvider) -> None:
     byline.instrument(tracer_provider=own, destinations=[], clients=())
     try:
         with capture_spans(own) as spans, byline.bound(session_id="s-1"):
@@ -88,7 +88,7 @@ def test_instrument_beside_it_makes_no_difference(own: TracerProvider) -> None:
     assert_signed(spans[0], session_id="s-1")
 
 
-def test_spans_of_other_threads_are_gathered(own: TracerProvider) -> None:
+def test_spans_of_other_threads_are_collected(own: TracerProvider) -> None:
     with capture_spans(own) as spans:
         thread = threading.Thread(target=call_model, args=(own,))
         thread.start()
@@ -96,7 +96,7 @@ def test_spans_of_other_threads_are_gathered(own: TracerProvider) -> None:
     assert len(spans) == 1
 
 
-def test_assert_signed_names_all_that_differs() -> None:
+def test_assert_signed_lists_all_differences() -> None:
     span = signed(session_id="s-1")
     with pytest.raises(AssertionError) as raised:
         assert_signed(span, session_id="s-2", user_id="ada")
@@ -105,7 +105,7 @@ def test_assert_signed_names_all_that_differs() -> None:
 
 
 def test_assert_signed_reads_tags_and_metadata() -> None:
-    """Metadata may hold more keys than are asked for."""
+    """Metadata may have more keys than the expected ones."""
     provider = TracerProvider(shutdown_on_exit=False)
     with capture_spans(provider) as spans, byline.bound(tags=["a"], metadata={"plan": "free", "turn": 1}):
         call_model(provider)
@@ -114,6 +114,6 @@ def test_assert_signed_reads_tags_and_metadata() -> None:
         assert_signed(spans[0], metadata={"turn": 2})
 
 
-def test_assert_signed_refuses_what_is_no_field() -> None:
+def test_assert_signed_refuses_unknown_fields() -> None:
     with pytest.raises(TypeError, match="session is no field"):
         assert_signed(signed(), session="s-1")

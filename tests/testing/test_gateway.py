@@ -1,4 +1,4 @@
-"""The testing gateway answers the real SDKs as OpenRouter and the providers do, and misbehaves on demand."""
+"""The testing gateway answers real SDKs as OpenRouter and the providers do, and fails on demand."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def post(gateway: Gateway, path: str, **more: Any) -> httpx2.Response:
 
 class TestAnswers:
     def test_chat_states_usage_and_cost_as_openrouter_does(self, client: openai.OpenAI) -> None:
-        """Every member that its usage object has, and a cost that is the sum of its parts."""
+        """The usage object has all members, and the cost is the sum of its parts."""
         reply = client.chat.completions.with_raw_response.create(model="openai/gpt-4o", messages=MESSAGES)
         body = reply.parse().to_dict()
         usage: Any = body["usage"]
@@ -63,7 +63,7 @@ class TestAnswers:
             details["upstream_inference_prompt_cost"] + details["upstream_inference_completions_cost"]
         )
 
-    def test_longer_questions_cost_more_tokens(self, client: openai.OpenAI) -> None:
+    def test_longer_prompts_have_more_tokens(self, client: openai.OpenAI) -> None:
         long: Any = [{"role": "user", "content": "word " * 400}]
         short = ask(client).usage
         longer = client.chat.completions.create(model="m", messages=long).usage
@@ -78,15 +78,15 @@ class TestAnswers:
         assert '"cost": ' in lines[-3]
         assert not any('"cost": ' in line for line in lines[:-3])
 
-    def test_streamed_words_are_the_whole_answer(self, client: openai.OpenAI) -> None:
+    def test_the_chunks_of_a_stream_make_the_whole_answer(self, client: openai.OpenAI) -> None:
         whole = ask(client).choices[0].message.content
         chunks = list(ask(client, stream=True))
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == whole
         assert len({chunk.id for chunk in chunks}) == 1
 
     @pytest.mark.parametrize("streamed", [False, True])
-    def test_tools_are_called_once_and_then_answered(self, client: openai.OpenAI, streamed: bool) -> None:
-        """A model that has been given the result says something."""
+    def test_a_tool_is_called_once_and_its_result_gets_an_answer(self, client: openai.OpenAI, streamed: bool) -> None:
+        """The model answers in text after the tool's result."""
         if streamed:
             with client.chat.completions.stream(model="m", messages=MESSAGES, tools=TOOLS) as stream:
                 message: Any = stream.get_final_completion().choices[0].message
@@ -120,7 +120,7 @@ class TestAnswers:
         assert len(client.embeddings.create(model="m", input=["a", "b"]).data) == 2
 
     def test_anthropic_messages(self, claude: anthropic.Anthropic) -> None:
-        """Whole, streamed, and with a tool; no cost, for Anthropic states none."""
+        """Whole, streamed, and with a tool; without cost, because Anthropic states none."""
         whole = claude.messages.create(model="claude", max_tokens=9, messages=MESSAGES)
         with claude.messages.stream(model="claude", max_tokens=9, messages=MESSAGES) as stream:
             streamed = stream.get_final_message()
@@ -151,7 +151,7 @@ class TestAnswers:
         reply = post(gateway, "/v1beta/models/gemini-9:streamGenerateContent", json={"contents": []})
         assert [part["responseId"] for part in reply.json()]
 
-    def test_questions_about_models_key_and_generation(self, client: openai.OpenAI, gateway: Gateway) -> None:
+    def test_get_of_models_key_and_generation(self, client: openai.OpenAI, gateway: Gateway) -> None:
         assert [model.id for model in client.models.list()] == ["openai/gpt-4o"]
         key = httpx2.get(f"{gateway.base_url}/key").json()["data"]
         assert key["usage"] + key["limit_remaining"] == key["limit"]
@@ -161,7 +161,7 @@ class TestAnswers:
         assert (known["session_id"], known["external_user"]) == ("s-1", "ada")
         assert httpx2.get(f"{gateway.base_url}/generation?id=gen-0").status_code == 404
 
-    def test_routing_metadata_for_those_who_ask(self, client: openai.OpenAI) -> None:
+    def test_routing_metadata_is_sent_on_request(self, client: openai.OpenAI) -> None:
         wanted = {"X-OpenRouter-Metadata": "enabled"}
         assert "openrouter_metadata" not in ask(client).to_dict()
         assert ask(client, extra_headers=wanted).to_dict()["openrouter_metadata"]["attempt"] == 1
@@ -169,7 +169,7 @@ class TestAnswers:
         assert "openrouter_metadata" in last
         assert not any("openrouter_metadata" in chunk for chunk in others)
 
-    def test_response_cache_answers_equal_bodies_for_nothing(self, client: openai.OpenAI) -> None:
+    def test_the_response_cache_answers_equal_bodies_without_cost(self, client: openai.OpenAI) -> None:
         """A hit has a new id and costs nothing; another body is a miss."""
         create = client.chat.completions.with_raw_response.create
         wanted = {"X-OpenRouter-Cache": "true"}
@@ -181,15 +181,15 @@ class TestAnswers:
         usage: Any = second.parse().usage
         assert (usage.total_tokens, usage.cost) == (0, 0.0)
 
-    def test_what_is_no_json_object_is_refused(self, gateway: Gateway) -> None:
+    def test_bodies_that_are_not_json_objects_are_refused(self, gateway: Gateway) -> None:
         for body in (b"", b"{", b"[]"):
             assert post(gateway, "/v1/chat/completions", content=body).status_code == 400
         assert post(gateway, "/v1/nothing", json={}).status_code == 404
 
 
 class TestRecords:
-    def test_requests_as_they_came(self, client: openai.OpenAI, gateway: Gateway) -> None:
-        """Method, path, header names in lower case, and the very bytes."""
+    def test_requests_are_recorded_unmodified(self, client: openai.OpenAI, gateway: Gateway) -> None:
+        """Method, path, header names in lower case, and the bytes of the body."""
         ask(client, extra_headers={"X-Session-Id": "s-1"})
         (request,) = gateway.requests
         assert (request.method, request.path) == ("POST", "/api/v1/chat/completions")
@@ -203,7 +203,7 @@ class TestRecords:
 
 
 class TestMisbehaves:
-    def test_fails_as_often_as_told_in_the_shape_of_each_api(
+    def test_fail_sends_the_error_format_of_each_api(
         self, client: openai.OpenAI, claude: anthropic.Anthropic, gateway: Gateway
     ) -> None:
         gateway.fail(429, times=2, headers={"retry-after": "7"})
@@ -215,7 +215,7 @@ class TestMisbehaves:
         assert refused.value.type == "rate_limit_error"
         assert ask(client).choices
 
-    def test_questions_do_not_use_up_failures(self, client: openai.OpenAI, gateway: Gateway) -> None:
+    def test_get_requests_do_not_use_up_failures(self, client: openai.OpenAI, gateway: Gateway) -> None:
         gateway.fail(500)
         assert list(client.models.list())
         with pytest.raises(openai.InternalServerError):
@@ -253,7 +253,7 @@ class TestMisbehaves:
             ([b"data: 1\n\n", b"data: 2\n\n"], "text/event-stream", b"data: 1\n\ndata: 2\n\n"),
         ],
     )
-    def test_answers_what_it_is_given(self, gateway: Gateway, body: Any, kind: str, expected: bytes) -> None:
+    def test_answer_sends_the_given_body(self, gateway: Gateway, body: Any, kind: str, expected: bytes) -> None:
         gateway.answer(body, status=201, headers={"x-more": "1"})
         reply = post(gateway, "/anything", json={})
         assert (reply.status_code, reply.content) == (201, expected)
@@ -303,7 +303,7 @@ class TestMisbehaves:
         asking.join(20)
         assert len(errors) == 1
 
-    def test_waiting_in_vain_says_what_came(self, gateway: Gateway) -> None:
+    def test_the_timeout_error_has_the_number_of_requests(self, gateway: Gateway) -> None:
         with pytest.raises(TimeoutError, match="0 of 1 requests"):
             gateway.wait_for(1, timeout=0.01)
 

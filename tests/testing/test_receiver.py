@@ -1,4 +1,4 @@
-"""The testing receiver takes real exporters' spans, and fails in the ways that backends fail."""
+"""The testing receiver accepts the spans of real exporters, and fails as backends fail."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def make_spans() -> list[Any]:
 
 
 def export(url: str, spans: list[ReadableSpan], **more: Any) -> SpanExportResult:
-    # One try: what the SDK does about failures is its own affair.
+    # The short timeout leaves no time for the SDK's retries.
     exporter = OTLPSpanExporter(endpoint=f"{url}/v1/traces", timeout=0.5, **more)
     try:
         return exporter.export(spans)
@@ -53,7 +53,7 @@ def export(url: str, spans: list[ReadableSpan], **more: Any) -> SpanExportResult
 
 @pytest.mark.parametrize("compression", [Compression.Gzip, Compression.Deflate, Compression.NoCompression])
 def test_spans_arrive_as_plain_objects(receiver: Receiver, compression: Compression) -> None:
-    """Every part of a span, whatever the compression."""
+    """All parts of a span, with every compression."""
     parent, child = make_spans()
     assert export(receiver.url, [parent, child], compression=compression) is SpanExportResult.SUCCESS
     server, call = receiver.wait_for(2)
@@ -76,7 +76,7 @@ def test_spans_arrive_as_plain_objects(receiver: Receiver, compression: Compress
 
 
 def test_json_has_its_ids_in_hex(receiver: Receiver) -> None:
-    """As OTLP writes them in JSON, where protobuf's own JSON has base64."""
+    """OTLP's JSON encodes ids as hex, protobuf's own JSON as base64."""
     value = {"arrayValue": {"values": [{"intValue": "3"}, {"kvlistValue": {"values": []}}, {"bytesValue": "q80="}, {}]}}
     span = {
         "name": "chat",
@@ -94,15 +94,15 @@ def test_json_has_its_ids_in_hex(receiver: Receiver) -> None:
     assert json.loads(json.dumps(found.attributes)) == {"all": [3, {}, "abcd", None]}
 
 
-def test_what_is_no_otlp_is_refused(receiver: Receiver) -> None:
+def test_bodies_that_are_not_otlp_are_refused(receiver: Receiver) -> None:
     for headers in ({"content-type": "application/json"}, {"content-encoding": "gzip"}, {}):
         assert httpx2.post(f"{receiver.url}/v1/traces", content=b"\xff{", headers=headers).status_code == 400
     assert httpx2.post(f"{receiver.url}/v1/logs", content=b"").status_code == 404
     assert receiver.spans == []
 
 
-def test_fails_as_often_as_told(receiver: Receiver) -> None:
-    """Then takes spans again."""
+def test_fail_applies_to_the_given_number_of_exports(receiver: Receiver) -> None:
+    """Later exports are accepted."""
     receiver.fail(401)
     receiver.fail(429, times=2, headers={"retry-after": "3"})
     replies = [httpx2.post(f"{receiver.url}/v1/traces", content=b"") for _ in range(4)]
@@ -118,13 +118,13 @@ def test_fails_until_it_recovers(receiver: Receiver) -> None:
     assert len(receiver.spans) == 2
 
 
-def test_closes_connections_when_told(receiver: Receiver) -> None:
+def test_status_0_closes_the_connection(receiver: Receiver) -> None:
     receiver.fail(0)
     with pytest.raises(httpx2.TransportError):
         httpx2.post(f"{receiver.url}/v1/traces", content=b"")
 
 
-def test_is_slow_until_released(receiver: Receiver) -> None:
+def test_held_exports_are_answered_on_release(receiver: Receiver) -> None:
     receiver.hold()
     results: list[int] = []
 
@@ -147,8 +147,8 @@ def test_rejects_some_spans_as_partial_success(receiver: Receiver) -> None:
     assert [span.name for span in receiver.spans] == ["POST /chat"]
 
 
-def test_closed_it_refuses_and_reopened_it_is_at_the_same_port() -> None:
-    """Also over connections that were left open."""
+def test_stop_refuses_connections_and_start_reopens_the_same_port() -> None:
+    """Kept-alive connections are closed as well."""
     receiver = Receiver().start()
     with httpx2.Client() as client:
         url = f"{receiver.url}/v1/traces"
@@ -164,8 +164,8 @@ def test_closed_it_refuses_and_reopened_it_is_at_the_same_port() -> None:
     assert len(receiver.requests) == 2
 
 
-def test_stands_in_for_langfuse() -> None:
-    """Credentials are asked for everywhere but for its health."""
+def test_it_replaces_langfuse() -> None:
+    """All requests except those of the health endpoint need credentials."""
     with Receiver(keys=KEYS) as langfuse:
         projects = f"{langfuse.url}/api/public/projects"
         assert httpx2.get(projects, auth=KEYS).json()["data"][0]["name"] == "receiver"
@@ -177,7 +177,7 @@ def test_stands_in_for_langfuse() -> None:
         assert [httpx2.post(traces, content=b"", auth=auth).status_code for auth in (KEYS, None)] == [200, 401]
 
 
-def test_waiting_in_vain_says_what_came(receiver: Receiver) -> None:
+def test_the_timeout_error_has_the_number_of_spans(receiver: Receiver) -> None:
     export(receiver.url, make_spans())
     with pytest.raises(TimeoutError, match="2 of 3 spans"):
         receiver.wait_for(3, timeout=0.01)

@@ -150,7 +150,7 @@ def _is_llm(span: ReadableSpan, state: SpanState | None) -> bool:
 def _copy_unended(span: ReadableSpan, state: SpanState) -> SpanCopy:
     request = state.request_spans
     context = make_span_context(state.trace_id, state.span_id)
-    span_copy = SpanCopy.of(span, context, state, EMPTY if request is None else request.attribution)
+    span_copy = SpanCopy.from_span(span, context, state, EMPTY if request is None else request.attribution)
     propagate.apply_attribution(span_copy)
     return span_copy
 
@@ -211,7 +211,7 @@ class SpanFilters:
     def accept(self, span_copy: SpanCopy) -> bool:
         """Return whether a span passes all filters; a span that a filter cannot judge does not."""
         for name, pattern in self._patterns.items():
-            if name == "models" and not span_copy.is_leaf:
+            if name == "models" and not span_copy.is_model_call:
                 continue
             values = [span_copy.attributes.get(key) for key in _FILTERED_ATTRIBUTES[name]]
             if not any(value is not None and pattern.fullmatch(str(value)) for value in values):
@@ -219,7 +219,7 @@ class SpanFilters:
         if self._where is None:
             return True
         try:
-            return bool(self._where(span_copy.finish()))
+            return bool(self._where(span_copy.to_readable_span()))
         except Exception:
             errors.report_internal_error("where")
             return False
@@ -264,7 +264,7 @@ def sampling_key(span_copy: SpanCopy) -> str:
     All spans of one request and trace use the key of the first one, because a session may become known late.
     Spans that state another session have their own key.
     """
-    trace_id = span_copy.trace
+    trace_id = span_copy.trace_id
     known = span_copy.attribution.session_id
     stated = span_copy.attributes.get(names.SESSION_ID)
     request = None if span_copy.state is None else span_copy.state.request_spans

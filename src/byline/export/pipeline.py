@@ -14,11 +14,9 @@ from opentelemetry.trace import SpanContext
 from byline import errors, internal_metrics
 from byline.attribution import EMPTY
 from byline.export import propagate
-from byline.export.body_pending import BodyPendingBuffer
 from byline.export.decisions import ExportDecisions
-from byline.export.merge_results import merge_result
 from byline.export.span_copy import SpanCopy
-from byline.export.trace_view import TraceView
+from byline.export.trace_view import BodyPendingBuffer, TraceView
 from byline.genai.span_state import SpanState
 from byline.request_spans import RequestSpans
 
@@ -84,7 +82,7 @@ class SpanPipeline:
     @property
     def holds_spans(self) -> bool:
         """Whether spans wait here: for the body or the end of their request, or as parents that have not ended."""
-        return self._trace_view.waits or bool(self._body_pending) or self._decisions.has_open_parents
+        return self._trace_view.has_open_steps or bool(self._body_pending) or self._decisions.has_open_parents
 
     def prepare(self, batch: Sequence[QueuedSpan], *, everything: bool = False) -> list[ReadableSpan]:
         """Return the spans to send.
@@ -104,25 +102,27 @@ class SpanPipeline:
                     else:
                         dropped += 1
                 if queued.closes is not None:
-                    copies += self._trace_view.close(queued.closes, queued.span.start_time, queued.span.end_time)
+                    copies += self._trace_view.finish_request(
+                        queued.closes, queued.span.start_time, queued.span.end_time
+                    )
             except Exception:
                 self._count_failed()
         if dropped:
             internal_metrics.increment(f"{self._name}.spans.left_out", dropped)
         self._add_unended_parents(copies, everything=everything)
-        copies += self._trace_view.overdue(everything=everything)
+        copies += self._trace_view.finish_overdue(everything=everything)
         return self._transform(copies)
 
     def clear(self) -> None:
         """Forget all spans; in a child process they are the parent's to send."""
         self._body_pending.empty()
-        self._trace_view.overdue(everything=True)
+        self._trace_view.finish_overdue(everything=True)
         self._decisions.clear()
 
     def _release_pending(self, batch: Sequence[QueuedSpan], *, everything: bool) -> Iterable[QueuedSpan]:
         if everything:
             return [*self._body_pending.empty(), *batch]
-        return self._body_pending.pass_on(batch)
+        return self._body_pending.exchange(batch)
 
     def _is_selected(self, queued: QueuedSpan) -> bool:
         if queued.selected is not None:
@@ -132,7 +132,7 @@ class SpanPipeline:
     def _place(self, span_copy: SpanCopy, copies: list[SpanCopy]) -> None:
         if self._collect is not None:
             self._collect(span_copy)
-        self._trace_view.regroup(span_copy)
+        self._trace_view.place(span_copy)
         copies.append(span_copy)
 
     def _add_unended_parents(self, copies: list[SpanCopy], *, everything: bool) -> None:
@@ -141,7 +141,7 @@ class SpanPipeline:
             for state, last_seen in unended:
                 try:
                     span_copy = self._copy_unended(state, last_seen)
-                    self._trace_view.regroup(span_copy)
+                    self._trace_view.place(span_copy)
                     copies.append(span_copy)
                 except Exception:
                     self._count_failed()
@@ -158,8 +158,8 @@ class SpanPipeline:
 
     def _copy(self, span: ReadableSpan, context: SpanContext, state: SpanState | None) -> SpanCopy:
         request = None if state is None else state.request_spans
-        span_copy = SpanCopy.of(span, context, state, EMPTY if request is None else request.attribution)
-        merge_result(span_copy)
+        span_copy = SpanCopy.from_span(span, context, state, EMPTY if request is None else request.attribution)
+        span_copy.merge_result()
         if not span_copy.attribution:
             span_copy.attribution = propagate.attribution_from_attributes(span_copy.attributes)
         propagate.apply_attribution(span_copy)
@@ -173,7 +173,7 @@ class SpanPipeline:
                 propagate.apply_attribution(span_copy)
                 for transform in self._transforms:
                     transform(span_copy)
-                finished.append(span_copy.finish())
+                finished.append(span_copy.to_readable_span())
             except Exception:
                 # The span is not sent: it may be only half redacted.
                 self._count_failed()

@@ -1,4 +1,4 @@
-"""A light copy of an ended span, which a destination may change without touching the app's own."""
+"""A copy of an ended span that a destination may change, without any effect on the app's own span."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from byline.attribution import EMPTY, Attribution, to_trace_id
 from byline.genai import classify
-from byline.genai.attributes import ERROR_TYPE
+from byline.genai.attributes import COST, ERROR_TYPE, LLM_CALLS, RESPONSE_ID
+from byline.genai.call_results import expects_second_span, results, strip_call, strip_usage
 from byline.genai.span_state import SpanState
 
 
@@ -20,20 +21,20 @@ class SpanCopy:
     """A span on its way to one destination.
 
     Attributes:
-        state: Where the span stands among the others of its request, ``None`` where nobody saw it start.
-        attribution: What is known of its request by now.
-        is_llm: Whether it stands for a model call, an agent step or a tool call.
-        is_double: Whether another span carries usage and cost of the call that it stands for.
+        state: The state of the span, ``None`` for a span that was not made by a tracer.
+        attribution: The attribution of its request.
+        is_llm: Whether the span stands for a model call, an agent step or a tool call.
+        is_duplicate: Whether another span carries tokens and cost of the call that this span stands for.
     """
 
     __slots__ = (
-        "_dropped",
+        "_dropped_attributes",
         "attributes",
         "attribution",
         "context",
         "end_time",
         "events",
-        "is_double",
+        "is_duplicate",
         "is_llm",
         "kind",
         "links",
@@ -79,15 +80,15 @@ class SpanCopy:
         self.state = state
         self.attribution = attribution
         self.is_llm = False
-        self.is_double = False
-        self._dropped = 0
+        self.is_duplicate = False
+        self._dropped_attributes = 0
 
     @classmethod
-    def of(
+    def from_span(
         cls, span: ReadableSpan, context: SpanContext, state: SpanState | None, attribution: Attribution
     ) -> SpanCopy:
-        """Copy an ended span."""
-        draft = cls(
+        """Copy a span."""
+        span_copy = cls(
             span.name,
             context,
             parent=span.parent,
@@ -103,33 +104,54 @@ class SpanCopy:
             state=state,
             attribution=attribution,
         )
-        draft.is_llm = classify.is_llm_span(span) or (state is not None and state.is_llm)
+        span_copy.is_llm = (state is not None and state.is_llm) or classify.is_llm_span(span)
         if state is not None and state.identifying_attributes:
-            draft.attributes = {**state.identifying_attributes, **draft.attributes}
-        draft._dropped = span.dropped_attributes
-        return draft
+            span_copy.attributes = {**state.identifying_attributes, **span_copy.attributes}
+        span_copy._dropped_attributes = span.dropped_attributes
+        return span_copy
 
     @property
-    def trace(self) -> int:
-        """The trace that it belongs to: as the caller names it, else the app's."""
-        named = self.attribution.trace_id
-        if named:
-            return to_trace_id(named)
+    def trace_id(self) -> int:
+        """The trace id by which values of the trace are shared: the caller's if there is one, else the app's."""
+        caller_trace_id = self.attribution.trace_id
+        if caller_trace_id:
+            return to_trace_id(caller_trace_id)
         return self.context.trace_id if self.state is None else self.state.trace_id
 
     @property
-    def is_leaf(self) -> bool:
-        """Whether it is a model call."""
+    def is_model_call(self) -> bool:
+        """Whether the span is a model call."""
         return self.is_llm and classify.is_model_call(self.name, self.attributes)
 
     @property
     def is_error(self) -> bool:
-        """Whether it failed."""
+        """Whether the span failed."""
         return self.status.status_code is StatusCode.ERROR or ERROR_TYPE in self.attributes
 
-    def finish(self) -> ReadableSpan:
-        """Return it as the SDK's exporters take it."""
-        return _Span(
+    def merge_result(self) -> None:
+        """Add response attributes that wait for the span; remove usage if another span of the call carries it."""
+        if LLM_CALLS in self.attributes:
+            # A server span has the totals of its calls; a library may have written a single call on it as well.
+            self.attributes = strip_call(self.attributes)
+        state = self.state
+        if not self.is_llm or state is None:
+            return
+        response_id = self.attributes.get(RESPONSE_ID)
+        if isinstance(response_id, str) and self.is_model_call:
+            results.claim(state, response_id)
+        if state.result is not None:
+            self.attributes = {**state.result, **self.attributes}
+        if state.cost is not None:
+            self.attributes[COST] = state.cost
+        self.is_duplicate = results.is_duplicate(state, self.attributes.get(RESPONSE_ID)) or (
+            self.scope is not None and expects_second_span(self.scope.name, self.attributes)
+        )
+        if self.is_duplicate:
+            self.attributes = strip_usage(self.attributes)
+
+    def to_readable_span(self) -> ReadableSpan:
+        """Return the copy in the form that the SDK's exporters accept."""
+        return _CopiedSpan(
             name=self.name,
             context=self.context,
             parent=self.parent,
@@ -142,23 +164,23 @@ class SpanCopy:
             start_time=self.start_time,
             end_time=self.end_time,
             instrumentation_scope=self.scope,
-            dropped=self._dropped,
+            dropped=self._dropped_attributes,
         )
 
 
-class _Span(ReadableSpan):
+class _CopiedSpan(ReadableSpan):
     def __init__(self, *, dropped: int, **parts: Any) -> None:
         super().__init__(**parts)
-        self._byline_dropped = dropped
+        self._dropped = dropped
 
     @property
     def dropped_attributes(self) -> int:
-        """How many attributes the SDK has dropped, which a copy of the rest would not know."""
-        return self._byline_dropped
+        """The number of attributes that the SDK dropped from the copied span."""
+        return self._dropped
 
 
 def make_span_context(trace_id: int, span_id: int, like: SpanContext | None = None) -> SpanContext:
-    """Return the context of a span that is exported."""
+    """Return the context of a span that is exported, with the trace state of another context."""
     return SpanContext(
         trace_id,
         span_id,

@@ -1,16 +1,16 @@
-"""The drain: files a request's spans as a gateway would have sent them, trace → step → generation.
+"""The trace view: a request's spans as a gateway would export them, trace → step → generation.
 
-The app's own traces belong to W3C trace context. What the caller names in ``trace.trace_id`` is the
-trace in the drain, so that all requests with one such id become one trace.
+The app's own traces follow W3C trace context. The caller's ``trace.trace_id`` names the trace in the trace view, so
+that all requests with one such id become one trace.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections import OrderedDict
-from collections.abc import Callable
-from typing import Final, Literal
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, Literal
 
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext
@@ -25,16 +25,17 @@ from byline.settings import SettingError
 
 Traces = Literal["request", "call"]
 
-_MAX: Final = 10_000
-#: How long a step waits for the end of its request, in seconds, after anything was heard of it.
-_PATIENCE: Final = 300.0
-#: How long where the app span has ended, but is nothing that this destination hears of.
-_SHORT_PATIENCE: Final = 10.0
+_MAX_STEPS: Final = 10_000
+_MAX_BODY_PENDING: Final = 2048
+#: Seconds that a step waits for the end of its request after the last span of the step.
+_TIMEOUT: Final = 300.0
+#: The same if the server span has ended, but is not exported to this destination.
+_TIMEOUT_AFTER_END: Final = 10.0
 _SCOPE: Final = InstrumentationScope(OWN_SCOPE)
 
 
 def validate_traces(traces: Traces, spans: object) -> Traces:
-    """Return the setting when it can be used. Raises `SettingError` ``byline.E056`` otherwise."""
+    """Return the setting. Raises `SettingError` ``byline.E056`` if it cannot be used."""
     if traces not in ("request", "call"):
         raise SettingError("byline.E056", f"traces={traces!r}", 'pass "request" or "call"')
     if traces == "call" and spans == "all":
@@ -43,187 +44,237 @@ def validate_traces(traces: Traces, spans: object) -> Traces:
 
 
 class _Step:
-    __slots__ = ("draft", "root", "touched")
+    __slots__ = ("last_used", "root", "span_copy")
 
-    def __init__(self, draft: SpanCopy, root: RequestSpans | None) -> None:
-        self.draft = draft
+    def __init__(self, span_copy: SpanCopy, root: RequestSpans | None) -> None:
+        self.span_copy = span_copy
         self.root = root
-        self.touched = time.monotonic()
+        self.last_used = time.monotonic()
 
-    def is_overdue(self, silence: float) -> bool:
+    def is_overdue(self, now: float) -> bool:
         if self.root is not None and self.root.context_released():
             return True
-        over = self.root is None or self.root.server_span_ended()
-        return silence > (_SHORT_PATIENCE if over else _PATIENCE)
+        ended = self.root is None or self.root.server_span_ended()
+        return now - self.last_used > (_TIMEOUT_AFTER_END if ended else _TIMEOUT)
 
 
 class TraceView:
-    """Regroups the spans of one destination.
+    """Places the spans of one destination in their trace.
 
     Args:
-        exports: Whether a span that is kept track of is, or will be, exported to this destination.
-        traces: ``"request"`` files spans under the caller's trace, else the app's; ``"call"`` gives
-            each call that hangs below no other LLM span a trace of its own where the caller names none.
-        whole: Whether the app's own spans are exported, so that its callers' spans stay parents.
+        will_export: Whether a span is, or will be, exported to this destination.
+        traces: ``"request"`` uses the caller's trace, else the app's; ``"call"`` makes a trace of each call
+            without an exported LLM span above it, if the caller names no trace.
+        whole: Whether the app's own spans are exported, so that remote parents stay parents.
     """
 
     def __init__(
-        self, exports: Callable[[SpanState], bool], *, traces: Traces = "request", whole: bool = False
+        self, will_export: Callable[[SpanState], bool], *, traces: Traces = "request", whole: bool = False
     ) -> None:
-        self._exports = exports
+        self._will_export = will_export
         self._traces = traces
         self._whole = whole
-        self._waiting: OrderedDict[int, _Step] = OrderedDict()
-        self._done: OrderedDict[int, None] = OrderedDict()
+        self._open_steps: OrderedDict[int, _Step] = OrderedDict()
+        self._finished_steps: OrderedDict[int, None] = OrderedDict()
 
-    def regroup(self, draft: SpanCopy) -> None:
-        """File a span under the trace that it belongs to, below a parent that is exported too."""
-        attribution = draft.attribution
-        app_trace = draft.context.trace_id
-        named = attribution.trace_id
-        filed = self._trace_of(draft.state, named, app_trace, draft.context.span_id)
-        if draft.state is not None:
-            # Whatever comes to hang below it looks for it there.
-            draft.state.exported_trace_ids[id(self)] = filed
-        if filed != app_trace:
-            draft.attributes.setdefault(names.APP_TRACE_ID, f"{app_trace:032x}")
-            draft.links = [_along(link, app_trace, filed) for link in draft.links]
-        if attribution.generation_name and draft.is_leaf:
-            draft.name = attribution.generation_name
-        above = self._nearest(draft.state, filed)
-        base = self._base(draft, filed, named) if above is None else make_span_context(filed, above.span_id)
-        if attribution.span_name and _is_of_step(draft, above):
-            base = self._step(draft, filed, base)
-        draft.context = make_span_context(filed, draft.context.span_id, like=draft.context)
-        draft.parent = base
+    def place(self, span_copy: SpanCopy) -> None:
+        """Give a span its exported trace id, and a parent that is exported to the same trace."""
+        attribution, state = span_copy.attribution, span_copy.state
+        app_trace_id = span_copy.context.trace_id
+        caller_trace_id = attribution.trace_id
+        trace_id = self._target_trace_id(state, caller_trace_id, app_trace_id, span_copy.context.span_id)
+        if state is not None:
+            # Children that end later are placed in the same trace.
+            state.exported_trace_ids[id(self)] = trace_id
+        if trace_id != app_trace_id:
+            span_copy.attributes.setdefault(names.APP_TRACE_ID, f"{app_trace_id:032x}")
+            span_copy.links = [_move_link(link, app_trace_id, trace_id) for link in span_copy.links]
+        if attribution.generation_name and span_copy.is_model_call:
+            span_copy.name = attribution.generation_name
+        ancestor = self._nearest_exported(state, trace_id)
+        if ancestor is None:
+            parent = self._outer_parent(span_copy, trace_id, caller_trace_id)
+        else:
+            parent = make_span_context(trace_id, ancestor.span_id)
+        if attribution.span_name and _belongs_to_step(span_copy, ancestor):
+            parent = self._step(span_copy, trace_id, parent)
+        span_copy.context = make_span_context(trace_id, span_copy.context.span_id, like=span_copy.context)
+        span_copy.parent = parent
 
     @property
-    def waits(self) -> bool:
-        """Whether any step waits for the end of its request."""
-        return bool(self._waiting)
+    def has_open_steps(self) -> bool:
+        """Whether a step waits for the end of its request."""
+        return bool(self._open_steps)
 
-    def close(self, root: RequestSpans, start: int | None, end: int | None) -> list[SpanCopy]:
-        """Return the steps of a request that is over."""
-        found = [(step_id, step.draft.name) for step_id, step in self._waiting.items() if step.root is root]
-        # The step of a part is as long as its own spans.
+    def finish_request(self, root: RequestSpans, start: int | None, end: int | None) -> list[SpanCopy]:
+        """Return the steps of a request whose server span has ended."""
+        ended = [(step_id, step.span_copy.name) for step_id, step in self._open_steps.items() if step.root is root]
+        # The step of a `byline.bound` part lasts from its first span to its last, the request's own for all of it.
         whole, part = (start, end), (None, None)
-        return [
-            self._finish(step_id, *(whole if name == root.attribution.span_name else part)) for step_id, name in found
-        ]
+        request_step = root.attribution.span_name
+        return [self._finish_step(step_id, *(whole if name == request_step else part)) for step_id, name in ended]
 
-    def overdue(self, *, everything: bool = False) -> list[SpanCopy]:
-        """Return the steps whose request has not been heard of for long; all of them at the end."""
+    def finish_overdue(self, *, everything: bool = False) -> list[SpanCopy]:
+        """Return the steps whose request has sent no span for long; all steps with ``everything=True``."""
+        if not self._open_steps:
+            return []
         now = time.monotonic()
-        found = [
+        excess = len(self._open_steps) - _MAX_STEPS
+        overdue = [
             step_id
-            for number, (step_id, step) in enumerate(self._waiting.items())
-            if everything or number < len(self._waiting) - _MAX or step.is_overdue(now - step.touched)
+            for number, (step_id, step) in enumerate(self._open_steps.items())
+            if everything or number < excess or step.is_overdue(now)
         ]
-        return [self._finish(step_id, None, None) for step_id in found]
+        return [self._finish_step(step_id, None, None) for step_id in overdue]
 
-    def _trace_of(self, state: SpanState | None, named: str | None, app_trace: int, span_id: int) -> int:
+    def _target_trace_id(
+        self, state: SpanState | None, caller_trace_id: str | None, app_trace_id: int, span_id: int
+    ) -> int:
         if state is not None and id(self) in state.exported_trace_ids:
-            # It is there already, or something that hangs below it is.
+            # The span, or one of its children, was already exported into this trace.
             return state.exported_trace_ids[id(self)]
-        if named:
-            return to_trace_id(named)
+        if caller_trace_id:
+            return to_trace_id(caller_trace_id)
         if self._traces == "call":
-            top = span_id if state is None else self._outermost(state).span_id
-            return to_trace_id(f"{app_trace:032x}{top:016x}")
-        return app_trace
+            top = span_id if state is None else self._outermost_exported(state).span_id
+            return to_trace_id(f"{app_trace_id:032x}{top:016x}")
+        return app_trace_id
 
-    def _outermost(self, state: SpanState) -> SpanState:
+    def _outermost_exported(self, state: SpanState) -> SpanState:
         outermost = state
-        above = state.parent
-        while above is not None:
-            if above.trace_id == state.trace_id and self._exports(above):
-                outermost = above
-            above = above.parent
+        ancestor = state.parent
+        while ancestor is not None:
+            if ancestor.trace_id == state.trace_id and self._will_export(ancestor):
+                outermost = ancestor
+            ancestor = ancestor.parent
         return outermost
 
-    def _nearest(self, state: SpanState | None, filed: int) -> SpanState | None:
-        above = None if state is None else state.parent
-        while above is not None:
-            if self._exports(above):
-                named = None if above.request_spans is None else above.request_spans.attribution.trace_id
-                if self._trace_of(above, named, above.trace_id, above.span_id) != filed:
+    def _nearest_exported(self, state: SpanState | None, trace_id: int) -> SpanState | None:
+        ancestor = None if state is None else state.parent
+        while ancestor is not None:
+            if self._will_export(ancestor):
+                request_spans = ancestor.request_spans
+                caller_trace_id = None if request_spans is None else request_spans.attribution.trace_id
+                target = self._target_trace_id(ancestor, caller_trace_id, ancestor.trace_id, ancestor.span_id)
+                if target != trace_id:
                     return None
-                above.exported_trace_ids[id(self)] = filed
-                return above
-            above = above.parent
+                ancestor.exported_trace_ids[id(self)] = trace_id
+                return ancestor
+            ancestor = ancestor.parent
         return None
 
-    def _base(self, draft: SpanCopy, filed: int, named: str | None) -> SpanContext | None:
-        if named and to_trace_id(named) == filed:
-            parent = draft.attribution.parent_span_id
-            return make_span_context(filed, to_span_id(parent)) if parent else None
-        parent_context = draft.parent
-        if not self._whole or parent_context is None:
+    def _outer_parent(self, span_copy: SpanCopy, trace_id: int, caller_trace_id: str | None) -> SpanContext | None:
+        if caller_trace_id and to_trace_id(caller_trace_id) == trace_id:
+            parent_id = span_copy.attribution.parent_span_id
+            return make_span_context(trace_id, to_span_id(parent_id)) if parent_id else None
+        parent = span_copy.parent
+        if not self._whole or parent is None:
             return None
-        if parent_context.is_remote:
-            # A caller's span is its own business to export, unless the caller's sampler has dropped it.
-            return parent_context if parent_context.trace_flags.sampled else None
-        # A span of this process that nobody keeps track of was dropped.
-        return parent_context if draft.state is None else None
+        if parent.is_remote:
+            # The caller exports its own span, unless the caller's sampler has dropped it.
+            return parent if parent.trace_flags.sampled else None
+        # A local parent without a state was dropped by the sampler.
+        return parent if span_copy.state is None else None
 
-    def _step(self, draft: SpanCopy, filed: int, base: SpanContext | None) -> SpanContext:
-        name = draft.attribution.span_name or ""
-        request_spans = None if draft.state is None else draft.state.request_spans
+    def _step(self, span_copy: SpanCopy, trace_id: int, parent: SpanContext | None) -> SpanContext:
+        name = span_copy.attribution.span_name or ""
+        request_spans = None if span_copy.state is None else span_copy.state.request_spans
         root = None if request_spans is None else request_spans.root
-        number = f"{draft.context.trace_id:032x}" if root is None else root.trace_key
-        step_id = int.from_bytes(hashlib.sha256(f"{number}:{filed:032x}:{name}".encode()).digest()[:8], "big") or 1
-        context = make_span_context(filed, step_id)
-        if step_id in self._done:
+        key = f"{span_copy.context.trace_id:032x}" if root is None else root.trace_key
+        digest = hashlib.sha256(f"{key}:{trace_id:032x}:{name}".encode()).digest()
+        step_id = int.from_bytes(digest[:8], "big") or 1
+        context = make_span_context(trace_id, step_id)
+        if step_id in self._finished_steps:
             return context
-        step = self._waiting.get(step_id)
+        step = self._open_steps.get(step_id)
         if step is None:
-            made = SpanCopy(
+            step_copy = SpanCopy(
                 name,
                 context,
-                parent=base,
+                parent=parent,
                 attributes={names.STEP_NAME: name},
-                start_time=draft.start_time,
-                end_time=draft.end_time,
-                resource=draft.resource,
+                start_time=span_copy.start_time,
+                end_time=span_copy.end_time,
+                resource=span_copy.resource,
                 scope=_SCOPE,
-                state=draft.state,
-                attribution=draft.attribution,
+                state=span_copy.state,
+                attribution=span_copy.attribution,
             )
-            if names.APP_TRACE_ID in draft.attributes:
-                made.attributes[names.APP_TRACE_ID] = draft.attributes[names.APP_TRACE_ID]
-            step = self._waiting[step_id] = _Step(made, root)
-        _widen(step.draft, draft.start_time, draft.end_time)
-        step.draft.attribution = draft.attribution
-        step.touched = time.monotonic()
-        self._waiting.move_to_end(step_id)
+            if names.APP_TRACE_ID in span_copy.attributes:
+                step_copy.attributes[names.APP_TRACE_ID] = span_copy.attributes[names.APP_TRACE_ID]
+            step = self._open_steps[step_id] = _Step(step_copy, root)
+        _extend(step.span_copy, span_copy.start_time, span_copy.end_time)
+        step.span_copy.attribution = span_copy.attribution
+        step.last_used = time.monotonic()
+        self._open_steps.move_to_end(step_id)
         return context
 
-    def _finish(self, step_id: int, start: int | None, end: int | None) -> SpanCopy:
-        step = self._waiting.pop(step_id)
-        self._done[step_id] = None
-        while len(self._done) > _MAX:
-            self._done.popitem(last=False)
-        _widen(step.draft, start, end)
-        return step.draft
+    def _finish_step(self, step_id: int, start: int | None, end: int | None) -> SpanCopy:
+        step = self._open_steps.pop(step_id)
+        self._finished_steps[step_id] = None
+        while len(self._finished_steps) > _MAX_STEPS:
+            self._finished_steps.popitem(last=False)
+        _extend(step.span_copy, start, end)
+        return step.span_copy
 
 
-def _is_of_step(draft: SpanCopy, above: SpanState | None) -> bool:
-    """Whether a span hangs right below the step: what carries LLM spans, and nothing above it but the app span."""
-    request_spans = None if draft.state is None else draft.state.request_spans
-    app_span_id = 0 if request_spans is None else request_spans.root.server_span_id
-    carries = draft.is_llm or (draft.state is not None and draft.state.has_llm_descendant)
-    return carries and draft.context.span_id != app_span_id and (above is None or above.span_id == app_span_id)
+class BodyPendingBuffer:
+    """Holds spans back that ended before the app has read the body of their request.
+
+    The body may name the trace, the session and the step of the spans. If a batch left without them, they would be
+    exported to another trace than the calls of their request. At most 2,048 spans are held, the oldest leave first.
+    """
+
+    def __init__(self) -> None:
+        self._held: deque[Any] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    def exchange(self, batch: Sequence[Any]) -> Iterator[Any]:
+        """Hold the spans of a batch whose body is pending, and yield all spans that may leave."""
+        held: deque[Any] = deque()
+        leaving: list[Any] = []
+        for queued in (*self._held, *batch):
+            (held if _body_pending(queued) else leaving).append(queued)
+        while len(held) > _MAX_BODY_PENDING:
+            yield held.popleft()
+        self._held = held
+        yield from leaving
+
+    def empty(self) -> list[Any]:
+        """Return all held spans, because the destination shuts down."""
+        held, self._held = list(self._held), deque()
+        return held
 
 
-def _along(link: Link, app_trace: int, filed: int) -> Link:
-    """Return a link that leads to where the other spans of its trace are filed as well."""
-    if link.context.trace_id != app_trace:
+def _body_pending(queued: Any) -> bool:
+    request_spans = None if queued.state is None else queued.state.request_spans
+    return request_spans is not None and request_spans.root.body_pending()
+
+
+def _belongs_to_step(span_copy: SpanCopy, ancestor: SpanState | None) -> bool:
+    """Return whether a span is a direct child of the step: it is or contains an LLM span, and is not the server span.
+
+    Only the server span may be above it.
+    """
+    state = span_copy.state
+    request_spans = None if state is None else state.request_spans
+    server_span_id = 0 if request_spans is None else request_spans.root.server_span_id
+    has_llm_span = span_copy.is_llm or (state is not None and state.has_llm_descendant)
+    is_top = ancestor is None or ancestor.span_id == server_span_id
+    return has_llm_span and is_top and span_copy.context.span_id != server_span_id
+
+
+def _move_link(link: Link, app_trace_id: int, trace_id: int) -> Link:
+    """Return a link within the app's trace so that it leads to the exported trace."""
+    if link.context.trace_id != app_trace_id:
         return link
-    return Link(make_span_context(filed, link.context.span_id, like=link.context), link.attributes)
+    return Link(make_span_context(trace_id, link.context.span_id, like=link.context), link.attributes)
 
 
-def _widen(draft: SpanCopy, start: int | None, end: int | None) -> None:
+def _extend(span_copy: SpanCopy, start: int | None, end: int | None) -> None:
     if start is not None:
-        draft.start_time = min(start, draft.start_time or start)
+        span_copy.start_time = min(start, span_copy.start_time or start)
     if end is not None:
-        draft.end_time = max(end, draft.end_time or end)
+        span_copy.end_time = max(end, span_copy.end_time or end)

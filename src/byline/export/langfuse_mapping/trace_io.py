@@ -29,7 +29,7 @@ class TraceIO:
         request_spans = None if span.state is None else span.state.request_spans
         if request_spans is None or not span.is_leaf:
             return
-        recorded = request_spans.root.first_and_last.values_of(span.trace)
+        recorded = request_spans.root.first_and_last.values_of(span.trace_id)
         masked = content.masked_sides(span.attributes)
         start, end = span.start_time or 0, span.end_time or 0
         is_first = self._input_key not in recorded or start < recorded[self._input_key][0]
@@ -55,4 +55,4 @@ class TraceIO:
 
     def _look_up(self, span: SpanCopy, key: str) -> tuple[int, Any] | None:
         request_spans = None if span.state is None else span.state.request_spans
-        return None if request_spans is None else request_spans.root.first_and_last.lookup(span.trace, key)
+        return None if request_spans is None else request_spans.root.first_and_last.lookup(span.trace_id, key)
