@@ -255,9 +255,7 @@ def test_langfuse_without_its_api_is_tested_by_an_export(
     assert checks == {"Langfuse credentials": False, "Langfuse export": True, "Langfuse gets": True}
 
 
-def test_misspelt_variables_are_reported(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_misspelt_variables_are_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """With BYLINE_PRIVAT=1 content would be exported by mistake."""
     with Receiver() as otlp:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)
@@ -288,9 +286,7 @@ def test_the_keys_are_tested_with_the_same_certificate_authority_as_exports(
     assert http_session.OTLPHttpSession("langfuse").verify == given[1]
 
 
-def test_unreadable_headers_are_a_result(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unreadable_headers_are_a_result(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """They are reported once, below the settings, and without their values."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Basic c2VjcmV0LXRva2Vu,x-team: hunter2secret")

@@ -33,9 +33,7 @@ DEPLOYED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("arguments", "env"), [((), DEPLOYED), (("--wsgi",), {})], ids=["fastapi-deployed", "flask"]
-)
+@pytest.mark.parametrize(("arguments", "env"), [((), DEPLOYED), (("--wsgi",), {})], ids=["fastapi-deployed", "flask"])
 def test_json_is_one_object_with_attributed_spans(arguments: tuple[str, ...], env: dict[str, str]) -> None:
     """Two generations in two requests, each below its server span, with the caller's ids and the gateway's cost.
 
