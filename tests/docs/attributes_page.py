@@ -49,11 +49,17 @@ _LANGFUSE: Final = """\
 the first token, level, prompt and metadata. `Langfuse(…)` always writes them; name the convention for an `OTLP(…)` that
 sends to a collector in front of Langfuse.
 
+Conversations in the JSON of the GenAI conventions become OpenAI messages in `langfuse.observation.input` and `.output`,
+with `tool_calls`, `tool_call_id` and the offered tools, as Langfuse's lists and chat view read them. A failed model
+call without an answer has the output `{"error": {"code", "message"}}`.
+
 Attributes without a Langfuse field are written to the observation's metadata, so you can filter by them: `byline.*`
 without the prefix and with underscores (`gateway_overhead`, `cache_hit`, `caller_address`), and `finish_reasons`,
-`response_id`, `provider`, `tool_definitions` and `error_type`. If the request's own metadata has the same key with
-another value, byline's value is written as `byline_<name>`. `organization_id` and `environment_id` are included when
-known."""
+`response_id` (unless the gateway's request id is the same), `provider`, `tool_definitions`, `error_type`, and
+`reasoning_tokens` if they are counted as output. Hashes are cut to 12 digits, and money is rounded to 12 decimals. If
+the request's own metadata has the same key with another value, byline's value is written as `byline_<name>`.
+`Langfuse(…)` does not send the originals of these attributes, because Langfuse would show them a second time. The
+metadata of the trace contains the caller's keys alone."""
 
 
 def attributes_page() -> str:

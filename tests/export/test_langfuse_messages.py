@@ -219,6 +219,20 @@ def test_an_error_is_said_in_status_and_output(receiver: Receiver, path: Path) -
     assert compact_cell(call.input) == '{"sky":"blue"}'
 
 
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("Error code: 429 - slow down", "Error code: 429 - slow down"),
+        ("order 14290 is unknown", "429: order 14290 is unknown"),
+        (None, "429"),
+    ],
+)
+def test_a_status_message_states_the_code_once(receiver: Receiver, message: str | None, shown: str) -> None:
+    stated = {} if message is None else {"byline.error.message": message}
+    exported(receiver, {"error.type": "429", **stated})
+    assert observations(receiver.spans, "direct")["call"].status_message == shown
+
+
 @both_paths
 def test_an_error_after_an_answer_leaves_the_answer(receiver: Receiver, path: Path) -> None:
     exported(receiver, CONVERSATION | {"error.type": "timeout", "byline.error.message": "too slow"})

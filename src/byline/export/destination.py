@@ -27,7 +27,7 @@ from byline.export.self_test import CheckResult, RecordingExporter
 from byline.export.span_copy import SpanCopy
 from byline.export.trace_view import TraceView
 from byline.export.worker import DestinationWorker
-from byline.genai.dialects import LANGFUSE, translate
+from byline.genai.dialects import LANGFUSE, translate_attributes
 from byline.settings import SettingError
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Destination:
 
     def _add_conventions(self, span_copy: SpanCopy) -> None:
         attributes = span_copy.attributes
-        attributes.update(translate(attributes, self.options.conventions, is_llm=span_copy.is_llm))
+        attributes.update(translate_attributes(attributes, self.options.conventions, is_llm=span_copy.is_llm))
 
     def _passes_filters(self, span_copy: SpanCopy) -> bool:
         options = self.options

@@ -17,6 +17,7 @@ from byline.export.decisions import is_sampled
 from byline.export.delivery import messages
 from byline.export.delivery.http_session import OTLPHttpSession
 from byline.export.delivery.outlet import Outlet
+from byline.export.langfuse_mapping.messages import INPUT as LANGFUSE_INPUT
 from byline.export.processor import DestinationSpanProcessor
 from byline.genai import attributes as names
 from byline.genai.attributes import AttributeValue
@@ -190,5 +191,6 @@ def describe_result(spans: Sequence[ReadableSpan]) -> str:
         for label, key in (("trace", names.TRACE_NAME), ("session", names.SESSION_ID), ("user", names.USER_ID))
         if key in attributes
     ]
-    labels.append("content let through" if names.CALL_RESULT["input_messages"] in attributes else "content left out")
+    has_content = names.CALL_RESULT["input_messages"] in attributes or LANGFUSE_INPUT in attributes
+    labels.append("content let through" if has_content else "content left out")
     return f"{' → '.join(path)} ({', '.join(labels)})"

@@ -1,14 +1,14 @@
-"""Other dialects: what byline's attributes are called by backends that know others.
+"""Names of byline's attributes in other conventions: OpenInference, OpenRouter, LiteLLM, OpenLLMetry.
 
-A destination adds them at the user's wish (``conventions=["openinference"]``); nothing is taken away.
+A destination adds them on request (``conventions=["openinference"]``) and keeps byline's own.
 
-Sources: the OpenInference specification, OpenRouter's page on its OpenTelemetry destination, LiteLLM's
-page on ``langfuse_otel``, OpenLLMetry's ``SpanAttributes``.
+Sources: the OpenInference specification, OpenRouter's documentation of its OpenTelemetry destination, LiteLLM's
+documentation of ``langfuse_otel``, OpenLLMetry's ``SpanAttributes``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from byline.genai import attributes as names
@@ -20,13 +20,13 @@ Value = Any
 
 
 class Row(NamedTuple):
-    """One attribute of a dialect.
+    """One attribute of a convention.
 
     Attributes:
-        name: Its name there; with a ``*`` at its end it stands for one attribute a key.
-        source: The first of these that is there is taken.
-        convert: How its value is changed, ``None`` for not at all.
-        llm: Whether it is for LLM spans alone.
+        name: The attribute's name; ``*`` at the end stands for one attribute per key.
+        source: byline's names; the first one on the span is taken.
+        convert: Converts the value; ``None`` if the value stays as it is.
+        llm: Whether only LLM spans get the attribute.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Row(NamedTuple):
     llm: bool = True
 
 
-def _first(value: Value) -> Value:
+def _first_item(value: Value) -> Value:
     return value[0] if isinstance(value, list | tuple) and value else value
 
 
@@ -50,11 +50,11 @@ _KINDS: Final = {
 }
 
 
-def _kind(operation: Value) -> str:
+def _to_openinference_kind(operation: Value) -> str:
     return _KINDS.get(str(operation), "LLM")
 
 
-_WORK: Final = {"EMBEDDING": "embedding", "LLM": "chat"}
+_REQUEST_TYPES: Final = {"EMBEDDING": "embedding", "LLM": "chat"}
 
 _METADATA: Final = (names.METADATA + "*",)
 _PARAMETERS: Final = (names.PARAMETERS + "*",)
@@ -63,7 +63,7 @@ _OUTPUT: Final = (CALL_RESULT["output_messages"], "gen_ai.completion")
 _SESSION: Final = (names.SESSION_ID, names.CONVERSATION_ID)
 
 OPENINFERENCE: Final = (
-    Row("openinference.span.kind", (names.OPERATION_NAME,), _kind),
+    Row("openinference.span.kind", (names.OPERATION_NAME,), _to_openinference_kind),
     Row("llm.provider", (names.PROVIDER_NAME, "gen_ai.system")),
     Row("llm.system", (names.PROVIDER_NAME, "gen_ai.system")),
     Row("llm.model_name", (CALL_RESULT["response_model"], names.REQUEST_MODEL)),
@@ -78,7 +78,7 @@ OPENINFERENCE: Final = (
     Row("llm.cost.total", (names.COST,)),
     Row("llm.cost.prompt", (names.COST_DETAILS + "input",)),
     Row("llm.cost.completion", (names.COST_DETAILS + "output",)),
-    Row("llm.finish_reason", (CALL_RESULT["finish_reasons"],), _first),
+    Row("llm.finish_reason", (CALL_RESULT["finish_reasons"],), _first_item),
     Row("input.value", (CALL_RESULT["input_messages"], "gen_ai.tool.call.arguments")),
     Row("input.mime_type", (CALL_RESULT["input_messages"],), lambda _: "application/json"),
     Row("output.value", (CALL_RESULT["output_messages"], "gen_ai.tool.call.result")),
@@ -99,7 +99,7 @@ OPENROUTER: Final = (
     Row("gen_ai.usage.total_cost", (names.COST,)),
     Row("gen_ai.usage.input_cost", (names.COST_DETAILS + "input",)),
     Row("gen_ai.usage.output_cost", (names.COST_DETAILS + "output",)),
-    Row("gen_ai.response.finish_reason", (CALL_RESULT["finish_reasons"],), _first),
+    Row("gen_ai.response.finish_reason", (CALL_RESULT["finish_reasons"],), _first_item),
     Row("session.id", _SESSION, llm=False),
     Row("user.id", (names.USER_ID,), llm=False),
     Row("trace.metadata.trace_name", (names.TRACE_NAME,), llm=False),
@@ -127,7 +127,11 @@ LITELLM: Final = (
 )
 TRACELOOP: Final = (
     Row("gen_ai.system", (names.PROVIDER_NAME,)),
-    Row("llm.request.type", (names.OPERATION_NAME,), lambda operation: _WORK.get(_kind(operation), "unknown")),
+    Row(
+        "llm.request.type",
+        (names.OPERATION_NAME,),
+        lambda operation: _REQUEST_TYPES.get(_to_openinference_kind(operation), "unknown"),
+    ),
     Row("traceloop.workflow.name", (names.TRACE_NAME,), llm=False),
     Row("traceloop.entity.name", (names.GENERATION_NAME, names.STEP_NAME)),
     Row("traceloop.association.properties.session_id", _SESSION, llm=False),
@@ -138,7 +142,7 @@ TRACELOOP: Final = (
     Row("gen_ai.usage.cache_read_input_tokens", (CALL_RESULT["cache_read_tokens"],)),
     Row("gen_ai.usage.cache_creation_input_tokens", (CALL_RESULT["cache_write_tokens"],)),
 )
-#: Langfuse's own is no table: a destination works it out for each span, and the one for Langfuse always does.
+#: Not a table: `byline.export.langfuse_mapping` writes these attributes.
 LANGFUSE: Final = "langfuse"
 CONVENTIONS: Final[Mapping[str, tuple[Row, ...]]] = {
     "openinference": OPENINFERENCE,
@@ -149,7 +153,7 @@ CONVENTIONS: Final[Mapping[str, tuple[Row, ...]]] = {
 
 
 def validate_conventions(conventions: Any) -> tuple[str, ...]:
-    """Return the names when all are known. Raises `SettingError` ``byline.E063`` otherwise."""
+    """Return the names of conventions. Raises `SettingError` ``byline.E063`` if one is unknown."""
     given = tuple(conventions) if isinstance(conventions, list | tuple | set | frozenset) else (None,)
     known = (*CONVENTIONS, LANGFUSE)
     if not all(name in known for name in given):
@@ -157,31 +161,34 @@ def validate_conventions(conventions: Any) -> tuple[str, ...]:
     return given
 
 
-def translate(attributes: Mapping[str, Value], conventions: tuple[str, ...], *, is_llm: bool) -> dict[str, Value]:
-    """Return what a span's attributes are called in other dialects; names that are taken are left out.
+def translate_attributes(
+    attributes: Mapping[str, Value], conventions: tuple[str, ...], *, is_llm: bool
+) -> dict[str, Value]:
+    """Return a span's attributes under the names of other conventions, without names that the span has already.
 
     Example:
-        >>> translate({"gen_ai.usage.input_tokens": 11}, ("openinference",), is_llm=True)
+        >>> translate_attributes({"gen_ai.usage.input_tokens": 11}, ("openinference",), is_llm=True)
         {'llm.token_count.prompt': 11}
     """
-    found: dict[str, Value] = {}
+    translated: dict[str, Value] = {}
     for convention in conventions:
         for row in CONVENTIONS.get(convention, ()):
             if is_llm or not row.llm:
-                _add(row, attributes, found)
-    return {name: value for name, value in found.items() if name not in attributes}
+                for name, value in _apply_row(row, attributes):
+                    translated.setdefault(name, value)
+    return {name: value for name, value in translated.items() if name not in attributes}
 
 
-def _add(row: Row, attributes: Mapping[str, Value], found: dict[str, Value]) -> None:
-    if row.source[0].endswith("*"):
-        prefix = row.source[0][:-1]
-        keyed = {key[len(prefix) :]: value for key, value in attributes.items() if key.startswith(prefix)}
-        if row.name.endswith("*"):
-            for key, value in keyed.items():
-                found.setdefault(row.name[:-1] + key, value)
-        elif keyed:
-            found.setdefault(row.name, keyed if row.convert is None else row.convert(keyed))
+def _apply_row(row: Row, attributes: Mapping[str, Value]) -> Iterator[tuple[str, Value]]:
+    if not row.source[0].endswith("*"):
+        value = next((attributes[name] for name in row.source if name in attributes), None)
+        if value is not None:
+            yield row.name, value if row.convert is None else row.convert(value)
         return
-    value = next((attributes[name] for name in row.source if name in attributes), None)
-    if value is not None:
-        found.setdefault(row.name, value if row.convert is None else row.convert(value))
+    prefix = row.source[0][:-1]
+    by_key = {name[len(prefix) :]: value for name, value in attributes.items() if name.startswith(prefix)}
+    if row.name.endswith("*"):
+        for key, value in by_key.items():
+            yield row.name[:-1] + key, value
+    elif by_key:
+        yield row.name, by_key if row.convert is None else row.convert(by_key)

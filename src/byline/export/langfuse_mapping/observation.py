@@ -227,7 +227,7 @@ def _map_error(span: SpanCopy) -> None:
     message = next((str(text) for text in texts if text), None)
     kind = attributes.get(names.ERROR_TYPE)
     code = attributes.get(_STATUS_CODE) or (kind if str(kind).isdecimal() else None)
-    is_prefixed = message is not None and code is not None and str(code) not in message
+    is_prefixed = message is not None and code is not None and not re.search(rf"\b{re.escape(str(code))}\b", message)
     shown = f"{code}: {message}" if is_prefixed else message or kind
     if shown:
         attributes.setdefault(_STATUS_MESSAGE, str(shown))
