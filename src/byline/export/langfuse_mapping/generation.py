@@ -78,7 +78,7 @@ def map_generation(span: SpanCopy) -> None:
         usage["output"] += reasoning
         attributes.setdefault("langfuse.observation.metadata.reasoning_tokens", reasoning)
     # Langfuse counts the tokens itself, and prices them, if a generation states none.
-    attributes[USAGE_DETAILS] = json_dumps({"input": 0, "output": 0} if span.is_double else usage)
+    attributes[USAGE_DETAILS] = json_dumps({"input": 0, "output": 0} if span.is_duplicate else usage)
     start = _find_completion_start(span)
     if start is not None:
         attributes.setdefault(_COMPLETION_START, start)

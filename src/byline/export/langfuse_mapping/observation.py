@@ -201,7 +201,7 @@ def _find_type(span: SpanCopy) -> str:
         return "span"
     kinds = (str(attributes[name]).lower() for name in _KINDS if name in attributes)
     kind = next((_TYPE_OF[kind] for kind in kinds if kind in _TYPE_OF), None)
-    if span.is_leaf:
+    if span.is_model_call:
         return "embedding" if kind == "embedding" else "generation"
     return kind or "span"
 

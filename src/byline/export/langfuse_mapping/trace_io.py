@@ -27,7 +27,7 @@ class TraceIO:
     def collect(self, span: SpanCopy) -> None:
         """Record the input of a model call if it is the first of its trace, and its output if it is the last."""
         request_spans = None if span.state is None else span.state.request_spans
-        if request_spans is None or not span.is_leaf:
+        if request_spans is None or not span.is_model_call:
             return
         recorded = request_spans.root.first_and_last.values_of(span.trace_id)
         masked = content.masked_sides(span.attributes)
@@ -48,7 +48,7 @@ class TraceIO:
                 value = self._look_up(span, key)
                 if value is not None:
                     span.attributes.setdefault(attribute, value[1])
-        elif span.is_leaf:
+        elif span.is_model_call:
             first_input = self._look_up(span, self._input_key)
             if first_input is not None and first_input[0] < (span.start_time or 0):
                 span.attributes.setdefault(_TRACE_INPUT, first_input[1])
