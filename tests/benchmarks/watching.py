@@ -15,7 +15,6 @@ from opentelemetry.trace import SpanKind
 from byline import request_context
 from byline.export import OTLP
 from byline.export.decisions import Spans
-from byline.export.delivery.outlet import Outlet
 from byline.genai.span_state import set_server_span
 from byline.inbound.body import BodyBuffer
 from byline.inbound.reader import ClaimReader
@@ -43,8 +42,8 @@ class _Nowhere(SpanExporter):
 
 def _feed(label: str, spans: Spans) -> SpanProcessor:
     class Silent(OTLP):
-        def outlet(self) -> Outlet:
-            return Outlet(_Nowhere())
+        def exporter(self) -> SpanExporter:
+            return _Nowhere()
 
     return Silent(_URL, spans=spans, label=label).processor()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from byline import internal_metrics
 from byline.cli import main
 from byline.export import OTLP, Langfuse
-from byline.export.delivery import http_session
+from byline.export.delivery import http_client
 from byline.settings import SETTINGS
 from byline.testing import Gateway, Receiver
 
@@ -155,7 +156,7 @@ def test_a_destination_that_hangs_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The destination accepts the connection and sends no response."""
-    monkeypatch.setattr(http_session, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(http_client, "_TIMEOUT", 0.3)
     with Receiver() as otlp:
         otlp.hold()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)
@@ -271,19 +272,19 @@ def test_the_keys_are_tested_with_the_same_certificate_authority_as_exports(
     variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A self-hosted Langfuse may have a private certificate authority."""
-    given: list[Any] = []
+    given: list[str | None] = []
 
-    def get(url: str, **options: Any) -> Any:
-        given.append(options["verify"])
+    def create_context(cafile: str | None = None) -> Any:
+        given.append(cafile)
         raise OSError
 
-    monkeypatch.setattr("requests.get", get)
+    monkeypatch.setattr(ssl, "create_default_context", create_context)
     destination = Langfuse(*KEYS, "https://lf.example")
     destination.check()
     monkeypatch.setenv(variable, str(tmp_path / "ca.pem"))
     destination.check()
-    assert given == [True, str(tmp_path / "ca.pem")]
-    assert http_session.OTLPHttpSession("langfuse").verify == given[1]
+    OTLP("https://collector.example").check()
+    assert given == [None, str(tmp_path / "ca.pem"), str(tmp_path / "ca.pem")]
 
 
 def test_unreadable_headers_are_a_result(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from requests.adapters import HTTPAdapter
 
 from byline.export import OTLP
-from byline.export.delivery.http_session import ExportError, OTLPHttpSession
+from byline.export.delivery import messages
+from byline.export.delivery.http_client import HttpClient
 from byline.testing import Receiver
 from tests.export.nasty import Behaviour, Nasty, cuts_after, drips_after, says, stalls_after
 from tests.export.support import running
@@ -38,7 +37,6 @@ def test_what_a_destination_has_taken_is_not_sent_again(
     answer: str, spooled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its status says so, and that its body never ends does not hold anything up either."""
-    monkeypatch.setattr("byline.export.delivery.http_session._TIMEOUT", 0.5)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
     with Nasty(TAKEN[answer]) as nasty, running(OTLP(nasty.url, spool=tmp_path if spooled else "")) as app:
         app.chat()
@@ -84,13 +82,15 @@ def test_a_web_page_is_no_answer(spooled: bool, tmp_path: Path, production: pyte
 
 
 def asked_to_wait(wish: str) -> float | None:
-    line = OTLPHttpSession("otlp", patience=0)
     with Nasty(says(f"HTTP/1.1 429 Later\r\nRetry-After: {wish}\r\nContent-Length: 0\r\n\r\n".encode())) as nasty:
-        with pytest.raises(ExportError) as told:
-            line.request("POST", nasty.url, data=b"x")
-        line.close()
-    assert told.value.passing
-    return told.value.wait
+        client = HttpClient(nasty.url, {})
+        response = client.send("POST", b"x")
+        client.close()
+    told = messages.judge_failure(
+        "otlp", nasty.url, status=response.status, reason="", is_html_page=False, wait=response.retry_after
+    )
+    assert told.is_retryable
+    return told.wait
 
 
 @pytest.mark.parametrize("wish", ["soon", "1e999", "nan", "Mon, 1 Jan 2026 00:00:00 +999999999999999"])
@@ -122,23 +122,3 @@ def test_certificates_that_do_not_fit_are_said_with_what_to_do(
     assert production.text.count("byline.E057") == 1
     assert advice in production.text
     assert spans_of("otlp") == {"spooled": 2}
-
-
-def test_certificates_are_those_of_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By way of a spool too, and whatever else in the environment is for other hosts."""
-    seen: list[Any] = []
-
-    class Spying(HTTPAdapter):
-        def send(self, *args: Any, **options: Any) -> Any:
-            seen.append((options["verify"], options["cert"]))
-            raise OSError
-
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/for/others.pem")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/own.pem")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/key.pem")
-    line = OTLPHttpSession("otlp", patience=0)
-    line.mount("https://", Spying())
-    with pytest.raises(ExportError):
-        line.request("POST", "https://collector.example/v1/traces", data=b"x")
-    assert seen == [("/ca.pem", ("/own.pem", "/key.pem"))]

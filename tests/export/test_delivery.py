@@ -21,7 +21,6 @@ import pytest
 import byline
 from byline import internal_metrics
 from byline.export import OTLP, Destination, Langfuse
-from byline.export.delivery.http_session import OTLPHttpSession
 from byline.testing import Gateway, Receiver
 from tests.export.support import App, running
 
@@ -145,16 +144,18 @@ def test_spans_that_are_rejected_out_of_a_batch_are_counted(receiver: Receiver) 
     assert spans_of("otlp") == {"sent": 3, "dropped.rejected": 2}
 
 
-def test_what_an_exporter_says_once_on_its_session_is_said_of_every_batch(receiver: Receiver) -> None:
-    """OpenTelemetry's does so up to 1.44. Without them, a gzip would be read as protobuf."""
-    line = OTLPHttpSession("line", headers={"x-api-key": "k"})
-    line.headers.update({"Content-Type": "application/x-protobuf", "User-Agent": "exporter", "Authorization": "other"})
-    with line:
+def test_every_batch_says_what_it_is(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a gzip would be read as protobuf. Headers of the environment are for its own endpoint."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=other")
+    destination = OTLP(receiver.url, headers={"x-api-key": "k"})
+    with running(destination) as app:
         for _ in range(2):
-            line.post(f"{receiver.url}/v1/traces", data=b"")
-    names = ("content-type", "user-agent", "x-api-key", "authorization")
+            app.chat()
+            assert destination.flush()
+    names = ("content-type", "content-encoding", "x-api-key", "authorization")
     said = [[request.headers.get(name) for name in names] for request in receiver.requests]
-    assert said == [["application/x-protobuf", "exporter", "k", None]] * 2
+    assert said == [["application/x-protobuf", "gzip", "k", None]] * 2
+    assert all("byline" in request.headers["user-agent"] for request in receiver.requests)
 
 
 def test_credentials_follow_no_redirect(receiver: Receiver) -> None:

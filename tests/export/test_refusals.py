@@ -16,7 +16,7 @@ import byline
 from byline import errors, internal_metrics
 from byline.destinations import OTLP, Langfuse
 from byline.export.decisions import SpanFilters
-from byline.export.delivery.split import split_batch
+from byline.export.delivery.batch import Batch, split_batch
 from byline.export.span_copy import SpanCopy, make_span_context
 from byline.genai.attributes import ORGANIZATION_ID
 from byline.settings import SettingError
@@ -88,7 +88,7 @@ def test_a_single_span_cannot_be_halved(receiver: Receiver) -> None:
         app.chat()
         app.destinations[0].flush()
     (request,) = [each for each in receiver.requests if each.path.endswith("/v1/traces")]
-    assert split_batch(request.body) == []
+    assert split_batch(Batch(request.body, 1)) == []
 
 
 def test_a_server_that_says_at_once_is_given_time_all_the_same(receiver: Receiver) -> None:

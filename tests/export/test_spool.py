@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SpanExportResult
 
 import byline
 from byline import internal_metrics
 from byline.export import OTLP, Langfuse
-from byline.export.delivery.spool import Spool
+from byline.export.delivery.batch import Batch
+from byline.export.delivery.batch_sender import BatchSender
+from byline.export.delivery.store import DiskStore
 from byline.testing import Receiver
+from tests.export.batches import make_batch, make_spans
 from tests.export.support import App, running
 from tests.export.test_delivery import spans_of
 
@@ -147,22 +148,22 @@ def test_many_processes_share_a_spool(receiver: Receiver, tmp_path: Path) -> Non
 
 
 def test_a_batch_in_another_hand_is_left_alone(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, name="x")
-    path = spool.write(b"one", 1)
+    spool = DiskStore(tmp_path, name="x")
+    path = spool.put(make_batch())
     with spool.take(path) as first:
         assert first is not None
-        with Spool(tmp_path, name="x").take(path) as second:
+        with DiskStore(tmp_path, name="x").take(path) as second:
             assert second is None
-        spool.delete(path)
-        with Spool(tmp_path, name="x").take(path) as gone:
+        spool.remove(path)
+        with DiskStore(tmp_path, name="x").take(path) as gone:
             assert gone is None
 
 
 def test_a_full_spool_drops_the_oldest_and_counts_them(tmp_path: Path, production: pytest.LogCaptureFixture) -> None:
-    spool = Spool(tmp_path, name="x", max_bytes=10_000)
+    spool = DiskStore(tmp_path, name="x", max_bytes=10_000)
     for number in range(20):
-        spool.write(os.urandom(2000), number + 1)
-    waiting = spool.waiting()
+        spool.put(Batch(os.urandom(2000), number + 1))
+    waiting = spool.measure()
     assert waiting.size <= 10_000
     assert waiting.files == 4
     assert waiting.spans == 17 + 18 + 19 + 20
@@ -314,13 +315,11 @@ def test_where_no_thread_can_be_started_what_waits_is_sent_at_the_end(
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    span = TracerProvider(shutdown_on_exit=False).get_tracer("app").start_span("late")
-    span.end()
-    outlet = OTLP(receiver.url, spool=tmp_path).outlet()
+    sender = BatchSender("otlp", endpoint=f"{receiver.url}/v1/traces", headers={}, spool=tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", start)
-        assert outlet.export([span]) is SpanExportResult.SUCCESS  # type: ignore[list-item]
+        sender.add(make_spans("late"))
         patched.undo()
-        outlet.shutdown()
+        sender.close(time.monotonic() + 5)
     assert [found.name for found in receiver.spans] == ["late"]
     assert spans_of("otlp") == {"spooled": 1, "sent": 1}

@@ -18,8 +18,10 @@ import pytest
 import byline
 from byline import internal_metrics
 from byline.export import OTLP, Langfuse
-from byline.export.delivery.spool import Spool
+from byline.export.delivery.batch import Batch
+from byline.export.delivery.store import DiskStore
 from byline.testing import Receiver
+from tests.export.batches import make_batch
 from tests.export.support import running
 from tests.export.test_delivery import spans_of
 from tests.export.test_spool import files
@@ -52,47 +54,47 @@ def listings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_writing_does_not_look_through_all_that_waits(tmp_path: Path, listings: list[Path]) -> None:
     """Else a long outage would make each batch dearer than the one before."""
-    spool = Spool(tmp_path, name="x")
+    spool = DiskStore(tmp_path, name="x")
     for _ in range(200):
-        spool.write(b"batch", 1)
+        spool.put(Batch(b"batch", 1))
     assert len(listings) == 1
-    assert spool.waiting().files == 200
+    assert spool.measure().files == 200
 
 
 def test_nor_does_it_when_the_spool_is_full(tmp_path: Path, listings: list[Path]) -> None:
     """The oldest are known from the last look."""
-    spool = Spool(tmp_path, name="x", max_bytes=100_000)
+    spool = DiskStore(tmp_path, name="x", max_bytes=100_000)
     data = os.urandom(1000)
     for _ in range(90):
-        spool.write(data, 1)
+        spool.put(Batch(data, 1))
     del listings[:]
     for _ in range(50):
-        spool.write(data, 1)
+        spool.put(Batch(data, 1))
     assert len(listings) < 10
-    assert 90_000 < spool.waiting().size <= 100_000
-    assert spool.waiting().spans + spans_of("x")["dropped.spool_full"] == 140
+    assert 90_000 < spool.measure().size <= 100_000
+    assert spool.measure().spans + spans_of("x")["dropped.spool_full"] == 140
 
 
 def test_a_full_spool_is_full_for_all_who_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the others write is seen within a second, and what two would drop is counted once."""
     clock = itertools.count(0.0, 0.1)
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    both = [Spool(tmp_path, name="x", max_bytes=50_000) for _ in range(2)]
+    both = [DiskStore(tmp_path, name="x", max_bytes=50_000) for _ in range(2)]
     for number in range(400):
-        both[number % 2].write(os.urandom(1000), 1)
-        assert both[0].waiting().size <= 50_000 + 10 * 1100
-    assert both[0].waiting().spans + spans_of("x")["dropped.spool_full"] == 400
+        both[number % 2].put(Batch(os.urandom(1000), 1))
+        assert both[0].measure().size <= 50_000 + 10 * 1100
+    assert both[0].measure().spans + spans_of("x")["dropped.spool_full"] == 400
 
 
 def test_what_is_being_sent_makes_no_room(tmp_path: Path) -> None:
     """It would be counted as sent and as dropped."""
-    spool = Spool(tmp_path, name="x", max_bytes=5_000)
-    first, second = (spool.write(os.urandom(2000), number) for number in (1, 10))
-    with Spool(tmp_path, name="x").take(first) as data:
+    spool = DiskStore(tmp_path, name="x", max_bytes=5_000)
+    first, second = spool.put(make_batch(size=2000)), spool.put(Batch(os.urandom(2000), 10))
+    with DiskStore(tmp_path, name="x").take(first) as data:
         assert data is not None
-        spool.write(os.urandom(2000), 100)
-        assert first.exists()
-        assert not second.exists()
+        spool.put(Batch(os.urandom(2000), 100))
+        assert (tmp_path / first).exists()
+        assert not (tmp_path / second).exists()
     assert spans_of("x") == {"dropped.spool_full": 10}
 
 
@@ -128,8 +130,8 @@ def test_a_file_is_locked_as_network_file_systems_want_it(tmp_path: Path, monkey
         lock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    spool = Spool(tmp_path, name="x")
-    with spool.take(spool.write(b"batch", 1)) as data:
+    spool = DiskStore(tmp_path, name="x")
+    with spool.take(spool.put(make_batch())) as data:
         assert data is not None
     assert set(modes) == {os.O_RDWR}
 
@@ -187,15 +189,15 @@ def test_halves_that_find_no_room_on_disk_are_counted_once(
 ) -> None:
     """What is dropped was not sent, and what was sent is not dropped."""
     left = [None, None]
-    write = Spool.write
+    put = DiskStore.put
 
-    def fill_up(spool: Spool, data: bytes, spans: int) -> Path:
+    def fill_up(spool: DiskStore, batch: Batch) -> str:
         if not left:
             raise OSError(errno.ENOSPC, "full")
         left.pop()
-        return write(spool, data, spans)
+        return put(spool, batch)
 
-    monkeypatch.setattr(Spool, "write", fill_up)
+    monkeypatch.setattr(DiskStore, "put", fill_up)
     receiver.fail(413)
     with running(OTLP(receiver.url, spool=tmp_path)) as app:
         for _ in range(4):
@@ -263,12 +265,12 @@ def test_a_folder_that_another_has_laid_ready_for_everybody_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is said to a model would be theirs to read."""
-    Spool(tmp_path / "own", name="x")
+    DiskStore(tmp_path / "own", name="x")
     (tmp_path / "own").chmod(0o777)
-    Spool(tmp_path / "own", name="x")
+    DiskStore(tmp_path / "own", name="x")
     monkeypatch.setattr(os, "geteuid", lambda: 4321)
     with pytest.raises(byline.SettingError, match=r"byline\.E049.*another user"):
-        Spool(tmp_path / "own", name="x")
+        DiskStore(tmp_path / "own", name="x")
 
 
 def test_two_destinations_of_one_label_would_send_each_others_spool(receiver: Receiver, tmp_path: Path) -> None:
@@ -285,9 +287,10 @@ def test_two_destinations_of_one_label_would_send_each_others_spool(receiver: Re
 FORKED = """
 import os, sys
 from pathlib import Path
-from byline.export.delivery.spool import Spool
-spool = Spool(Path(sys.argv[1]), name="x")
-with spool.take(spool.write(b"batch", 1)) as data:
+from byline.export.delivery.store import DiskStore
+from tests.export.batches import make_batch
+spool = DiskStore(Path(sys.argv[1]), name="x")
+with spool.take(spool.put(make_batch())) as data:
     assert data is not None
     os.register_at_fork(after_in_child=spool.after_fork)
     if os.fork() == 0:
@@ -305,9 +308,9 @@ def test_a_child_does_not_keep_locked_what_its_parent_had_in_hand(tmp_path: Path
         assert parent.stdout is not None
         assert parent.stdout.readline() == "living\n"
         assert parent.wait(20) == 0
-        spool = Spool(tmp_path, name="x")
-        (path,) = spool.paths()
-        with spool.take(path) as data:
+        spool = DiskStore(tmp_path, name="x")
+        (key,) = spool.list_keys()
+        with spool.take(key) as data:
             assert data is not None
         parent.communicate()
 

@@ -13,17 +13,15 @@ from byline import settings
 from byline.export import self_test
 from byline.export.debug import debug_print
 from byline.export.decisions import ExportDecisions, Spans, is_sampled, sampling_key
-from byline.export.delivery.address import DestinationAddress
-from byline.export.delivery.outlet import Outlet
-from byline.export.delivery.spool import Spool
+from byline.export.delivery.batch_sender import BatchSender, OTLPExporter
+from byline.export.delivery.store import DiskStore
 from byline.export.langfuse_mapping.observation import map_span
 from byline.export.langfuse_mapping.trace_io import TraceIO
 from byline.export.options import DestinationOptions, Options, validate_endpoint, validate_headers
-from byline.export.outlet_sender import BatchSender
 from byline.export.pipeline import SpanPipeline, SpanTransform
 from byline.export.processor import DestinationSpanProcessor
 from byline.export.redaction.redactor import Redactor
-from byline.export.self_test import CheckResult, RecordingExporter
+from byline.export.self_test import CheckResult, RecordingSender
 from byline.export.span_copy import SpanCopy
 from byline.export.trace_view import TraceView
 from byline.export.worker import DestinationWorker
@@ -79,25 +77,11 @@ class Destination:
         return f"{self.endpoint} {sorted(self.headers.items())}"
 
     def exporter(self) -> SpanExporter:
-        """Return a new exporter of the kind that this destination uses."""
-        address = self._address
-        return address.exporter(address.patient())
+        """Return a new exporter that posts to this destination. Override it to send spans in another way.
 
-    @property
-    def _address(self) -> DestinationAddress:
-        return DestinationAddress(self.label, self.endpoint, self.headers)
-
-    @property
-    def _has_own_exporter(self) -> bool:
-        return type(self).exporter is not Destination.exporter
-
-    def outlet(self) -> Outlet:
-        """Return a new outlet for this destination's spans."""
-        if self._has_own_exporter:
-            return Outlet(self.exporter())
-        if self.spool is None:
-            return self._address.outlet()
-        return self._address.spooling(self.spool, self.options.spool_bytes)
+        An exporter of your own gets its batches through the same queue, retries, splitting and spool.
+        """
+        return OTLPExporter(self.endpoint, self.headers)
 
     def credentials(self) -> str:
         """Return which credentials are in force, masked."""
@@ -112,7 +96,15 @@ class Destination:
     def processor(self) -> DestinationSpanProcessor:
         """Return the span processor of this destination; the same one until it is shut down."""
         if self._processor is None or self._processor.closed:
-            self._processor = self._make_processor(self.outlet())
+            sender = BatchSender(
+                self.label,
+                endpoint=self.endpoint,
+                headers=self.headers,
+                exporter=self._own_exporter(),
+                spool=self.spool,
+                spool_bytes=self.options.spool_bytes,
+            )
+            self._processor = self._make_processor(sender)
         return self._processor
 
     def flush(self, timeout: float = 10.0) -> bool:
@@ -136,32 +128,32 @@ class Destination:
         try:
             # Under another label, so that nothing is counted or logged as the app's.
             self.label = f"{label}-check"
-            session = self._address.quick()
-            exporter = self.exporter() if self._has_own_exporter else self._address.exporter(session)
-            outlet = RecordingExporter(Outlet(exporter))
+            sender = RecordingSender(
+                self.label, endpoint=self.endpoint, headers=self.headers, exporter=self._own_exporter()
+            )
             with self_test.silence_logs(self.label):
-                self_test.send_test_request(self._make_processor(outlet), self.options.sampling)
+                self_test.send_test_request(self._make_processor(sender), sender, self.options.sampling)
         finally:
             self.label = label
-        results = self_test.evaluate(self.name, self.endpoint, outlet, session, is_filtered=bool(self.options.filters))
+        results = self_test.evaluate(self.name, self.endpoint, sender, is_filtered=bool(self.options.filters))
         if self.spool is not None:
-            waiting = Spool(self.spool, name=self.label).waiting()
+            waiting = DiskStore(self.spool, name=self.label, headers=self.headers).measure()
             results.append(self_test.spool_status(self.name, waiting.spans, waiting.size, self.options.spool_bytes))
         return results
 
-    def _make_processor(self, outlet: Outlet) -> DestinationSpanProcessor:
+    def _own_exporter(self) -> SpanExporter | None:
+        return None if type(self).exporter is Destination.exporter else self.exporter()
+
+    def _make_processor(self, sender: BatchSender) -> DestinationSpanProcessor:
         options = self.options
-        debug_print(
-            f"{self.label}: to {self.endpoint} with {self.credentials()}, spans={options.spans!r}, spool={self.spool}"
-        )
+        details = f"with {self.credentials()}, spans={options.spans!r}, spool={self.spool}"
+        debug_print(f"{self.label}: to {self.endpoint} {details}")
         decisions = ExportDecisions(
             options.spans,
             unsampled=options.unsampled == "record",
             passes_filters=self._passes_filters if options.filters or options.sampling < 1 else None,
         )
-        worker = DestinationWorker(
-            self.label, self._make_pipeline(decisions), BatchSender(self.label, outlet), spooled=outlet.stores
-        )
+        worker = DestinationWorker(self.label, self._make_pipeline(decisions), sender, spooled=self.spool is not None)
         return DestinationSpanProcessor(self.label, worker, decisions)
 
     def _make_pipeline(self, decisions: ExportDecisions) -> SpanPipeline:

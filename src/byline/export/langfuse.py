@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-import requests
-
 from byline import settings
 from byline.export.decisions import Spans
-from byline.export.delivery import messages, tls
+from byline.export.delivery import messages
+from byline.export.delivery.http_client import HttpClient
 from byline.export.destination import Destination
 from byline.export.langfuse_mapping.observation import drop_mapped, map_span
 from byline.export.options import Options
@@ -99,34 +99,25 @@ class Langfuse(Destination):
     def _check_credentials(self) -> tuple[CheckResult, bool]:
         """Return the result, and whether a test export may tell more."""
         name = "Langfuse credentials"
-        try:
-            response = requests.get(
-                f"{self.base_url}/api/public/projects",
-                headers={"Authorization": self.headers["Authorization"]},
-                timeout=10,
-                verify=tls.ca_file(),
-                cert=tls.client_cert(),
-                # Otherwise requests sends the credentials that ~/.netrc has for the host.
-                auth=lambda request: request,
-                # A redirect would send the keys to another server.
-                allow_redirects=False,
-            )
-        except OSError as error:
-            reason = messages.describe_error(error)
-            advice = f"no Langfuse answers at {self.base_url}: {messages.advice_for_error(reason, self.base_url)}"
-            return CheckResult(name, False, reason, advice), False
-        if response.status_code in (401, 403):
+        url = f"{self.base_url}/api/public/projects"
+        client = HttpClient(url, {"Authorization": self.headers["Authorization"]})
+        response = client.send("GET")
+        client.close()
+        if response.status is None:
+            advice = messages.advice_for_error(response.reason, self.base_url)
+            return CheckResult(name, False, response.reason, f"no Langfuse answers at {self.base_url}: {advice}"), False
+        if response.status in (401, 403):
             advice = "the server does not know these keys: check both keys and the region in LANGFUSE_BASE_URL"
-            return CheckResult(name, False, f"HTTP {response.status_code}", advice), False
+            return CheckResult(name, False, f"HTTP {response.status}", advice), False
         try:
-            project = response.json()["data"][0].get("name", "?")
+            project = json.loads(response.body)["data"][0].get("name", "?")
         except (ValueError, LookupError, TypeError, AttributeError):
             project = None
-        if response.status_code == 200 and project is not None:
+        if response.status == 200 and project is not None:
             return CheckResult(name, True, f"project {project}"), True
-        page = ", a web page" if messages.is_html_page(response) else ""
+        page = ", a web page" if response.is_html_page else ""
         advice = "check LANGFUSE_BASE_URL: it is the URL of Langfuse itself, without the path of a project"
-        return CheckResult(name, False, f"HTTP {response.status_code} from {response.url}{page}", advice), True
+        return CheckResult(name, False, f"HTTP {response.status} from {url}{page}", advice), True
 
 
 def _reject_swapped_keys(public_key: str, secret_key: str) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from byline import settings
 from byline.export.decisions import SpanFilters, SpanPredicate, Spans, Unsampled, validate_sampling
-from byline.export.delivery.spool import DEFAULT_BYTES, Spool
+from byline.export.delivery.store import DEFAULT_BYTES, DiskStore
 from byline.export.redaction.redactor import Mask, validate_privacy
 from byline.export.redaction.secrets import scrub
 from byline.export.trace_view import Traces, validate_traces
@@ -153,7 +153,7 @@ class DestinationOptions:
         except RuntimeError:
             advice = "choose another folder"
             raise SettingError("byline.E049", f"spool {self.spool} has no such home directory", advice) from None
-        Spool(folder, name=label)
+        DiskStore(folder, name=label)
         return folder
 
 

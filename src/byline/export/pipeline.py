@@ -113,11 +113,11 @@ class SpanPipeline:
         copies += self._trace_view.finish_overdue(everything=everything)
         return self._transform(copies)
 
-    def clear(self) -> None:
-        """Forget all spans; in a child process they are the parent's to send."""
-        self._body_pending.empty()
+    def clear(self) -> int:
+        """Forget all spans that are held here. Returns how many of them had ended."""
         self._trace_view.finish_overdue(everything=True)
         self._decisions.clear()
+        return sum(self._is_selected(queued) for queued in self._body_pending.empty())
 
     def _release_pending(self, batch: Sequence[QueuedSpan], *, everything: bool) -> Iterable[QueuedSpan]:
         if everything:

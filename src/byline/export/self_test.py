@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import SpanKind
 
 from byline import errors, request_context
 from byline.export.decisions import is_sampled
 from byline.export.delivery import messages
-from byline.export.delivery.http_session import OTLPHttpSession
-from byline.export.delivery.outlet import Outlet
+from byline.export.delivery.batch_sender import BatchSender
 from byline.export.langfuse_mapping.messages import INPUT as LANGFUSE_INPUT
 from byline.export.processor import DestinationSpanProcessor
 from byline.genai import attributes as names
@@ -51,27 +50,17 @@ class CheckResult(NamedTuple):
     advice: str = ""
 
 
-class RecordingExporter(Outlet):
-    """An outlet that records the spans it sends, and whether the destination accepted them."""
+class RecordingSender(BatchSender):
+    """A sender that records the spans it sends."""
 
-    def __init__(self, inner: Outlet) -> None:
-        super().__init__(inner)
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
         self.spans: list[ReadableSpan] = []
-        self._batches = 0
-        self._accepted = 0
 
-    @property
-    def is_accepted(self) -> bool:
-        """Whether every batch was accepted; a batch without a response was not."""
-        return self._accepted == self._batches
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send a batch."""
+    def add(self, spans: Sequence[ReadableSpan]) -> None:
+        """Record and store a batch."""
         self.spans += spans
-        self._batches += 1
-        result = super().export(spans)
-        self._accepted += result is SpanExportResult.SUCCESS
-        return result
+        super().add(spans)
 
 
 @contextlib.contextmanager
@@ -97,7 +86,7 @@ def silence_logs(label: str = "") -> Iterator[None]:
         exporters.setLevel(level)
 
 
-def send_test_request(processor: DestinationSpanProcessor, share: float) -> None:
+def send_test_request(processor: DestinationSpanProcessor, sender: BatchSender, share: float) -> None:
     """Send the spans of a request with one model call, in a session that the destination's sampling keeps."""
     provider = TracerProvider(shutdown_on_exit=False)
     for each in (AttributionSpanProcessor(), processor):
@@ -123,35 +112,33 @@ def send_test_request(processor: DestinationSpanProcessor, share: float) -> None
             tracer.start_span("chat", kind=SpanKind.CLIENT, attributes=_CHAT).end()
     finally:
         request_context.detach(token)
-    # Before the shutdown, which waits for a few seconds only.
+    # One attempt, before the shutdown, which waits for a few seconds only.
+    sender.set_deadline(time.monotonic() + _RESPONSE_TIMEOUT)
     processor.flush(_RESPONSE_TIMEOUT)
     provider.shutdown()
 
 
-def evaluate(
-    name: str, endpoint: str, outlet: RecordingExporter, session: OTLPHttpSession, *, is_filtered: bool
-) -> list[CheckResult]:
+def evaluate(name: str, endpoint: str, sender: RecordingSender, *, is_filtered: bool) -> list[CheckResult]:
     """Return whether the destination accepted the test request, and which spans it got.
 
     Args:
         name: The destination's name.
         endpoint: Its endpoint.
-        outlet: Sent the spans.
-        session: The HTTP session that posted them.
+        sender: Sent the spans.
         is_filtered: Whether the destination has filters: they may rightly drop the test request. Sampling never
             does, unless it drops everything.
     """
-    if not outlet.is_accepted:
-        reason = session.told or messages.NO_ANSWER
-        advice = session.advice or messages.advice_for_error(reason, endpoint)
+    if sender.lost_spans:
+        reason = sender.last_response or messages.NO_ANSWER
+        advice = sender.advice or messages.advice_for_error(reason, endpoint)
         return [CheckResult(f"{name} export", False, f"{endpoint}: {reason}", advice)]
-    advice = "" if outlet.spans else "look at its filters, and at its sampling"
+    advice = "" if sender.spans else "look at its filters, and at its sampling"
     results = [
         CheckResult(f"{name} export", True, endpoint),
-        CheckResult(f"{name} gets", bool(outlet.spans) or is_filtered, describe_result(outlet.spans), advice),
+        CheckResult(f"{name} gets", bool(sender.spans) or is_filtered, describe_result(sender.spans), advice),
     ]
-    if session.rejected:
-        detail = f"{session.rejected} of {len(outlet.spans)} spans were rejected"
+    if sender.rejected_spans:
+        detail = f"{sender.rejected_spans} of {len(sender.spans)} spans were rejected"
         results.append(CheckResult(f"{name} takes all", False, detail, "read the backend's log for the reason"))
     return results
 

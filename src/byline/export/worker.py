@@ -15,7 +15,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 
 from byline import errors, internal_metrics
-from byline.export.outlet_sender import BatchSender
+from byline.export.delivery.batch_sender import BatchSender
 from byline.export.pipeline import QueuedSpan, SpanPipeline
 from byline.fork import after_fork_in_child
 
@@ -62,8 +62,10 @@ class DestinationWorker:
         self._delay = _read_variable("OTEL_BSP_SCHEDULE_DELAY", default_delay) / 1000
         self._queue: deque[QueuedSpan] = deque()
         self._deadline = math.inf
+        self._lost = 0
         self.closed = False
         self._make_locks()
+        sender.start()
         internal_metrics.register_gauges(name, self._gauge_values)
         _call_after_fork(self)
 
@@ -139,12 +141,13 @@ class DestinationWorker:
         elif thread is not threading.current_thread():
             thread.join(max(self._deadline - time.monotonic(), 0.0) + _GRACE)
         with self._lock:
-            # The thread still waits for the destination's response.
-            lost = sum(queued.selected is not False for queued in self._queue)
+            # Left if the deadline has passed, or if the thread does not return from the exporter of the user's own.
+            queued = sum(each.selected is not False for each in self._queue)
             self._queue.clear()
         internal_metrics.unregister_gauges(self._name)
+        self._count_closed(queued)
+        lost = self._lost + self._sender.abandon()
         if lost:
-            internal_metrics.increment(f"{self._name}.spans.dropped.closed", lost)
             errors.warn_once(
                 f"lost.{self._name}",
                 "byline.E067: %s did not accept %d spans before the process ended, and they are lost; set spool to "
@@ -253,9 +256,17 @@ class DestinationWorker:
 
     def _finish(self) -> None:
         with self._working, suppress_instrumentation():
-            self._prepare_queued(len(self._queue), sends=False)
-            self._add(self._pipeline.prepare((), everything=True))
-            self._sender.close(self._deadline)
+            if time.monotonic() < self._deadline:
+                self._prepare_queued(len(self._queue), sends=False)
+                self._add(self._pipeline.prepare((), everything=True))
+            else:
+                self._count_closed(self._pipeline.clear())
+            self._lost += self._sender.close(self._deadline)
+
+    def _count_closed(self, spans: int) -> None:
+        if spans:
+            self._lost += spans
+            internal_metrics.increment(f"{self._name}.spans.dropped.closed", spans)
 
 
 def _read_variable(variable: str, default: int) -> int:

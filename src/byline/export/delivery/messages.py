@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-import requests
-
 from byline import errors
 
 #: Statuses by which a destination refuses every batch until a setting is corrected, and what to correct.
@@ -50,11 +48,8 @@ _REASONS: Final[tuple[tuple[type[BaseException], str, str], ...]] = (
         "check the files named by the OTEL_EXPORTER_OTLP_* certificate variables",
     ),
     (ProxyError, "the proxy cannot be reached", "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"),
-    (requests.exceptions.ProxyError, "the proxy cannot be reached", "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"),
     (ConnectTimeoutError, "it cannot be reached", "check its host and port, and the network in between"),
-    (requests.ConnectTimeout, "it cannot be reached", "check its host and port, and the network in between"),
     (TimeoutError, NO_ANSWER, "it accepted the connection but sent no response: check its log"),
-    (requests.ReadTimeout, NO_ANSWER, "it accepted the connection but sent no response: check its log"),
     (
         ssl.SSLCertVerificationError,
         "its TLS certificate cannot be verified",
@@ -180,8 +175,7 @@ def describe_error(error: BaseException) -> str:
     for kind, reason, _ in _REASONS:
         if any(isinstance(cause, kind) for cause in causes):
             return reason
-    # `requests` raises it plain for a certificate file.
-    return _REASONS[0][1] if type(error) is OSError else type(error).__name__
+    return type(error).__name__
 
 
 def _list_causes(error: BaseException) -> Iterator[BaseException]:
@@ -193,11 +187,6 @@ def _list_causes(error: BaseException) -> Iterator[BaseException]:
             seen.add(id(cause))
             yield cause
             waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
-
-
-def is_html_page(response: requests.Response) -> bool:
-    """Whether a web page came back: no OTLP endpoint answers with one, whatever the status says."""
-    return "html" in response.headers.get("content-type", "") and response.content.lstrip().startswith(b"<")
 
 
 def is_misconfiguration(status: int | None, reason: str, *, page: bool) -> bool:
