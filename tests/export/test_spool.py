@@ -69,7 +69,7 @@ def test_it_comes_back_by_itself(receiver: Receiver, tmp_path: Path) -> None:
         receiver.fail(429, headers={"retry-after": "1"})
         app.chat()
         started = time.monotonic()
-        assert not destination.flush()
+        assert not destination.flush(0.5)
         receiver.wait_for(1)
         assert time.monotonic() - started >= 0.9
 
@@ -162,7 +162,7 @@ def test_a_batch_in_another_hand_is_left_alone(tmp_path: Path) -> None:
 def test_a_full_spool_drops_the_oldest_and_counts_them(tmp_path: Path, production: pytest.LogCaptureFixture) -> None:
     spool = DiskStore(tmp_path, name="x", max_bytes=10_000)
     for number in range(20):
-        spool.put(Batch(os.urandom(2000), number + 1))
+        spool.put(Batch(os.urandom(2023), number + 1))
     waiting = spool.measure()
     assert waiting.size <= 10_000
     assert waiting.files == 4

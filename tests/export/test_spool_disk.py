@@ -64,7 +64,7 @@ def test_writing_does_not_look_through_all_that_waits(tmp_path: Path, listings: 
 def test_nor_does_it_when_the_spool_is_full(tmp_path: Path, listings: list[Path]) -> None:
     """The oldest are known from the last look."""
     spool = DiskStore(tmp_path, name="x", max_bytes=100_000)
-    data = os.urandom(1000)
+    data = os.urandom(1023)
     for _ in range(90):
         spool.put(Batch(data, 1))
     del listings[:]

@@ -61,6 +61,8 @@ class DestinationWorker:
         default_delay = _SPOOL_DELAY_MILLIS if spooled else _DEFAULT_DELAY_MILLIS
         self._delay = _read_variable("OTEL_BSP_SCHEDULE_DELAY", default_delay) / 1000
         self._queue: deque[QueuedSpan] = deque()
+        #: Spans that left the queue and have not reached the sender yet.
+        self._preparing = 0
         self._deadline = math.inf
         self._lost = 0
         self.closed = False
@@ -92,7 +94,7 @@ class DestinationWorker:
         """Append a span to the queue. Returns ``False`` if the queue is full or closed."""
         with self._lock:
             queue = self._queue
-            if self.closed or len(queue) + self._sender.waiting_spans >= self.capacity:
+            if self.closed or len(queue) + self._preparing + self._sender.waiting_spans >= self.capacity:
                 return False
             queue.append(queued)
             if len(queue) == self._batch_size:
@@ -159,6 +161,7 @@ class DestinationWorker:
     def after_fork(self) -> None:
         """Start anew in a child process; queued spans are the parent's to send."""
         self._queue.clear()
+        self._preparing = 0
         self._deadline = math.inf
         self._make_locks()
         self._pipeline.clear()
@@ -241,7 +244,11 @@ class DestinationWorker:
                     return
                 batch = [self._queue.popleft() for _ in range(size)]
             least -= size
-            self._add(self._pipeline.prepare(batch))
+            self._preparing = size
+            try:
+                self._add(self._pipeline.prepare(batch))
+            finally:
+                self._preparing = 0
             if sends:
                 self._sender.send_due()
 

@@ -112,6 +112,8 @@ class BatchSender:
         #: Keys of the batches that a flush is about, with the parts into which they are split.
         self._flushing: set[str] = set()
         self._closing = False
+        #: Whether the sender's thread did not end in time, and has to close the connection itself.
+        self._is_abandoned = False
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._has_new = True
@@ -227,6 +229,7 @@ class BatchSender:
         thread = self._thread
         if thread is not None and self._pid == os.getpid():
             thread.join(max(until - time.monotonic(), 0.0) + 2 * _LOCKED_INTERVAL)
+            self._is_abandoned = thread.is_alive()
         if thread is None or not thread.is_alive():
             self._send_round(everything=True, limit=_FAILURES_OF_A_FLUSH)
             self._client.close()
@@ -276,7 +279,8 @@ class BatchSender:
                 with self._wake:
                     self._flushes_done = max(self._flushes_done, flushes)
                     self._wake.notify_all()
-        self._client.close()
+        if self._is_abandoned:
+            self._client.close()
 
     def _wait_for_work(self, resume: float) -> int | None:
         """Wait until there is something to send. Returns the number of flushes asked for; ``None`` at the end."""
