@@ -106,7 +106,7 @@ def test_nobody_waits_for_ever_or_for_the_past() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "advice"), [("", "wants http://"), ("/no/such/file.pem", "OTEL_EXPORTER_OTLP_CERTIFICATE")]
+    ("file", "advice"), [("", "use http://"), ("/no/such/file.pem", "OTEL_EXPORTER_OTLP_CERTIFICATE")]
 )
 def test_certificates_that_do_not_fit_are_said_with_what_to_do(
     file: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, production: pytest.LogCaptureFixture
