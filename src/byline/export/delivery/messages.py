@@ -45,7 +45,7 @@ _REASONS: Final[tuple[tuple[type[BaseException], str, str], ...]] = (
     (
         CertificateFileError,
         "a certificate file cannot be read",
-        "check the files named by the OTEL_EXPORTER_OTLP_* certificate variables",
+        "check the files named by OTEL_EXPORTER_OTLP_CERTIFICATE and the other certificate variables",
     ),
     (ProxyError, "the proxy cannot be reached", "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"),
     (ConnectTimeoutError, "it cannot be reached", "check its host and port, and the network in between"),
