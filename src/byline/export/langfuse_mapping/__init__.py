@@ -1,1 +1,1 @@
-"""What Langfuse makes of a span, said in its own words."""
+"""Mapping of spans to Langfuse's attributes."""

@@ -30,9 +30,10 @@ OBSERVATION_NAMES: Final = {
     "ai.operationId": 199,
     "ai.telemetry.functionId": 800,
 }
+METADATA: Final = "langfuse.observation.metadata."
+COMPLETION_START: Final = "langfuse.observation.completion_start_time"
 _MODEL: Final = "langfuse.observation.model.name"
 _PARAMETERS: Final = "langfuse.observation.model.parameters"
-_COMPLETION_START: Final = "langfuse.observation.completion_start_time"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 _MODELS: Final = (
@@ -55,7 +56,7 @@ _STOP_SEQUENCES: Final = "gen_ai.request.stop_sequences"
 
 
 def map_generation(span: SpanCopy) -> None:
-    """Write model, parameters, usage, and cost onto a model call; Langfuse guesses whichever is missing."""
+    """Write model, parameters, usage, and cost onto a model call; Langfuse guesses the missing ones."""
     attributes = span.attributes
     invocation = next((found for name in _INVOCATIONS if (found := parse_json_object(attributes.get(name)))), {})
     model = next((model for name in _MODELS if (model := attributes.get(name))), invocation.get("model"))
@@ -72,19 +73,19 @@ def map_generation(span: SpanCopy) -> None:
         attributes[names.COST] = cost["total"]
     usage = find_usage(attributes)
     if "total" not in cost and "output" in usage and REASONING in usage:
-        # Langfuse prices these tokens. It has no price for reasoning with some models (gpt-5.4-mini), and the
-        # price of the output with all others.
+        # Langfuse prices these tokens: reasoning like the output with most models, and not at all with some, such
+        # as gpt-5.4-mini.
         reasoning = usage.pop(REASONING)
         usage["output"] += reasoning
-        attributes.setdefault("langfuse.observation.metadata.reasoning_tokens", reasoning)
-    # Langfuse counts the tokens itself, and prices them, if a generation states none.
+        attributes.setdefault(METADATA + "reasoning_tokens", reasoning)
+    # If a generation states no tokens, Langfuse counts and prices the words of the conversation.
     attributes[USAGE_DETAILS] = json_dumps({"input": 0, "output": 0} if span.is_duplicate else usage)
     start = _find_completion_start(span)
     if start is not None:
-        attributes.setdefault(_COMPLETION_START, start)
+        attributes.setdefault(COMPLETION_START, start)
     if "gen_ai.tool.name" in attributes:
-        # The tool that the model has called; Langfuse would name the generation after it.
-        attributes["langfuse.observation.metadata.tool_name"] = attributes.pop("gen_ai.tool.name")
+        # The tool that the model has called; Langfuse would name the generation after the tool.
+        attributes[METADATA + "tool_name"] = attributes.pop("gen_ai.tool.name")
     if span.attribution.generation_name:
         for name in OBSERVATION_NAMES:
             if name != "ai.telemetry.functionId":
@@ -92,7 +93,7 @@ def map_generation(span: SpanCopy) -> None:
 
 
 def remove_usage(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Return the attributes of a span that is no model call, without usage: its model calls carry it.
+    """Return the attributes of a span that is no model call, without usage, which its model calls carry.
 
     Langfuse counts the tokens of every span that names a model and states none, so such a span states zeros.
     """

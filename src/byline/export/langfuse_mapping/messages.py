@@ -1,7 +1,7 @@
 """Conversations as Langfuse's pages read them: OpenAI's chat messages, made of the GenAI conventions' ``parts``.
 
 Langfuse's lists show the ``content`` of the last message, and its chat view, tool columns, and filters know
-``tool_calls``, ``tool_call_id``, and ``{"messages": […], "tools": […]}``. Of messages with ``parts`` it shows
+``tool_calls``, ``tool_call_id``, and ``{"messages": […], "tools": […]}``. Messages with ``parts`` are shown as
 empty cells and raw tables. Values of any other shape stay as they are.
 """
 
@@ -25,8 +25,8 @@ _TOOLS: Final = names.CALL_RESULT["tool_definitions"]
 _AGENT_MESSAGES: Final = "pydantic_ai.all_messages"
 _GENAI: Final = frozenset({_MESSAGES_IN, _MESSAGES_OUT, _AGENT_MESSAGES})
 
-#: Where instrumentations put input and output, in the order in which Langfuse's server looks for them.
-#: A name with ``*`` stands for messages whose members are attributes of their own.
+#: Attributes with a span's input or output, in the order of Langfuse's server.
+#: A name with ``*`` stands for messages with an attribute for each member.
 _INPUTS: Final = (
     INPUT,
     "mlflow.spanInputs",
@@ -49,7 +49,7 @@ _OUTPUTS: Final = (
     "llm.output_messages.*",
     _MESSAGES_OUT,
 )
-#: Pydantic AI's agents; a trace takes its input and output from model calls.
+#: Pydantic AI's agents; input and output of a trace come from model calls.
 _AGENT_INPUTS: Final = (*_INPUTS, _AGENT_MESSAGES)
 _AGENT_OUTPUTS: Final = (*_OUTPUTS, "final_result")
 _MAX_DEPTH: Final = 32
@@ -74,7 +74,7 @@ def read_input(attributes: Mapping[str, Any], *, is_agent: bool = False) -> Any:
 
 
 def read_output(attributes: Mapping[str, Any], *, is_agent: bool = False) -> Any:
-    """Return a span's output as Langfuse shows it: one message if there is one choice."""
+    """Return a span's output as Langfuse shows it; a single choice is a single message."""
     value = _find_first(attributes, _AGENT_OUTPUTS if is_agent else _OUTPUTS)
     messages = _parse_messages(value)
     if messages is None:
@@ -146,7 +146,7 @@ def _render_message(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _render_content(part: Any) -> dict[str, Any]:
-    """Return a text or an image's URL; anything else is a text that says what was there."""
+    """Return a text, or an image's URL; other parts become a text that names them."""
     if not isinstance(part, Mapping):
         return _text(_to_text(part))
     kind, modality = part.get("type"), part.get("modality")
@@ -209,7 +209,7 @@ def _parse_messages(value: Any) -> list[dict[str, Any]] | None:
 
 
 def _gather(attributes: Mapping[str, Any], prefix: str) -> str | None:
-    """Return messages whose members are numbered attributes as JSON, ``None`` if there are none."""
+    """Return messages with an attribute for each member as JSON, ``None`` if there are none."""
     tree: dict[str, Any] = {}
     for name, value in attributes.items():
         steps = name[len(prefix) :].split(".")

@@ -1,8 +1,8 @@
-"""What a span is to Langfuse: type, level, message, prompt, metadata, and the labels of its trace.
+"""A span as Langfuse's observation: type, level, message, prompt, metadata, and the labels of the trace.
 
-Langfuse's server guesses them from the spellings of many instrumentations, differently with each release. Its
-own ``langfuse.observation.*`` attributes win over every guess, and one value in a wrong form makes it drop or
-misread a whole observation, or all labels of a trace.
+Langfuse's server guesses them from the spellings of many instrumentations, differently with each release. The
+attributes ``langfuse.observation.*`` win over every guess. Because of one value in a wrong form the server drops
+or misreads a whole observation, or all labels of a trace.
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ from datetime import datetime
 from typing import Any, Final
 
 from byline.export.langfuse_mapping import messages
-from byline.export.langfuse_mapping.generation import OBSERVATION_NAMES, map_generation, remove_usage
+from byline.export.langfuse_mapping.generation import (
+    COMPLETION_START,
+    METADATA,
+    OBSERVATION_NAMES,
+    map_generation,
+    remove_usage,
+)
 from byline.export.langfuse_mapping.usage import round_money
 from byline.export.span_copy import SpanCopy
 from byline.genai import attributes as names
 from byline.genai.json_text import json_dumps
 
 TYPE: Final = "langfuse.observation.type"
-METADATA: Final = "langfuse.observation.metadata."
 _LEVEL: Final = "langfuse.observation.level"
 _STATUS_MESSAGE: Final = "langfuse.observation.status_message"
 _PROMPT: Final = "langfuse.observation.prompt."
-_COMPLETION_START: Final = "langfuse.observation.completion_start_time"
 _BYLINE: Final = "byline."
 _SDK_SCOPE: Final = "langfuse-sdk"
 
@@ -69,7 +73,7 @@ _STRINGS: Final = (
     names.VERSION,
     names.ENVIRONMENT,
 )
-#: Langfuse refuses an observation with a longer name, and with it the labels of its trace.
+#: Langfuse refuses an observation with a longer name, and the labels of the trace.
 _MAX_NAME: Final = 1000
 _NO_ENVIRONMENT: Final = re.compile(r"[^a-z0-9_-]+")
 _TIME: Final = re.compile(
@@ -86,18 +90,7 @@ _FURTHER: Final = {
     names.ERROR_TYPE: "error_type",
 }
 #: Attributes that Langfuse shows in a column: status message, name, latency, cost.
-_COLUMNS: Final = re.compile(
-    "|".join(
-        re.escape(name)
-        for name in (
-            names.ERROR_MESSAGE,
-            names.GENERATION_NAME,
-            names.STEP_NAME,
-            names.CALL_RESULT["duration"],
-        )
-    )
-    + r"|byline\.cost\.(?!source$).+"
-)
+_COLUMNS: Final = re.compile(r"byline\.(?:error\.message|generation\.name|step\.name|duration|cost\.(?!source$).+)")
 #: Attributes that stand in metadata or columns as well, and so many that the caller's own would be hard to find.
 _REPEATED: Final = tuple(
     f"byline.{group}" for group in ("cache.", "caller.", "cost.", "duration", "gateway.", "llm.", "ratelimit.")
@@ -148,7 +141,7 @@ def shorten_name(name: str, limit: int = _MAX_NAME) -> str:
 
 
 def clean_environment_name(name: str) -> str:
-    """Return an environment in the form that Langfuse accepts; it shows any other as ``default``.
+    """Return an environment in the form that Langfuse accepts; any other is shown as ``default``.
 
     Example:
         >>> clean_environment_name("Prod EU")
@@ -174,8 +167,8 @@ def _sanitize(attributes: dict[str, Any]) -> None:
         level = str(attributes.pop(_LEVEL)).upper()
         if level in _LEVELS:
             attributes[_LEVEL] = level
-    if _COMPLETION_START in attributes and not _is_time(attributes[_COMPLETION_START]):
-        del attributes[_COMPLETION_START]
+    if COMPLETION_START in attributes and not _is_time(attributes[COMPLETION_START]):
+        del attributes[COMPLETION_START]
 
 
 def _unquote_metadata(attributes: dict[str, Any]) -> None:
@@ -252,7 +245,7 @@ def _exception_text(span: SpanCopy) -> Any:
 
 
 def _map_prompt(attributes: dict[str, Any]) -> None:
-    """Link a generation to its prompt: Langfuse needs name and version, and refuses a version that is no integer."""
+    """Link a generation to a prompt: Langfuse needs name and version, and refuses a version that is no integer."""
     name = _take_first(attributes, f"{_PROMPT}name", "langfuse.prompt.name", "gen_ai.prompt.name")
     version = _take_first(attributes, f"{_PROMPT}version", "langfuse.prompt.version", "gen_ai.prompt.version")
     name = name or attributes.get(names.METADATA + "prompt_name")
@@ -301,10 +294,10 @@ def _to_metadata(name: str, value: Any) -> Any:
 
 
 def _map_trace_labels(span: SpanCopy) -> None:
-    """Set session and environment on the span itself, and remove the marks of a root from spans that are none."""
+    """Set session and environment, and remove the marks of a root from spans that are none."""
     attributes = span.attributes
     if span.parent is not None and not span.parent.is_remote:
-        # Langfuse's SDK may mark a span below another one as root; Langfuse would then name the trace after it.
+        # Langfuse's SDK may mark a span below another one as root; Langfuse would then name the trace after that span.
         for name in _ROOT_MARKS:
             attributes.pop(name, None)
     if names.SESSION_ID not in attributes and attributes.get(names.CONVERSATION_ID):

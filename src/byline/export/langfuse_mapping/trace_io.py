@@ -1,7 +1,7 @@
-"""Input and output of a whole trace: the first question and the last answer among its model calls.
+"""Input and output of a whole trace: the first question and the last answer of the model calls.
 
 Langfuse shows them from the trace's root, which often is a step or the server span and has neither. If a trace
-has several root generations, its legacy write path shows the input of the last one to start.
+has several root generations, Langfuse's legacy write path shows the input of the last one to start.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TraceIO:
         self._input_key, self._output_key = f"{messages.INPUT} {number}", f"{messages.OUTPUT} {number}"
 
     def collect(self, span: SpanCopy) -> None:
-        """Record the input of a model call if it is the first of its trace, and its output if it is the last."""
+        """Record the input of the first model call of a trace, and the output of the last one."""
         request_spans = None if span.state is None else span.state.request_spans
         if request_spans is None or not span.is_model_call:
             return

@@ -88,7 +88,7 @@ def find_cost(attributes: Mapping[str, Any]) -> dict[str, float]:
     """Return the cost in USD by part, ``total`` among them; empty if none is known."""
     total = next((cost for name in _COST if (cost := _to_number(attributes.get(name))) is not None), None)
     if not total and names.COST_SOURCE not in attributes:
-        # Instrumentations write 0 if they do not know the model; Langfuse then takes its own price.
+        # Instrumentations write 0 if they do not know the model; Langfuse then takes the price of its model list.
         return _round_all(_read_numbers(parse_json_object(attributes.get(COST_DETAILS))))
     parts = {
         name[len(names.COST_DETAILS) :]: cost
@@ -141,7 +141,7 @@ def read_usage_details(text: Any) -> dict[str, int]:
 
 
 def parse_json_object(value: Any) -> dict[str, Any]:
-    """Return a JSON object, parsed if it is a text; an empty one for any other value."""
+    """Return a JSON object, parsed from a text; an empty one for any other value."""
     try:
         parsed = json.loads(value) if isinstance(value, str | bytes) else value
     except (ValueError, RecursionError):

@@ -1,1 +1,1 @@
-"""What a destination may not see: content, credentials, binary parts."""
+"""Redaction of content, credentials, and binary data before export."""

@@ -1,7 +1,7 @@
 """The allow-list of content redaction: which texts stay on a span. Every other text counts as content.
 
-Numbers and booleans always stay. A text stays if its name is listed here, or if its name announces a choice
-of a few (``…type``, ``…status``, ``…id``) and its value is a single word. Names of prompts and completions
+Numbers and booleans always stay. A text stays under the names listed here, and a single word stays under
+names of choices and ids (``…type``, ``…status``, ``…id``). Names of prompts and completions
 need no list: instrumentations invent new ones with every release, while the names of ids, models, and
 transport attributes are few and settled.
 """
@@ -21,7 +21,7 @@ from byline.genai.json_text import json_dumps
 PARAMETERS: Final = frozenset(
     {"embedding.invocation_parameters", "langfuse.observation.model.parameters", "llm.invocation_parameters"}
 )
-#: Attributes that hold a URL, or the parts of one that repeat what somebody searched for.
+#: Attributes that hold a URL, or the parts of one that may repeat a question.
 URLS: Final = frozenset({"http.target", "http.url", "url.fragment", "url.full", "url.original", "url.query"})
 
 _KEPT: Final = frozenset(
@@ -99,7 +99,7 @@ _CHOICES: Final = frozenset(
 )  # fmt: skip
 _MAX_VECTOR: Final = 8
 _WORD_BREAK: Final = re.compile(r"[\W_\d]+|(?<=[a-z])(?=[A-Z])")
-#: Alone, in quotes, or alone in a list, as JSON has it.
+#: Alone, in quotes, or alone in a list, as in JSON.
 _SINGLE_WORD: Final = re.compile(r"""(?:\[?["']?[\w.+/:\-]{1,64}["']?\]?)?""")
 
 
@@ -184,6 +184,6 @@ def _holds_text(value: Any) -> bool:
     if value is None or isinstance(value, bool | int | float):
         return False
     if isinstance(value, list | tuple):
-        # An embedding reveals the text it was made from.
+        # An embedding reveals its text.
         return len(value) > _MAX_VECTOR or any(_holds_text(item) for item in value)
     return not isinstance(value, Mapping) or any(_holds_text(item) for item in value.values())

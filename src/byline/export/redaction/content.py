@@ -1,7 +1,7 @@
 """The two sides of content, input and output, and which of them a caller asks to have redacted.
 
-A caller asks as of LiteLLM: with ``mask_input`` and ``mask_output`` among the metadata of its request, which
-stands on every span of the request.
+A caller asks with ``mask_input`` and ``mask_output`` among the metadata of the request, as with LiteLLM. The
+metadata stands on every span of the request.
 """
 
 from __future__ import annotations

@@ -60,10 +60,10 @@ class Redactor:
     """Removes from span copies all that one destination may not have.
 
     Args:
-        private: Whether content is removed, which is every text that the allow-list does not name, and with it
-            the caller's address and user agent.
+        private: Whether to remove content, which is every text outside the allow-list, and the caller's address
+            and user agent.
         mask: A function ``(name, value)``, called for each text outside the allow-list and for metadata,
-            request parameters, URLs and errors; its result replaces the text, and ``None`` removes the
+            request parameters, URLs and errors. The result replaces the text, and ``None`` removes the
             attribute. If the function raises, nothing of the text is sent.
     """
 
@@ -138,7 +138,7 @@ class Redactor:
         return {encodable(name): value for name, value in new_values if value is not None}
 
     def _redact_value(self, name: str, value: Any, hidden: frozenset[str], allowed: _Allowed) -> Any:
-        """Return an attribute's value as it may leave, ``None`` if it may not."""
+        """Return the redacted value of an attribute, ``None`` to remove the attribute."""
         if isinstance(value, bool | float):
             return value
         if isinstance(value, int):

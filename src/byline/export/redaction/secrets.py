@@ -1,7 +1,7 @@
-"""Removes credentials and binary data from texts. Neither ever leaves, whatever a destination may have.
+"""Removes credentials and binary data from texts, for every destination.
 
 The patterns are those of secret scanners (gitleaks, TruffleHog, detect-secrets), with bounds on every
-repetition: a prompt may be long, and a caller may have written it to be slow.
+repetition: a prompt may be long, and a caller may have made the prompt to slow the process down.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ISSUED: Final[tuple[tuple[tuple[str, ...], re.Pattern[str]], ...]] = (
     (("AGE-SECRET-KEY-",), re.compile(r"\bAGE-SECRET-KEY-1[A-Z0-9]{16,}")),
     (
         ("PRIVATE KEY-----",),
-        # Up to its end, or to where the text was cut off.
+        # Up to the end of the key, or of a text that was cut.
         re.compile(r"(?<=PRIVATE KEY-----)(?:[A-Za-z0-9+/=\s\\]|\\[nr]){16,16384}"),
     ),
 )
@@ -86,7 +86,7 @@ _DATA_URL: Final = re.compile(
 _BASE64: Final = re.compile(r"(?<![A-Za-z0-9+/_\-])[A-Za-z0-9+/_\-]{40,}={0,2}")
 _MIN_BINARY: Final = 512
 _AWS_SECRET: Final = re.compile(r"(?=.{0,39}[a-z])(?=.{0,39}[A-Z])(?=.{0,39}[0-9])[A-Za-z0-9+][A-Za-z0-9+/]{39}")
-#: The shortest credential with its name: ``pwd=12345678``.
+#: The shortest credential with a name: ``pwd=12345678``.
 _MIN_TEXT: Final = 12
 _MIN_RUN: Final = 40
 _MAX_SHORT: Final = 64
@@ -140,7 +140,7 @@ def is_secret(name: str) -> bool:
 
 
 def encodable(text: str) -> str:
-    """Return a text that UTF-8 can encode: half an emoji, as a cut stream has it, would spoil a whole batch."""
+    """Return a text that UTF-8 can encode: half an emoji, the end of a cut stream, would spoil a whole batch."""
     if text.isascii():
         return text
     try:
