@@ -1,4 +1,4 @@
-"""What Aptible's gateway says that it sends of each request, item by item: in a field of Langfuse's or to filter by."""
+"""The items that Aptible's gateway documents for its traces, in Langfuse's columns and metadata."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _answer(**more: Any) -> dict[str, Any]:
 
 
 def drained(gateway: Gateway, receiver: Receiver, known: Any, *, stream: bool = False) -> list[ReceivedSpan]:
-    """What Langfuse gets of one request of a known tenant."""
+    """Return what Langfuse receives of one request of a known tenant."""
 
     async def answer(request: Request) -> JSONResponse:
         await request.json()
@@ -167,21 +167,21 @@ def found(span: ReceivedSpan, path: Path) -> Any:
 
 @both_paths
 @pytest.mark.parametrize("item", FIRST_CLASS)
-def test_items_that_langfuse_has_a_place_for(call: ReceivedSpan, path: Path, item: str) -> None:
+def test_items_with_a_column_of_langfuse(call: ReceivedSpan, path: Path, item: str) -> None:
     field, value = FIRST_CLASS[item]
     assert getattr(found(call, path), field) == value
 
 
 @both_paths
 @pytest.mark.parametrize("item", FILTERABLE)
-def test_items_to_filter_by(call: ReceivedSpan, path: Path, item: str) -> None:
+def test_items_in_the_metadata(call: ReceivedSpan, path: Path, item: str) -> None:
     key, value = FILTERABLE[item]
     assert found(call, path).metadata[key] == value
 
 
 @both_paths
 def test_content(call: ReceivedSpan, path: Path) -> None:
-    """Messages, system instructions and tool definitions in; tool calls out."""
+    """Input: messages, system instructions, tool definitions. Output: tool calls."""
     item = found(call, path)
     assert all(message["content"] in str(item.input) for message in MESSAGES)
     assert '"name":"search"' in item.metadata["tool_definitions"]
@@ -190,7 +190,7 @@ def test_content(call: ReceivedSpan, path: Path) -> None:
 
 @both_paths
 def test_tokens(call: ReceivedSpan, path: Path) -> None:
-    """Of the prompt, of the completion, those written to and read from a cache, and all of them."""
+    """Of prompt, completion, cache writes, cache reads, and in total."""
     usage = _answer()["usage"]
     shown_usage = found(call, path).usage
     assert (shown_usage["input_cached_tokens"], shown_usage["input_cache_creation"]) == (4, 3)
@@ -200,7 +200,7 @@ def test_tokens(call: ReceivedSpan, path: Path) -> None:
 
 @both_paths
 def test_latency(path: Path) -> None:
-    """All of it, and until the first token."""
+    """In total, and until the first token."""
     with Receiver() as receiver, Gateway() as gateway:
         (span,) = drained(gateway, receiver, Aptible(gateway.base_url), stream=True)
     started = found(span, path).completion_start
@@ -209,7 +209,7 @@ def test_latency(path: Path) -> None:
 
 @both_paths
 def test_a_cache_hit(path: Path) -> None:
-    """That it was one, its key, what it saved; and that it cost nothing."""
+    """The hit, the key, the savings, and a cost of zero."""
     with Receiver() as receiver, Gateway() as gateway:
         gateway.answer(_answer(), headers={**REPLY, "x-litellm-cache-key": "k-1"})
         (span,) = drained(gateway, receiver, Aptible(gateway.base_url))
@@ -221,7 +221,7 @@ def test_a_cache_hit(path: Path) -> None:
 
 @both_paths
 def test_a_failure(path: Path) -> None:
-    """The error's class and detail, and whose request it was."""
+    """The error's class and message, and the tenant."""
     with Receiver() as receiver, Gateway() as gateway:
         gateway.fail(429)
         (span,) = drained(gateway, receiver, Aptible(gateway.base_url))
@@ -231,8 +231,8 @@ def test_a_failure(path: Path) -> None:
 
 
 @both_paths
-def test_when_a_budget_starts_anew(path: Path) -> None:
-    """Where the gateway says it of its keys."""
+def test_the_reset_of_a_budget(path: Path) -> None:
+    """OpenRouter states it for its keys."""
     with Receiver() as receiver, Gateway() as gateway:
         known = OpenRouter(gateway.base_url, key_status=True)
         assert known.key_status is not None

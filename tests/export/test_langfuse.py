@@ -1,4 +1,4 @@
-"""What Langfuse shows of what is sent to it, on both of its write paths: row by row of what was promised."""
+"""The Langfuse destination, by the rules of Langfuse's server, on both of its write paths."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEYS = ("pk-lf-1", "sk-lf-1")
 FILED = "7af15d27557f4b0547b66811c67d365d"
 both_paths = pytest.mark.parametrize("path", ["legacy", "direct"])
 
-#: The examples in OpenRouter's and LiteLLM's pages, as a client sends them.
+#: The examples of OpenRouter's and LiteLLM's documentation, as a client sends them.
 OPENROUTER: dict[str, Any] = {"model": asked.MODEL, "messages": asked.MESSAGES, **asked.OPENROUTER}
 LITELLM: dict[str, Any] = {"model": asked.MODEL, "messages": asked.MESSAGES, "metadata": asked.BODY_CONTROLS}
 
@@ -40,7 +40,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def ask(receiver: Receiver, *bodies: dict[str, Any], **options: Any) -> None:
-    """Send requests to an app that asks a model through a gateway, with byline and Langfuse set up."""
+    """Send requests to an app that calls a model through a gateway, with byline and Langfuse set up."""
 
     async def chat(request: Request) -> JSONResponse:
         body = await request.json()
@@ -79,7 +79,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @both_paths
 def test_openrouters_example(receiver: Receiver, path: Path) -> None:
-    """Its table of keys, its picture, and its further context, end to end from a client's request."""
+    """The keys, the picture and the custom keys of OpenRouter's documentation, end to end."""
     ask(receiver, OPENROUTER)
     spans = receiver.spans
     assert tree(spans) == {None: ["Summarization Step"], "Summarization Step": ["Generate Summary"]}
@@ -109,10 +109,10 @@ def test_openrouters_example(receiver: Receiver, path: Path) -> None:
 
 @both_paths
 @pytest.mark.parametrize(("spans", "step"), [("llm", "Step"), ("all", None), ("all", "Step")])
-def test_the_trace_shows_the_first_question_and_the_last_answer(
+def test_the_trace_has_the_first_input_and_the_last_output(
     receiver: Receiver, path: Path, spans: Any, step: str | None
 ) -> None:
-    """Although its outermost span is a step or the app's, which has neither."""
+    """The root is a step or the server span, which has neither."""
     with running(Langfuse(*KEYS, receiver.url, spans=spans)) as app, app.request(span_name=step):
         app.chat(**{"gen_ai.input.messages": "first question", "gen_ai.output.messages": "first answer"})
         with app.span("agent", AGENT):
@@ -122,7 +122,7 @@ def test_the_trace_shows_the_first_question_and_the_last_answer(
 
 
 @both_paths
-def test_requests_of_one_workflow_are_one_trace(receiver: Receiver, path: Path) -> None:
+def test_requests_with_one_trace_id_are_one_trace(receiver: Receiver, path: Path) -> None:
     other = {**OPENROUTER, "trace": {**OPENROUTER["trace"], "span_name": "Check", "generation_name": "Judge"}}
     ask(receiver, OPENROUTER, other)
     spans = receiver.spans
@@ -143,7 +143,7 @@ def test_parent_span_id_links_to_an_existing_span(receiver: Receiver) -> None:
 
 @both_paths
 def test_litellms_metadata_controls(receiver: Receiver, path: Path) -> None:
-    """Every one ends where LiteLLM's own integration puts it, or means to."""
+    """Each one is mapped as by LiteLLM's own integration."""
     ask(receiver, LITELLM)
     (span,) = receiver.spans
     generation = observations(receiver.spans, path)["welcome-message"]
@@ -190,13 +190,13 @@ TABLE: list[tuple[dict[str, Any], str, Any]] = [
 def test_langfuses_own_table(
     receiver: Receiver, path: Path, attributes: dict[str, Any], property_: str, value: Any
 ) -> None:
-    """Every mapping on Langfuse's page of OpenTelemetry holds for what leaves here."""
+    """Every mapping in Langfuse's documentation of OpenTelemetry holds for byline's exports."""
     with running(Langfuse(*KEYS, receiver.url)) as app:
         app.tracer.start_span("call", attributes={"gen_ai.operation.name": "chat", **attributes}).end()
     assert getattr(observations(receiver.spans, path)["call"], property_) == value
 
 
-#: What each instrumentation says of one plain call: 11 tokens in, of which 3 cached, 7 out, of which 2 reasoning.
+#: The tokens that each instrumentation states for one call: 11 in, 3 of them cached, 7 out, 2 of them reasoning.
 FULL = {"input": 8, "input_cached_tokens": 3, "output": 5, "output_reasoning_tokens": 2}
 EXPECTED: dict[str, tuple[str, dict[str, int]]] = {
     "genai_openai": ("chat_sync", FULL),
@@ -209,8 +209,8 @@ EXPECTED: dict[str, tuple[str, dict[str, int]]] = {
 
 @both_paths
 @pytest.mark.parametrize("instrumentation", EXPECTED)
-def test_each_instrumentation_is_shown_alike(receiver: Receiver, path: Path, instrumentation: str) -> None:
-    """Whatever its spelling: type, model, tokens counted once, and the request's own values."""
+def test_each_instrumentation_is_mapped_alike(receiver: Receiver, path: Path, instrumentation: str) -> None:
+    """Type, model, tokens counted once, and the labels of the request."""
     scenario, usage = EXPECTED[instrumentation]
     with running(Langfuse(*KEYS, receiver.url)) as app, app.request(**EXAMPLE):
         for item in recorded(instrumentation, scenario):
@@ -230,7 +230,7 @@ def test_each_instrumentation_is_shown_alike(receiver: Receiver, path: Path, ins
 def test_nothing_of_an_instrumentation_is_refused_or_misread(
     receiver: Receiver, path: Path, instrumentation: str
 ) -> None:
-    """All scenarios of it: every span is shown, errors as errors, counts are counts."""
+    """All scenarios: every span is shown, errors as errors, and counts are numbers."""
     with running(Langfuse(*KEYS, receiver.url)) as app, app.request(**EXAMPLE):
         for item in recorded(instrumentation):
             replay(app.provider, item)
@@ -252,8 +252,8 @@ def test_nothing_of_an_instrumentation_is_refused_or_misread(
 
 
 @both_paths
-def test_every_span_says_the_same_of_its_trace(receiver: Receiver, path: Path) -> None:
-    """Else the blanks of the last one would win; also the server span and what hangs below."""
+def test_every_span_states_the_same_labels_of_the_trace(receiver: Receiver, path: Path) -> None:
+    """The blanks of the last span would overwrite the labels; this includes the server span."""
     fields = {**EXAMPLE, "release": "r1", "version": "v9", "tags": ["a", "b"]}
     with running(Langfuse(*KEYS, receiver.url, spans="all")) as app, app.request(**fields):
         with app.span("load"):
@@ -300,8 +300,8 @@ def test_types_of_agents_tools_and_other_spans(receiver: Receiver, path: Path) -
 
 
 @both_paths
-def test_what_langfuse_would_refuse_is_mended(receiver: Receiver, path: Path) -> None:
-    """Names that are too long, costs and prompt versions as text, tokens that are none."""
+def test_values_that_langfuse_would_refuse_are_corrected(receiver: Receiver, path: Path) -> None:
+    """Names that are too long, costs and prompt versions as text, and values that are no numbers of tokens."""
     bad = {
         "gen_ai.usage.cost": "0.5",
         "gen_ai.usage.raw": '{"input": 3}',
@@ -341,8 +341,8 @@ def test_the_callers_prompt_is_linked(receiver: Receiver, path: Path) -> None:
 
 
 @both_paths
-def test_what_a_gateway_says_of_callers_keys_and_limits_can_be_filtered_by(receiver: Receiver, path: Path) -> None:
-    """Aptible's list: identity, key, budget, cache, limits, overhead."""
+def test_facts_of_a_gateway_are_metadata(receiver: Receiver, path: Path) -> None:
+    """The list of Aptible: identity, key, budget, cache, limits, overhead."""
     facts = {
         "byline.gateway.name": "aptible",
         "byline.gateway.key.hash": "abc",
@@ -364,7 +364,7 @@ def test_what_a_gateway_says_of_callers_keys_and_limits_can_be_filtered_by(recei
 
 
 @both_paths
-def test_the_first_token_is_shown_where_it_was(receiver: Receiver, path: Path) -> None:
+def test_the_time_of_the_first_token_is_mapped(receiver: Receiver, path: Path) -> None:
     with running(Langfuse(*KEYS, receiver.url)) as app:
         span = app.tracer.start_span("call", start_time=10**18, attributes={"gen_ai.operation.name": "chat"})
         span.set_attribute("gen_ai.response.time_to_first_chunk", 0.25)
@@ -374,8 +374,8 @@ def test_the_first_token_is_shown_where_it_was(receiver: Receiver, path: Path) -
 
 
 @both_paths
-def test_the_environment_is_the_deployments_where_the_caller_names_none(receiver: Receiver, path: Path) -> None:
-    """Also on spans on which an instrumentation writes its own idea of it."""
+def test_the_environment_falls_back_to_the_resource(receiver: Receiver, path: Path) -> None:
+    """Also on spans for which an instrumentation states another environment."""
     from opentelemetry.sdk.resources import Resource
 
     resource = Resource({"deployment.environment": "staging", "service.version": "1.2"})
@@ -387,8 +387,8 @@ def test_the_environment_is_the_deployments_where_the_caller_names_none(receiver
     assert (trace.environment, trace.version) == ("staging", "1.2")
 
 
-def test_it_is_asked_for_its_newest_way_of_writing(receiver: Receiver) -> None:
-    """And is not told that byline were its own SDK."""
+def test_exports_ask_for_ingestion_version_4(receiver: Receiver) -> None:
+    """Without the headers of Langfuse's SDK."""
     with running(Langfuse(*KEYS, receiver.url)) as app:
         app.chat()
     (request,) = receiver.requests

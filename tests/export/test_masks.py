@@ -1,4 +1,4 @@
-"""A caller who asks that what it has said, or what it is told, be masked: no destination gets it."""
+"""`mask_input` and `mask_output`: callers ask that no destination receives inputs or outputs of their requests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def destination(kind: str, receiver: Receiver, **options: Any) -> Destination:
 kinds = pytest.mark.parametrize("kind", ["langfuse", "otlp"])
 ASKED = "asked-for-this"
 TOLD = "told-of-that"
-#: What a call was asked and told, in every place that says which of the two it is.
+#: Input and output of a call in every attribute that names the side.
 CONTENT: dict[str, Any] = {
     "gen_ai.input.messages": f'[{{"content": "{ASKED}"}}]',
     "gen_ai.output.messages": f'[{{"content": "{TOLD}"}}]',
@@ -70,7 +70,7 @@ CONTENT: dict[str, Any] = {
 
 @kinds
 @sides
-def test_what_is_masked_is_nowhere_and_the_rest_stays(receiver: Receiver, kind: str, side: str) -> None:
+def test_the_masked_side_is_removed_and_the_other_is_kept(receiver: Receiver, kind: str, side: str) -> None:
     with running(destination(kind, receiver)) as app, app.request(metadata=MASKS[side]):
         app.chat("call", **CONTENT)
     masked, kept = (ASKED, TOLD) if side == "input" else (TOLD, ASKED)
@@ -83,8 +83,8 @@ def test_what_is_masked_is_nowhere_and_the_rest_stays(receiver: Receiver, kind: 
 
 @kinds
 @sides
-def test_what_may_be_of_either_side_is_left_out(receiver: Receiver, kind: str, side: str) -> None:
-    """Arguments of tools, errors, and whatever is content under a name that does not say of which."""
+def test_content_that_may_belong_to_either_side_is_removed(receiver: Receiver, kind: str, side: str) -> None:
+    """Arguments of tools, errors, and content under names that do not name a side."""
     either = {
         "gen_ai.tool.call.arguments": ASKED,
         "gen_ai.tool.call.result": ASKED,
@@ -108,8 +108,10 @@ def test_what_may_be_of_either_side_is_left_out(receiver: Receiver, kind: str, s
 
 @sides
 @pytest.mark.parametrize("instrumentation", INSTRUMENTATIONS)
-def test_all_that_langfuse_shows_of_an_instrumentation(receiver: Receiver, instrumentation: str, side: str) -> None:
-    """Of the calls and of their trace; tokens and models stay."""
+def test_langfuse_shows_no_masked_content_of_any_instrumentation(
+    receiver: Receiver, instrumentation: str, side: str
+) -> None:
+    """Neither for the calls nor for their trace; tokens and models are kept."""
     with running(destination("langfuse", receiver)) as app, app.request(metadata=MASKS[side]):
         for item in recorded(instrumentation):
             replay(app.provider, item)
@@ -123,7 +125,7 @@ def test_all_that_langfuse_shows_of_an_instrumentation(receiver: Receiver, instr
 
 @kinds
 @pytest.mark.parametrize("said", [True, "true", "1", 1, "yes"])
-def test_it_is_asked_in_many_ways(receiver: Receiver, kind: str, said: Any) -> None:
+def test_spellings_of_a_request_to_mask(receiver: Receiver, kind: str, said: Any) -> None:
     with running(destination(kind, receiver)) as app, app.request(metadata={"mask_input": said, "mask_output": said}):
         app.chat("call", **CONTENT)
     assert not [text for text in (ASKED, TOLD) if text in str(receiver.spans)]
@@ -131,15 +133,15 @@ def test_it_is_asked_in_many_ways(receiver: Receiver, kind: str, said: Any) -> N
 
 @kinds
 @pytest.mark.parametrize("said", [False, "false", "0", 0, "no", ""])
-def test_it_is_not_asked(receiver: Receiver, kind: str, said: Any) -> None:
+def test_spellings_that_do_not_ask_to_mask(receiver: Receiver, kind: str, said: Any) -> None:
     with running(destination(kind, receiver)) as app, app.request(metadata={"mask_input": said, "mask_output": said}):
         app.chat("call", **CONTENT)
     assert ASKED in str(receiver.spans)
     assert TOLD in str(receiver.spans)
 
 
-def test_a_part_of_a_request_that_asks_does_not_show_in_the_whole(receiver: Receiver) -> None:
-    """Of a trace Langfuse is told the first question and the last answer, of those that may be seen."""
+def test_input_and_output_of_a_trace_leave_out_masked_calls(receiver: Receiver) -> None:
+    """The trace has the first input and the last output that are not masked."""
     with running(destination("langfuse", receiver)) as app, app.request():
         with bound(metadata=MASKS["input"]):
             app.chat("first", **{"input.value": "secret", "output.value": "one"})
@@ -150,7 +152,7 @@ def test_a_part_of_a_request_that_asks_does_not_show_in_the_whole(receiver: Rece
     assert "secret" not in str(receiver.spans)
 
 
-def test_other_requests_are_not_concerned(receiver: Receiver) -> None:
+def test_other_requests_are_not_masked(receiver: Receiver) -> None:
     with running(destination("langfuse", receiver)) as app:
         for metadata in (MASKS["input"], {}):
             with app.request(metadata=metadata):
@@ -174,5 +176,5 @@ def test_other_requests_are_not_concerned(receiver: Receiver) -> None:
         ("gen_ai.request.suffix", {"input"}),
     ],
 )
-def test_of_which_side_a_name_is(key: str, side: set[str]) -> None:
+def test_sides_of_attribute_names(key: str, side: set[str]) -> None:
     assert sides_of(key) == side

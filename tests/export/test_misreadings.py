@@ -1,4 +1,4 @@
-"""What Langfuse would misread of what instrumentations write, and is shown as it is meant."""
+"""Attributes of instrumentations that Langfuse would misread are mapped to their meaning."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def receiver() -> Iterator[Receiver]:
 def replayed(
     receiver: Receiver, instrumentation: str, scenario: str | None = None, **fields: Any
 ) -> list[ReceivedSpan]:
-    """What Langfuse gets of an instrumentation's spans."""
+    """Return what Langfuse receives of an instrumentation's spans."""
     options = {name: fields.pop(name) for name in ("spans", "privacy") if name in fields}
     with running(Langfuse(*KEYS, receiver.url, **options)) as app, app.request(**fields):
         for item in recorded(instrumentation, scenario):
@@ -44,8 +44,8 @@ def replayed(
 
 @both_views
 @pytest.mark.parametrize("instrumentation", INSTRUMENTATIONS)
-def test_nothing_is_left_to_guesses(receiver: Receiver, instrumentation: str, view: Any) -> None:
-    """Each span says its type, each model call its model, parameters and tokens, so that no fallback is asked."""
+def test_every_span_states_what_langfuse_would_guess(receiver: Receiver, instrumentation: str, view: Any) -> None:
+    """The type of each span, and model, parameters and tokens of each model call."""
     for span in replayed(receiver, instrumentation, spans=view, **EXAMPLE):
         kind = span.attributes[f"{OBSERVATION}type"]
         assert kind in TYPES
@@ -59,7 +59,7 @@ def test_nothing_is_left_to_guesses(receiver: Receiver, instrumentation: str, vi
 @both_views
 @pytest.mark.parametrize("instrumentation", INSTRUMENTATIONS)
 def test_both_paths_agree(receiver: Receiver, instrumentation: str, view: Any, path: Path) -> None:
-    """On whose the trace is, and on what each call was; nothing is counted twice in a session."""
+    """On the labels of the trace and on each observation; no cost is counted twice in a session."""
     spans = replayed(receiver, instrumentation, spans=view, **EXAMPLE)
     legacy, direct = (next(iter(traces(spans, each).values())) for each in ("legacy", "direct"))
     assert legacy[:8] == direct[:8]
@@ -98,7 +98,7 @@ def test_reasoning_is_apart_from_the_output_only_if_the_cost_is_known(
 
 @both_paths
 def test_tokens_in_the_form_of_anthropics_replies(receiver: Receiver, path: Path) -> None:
-    """What was cached stands beside the sum there, and is not taken off it."""
+    """Cached tokens are not included in the input tokens there."""
     stated = json.dumps({"input_tokens": 10, "output_tokens": 7, "cache_read_input_tokens": 30})
     with running(Langfuse(*KEYS, receiver.url)) as app:
         app.chat("call", **{"langfuse.observation.usage_details": stated})
@@ -114,15 +114,15 @@ def test_tokens_in_the_form_of_anthropics_replies(receiver: Receiver, path: Path
 def test_the_model_of_openinferences_embeddings_and_failed_calls(
     receiver: Receiver, path: Path, scenario: str, model: str, privacy: bool
 ) -> None:
-    """It stands under another name there, or among the parameters alone; it is no content."""
+    """OpenInference names the model in another attribute, or among the parameters alone; privacy keeps the model."""
     (item,) = shown(replayed(receiver, "openinference", scenario, privacy=privacy), path)
     assert item.model == model
     assert "model" not in item.parameters
 
 
 @both_paths
-def test_a_prompt_is_no_generations_alone(receiver: Receiver, path: Path) -> None:
-    """On an agent it can be filtered by, as text or as number."""
+def test_the_prompt_of_an_agent_is_metadata(receiver: Receiver, path: Path) -> None:
+    """Langfuse links prompts to generations alone."""
     stated = {"gen_ai.prompt.name": "summary", "gen_ai.prompt.version": "latest"}
     with running(Langfuse(*KEYS, receiver.url)) as app, app.span("agent", {**AGENT, **stated}):
         pass
@@ -131,7 +131,7 @@ def test_a_prompt_is_no_generations_alone(receiver: Receiver, path: Path) -> Non
     assert (agent.metadata["prompt_name"], agent.metadata["prompt_version"]) == ("summary", "latest")
 
 
-#: attribute → what can be filtered by, under which name
+#: attributes, metadata key, metadata value
 FURTHER: list[tuple[dict[str, Any], str, Any]] = [
     ({"gen_ai.response.finish_reasons": ("stop",)}, "finish_reasons", ["stop"]),
     ({"llm.finish_reason": "length"}, "finish_reasons", "length"),
@@ -144,7 +144,7 @@ FURTHER: list[tuple[dict[str, Any], str, Any]] = [
 
 @both_paths
 @pytest.mark.parametrize(("attributes", "name", "value"), FURTHER, ids=[str(list(row[0])) for row in FURTHER])
-def test_what_langfuse_has_no_place_for_can_be_filtered_by(
+def test_attributes_without_a_column_are_metadata(
     receiver: Receiver, path: Path, attributes: dict[str, Any], name: str, value: Any
 ) -> None:
     with running(Langfuse(*KEYS, receiver.url)) as app:
@@ -152,8 +152,7 @@ def test_what_langfuse_has_no_place_for_can_be_filtered_by(
     assert observations(receiver.spans, path)["call"].metadata[name] == value
 
 
-def test_tool_definitions_are_content(receiver: Receiver) -> None:
-    """And stay here where content does."""
+def test_privacy_removes_tool_definitions(receiver: Receiver) -> None:
     with running(Langfuse(*KEYS, receiver.url, privacy=True)) as app:
         app.chat("call", **{"gen_ai.tool.definitions": '[{"name": "search"}]'})
     assert "search" not in str(receiver.spans)
@@ -163,8 +162,8 @@ ASKED = {"input.value": "a question", "output.value": "an answer", "gen_ai.respo
 
 
 @both_paths
-def test_a_second_span_of_a_call_is_not_counted_by_langfuse_itself(receiver: Receiver, path: Path) -> None:
-    """It counts what states no tokens, by its content, and has a price for that."""
+def test_a_second_span_of_a_call_states_zero_tokens(receiver: Receiver, path: Path) -> None:
+    """Langfuse counts and prices the content of a generation that states no tokens."""
     with running(Langfuse(*KEYS, receiver.url)) as app, app.request():
         with app.span("carrier", {**CHAT, **ASKED, "gen_ai.usage.input_tokens": 3}) as span:
             results.assign(state_of(span), "r-1")  # type: ignore[arg-type]
@@ -174,22 +173,22 @@ def test_a_second_span_of_a_call_is_not_counted_by_langfuse_itself(receiver: Rec
 
 
 @both_paths
-def test_a_call_that_its_gateway_tells_of_is_not_counted_by_langfuse_itself(receiver: Receiver, path: Path) -> None:
+def test_a_call_that_the_gateway_exports_states_zero_tokens(receiver: Receiver, path: Path) -> None:
     with running(Langfuse(*KEYS, receiver.url)) as app, app.request(), app.span("call", {**CHAT, **ASKED}) as span:
         results.assign_to_gateway(state_of(span), 0, "r-1")
     assert observations(receiver.spans, path)["call"].usage == {"input": 0, "output": 0}
 
 
 @both_paths
-def test_of_two_spans_of_a_stream_one_counts(receiver: Receiver, path: Path) -> None:
-    """The first ends before there is anything to count; it may be sent before the second is there."""
+def test_one_of_two_spans_of_a_stream_states_the_tokens(receiver: Receiver, path: Path) -> None:
+    """The first span ends before the tokens are known, and may be sent before the second one starts."""
     items = shown(replayed(receiver, "logfire", "chat_stream"), path)
     assert [item.usage for item in items] == [{"input": 0, "output": 0}, {"input": 11, "output": 7}]
 
 
 @both_paths
-def test_a_call_whose_tokens_nobody_knows_is_counted_by_langfuse(receiver: Receiver, path: Path) -> None:
-    """A stream of which no usage was asked: an estimate is better than nothing."""
+def test_langfuse_counts_a_call_without_known_tokens(receiver: Receiver, path: Path) -> None:
+    """For a stream without usage an estimate is better than nothing."""
     with running(Langfuse(*KEYS, receiver.url)) as app:
         app.chat("call", **ASKED)
     assert observations(receiver.spans, path)["call"].usage["input"] > 0
@@ -197,8 +196,8 @@ def test_a_call_whose_tokens_nobody_knows_is_counted_by_langfuse(receiver: Recei
 
 @both_paths
 @pytest.mark.parametrize("key", ["gen_ai.request.model", "llm.model_name", "langfuse.observation.model.name"])
-def test_what_is_no_call_is_not_counted_for_naming_a_model(receiver: Receiver, path: Path, key: str) -> None:
-    """An agent, which shows what was asked and answered as its calls do."""
+def test_an_agent_that_names_a_model_states_zero_tokens(receiver: Receiver, path: Path, key: str) -> None:
+    """Its input and output repeat those of its model calls."""
     attributes = {"openinference.span.kind": "AGENT", key: "gpt-4o", **ASKED}
     with running(Langfuse(*KEYS, receiver.url)) as app, app.request(), app.span("agent", attributes):
         pass

@@ -1,4 +1,4 @@
-"""What an app or an instrumentation writes in a form that Langfuse cannot read, and what becomes of it."""
+"""Values in a form that Langfuse cannot read are corrected or removed."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def receiver() -> Iterator[Receiver]:
 
 
 def call(receiver: Receiver, **attributes: Any) -> ReceivedSpan:
-    """Return a model call with these attributes as Langfuse gets it."""
+    """Return a model call with these attributes as Langfuse receives it."""
     with running(Langfuse(*KEYS, receiver.url)) as app:
         app.chat("call", **attributes)
     (span,) = receiver.spans
     return span
 
 
-def test_usage_and_cost_that_are_stated_as_texts_leave_as_numbers(receiver: Receiver) -> None:
-    """A cost that is a text is dropped there."""
+def test_usage_and_cost_in_texts_become_numbers(receiver: Receiver) -> None:
+    """Langfuse drops a cost that is a text."""
     span = call(
         receiver,
         **{
@@ -47,8 +47,8 @@ def test_usage_and_cost_that_are_stated_as_texts_leave_as_numbers(receiver: Rece
     assert span.attributes["gen_ai.usage.cost"] == 0.5
 
 
-def test_parameters_that_are_no_json_are_left_out(receiver: Receiver) -> None:
-    """One of them would make all of them unreadable."""
+def test_parameters_that_are_no_json_are_removed(receiver: Receiver) -> None:
+    """One of them would make the whole object unreadable."""
     span = call(
         receiver,
         **{
@@ -67,7 +67,7 @@ def test_parameters_that_are_no_json_are_left_out(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("stated", ["garbage", "2026-13-45T00:00:00Z", "", 5, "yesterday 10:00"])
-def test_a_first_token_at_no_time_gives_way_to_what_was_measured(receiver: Receiver, stated: Any) -> None:
+def test_an_invalid_time_of_the_first_token_is_replaced(receiver: Receiver, stated: Any) -> None:
     with running(Langfuse(*KEYS, receiver.url)) as app:
         span = app.tracer.start_span("call", start_time=10**18, attributes={"gen_ai.operation.name": "chat"})
         span.set_attribute(f"{OBSERVATION}completion_start_time", stated)
@@ -80,25 +80,24 @@ def test_a_first_token_at_no_time_gives_way_to_what_was_measured(receiver: Recei
 @pytest.mark.parametrize(
     "stated", ["2026-11-25T10:00:00Z", '"2026-11-25T10:00:00.123456+01:00"', "2026-11-25T10:00:00.1Z", "2026-11-25"]
 )
-def test_a_first_token_at_a_time_stays(receiver: Receiver, stated: str) -> None:
+def test_a_valid_time_of_the_first_token_is_kept(receiver: Receiver, stated: str) -> None:
     span = call(receiver, **{f"{OBSERVATION}completion_start_time": stated})
     assert span.attributes[f"{OBSERVATION}completion_start_time"] == stated
 
 
 @pytest.mark.parametrize("failed", [False, True])
-def test_a_level_that_nobody_knows_gives_way_to_the_status(receiver: Receiver, failed: bool) -> None:
+def test_an_unknown_level_is_replaced_by_the_status(receiver: Receiver, failed: bool) -> None:
     attributes: dict[str, Any] = {f"{OBSERVATION}level": "sev1", **({"error.type": "429"} if failed else {})}
     span = call(receiver, **attributes)
     assert span.attributes.get(f"{OBSERVATION}level") == ("ERROR" if failed else None)
 
 
 @pytest.mark.parametrize("stated", ["debug", "Info", "WARN", "critical", "default", "log"])
-def test_a_level_of_any_spelling_stays(receiver: Receiver, stated: str) -> None:
+def test_a_known_level_is_kept_in_any_case(receiver: Receiver, stated: str) -> None:
     assert call(receiver, **{f"{OBSERVATION}level": stated}).attributes[f"{OBSERVATION}level"] == stated.upper()
 
 
-def test_ids_and_labels_leave_as_texts(receiver: Receiver) -> None:
-    """Also what is made of them."""
+def test_ids_and_labels_become_strings(receiver: Receiver) -> None:
     span = call(receiver, **{"session.id": 42, "user.id": 7, "langfuse.version": 1.5, "langfuse.release": True})
     told = span.attributes
     assert (told["session.id"], told["user.id"]) == ("42", "7")
@@ -109,8 +108,8 @@ def test_ids_and_labels_leave_as_texts(receiver: Receiver) -> None:
 @pytest.mark.parametrize(
     "key", ["gen_ai.tool.name", "genkit:name", "logfire.msg", "ai.toolCall.name", "ai.operationId"]
 )
-def test_no_name_is_longer_than_langfuse_takes(receiver: Receiver, key: str) -> None:
-    """It takes these before the span's own."""
+def test_names_are_cut_to_the_limit_of_langfuse(receiver: Receiver, key: str) -> None:
+    """Langfuse prefers these attributes to the span's name."""
     long = "a name " * 300
     with running(Langfuse(*KEYS, receiver.url, spans="all")) as app:
         for attributes in ({}, TOOL):

@@ -1,4 +1,4 @@
-"""Parts of requests, several destinations and late news: nobody gets another one's values, parents or fate."""
+"""Parts of requests, several destinations, and late values are independent of each other."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def receiver() -> Iterator[Receiver]:
         yield found
 
 
-def test_a_job_for_many_users_keeps_them_apart(receiver: Receiver) -> None:
-    """What is bound for one is not written onto the next, nor onto what is outside."""
+def test_a_job_for_several_users_keeps_their_labels_apart(receiver: Receiver) -> None:
+    """Labels bound for one part are not written onto the next part, or onto spans outside."""
     with running(OTLP(receiver.url, spans="llm")) as app, byline.bound():
         with byline.bound(trace_id="t1", user_id="alice", session_id="s1", trace_name="A"):
             app.chat("alice's", **{"langfuse.trace.public": True})
@@ -48,8 +48,8 @@ def test_a_job_for_many_users_keeps_them_apart(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_a_session_that_is_bound_late_does_not_divide_a_trace(receiver: Receiver, number: int) -> None:
-    """The first span's answer is that of all."""
+def test_a_session_that_is_bound_late_does_not_split_a_trace(receiver: Receiver, number: int) -> None:
+    """The decision for the first span applies to all."""
     destination = OTLP(receiver.url, spans="llm", sampling=0.5)
     with running(destination) as app, app.request(trace_id=f"t-{number}"), app.span("agent", AGENT):
         app.chat("chat")
@@ -58,8 +58,8 @@ def test_a_session_that_is_bound_late_does_not_divide_a_trace(receiver: Receiver
     assert tree(receiver.spans) in ({}, {None: ["agent"], "agent": ["chat"]})
 
 
-def test_a_parent_that_was_promised_is_sent(receiver: Receiver) -> None:
-    """Although the predicate has changed its mind."""
+def test_a_parent_of_an_exported_span_is_exported(receiver: Receiver) -> None:
+    """Even if the predicate now rejects the parent."""
     destination = OTLP(receiver.url, spans="llm", where=lambda span: "spoilt" not in (span.attributes or {}))
     with running(destination) as app, app.request(), app.span("agent", AGENT) as agent:
         app.chat("chat")
@@ -79,8 +79,8 @@ def test_one_step_in_two_traces_is_two(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("first", ["llm", "all"])
-def test_two_destinations_see_the_same_whichever_is_first(receiver: Receiver, first: str) -> None:
-    """Also of spans that are not current when their children end."""
+def test_the_order_of_destinations_makes_no_difference(receiver: Receiver, first: str) -> None:
+    """This includes spans that are not current when their children end."""
     with Receiver() as other:
         llm, whole = OTLP(other.url, spans="llm"), OTLP(receiver.url)
         with running(*((llm, whole) if first == "llm" else (whole, llm))) as app, app.request(session_id="s"):
@@ -99,10 +99,8 @@ def test_two_destinations_see_the_same_whichever_is_first(receiver: Receiver, fi
 
 
 @pytest.mark.parametrize("spans", ["llm", "all"])
-def test_a_long_conversation_that_pushes_its_first_attributes_off_is_a_model_call_still(
-    receiver: Receiver, spans: Any
-) -> None:
-    """The SDK drops the oldest attributes, by which it was known."""
+def test_a_model_call_stays_one_when_the_sdk_drops_its_first_attributes(receiver: Receiver, spans: Any) -> None:
+    """The span was classified by the oldest attributes, which the SDK drops."""
     with (
         running(Langfuse("pk-lf-1", "sk-lf-1", receiver.url, spans=spans)) as app,
         app.request(session_id="s"),
@@ -116,8 +114,8 @@ def test_a_long_conversation_that_pushes_its_first_attributes_off_is_a_model_cal
     assert attributes["session.id"] == "s"
 
 
-def test_a_callers_span_that_was_dropped_is_no_parent(receiver: Receiver) -> None:
-    """Nobody sends it."""
+def test_an_unsampled_span_of_the_caller_is_no_parent(receiver: Receiver) -> None:
+    """No backend receives it."""
     context = trace.set_span_in_context(NonRecordingSpan(SpanContext(0xA1, 0xB2, is_remote=True)))
     with (
         running(OTLP(receiver.url), sampler=ALWAYS_ON) as app,

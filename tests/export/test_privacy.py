@@ -1,4 +1,4 @@
-"""Privacy: no content in any instrumentation's spelling leaves; credentials and binary parts never do."""
+"""Privacy of destinations: content of every instrumentation, credentials, and binary parts are removed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def receiver() -> Iterator[Receiver]:
 
 
 def wire(receiver: Receiver) -> bytes:
-    """Everything that has left."""
+    """Return the bytes of all exports."""
     assert receiver.requests
     return b"".join(gzip.decompress(request.body) for request in receiver.requests)
 
 
 @pytest.mark.parametrize("kind", ["Langfuse", "OTLP"])
 @pytest.mark.parametrize("instrumentation", INSTRUMENTATIONS)
-def test_no_content_of_an_instrumentation_leaves(receiver: Receiver, instrumentation: str, kind: str) -> None:
+def test_privacy_removes_content_of_every_instrumentation(receiver: Receiver, instrumentation: str, kind: str) -> None:
     private: Any = (
         Langfuse("pk-lf-1", "sk-lf-1", receiver.url, privacy=True, spans="all")
         if kind == "Langfuse"
@@ -53,8 +53,8 @@ def test_no_content_of_an_instrumentation_leaves(receiver: Receiver, instrumenta
 
 
 @pytest.mark.parametrize("instrumentation", [name for name in INSTRUMENTATIONS if name not in ("genai_openai",)])
-def test_without_privacy_the_content_is_there(receiver: Receiver, instrumentation: str) -> None:
-    """Or else the test above would show nothing."""
+def test_content_is_exported_without_privacy(receiver: Receiver, instrumentation: str) -> None:
+    """Proves that the test above could fail."""
     with running(OTLP(receiver.url)) as app, app.request():
         for item in recorded(instrumentation):
             replay(app.provider, item)
@@ -86,8 +86,8 @@ PLACES = (
 ).split()
 
 
-def test_no_place_of_content_is_forgotten(receiver: Receiver) -> None:
-    """On a span, its events, its links, its status, and in every kind of value."""
+def test_privacy_removes_content_from_every_attribute(receiver: Receiver) -> None:
+    """From spans, events, links, and status, in every kind of value."""
     langfuse = Langfuse("pk-lf-1", "sk-lf-1", receiver.url, privacy=True, conventions=["openinference"])
     with running(OTLP(receiver.url, privacy=True), langfuse) as app, app.request():
         for wrap in (lambda text: text, lambda text: [text, text]):
@@ -150,8 +150,8 @@ KEPT: dict[str, Any] = {
 }
 
 
-def test_everything_else_stays(receiver: Receiver) -> None:
-    """Tokens, cost, timing, model and custom metadata, as OpenRouter promises of its privacy mode."""
+def test_privacy_keeps_everything_else(receiver: Receiver) -> None:
+    """Tokens, cost, timing, model and custom metadata, as in OpenRouter's privacy mode."""
     with running(OTLP(receiver.url, privacy=True)) as app, app.request():
         app.chat("chat", **KEPT)
     attributes = receiver.spans[0].attributes
@@ -159,8 +159,8 @@ def test_everything_else_stays(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("name", ["openrouter", "litellm", "traceloop", "openinference"])
-def test_custom_metadata_stays_in_every_dialect(receiver: Receiver, name: str) -> None:
-    """Whatever it is called: who sends it knows."""
+def test_privacy_keeps_custom_metadata_in_every_convention(receiver: Receiver, name: str) -> None:
+    """Even if a key sounds like content: the caller chose the key."""
     metadata: Any = {"input_source": "form", "prompt_choice": "b"}
     with running(OTLP(receiver.url, privacy=True, conventions=[name])) as app, app.request(metadata=metadata):
         app.chat(**{"metadata.prompt": f"{MARKER}hi", "trace.metadata.answer": f"{MARKER}hi"})
@@ -176,7 +176,7 @@ def test_custom_metadata_stays_in_every_dialect(receiver: Receiver, name: str) -
 
 
 @pytest.mark.parametrize("key", ["referer", "x_title", "x_user_prompt", "location"])
-def test_headers_that_may_tell_what_was_asked_do_not_leave(receiver: Receiver, key: str) -> None:
+def test_privacy_removes_headers_that_may_repeat_a_question(receiver: Receiver, key: str) -> None:
     with running(OTLP(receiver.url, privacy=True)) as app, app.request() as span:
         span.set_attribute(f"http.request.header.{key}", [f"https://app.example/?q={MARKER}"])
         span.set_attribute("url.original", f"https://app.example/?q={MARKER}")
@@ -200,7 +200,7 @@ TASK = "Find out why c0ntent-Ada left"
         ("Chat with {model!r} here", "Chat with {model!r} here", {"logfire.msg_template": "Chat with {model!r} here"}),
     ],
 )
-def test_a_span_that_is_named_by_what_was_asked_gets_another_name(
+def test_privacy_renames_spans_named_after_a_prompt(
     receiver: Receiver, name: str, shown: str, more: dict[str, Any]
 ) -> None:
     with running(OTLP(receiver.url, spans="llm", privacy=True)) as app, app.request():
@@ -208,20 +208,20 @@ def test_a_span_that_is_named_by_what_was_asked_gets_another_name(
     assert [span.name for span in receiver.spans] == [shown]
 
 
-def test_the_name_that_a_caller_gives_a_generation_stays(receiver: Receiver) -> None:
+def test_privacy_keeps_the_generation_name_of_the_caller(receiver: Receiver) -> None:
     named: Any = {"generation_name": "Write the summary of the first of the nine chapters"}
     with running(OTLP(receiver.url, spans="llm", privacy=True)) as app, app.request(**named):
         app.chat()
     assert [span.name for span in receiver.spans] == [named["generation_name"]]
 
 
-def test_events_of_llm_spans_are_judged_as_their_spans_are(receiver: Receiver) -> None:
+def test_privacy_applies_to_events(receiver: Receiver) -> None:
     with running(OTLP(receiver.url, spans="llm", privacy=True)) as app, app.request(), app.span("chat", CHAT) as span:
         span.add_event("log", {"acme.blob": f"{MARKER} " * 50, "acme.list": f'["{MARKER}"]', "acme.stage": "draft"})
     assert receiver.spans[0].events[0]["attributes"] == {"acme.stage": "draft"}
 
 
-def test_another_destination_still_gets_the_content(receiver: Receiver) -> None:
+def test_privacy_of_one_destination_does_not_affect_another(receiver: Receiver) -> None:
     with Receiver() as private, running(OTLP(receiver.url), OTLP(private.url, privacy=True)) as app, app.request():
         app.chat(**{"gen_ai.input.messages": f"{MARKER}hi"})
         for destination in app.destinations:
@@ -245,7 +245,7 @@ def test_another_destination_still_gets_the_content(receiver: Receiver) -> None:
     ids=lambda attributes: next(iter(attributes)),
 )
 @pytest.mark.parametrize("privacy", [True, False])
-def test_credentials_never_leave(receiver: Receiver, attributes: dict[str, Any], privacy: bool) -> None:
+def test_credentials_are_always_removed(receiver: Receiver, attributes: dict[str, Any], privacy: bool) -> None:
     with running(OTLP(receiver.url, privacy=privacy)) as app, app.request():
         app.chat(**attributes)
     assert SECRET.encode() not in wire(receiver)
@@ -264,7 +264,7 @@ IMAGE = "iVBORw0KGgoAAAANSUhEUgAA" * 40
     ],
     ids=["data URL", "blob part", "audio", "inline data"],
 )
-def test_binary_parts_are_always_left_out(receiver: Receiver, text: str) -> None:
+def test_binary_parts_are_always_removed(receiver: Receiver, text: str) -> None:
     """The rest of the message stays."""
     with running(OTLP(receiver.url)) as app, app.request():
         given: dict[str, Any] = {"gen_ai.input.messages": f'[{{"content": "What is this?"}}, {text}]'}
@@ -276,7 +276,7 @@ def test_binary_parts_are_always_left_out(receiver: Receiver, text: str) -> None
     assert IMAGE not in str(attributes)
 
 
-def test_a_mask_sees_content_and_metadata_and_nothing_else(receiver: Receiver) -> None:
+def test_a_mask_is_called_for_content_and_metadata_only(receiver: Receiver) -> None:
     seen: list[str] = []
 
     def mask(key: str, value: str) -> str | None:
@@ -294,7 +294,7 @@ def test_a_mask_sees_content_and_metadata_and_nothing_else(receiver: Receiver) -
     assert set(seen) == {"gen_ai.input.messages", "gen_ai.system_instructions", "langfuse.trace.metadata.contact"}
 
 
-def test_a_mask_that_fails_lets_nothing_through(receiver: Receiver, production: pytest.LogCaptureFixture) -> None:
+def test_the_text_is_removed_if_the_mask_raises(receiver: Receiver, production: pytest.LogCaptureFixture) -> None:
     def mask(key: str, value: str) -> str:
         raise RuntimeError(value)
 
@@ -306,7 +306,7 @@ def test_a_mask_that_fails_lets_nothing_through(receiver: Receiver, production: 
 
 
 @pytest.mark.parametrize("wrong", [{"privacy": "yes"}, {"mask": "all"}])
-def test_settings_that_cannot_be_used(wrong: dict[str, Any]) -> None:
+def test_invalid_settings_raise(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match=r"byline\.E046"):
         OTLP("https://collector.example", **wrong)
 
@@ -329,8 +329,8 @@ PERSONAL: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", ["langfuse", "otlp"])
-def test_the_callers_address_and_user_agent_do_not_leave(receiver: Receiver, kind: str) -> None:
-    """Neither by byline's names nor by those of HTTP instrumentations; another destination still gets them."""
+def test_privacy_removes_address_and_user_agent_of_the_caller(receiver: Receiver, kind: str) -> None:
+    """Under byline's names and those of HTTP instrumentations; another destination still gets them."""
     private = (
         Langfuse("pk-lf-1", "sk-lf-1", receiver.url, privacy=True, spans="all")
         if kind == "langfuse"
@@ -349,7 +349,7 @@ def test_the_callers_address_and_user_agent_do_not_leave(receiver: Receiver, kin
         assert b"curl/8" not in wire(receiver)
 
 
-def test_a_caller_that_masks_its_content_hides_no_address(receiver: Receiver) -> None:
+def test_mask_input_and_mask_output_keep_the_address(receiver: Receiver) -> None:
     masks: Any = {"mask_input": True, "mask_output": True}
     with running(OTLP(receiver.url, spans="llm")) as app, app.request(metadata=masks):
         app.chat(**PERSONAL)
@@ -357,7 +357,7 @@ def test_a_caller_that_masks_its_content_hides_no_address(receiver: Receiver) ->
 
 
 @pytest.mark.parametrize("spans", ["llm", "all"])
-def test_an_unknown_text_is_content_on_every_span(receiver: Receiver, spans: Any) -> None:
+def test_privacy_removes_unknown_texts_from_every_span(receiver: Receiver, spans: Any) -> None:
     """Short texts too, also on spans and links that are no model call; an unknown number or choice stays."""
     unknown: dict[str, Any] = {"acme.note": MARKER, "patient": f"{MARKER}Ada", "acme.tags": [f"{MARKER}a", "b"]}
     harmless: dict[str, Any] = {"acme.kind": "draft", "acme.count": 3, "acme.buckets": [1, 2]}
@@ -372,7 +372,7 @@ def test_an_unknown_text_is_content_on_every_span(receiver: Receiver, spans: Any
     assert [event["name"] for event in chat.events] == ["event"]
 
 
-def test_a_process_keeps_its_own_resource_but_for_the_command_line(receiver: Receiver) -> None:
+def test_privacy_keeps_the_resource_without_the_command_line(receiver: Receiver) -> None:
     resource = Resource({"team": "blue ocean", "process.command_args": ["app", MARKER], "process.command": MARKER})
     with running(OTLP(receiver.url, privacy=True), resource=resource) as app, app.request():
         app.chat()
@@ -380,7 +380,7 @@ def test_a_process_keeps_its_own_resource_but_for_the_command_line(receiver: Rec
     assert receiver.spans[0].resource["team"] == "blue ocean"
 
 
-def test_a_value_of_members_keeps_no_text_under_an_unknown_name() -> None:
+def test_privacy_removes_unknown_mappings_that_hold_text() -> None:
     span = SpanCopy("chat", SpanContext(1, 2, is_remote=False))
     span.attributes = {
         "acme": {"counts": {"a": 1}},
@@ -391,7 +391,7 @@ def test_a_value_of_members_keeps_no_text_under_an_unknown_name() -> None:
     assert span.attributes == {"acme": {"counts": {"a": 1}}, "byline.x": {"kind": "a", "n": 1}}
 
 
-def test_without_anything_to_redact_the_attributes_are_not_copied() -> None:
+def test_attributes_are_not_copied_if_nothing_is_redacted() -> None:
     redactor = Redactor(private=False)
     attributes = {**CHAT, "gen_ai.usage.input_tokens": 11, "gen_ai.response.finish_reasons": ("stop",)}
     assert redactor.redact_attributes(attributes) is attributes

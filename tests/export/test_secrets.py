@@ -1,4 +1,4 @@
-"""Credentials never leave, content only where it may, and no text can hold up or spoil an export."""
+"""Credentials are removed from every export, in linear time, and no text spoils a batch."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ HEADERS = (
 
 
 @pytest.mark.parametrize("header", HEADERS.split())
-def test_headers_with_credentials_are_told_by_their_words(header: str) -> None:
-    """As OpenTelemetry captures them."""
+def test_headers_with_credentials_are_recognised_by_their_words(header: str) -> None:
+    """In the spelling of OpenTelemetry's header capture."""
     assert is_secret(f"http.request.header.{header}")
 
 
@@ -87,7 +87,7 @@ def test_names_of_credentials(name: str) -> None:
         "langfuse.trace.metadata.next_token_count",
     ],
 )
-def test_what_only_sounds_like_a_credential_stays(name: str) -> None:
+def test_similar_names_are_no_credentials(name: str) -> None:
     assert not is_secret(name)
 
 
@@ -110,7 +110,7 @@ TEXTS = [
     str({"headers": {"X-Token": SECRET}}),
     JWT,
 ]
-#: As their issuers write them; nothing but their look tells what they are.
+#: In the format of their issuers.
 LOOKS = (
     "sk-ant-api03-{} sk-proj-{} AIza{}{} gsk_{}{} xai-{}{} hf_{}{} pplx-{}{} nvapi-{}{} r8_{}{} npm_{}{} sk_live_{} "
     "rk_test_{} ghp_{}{} github_pat_{}_{} glpat-{}{} xoxb-1234567890-{} ya29.a0Af_{}{} SG.{}.{}"
@@ -119,7 +119,7 @@ PRIVATE_KEY = f"-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA{SECRET}\n{SECR
 
 
 @pytest.mark.parametrize("text", [*LOOKS.split(), PRIVATE_KEY, json.dumps(PRIVATE_KEY), PRIVATE_KEY[:70]])
-def test_credentials_are_told_by_their_look(text: str) -> None:
+def test_keys_are_recognised_by_their_prefix(text: str) -> None:
     left = scrub(f"The server said that {text} is wrong.")
     assert SECRET not in left
     assert left.startswith("The server said that ")
@@ -127,7 +127,7 @@ def test_credentials_are_told_by_their_look(text: str) -> None:
 
 WORDS = "correcthorsebatterystaple"
 HEX = "0123456789abcdef" * 2
-#: As scanners of repositories know them; the first of each pair is the secret.
+#: A secret, and a text that contains the secret.
 SPELLINGS: list[tuple[str, str]] = [
     ("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "the key wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY was"),
     ("abcdefgh12345678", "AccountKey=abcdefgh12345678==;EndpointSuffix=x"),
@@ -177,12 +177,12 @@ def test_spellings_that_secret_scanners_know(secret: str, text: str) -> None:
     assert left.startswith("see ")
 
 
-def test_temporary_keys_of_clouds_are_credentials_as_well() -> None:
+def test_access_keys_of_aws_are_removed() -> None:
     assert scrub("ASIAIOSFODNN7EXAMPLE or AKIAIOSFODNN7EXAMPLE") == "… or …"
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_texts_lose_their_credentials(text: str) -> None:
+def test_named_credentials_are_removed_from_texts(text: str) -> None:
     left = scrub(f"so: {text}" if not text.startswith("key=") else text)
     assert SECRET not in left
     assert JWT not in left
@@ -216,7 +216,7 @@ def test_texts_lose_their_credentials(text: str) -> None:
         "SKIP and ACTION, fw_update, dp.pt, hvs",
     ],
 )
-def test_other_texts_stay_as_they_are(text: str) -> None:
+def test_other_texts_are_kept(text: str) -> None:
     assert scrub(text) == text
 
 
@@ -252,13 +252,13 @@ for text in (
 
 
 @pytest.mark.integration
-def test_no_text_holds_up_the_process() -> None:
-    """Patterns that look again and again at the same letters would not come back from these for hours."""
+def test_no_text_takes_more_than_linear_time() -> None:
+    """Patterns with quadratic time would take hours for these."""
     subprocess.run([sys.executable, "-c", LONG], check=True, timeout=120)
 
 
-def test_half_an_emoji_spoils_no_batch(receiver: Receiver) -> None:
-    """Wherever it stands, as a cut stream has it."""
+def test_a_lone_surrogate_does_not_spoil_a_batch(receiver: Receiver) -> None:
+    """A cut stream may end in half an emoji."""
     half = "\ud83d"
     provider = TracerProvider(shutdown_on_exit=False)
     byline.instrument(tracer_provider=provider, destinations=[OTLP(receiver.url)], clients=())
@@ -277,8 +277,8 @@ def test_half_an_emoji_spoils_no_batch(receiver: Receiver) -> None:
     assert {span.name for span in receiver.spans} == {"chat ?", "fine"}
 
 
-def test_the_resource_is_cleaned_too(receiver: Receiver) -> None:
-    """A process says how it was started."""
+def test_credentials_are_removed_from_the_resource(receiver: Receiver) -> None:
+    """The command line of the process is among the attributes of the resource."""
     export(
         OTLP(receiver.url),
         {"a": "b"},
@@ -306,7 +306,7 @@ CONTENT = [
 
 
 @pytest.mark.parametrize("key", CONTENT)
-def test_privacy_knows_content_by_the_names_of_instrumentations(key: str, receiver: Receiver) -> None:
+def test_privacy_removes_content_under_names_of_instrumentations(key: str, receiver: Receiver) -> None:
     destination = Langfuse(
         "pk-lf-1",
         "sk-lf-1",
@@ -318,8 +318,8 @@ def test_privacy_knows_content_by_the_names_of_instrumentations(key: str, receiv
     assert b"MARKER" not in gzip.decompress(receiver.requests[-1].body)
 
 
-def test_privacy_leaves_out_long_and_structured_texts_under_unknown_names(receiver: Receiver) -> None:
-    """Short ones, known names and custom metadata stay."""
+def test_privacy_removes_texts_under_unknown_names(receiver: Receiver) -> None:
+    """Single words, known names and custom metadata are kept."""
     attributes = {
         "gen_ai.operation.name": "chat",
         "acme.blob": "MARKER " * 100,
@@ -345,8 +345,8 @@ CHOSEN = {
 }
 
 
-def test_what_is_chosen_of_a_few_is_no_content(receiver: Receiver) -> None:
-    """Privacy keeps it, and Langfuse shows it among a generation's parameters."""
+def test_privacy_keeps_choices(receiver: Receiver) -> None:
+    """Langfuse shows them among the parameters of a generation."""
     chat = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m", "gen_ai.request.temperature": 0.5, **CHOSEN}
     export(Langfuse("pk-lf-1", "sk-lf-1", receiver.url, privacy=True, conventions=["openinference"]), chat)
     attributes = receiver.spans[0].attributes
@@ -369,7 +369,7 @@ def test_what_is_chosen_of_a_few_is_no_content(receiver: Receiver) -> None:
     ],
 )
 @pytest.mark.parametrize("value", ['{"type": "json_schema", "schema": {"description": "MARKER"}}', "It is a MARKER"])
-def test_where_a_choice_may_stand_anything_longer_is_content(receiver: Receiver, key: str, value: str) -> None:
+def test_privacy_removes_sentences_under_names_of_choices(receiver: Receiver, key: str, value: str) -> None:
     export(OTLP(receiver.url, privacy=True), {"gen_ai.operation.name": "chat", key: value})
     assert key not in receiver.spans[0].attributes
 
@@ -382,8 +382,7 @@ def test_parameters_keep_numbers_and_choices() -> None:
     assert redact_parameters("no JSON") == redact_parameters("[1]") == "{}"
 
 
-def test_a_mask_sees_content_and_metadata_in_every_dialect_and_depth(receiver: Receiver) -> None:
-    """Before they are told in other words."""
+def test_a_mask_is_called_before_conventions_repeat_a_text(receiver: Receiver) -> None:
     seen: list[str] = []
 
     def mask(name: str, value: Any) -> Any:
@@ -403,8 +402,7 @@ def test_a_mask_sees_content_and_metadata_in_every_dialect_and_depth(receiver: R
     assert "gen_ai.input.messages" in seen
 
 
-def test_a_mask_sees_whatever_privacy_would_leave_out(receiver: Receiver) -> None:
-    """By whatever name it comes."""
+def test_a_mask_is_called_for_every_text_that_privacy_would_remove(receiver: Receiver) -> None:
     attributes = {
         "gen_ai.operation.name": "chat",
         "http.url": "https://search.example/find?q=MARKER",
@@ -419,16 +417,16 @@ def test_a_mask_sees_whatever_privacy_would_leave_out(receiver: Receiver) -> Non
 
 
 @pytest.mark.parametrize("field", ["session.id", "user.id", "langfuse.release"])
-def test_ids_stay_apart_whatever_they_look_like(field: str, receiver: Receiver) -> None:
-    """Else all sessions that begin like a key would be one."""
+def test_ids_that_look_like_keys_are_kept(field: str, receiver: Receiver) -> None:
+    """Scrubbed, all sessions that begin like a key would be one."""
     export(OTLP(receiver.url), {field: "sk-session-0000000001"})
     assert receiver.spans[0].attributes[field] == "sk-session-0000000001"
 
 
-def test_credentials_of_a_netrc_file_are_not_for_destinations(
+def test_credentials_of_a_netrc_file_are_not_sent(
     receiver: Receiver, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are somebody else's."""
+    """`requests` would add them to every post."""
     netrc = tmp_path / "netrc"
     netrc.write_text("default login NETRCUSER password NETRCPASS")
     monkeypatch.setenv("NETRC", str(netrc))
