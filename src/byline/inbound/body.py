@@ -186,12 +186,15 @@ class BodyDecoder:
             members: dict[str, Any] = self._decode_members(data.removeprefix(_BYTE_ORDER_MARK))
         except _DECODE_ERRORS:
             return self._decode_all(data)
+        is_short = len(data) <= _MAX_MEMBER
         budget = _MAX_DECODED
         for name, raw in members.items():
             if name in self._presence_only:
                 members[name] = True
             elif name in self._nested:
                 members[name] = self._nested[name].decode(raw)
+            elif is_short:
+                members[name] = _decode_value(raw)
             else:
                 size = memoryview(raw).nbytes
                 if size > _MAX_MEMBER or size > budget:

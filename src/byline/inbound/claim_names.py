@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from byline.gateways import FIELDS as GATEWAY_FIELDS
@@ -88,10 +89,12 @@ IGNORED_CONTROLS: Final = frozenset({"update_trace_keys", "debug_langfuse", "pro
 LANGFUSE_KEYS: Final = {"langfuse_session_id": "session_id", "langfuse_user_id": "user_id", "langfuse_tags": "tags"}
 
 #: Metadata keys that only the app may set, because destinations give them a meaning: byline's own names of the caller
-#: and the tenant, and Langfuse's link to a prompt.
-_RESERVED_KEYS: Final = frozenset({"organization_id", "environment_id", "prompt_name", "prompt_version"})
-#: Prefixes of such keys: byline's attributes of the caller, and TensorZero's own tags.
-_RESERVED_PREFIXES: Final = ("caller_", "tensorzero::")
+#: and the tenant, Langfuse's link to a prompt, and TensorZero's own tags. Any spelling matches, because gateways that
+#: make headers of keys fold case, dashes and underscores.
+RESERVED_KEY: Final = re.compile(
+    r"\s*(?:caller[_-]|tensorzero::|(?:organization[_-]id|environment[_-]id|prompt[_-]name|prompt[_-]version)\s*\Z)",
+    re.IGNORECASE,
+)
 
 #: Members of W3C baggage that are claims; all others belong to the app.
 BAGGAGE: Final = {
@@ -105,14 +108,6 @@ BAGGAGE: Final = {
     "langfuse_environment": "environment",
     "langfuse_tags": "tags",
 }
-
-
-def is_reserved_key(key: object) -> bool:
-    """Whether callers may not use this metadata key, in any spelling that a gateway or a header may fold."""
-    if not isinstance(key, str):
-        return False
-    folded = key.strip().lower().replace("-", "_")
-    return folded in _RESERVED_KEYS or folded.startswith(_RESERVED_PREFIXES)
 
 
 def canonical_header_name(name: str) -> str:

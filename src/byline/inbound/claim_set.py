@@ -21,8 +21,8 @@ from byline.inbound.claim_names import (
     IGNORED_CONTROLS,
     LANGFUSE_KEYS,
     QUERY_CLAIMS,
+    RESERVED_KEY,
     TRACE_KEYS,
-    is_reserved_key,
 )
 from byline.inbound.request import parse_query
 
@@ -100,10 +100,11 @@ class ClaimSet(dict[str, Any]):
             # The masks first, so that the limit on the number of keys cannot drop them.
             masks = {key: value[key] for key in attribution.MASKS if key in value}
             value = {**masks, **{key: item for key, item in value.items() if key not in LANGFUSE_KEYS}}
-        if isinstance(value, Mapping) and not self._is_from_app and any(map(is_reserved_key, value)):
-            for key in filter(is_reserved_key, value):
+        # The keys of claims are texts of JSON or of headers.
+        if isinstance(value, Mapping) and not self._is_from_app and any(map(RESERVED_KEY.match, value)):
+            for key in filter(RESERVED_KEY.match, value):
                 self.reject(f"metadata.{key[:64]}", "the name is reserved")
-            value = {key: item for key, item in value.items() if not is_reserved_key(key)}
+            value = {key: item for key, item in value.items() if not RESERVED_KEY.match(key)}
         metadata, dropped = attribution.clean_metadata(value)
         for key, reason in dropped:
             self.reject("metadata" if key == "*" else f"metadata.{key}", reason)
