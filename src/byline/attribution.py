@@ -17,10 +17,10 @@ MAX_METADATA: Final = 50
 MAX_METADATA_KEY: Final = 64
 MAX_METADATA_VALUE: Final = 500
 
-# A claim of a million bad members must not hold up the app.
-_MAX_LOOKED_AT: Final = 1000
+# Bounds the time for a claim with a million invalid members.
+_MAX_INSPECTED: Final = 1000
 
-# Langfuse folds the case, strips a leading "langfuse" and falls back to "default" for anything else.
+# Langfuse lowercases environments, and replaces all that do not match this with "default".
 _ENVIRONMENT: Final = re.compile(r"(?!langfuse)[a-z0-9_-]{1,40}\Z")
 _OTLP_TRACE_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
 _OTLP_SPAN_ID: Final = re.compile(r"[0-9a-f]{16}\Z")
@@ -29,7 +29,7 @@ MetadataValue = str | int | float | bool
 
 #: Keys of the metadata with which a caller asks that inputs, or outputs, of its models are not exported.
 MASKS: Final = ("mask_input", "mask_output")
-_NO: Final = frozenset({"", "0", "false", "no", "none", "null", "off"})
+_SWITCHED_OFF: Final = frozenset({"", "0", "false", "no", "none", "null", "off"})
 
 
 class Attribution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -76,7 +76,7 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     environment_id: str | None = None
 
     def __bool__(self) -> bool:
-        """Whether anything is known at all."""
+        """Whether any field is set."""
         return self != EMPTY
 
 
@@ -104,24 +104,24 @@ TOO_MANY: Final = Undecoded("too many")
 ALL_OTHER_KEYS: Final = "*"
 
 
-class Rejected(Exception):  # noqa: N818 - it is an answer, not an error
-    """Why a value was dropped. Says the reason, never the value."""
+class Rejected(Exception):  # noqa: N818 - a result, not an error
+    """Raised if a value is dropped, with the reason and never the value."""
 
 
 def clean_text(value: object) -> str | None:
-    """Return an id or a name as it may be kept, ``None`` when it is empty.
+    """Return a valid id or name, ``None`` if the value is empty. Raises `Rejected` with the reason.
 
-    Whole numbers and UUIDs become text, for user ids often are. Raises `Rejected` with the reason.
+    Integers and UUIDs are converted to text, because user ids often have these types.
     """
     if type(value) is str:
         text = value.strip(" ")
     elif isinstance(value, str):
-        # The text itself, not what a subclass such as an enumeration makes of it.
+        # Not str(): an enumeration would return its member's name.
         text = str.__str__(value).strip(" ")
     elif value is None:
         return None
     elif isinstance(value, int) and not isinstance(value, bool):
-        # Python refuses to print integers of thousands of digits; 200 digits are too long anyway.
+        # Python refuses to convert integers of more than 4,300 digits; 200 is the limit here.
         if value.bit_length() > 640:
             raise Rejected("too long")
         text = int.__repr__(value)
@@ -139,10 +139,10 @@ def clean_text(value: object) -> str | None:
 
 
 def is_printable(text: str) -> bool:
-    """Whether a text can stand in one line of a report without hiding what it says.
+    """Whether a text has no control characters, line breaks or other invisible characters.
 
-    Other than Python's own rule, this one allows the spaces of other scripts and the two joiners,
-    without which Persian, Hindi and many emoji cannot be written.
+    Unlike ``str.isprintable``, this allows the spaces of other scripts and the two joiners, which
+    Persian, Hindi and many emoji need.
     """
     return text.isprintable() or all(
         char.isprintable() or char in "\u200c\u200d" or unicodedata.category(char) == "Zs" for char in text
@@ -150,7 +150,7 @@ def is_printable(text: str) -> bool:
 
 
 def clean_environment(value: object) -> str | None:
-    """Return an environment that Langfuse will show as it is, in lower case."""
+    """Return an environment in lower case that Langfuse accepts unchanged."""
     text = clean_text(value)
     if text is None:
         return None
@@ -161,7 +161,7 @@ def clean_environment(value: object) -> str | None:
 
 
 def clean_tags(value: object) -> tuple[tuple[str, ...], list[str]]:
-    """Return the usable tags without repetitions, and the reasons for the dropped ones."""
+    """Return the valid tags without repetitions, and the reasons for the dropped ones."""
     if value is None:
         return (), []
     if isinstance(value, str):
@@ -171,7 +171,7 @@ def clean_tags(value: object) -> tuple[tuple[str, ...], list[str]]:
     kept: dict[str, None] = {}
     reasons: list[str] = []
     for seen, item in enumerate(value):
-        if seen >= _MAX_LOOKED_AT:
+        if seen >= _MAX_INSPECTED:
             reasons.append("too many")
             break
         try:
@@ -189,7 +189,7 @@ def clean_tags(value: object) -> tuple[tuple[str, ...], list[str]]:
 
 
 def clean_metadata_value(value: object) -> MetadataValue | None:
-    """Return a metadata value: primitives as they are, the rest as JSON text."""
+    """Return a metadata value: primitives unchanged, all else as JSON text."""
     if value is None:
         return None
     if isinstance(value, bool | float):
@@ -197,7 +197,7 @@ def clean_metadata_value(value: object) -> MetadataValue | None:
     if isinstance(value, Undecoded):
         raise Rejected(value.reason)
     if isinstance(value, int):
-        # What does not fit into 64 bits cannot travel in OTLP.
+        # OTLP has 64-bit integers.
         if not -(2**63) <= value < 2**63:
             raise Rejected("number out of range")
         return value
@@ -218,7 +218,7 @@ def clean_metadata_value(value: object) -> MetadataValue | None:
 
 
 def clean_metadata(value: object) -> tuple[dict[str, MetadataValue], list[tuple[str, str]]]:
-    """Return the usable metadata, and ``(key, reason)`` of what was dropped."""
+    """Return the valid metadata, and ``(key, reason)`` of each dropped entry."""
     if value is None:
         return {}, []
     if not isinstance(value, Mapping):
@@ -226,7 +226,7 @@ def clean_metadata(value: object) -> tuple[dict[str, MetadataValue], list[tuple[
     kept: dict[str, MetadataValue] = {}
     reasons: list[tuple[str, str]] = []
     for seen, (key, item) in enumerate(value.items()):
-        if len(kept) >= MAX_METADATA or seen >= _MAX_LOOKED_AT:
+        if len(kept) >= MAX_METADATA or seen >= _MAX_INSPECTED:
             reasons.append(("*", "too many"))
             break
         if not isinstance(key, str) or not 0 < len(key) <= MAX_METADATA_KEY or not key.isprintable():
@@ -242,20 +242,20 @@ def clean_metadata(value: object) -> tuple[dict[str, MetadataValue], list[tuple[
     return kept, reasons
 
 
-def is_asked(value: object) -> bool:
-    """Whether a switch among the metadata is on: whatever is not clearly a no.
+def is_switched_on(value: object) -> bool:
+    """Whether a switch in the metadata is on, which is any value but a clear no.
 
     Example:
-        >>> is_asked(True), is_asked("true"), is_asked("0"), is_asked(None)
+        >>> is_switched_on(True), is_switched_on("true"), is_switched_on("0"), is_switched_on(None)
         (True, True, False, False)
     """
-    return str(value).strip().lower() not in _NO
+    return str(value).strip().lower() not in _SWITCHED_OFF
 
 
 def merge(layers: Collection[Mapping[str, Any]]) -> Attribution:
     """Merge cleaned layers, the strongest first.
 
-    Of ids and names the first wins; tags are joined in order; of each metadata key the first wins.
+    The first value of an id, a name or a metadata key wins; tags are joined in order.
     """
     if len(layers) == 1:
         (only,) = layers

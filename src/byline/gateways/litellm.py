@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from byline.attribution import MASKS, is_asked
+from byline.attribution import MASKS, is_switched_on
 from byline.call_result import CallResult, RateLimit
 from byline.gateways import values
 from byline.gateways.base import Field, Gateway, GatewayRequest, GatewayResponse
@@ -88,7 +88,7 @@ class LiteLLM(Gateway):
         self.set_header(request, "langfuse_trace_metadata", self.metadata_for(request, {}))
 
     def _set_masks(self, request: GatewayRequest) -> None:
-        masks = [mask for mask in MASKS if is_asked(request.attribution.metadata.get(mask))]
+        masks = [mask for mask in MASKS if is_switched_on(request.attribution.metadata.get(mask))]
         for mask in masks:
             self.set_header(request, f"langfuse_{mask}", "true")
         if masks:

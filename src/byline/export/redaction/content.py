@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from byline.attribution import MASKS, is_asked
+from byline.attribution import MASKS, is_switched_on
 from byline.export.redaction.allow_list import split_words
 from byline.genai import attributes as names
 
@@ -52,7 +52,7 @@ def masked_sides(attributes: Mapping[str, Any]) -> frozenset[str]:
     """
     if _MASK_ATTRIBUTES.keys().isdisjoint(attributes):
         return _NEITHER
-    return frozenset(side for name, side in _MASK_ATTRIBUTES.items() if is_asked(attributes.get(name)))
+    return frozenset(side for name, side in _MASK_ATTRIBUTES.items() if is_switched_on(attributes.get(name)))
 
 
 @lru_cache(maxsize=4096)
