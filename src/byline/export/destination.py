@@ -11,8 +11,8 @@ from opentelemetry.sdk.trace.export import SpanExporter
 
 from byline import settings
 from byline.export import self_test
-from byline.export.debug import debug_print
 from byline.export.decisions import ExportDecisions, Spans, is_sampled, sampling_key
+from byline.export.delivery import messages
 from byline.export.delivery.batch_sender import BatchSender, OTLPExporter
 from byline.export.delivery.store import DiskStore
 from byline.export.langfuse_mapping.observation import map_span
@@ -40,8 +40,8 @@ class Destination:
         headers: Headers of each export.
         spans: ``"all"``, ``"llm"`` for LLM spans, or a function of the finished span.
         **options: See `byline.export.options.DestinationOptions`: ``traces``, ``unsampled``, ``sampling``,
-            ``keep_errors``, ``privacy``, ``mask``, filters, ``conventions``, ``spool``, ``spool_bytes``, ``label``
-            and ``allow_http``.
+            ``keep_errors``, ``privacy``, ``mask``, filters, ``conventions``, ``spool``, ``spool_bytes``, ``fsync``,
+            ``label`` and ``allow_http``.
 
     Raises:
         SettingError: ``byline.E040`` for an endpoint that cannot be used, ``byline.E042`` for ``http://`` to
@@ -103,6 +103,7 @@ class Destination:
                 exporter=self._own_exporter(),
                 spool=self.spool,
                 spool_bytes=self.options.spool_bytes,
+                fsync=self.options.fsync,
             )
             self._processor = self._make_processor(sender)
         return self._processor
@@ -147,7 +148,7 @@ class Destination:
     def _make_processor(self, sender: BatchSender) -> DestinationSpanProcessor:
         options = self.options
         details = f"with {self.credentials()}, spans={options.spans!r}, spool={self.spool}"
-        debug_print(f"{self.label}: to {self.endpoint} {details}")
+        messages.debug_print(f"{self.label}: to {self.endpoint} {details}")
         decisions = ExportDecisions(
             options.spans,
             unsampled=options.unsampled == "record",

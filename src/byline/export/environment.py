@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 
 from byline import errors, settings
-from byline.export.debug import debug_print
+from byline.export.delivery.messages import debug_print
 from byline.export.destination import Destination
 from byline.export.langfuse import Langfuse
 from byline.export.otlp import OTLP

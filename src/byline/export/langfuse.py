@@ -36,7 +36,7 @@ class Langfuse(Destination):
             or the URL of your own server, with or without ``/api/public/otel``.
         spans: ``"llm"``, ``"all"`` or a function of the finished span.
         **options: See `byline.export.options.DestinationOptions`: ``traces``, ``sampling``, ``keep_errors``,
-            ``privacy``, ``mask``, filters, ``conventions``, ``spool``, ``spool_bytes``, ``label`` and
+            ``privacy``, ``mask``, filters, ``conventions``, ``spool``, ``spool_bytes``, ``fsync``, ``label`` and
             ``allow_http``. ``unsampled`` is ``"record"`` by default, because a gateway sends every call.
 
     Raises:

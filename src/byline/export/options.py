@@ -42,6 +42,7 @@ class Options(TypedDict, total=False):
     conventions: Collection[str]
     spool: str | Path | None
     spool_bytes: int
+    fsync: bool
     label: str | None
     allow_http: Sequence[str]
 
@@ -78,6 +79,8 @@ class DestinationOptions:
             by default ``BYLINE_SPOOL``, or none. Each destination has its own folder in it, and any number of
             processes may share it. Spans wait there with their content.
         spool_bytes: How many bytes may wait there, by default 256 MiB; then the oldest spans are dropped.
+        fsync: Whether each batch in the spool is forced to the disk, so that batches survive a crash of the system
+            too, not of the process only. Slower.
         label: The destination's name in counters, messages and the spool. A destination with a label finds its
             spool again after its URL or keys have changed.
         allow_http: Hosts that may get spans unencrypted; loopback addresses always may.
@@ -105,6 +108,7 @@ class DestinationOptions:
         conventions: Collection[str] = (),
         spool: str | Path | None = None,
         spool_bytes: int = DEFAULT_BYTES,
+        fsync: bool = False,
         label: str | None = None,
         allow_http: Sequence[str] = (),
     ) -> None:
@@ -128,6 +132,7 @@ class DestinationOptions:
         self.conventions = validate_conventions(conventions)
         self.label = _validate_label(label)
         self.spool_bytes = _validate_spool_bytes(spool_bytes)
+        self.fsync = _validate_fsync(fsync)
         self.spool = settings.find("spool").value if spool is None else spool
         if not isinstance(self.spool, str | Path) or "\0" in str(self.spool):
             raise SettingError("byline.E049", f"spool is {type(self.spool).__name__}", "pass the path of a folder")
@@ -167,6 +172,12 @@ def _validate_spool_bytes(spool_bytes: Any) -> int:
     if isinstance(spool_bytes, int) and not isinstance(spool_bytes, bool) and spool_bytes > 0:
         return spool_bytes
     raise SettingError("byline.E049", f"spool_bytes={spool_bytes!r}", "pass a number of bytes")
+
+
+def _validate_fsync(fsync: Any) -> bool:
+    if isinstance(fsync, bool):
+        return fsync
+    raise SettingError("byline.E049", f"fsync is {type(fsync).__name__}", "pass True or False")
 
 
 def validate_endpoint(endpoint: Any, allow_http: Any) -> str:

@@ -26,8 +26,8 @@ class OTLP(Destination):
             ``OTEL_EXPORTER_OTLP_HEADERS``.
         spans: ``"all"``, ``"llm"`` or a function of the finished span.
         **options: See `byline.export.options.DestinationOptions`: ``traces``, ``unsampled``, ``sampling``,
-            ``keep_errors``, ``privacy``, ``mask``, filters, ``conventions``, ``spool``, ``spool_bytes``, ``label``
-            and ``allow_http``.
+            ``keep_errors``, ``privacy``, ``mask``, filters, ``conventions``, ``spool``, ``spool_bytes``, ``fsync``,
+            ``label`` and ``allow_http``.
 
     Raises:
         SettingError: ``byline.E044`` if there is no endpoint, ``byline.E066`` for headers that HTTP cannot carry,

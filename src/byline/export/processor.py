@@ -24,6 +24,9 @@ class DestinationSpanProcessor(SpanStateProcessor):
     def __init__(self, name: str, worker: DestinationWorker, decisions: ExportDecisions) -> None:
         super().__init__()
         self._name = name
+        self._closed_counter = f"{name}.spans.dropped.closed"
+        self._queue_full_counter = f"{name}.spans.dropped.queue_full"
+        self._warns_if_full = True
         self.worker = worker
         self._decisions = decisions
         self._retired = False
@@ -72,9 +75,12 @@ class DestinationSpanProcessor(SpanStateProcessor):
 
     def _count_dropped(self, state: SpanState) -> None:
         self._decisions.mark_dropped(state)
-        is_closed = self.worker.closed
-        internal_metrics.increment(f"{self._name}.spans.dropped.{'closed' if is_closed else 'queue_full'}")
-        if not is_closed:
+        if self.worker.closed:
+            internal_metrics.increment(self._closed_counter)
+            return
+        internal_metrics.increment(self._queue_full_counter)
+        if self._warns_if_full:
+            self._warns_if_full = False
             errors.warn_once(
                 f"full.{self._name}",
                 "byline.E060: the queue of %s is full, because spans end faster than they are accepted; spans are "

@@ -23,7 +23,6 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from byline import errors, internal_metrics
-from byline.export.debug import debug_print
 from byline.export.delivery import messages
 from byline.export.delivery.batch import MAX_REFUSALS, Batch, decode_spans, encode_batches, split_batch
 from byline.export.delivery.http_client import HttpClient, HttpResponse
@@ -399,7 +398,9 @@ class BatchSender:
         self.submissions += 1
         internal_metrics.increment(f"{self._name}.submissions")
         self.last_response = response.summary
-        debug_print(f"{self._name}: POST {self._endpoint}, {size} bytes: {response.summary} in {seconds:.2f} s")
+        messages.debug_print(
+            f"{self._name}: POST {self._endpoint}, {size} bytes: {response.summary} in {seconds:.2f} s"
+        )
 
     def _hand_over(self, exporter: SpanExporter, batch: Batch) -> Outcome:
         try:

@@ -1,4 +1,4 @@
-"""Sentences about a request that failed: why, and what to do about it."""
+"""Sentences about exports: why a request failed, what to do about it, and the output of ``BYLINE_DEBUG``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import http.client
 import re
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from byline import errors
+from byline import errors, settings
+from byline.export.redaction.secrets import scrub
 
 #: Statuses by which a destination refuses every batch until a setting is corrected, and what to correct.
 _MISCONFIGURED: Final[dict[int, str]] = {
@@ -230,3 +232,10 @@ def reason_key(reason: str) -> str:
         'http_503'
     """
     return re.sub(r"[^a-z0-9]+", "_", reason.lower()).strip("_")
+
+
+def debug_print(text: str) -> None:
+    """Write a line to standard error, without credentials, if ``BYLINE_DEBUG`` is set."""
+    with contextlib.suppress(Exception):
+        if settings.find("debug").value:
+            sys.stderr.write(f"byline: {scrub(text)}\n")

@@ -1,0 +1,108 @@
+"""The worker of a destination: one thread, which starts with the first span and has no request of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+
+import byline
+from byline import internal_metrics
+from byline.export import OTLP
+from byline.settings import SettingError
+from byline.testing import Receiver
+from tests.export.support import running
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as started:
+        yield started
+
+
+def threads_of(label: str) -> list[str]:
+    names = (f"byline-{label}", f"byline-spool-{label}")
+    return sorted(thread.name for thread in threading.enumerate() if thread.name in names)
+
+
+def test_a_destination_has_one_thread_from_its_first_span_on(receiver: Receiver) -> None:
+    """A server that forks its workers before the first request forks no thread."""
+    with running(OTLP(receiver.url, label="one")) as app:
+        assert threads_of("one") == []
+        for _ in range(3):
+            app.chat()
+        assert app.destinations[0].flush()
+        assert threads_of("one") == ["byline-one"]
+    assert threads_of("one") == []
+
+
+def test_a_spool_has_one_more_thread(receiver: Receiver, tmp_path: Path) -> None:
+    with running(OTLP(receiver.url, label="two", spool=tmp_path)) as app:
+        app.chat()
+        assert app.destinations[0].flush()
+        assert threads_of("two") == ["byline-spool-two", "byline-two"]
+    assert threads_of("two") == []
+
+
+def test_functions_of_the_user_are_called_on_that_thread_outside_any_request(receiver: Receiver) -> None:
+    """A slow function delays no request, and the request that starts the thread leaves no context there."""
+    calls: list[tuple[str, Any, bool]] = []
+
+    def select(span: Any) -> bool:
+        current = trace.get_current_span().get_span_context().is_valid
+        calls.append((threading.current_thread().name, byline.current().session_id, current))
+        return bool(span.name != "left out")
+
+    with running(OTLP(receiver.url, label="asked", spans=select)) as app:
+        with app.request(session_id="s"):
+            app.chat("sent")
+            app.chat("left out")
+        assert app.destinations[0].flush()
+    assert sorted(span.name for span in receiver.spans) == ["POST /chat", "sent"]
+    assert set(calls) == {("byline-asked", None, False)}
+
+
+def test_a_flush_on_the_thread_itself_does_not_wait_for_itself(receiver: Receiver) -> None:
+    results: list[bool] = []
+
+    def flush(_: Any) -> bool:
+        results.append(destination.flush())
+        return True
+
+    destination = OTLP(receiver.url, where=flush)
+    with running(destination) as app:
+        app.chat()
+        assert destination.flush()
+    assert results == [False]
+    assert len(receiver.spans) == 1
+
+
+def test_a_span_may_end_while_its_thread_holds_the_lock(receiver: Receiver) -> None:
+    """As in a finalizer or a signal handler, which may run at any moment."""
+    destination = OTLP(receiver.url)
+    with running(destination) as app:
+        with destination.processor().worker._lock:
+            app.chat()
+        assert destination.flush()
+    assert len(receiver.spans) == 1
+
+
+def test_spans_are_counted_if_no_time_is_left_to_prepare_them(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("byline.export.worker.SHUTDOWN_TIMEOUT", 0.0)
+    with running(OTLP(receiver.url)) as app:
+        for _ in range(3):
+            app.chat()
+    assert internal_metrics.counter_values()["otlp.spans.dropped.closed"] == 3
+    assert receiver.spans == []
+
+
+def test_fsync_is_true_or_false(tmp_path: Path) -> None:
+    assert OTLP("https://collector.example", spool=tmp_path, fsync=True).options.fsync
+    with pytest.raises(SettingError, match=r"byline\.E049"):
+        OTLP("https://collector.example", fsync="yes")  # type: ignore[arg-type]
