@@ -82,6 +82,8 @@ PLACES = (
     "gen_ai.request.instructions gen_ai.request.input gen_ai.response.text gen_ai.request.messages "
     "gen_ai.request.stop_sequences "
     "crewai.task.output smolagents.inputs dspy.outputs gen_ai.agent.description "
+    "http.request_body http.response.text otel.status_description process.environment_variable.HOME container.command "
+    "feature_flag.error.message rpc.connect_rpc.request.metadata.x http.form "
     "mcp.tool.description rag.passage user.comments prompt1 inputMessage2 messages[0].content"
 ).split()
 
@@ -206,6 +208,14 @@ def test_privacy_renames_spans_named_after_a_prompt(
     with running(OTLP(receiver.url, spans="llm", privacy=True)) as app, app.request():
         app.chat(name, **more)
     assert [span.name for span in receiver.spans] == [shown]
+
+
+@pytest.mark.parametrize(("name", "kept"), [(TASK, None), ("openai.chat", "openai.chat")])
+def test_privacy_removes_entity_names_that_are_sentences(receiver: Receiver, name: str, kept: str | None) -> None:
+    """OpenLLMetry's instrumentation for CrewAI states a task's description as the name of the entity."""
+    with running(OTLP(receiver.url, spans="llm", privacy=True)) as app, app.request():
+        app.chat(**{"traceloop.entity.name": name})
+    assert receiver.spans[0].attributes.get("traceloop.entity.name") == kept
 
 
 def test_privacy_keeps_the_generation_name_of_the_caller(receiver: Receiver) -> None:

@@ -40,11 +40,13 @@ _KEPT: Final = frozenset(
         # OpenInference, OpenLLMetry, Pydantic AI.
         "agent.name", "agent_name", "embedding.model_name", "graph.node.name", "llm.model_name", "metadata",
         "model_name", "openinference.span.kind", "reranker.model_name", "tag.tags", "tool.name",
-        "traceloop.entity.name", "traceloop.entity.path", "traceloop.workflow.name",
-        # OpenTelemetry's general conventions: errors, databases, GraphQL, users.
+        "traceloop.workflow.name",
+        # OpenTelemetry's general conventions: errors, databases, GraphQL, HTTP, users.
         "db.collection.name", "db.name", "db.namespace", "db.operation", "db.operation.name", "db.query.summary",
         "db.response.status_code", "db.sql.table", "db.system", "db.system.name", "error.type", "exception.type",
-        "graphql.operation.name", "user.roles",
+        "graphql.operation.name", "http.client_ip", "http.flavor", "http.host", "http.method", "http.request.method",
+        "http.request.method_original", "http.route", "http.scheme", "http.server_name", "http.status_text",
+        "http.target", "http.url", "http.user_agent", "user.roles",
     }
 )  # fmt: skip
 #: Names that begin so stay, unless they are below one of `_CONTENT`.
@@ -56,7 +58,7 @@ _KEPT_BELOW: Final = (
     "llm.cost.",
     "llm.token_count.",
     "llm.usage.",
-    "client.", "cloud.", "code.", "container.", "deployment.", "faas.", "feature_flag.", "host.", "http.", "k8s.",
+    "client.", "cloud.", "code.", "container.", "deployment.", "faas.", "feature_flag.", "host.", "k8s.",
     "messaging.", "net.", "network.", "os.", "otel.", "peer.", "process.", "rpc.", "server.", "service.",
     "telemetry.", "thread.", "url.", "user_agent.",
 )  # fmt: skip
@@ -64,14 +66,19 @@ _KEPT_BELOW: Final = (
 _CONTENT: Final = (
     names.ERROR_MESSAGE,
     "code.stacktrace",
+    "container.command",
+    "feature_flag.error.message",
+    "feature_flag.evaluation.error.message",
     "gen_ai.prompt.variable.",
-    "http.request.body",
     "http.request.header.",
-    "http.response.body",
     "http.response.header.",
     "llm.prompt_template.",
     "messaging.message.body",
+    "otel.status_description",
     "process.command",
+    "process.environment_variable",
+    "rpc.connect_rpc.request.metadata.",
+    "rpc.connect_rpc.response.metadata.",
     "rpc.grpc.request.metadata.",
     "rpc.grpc.response.metadata.",
 )
@@ -97,6 +104,8 @@ _CHOICES: Final = frozenset(
         "voice",
     }
 )  # fmt: skip
+#: A name, or the description of a task, by OpenLLMetry's instrumentations of agents.
+_ENTITY_NAME: Final = "traceloop.entity.name"
 _MAX_VECTOR: Final = 8
 _WORD_BREAK: Final = re.compile(r"[\W_\d]+|(?<=[a-z])(?=[A-Z])")
 #: Alone, in quotes, or alone in a list, as in JSON.
@@ -177,7 +186,8 @@ def redact_parameters(parameters: str) -> str:
 @lru_cache(maxsize=4096)
 def _names_choice(name: str) -> bool:
     words = split_words(name)
-    return bool(words) and words[-1] in _CHOICES and not name.startswith(_CONTENT)
+    is_choice = bool(words) and (words[-1] in _CHOICES or name == _ENTITY_NAME)
+    return is_choice and not name.startswith(_CONTENT)
 
 
 def _holds_text(value: Any) -> bool:
