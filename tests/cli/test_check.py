@@ -48,7 +48,7 @@ def test_working_destinations_pass(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     shown = {check["name"]: check["detail"] for check in said["checks"]}
     assert shown["Langfuse gets"].startswith("rehearsal → byline check call (trace byline check, session byline-check")
     assert shown["OTLP gets"].startswith("byline check request → rehearsal → byline check call (")
-    assert shown["Langfuse gets"].endswith("user byline-check, content let through)")
+    assert shown["Langfuse gets"].endswith("user byline-check, content exported)")
     assert all(check["ok"] for check in said["checks"])
     settings = {row["name"]: row for row in said["settings"]}
     assert settings["langfuse_base_url"] == {
@@ -148,7 +148,7 @@ def test_the_result_describes_the_spans_that_arrive_with_these_settings(
         assert main(["check"]) == 0
         assert len(otlp.spans) == 3
     said = capsys.readouterr().out
-    assert "user byline-check, content left out)" in said
+    assert "user byline-check, content removed)" in said
     assert "0 spans wait, 0 B of 256 MiB" in said
 
 

@@ -178,6 +178,7 @@ def describe_result(spans: Sequence[ReadableSpan]) -> str:
         for label, key in (("trace", names.TRACE_NAME), ("session", names.SESSION_ID), ("user", names.USER_ID))
         if key in attributes
     ]
+    # Langfuse's mapping moves the messages to an attribute of Langfuse.
     has_content = names.CALL_RESULT["input_messages"] in attributes or LANGFUSE_INPUT in attributes
-    labels.append("content let through" if has_content else "content left out")
+    labels.append("content exported" if has_content else "content removed")
     return f"{' → '.join(path)} ({', '.join(labels)})"
