@@ -175,12 +175,14 @@ class RequestContext:
     @property
     def key(self) -> int:
         """A number that no other request of this process has, the same for all parts of a request."""
-        root = self.root()
-        if not root._key:
-            with _lock:
-                if not root._key:
-                    root._key = next(_keys)
-        return root._key
+        if not self._key:
+            if self.parent is not None:
+                self._key = self.parent.key
+            else:
+                with _lock:
+                    if not self._key:
+                        self._key = next(_keys)
+        return self._key
 
     def spans(self) -> RequestSpans:
         """Return the object that the spans of this context share."""
