@@ -17,6 +17,16 @@ from byline.export.delivery.batch_sender import BatchSender
 _TRACER = TracerProvider(shutdown_on_exit=False).get_tracer("app")
 
 
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def make_spans(*names: str, size: int = 0) -> list[ReadableSpan]:
     """Return ended spans, each with a text of so many characters that do not compress."""
     spans = []

@@ -84,7 +84,7 @@ def test_a_web_page_is_no_answer(spooled: bool, tmp_path: Path, production: pyte
 def asked_to_wait(wish: str) -> float | None:
     with Nasty(says(f"HTTP/1.1 429 Later\r\nRetry-After: {wish}\r\nContent-Length: 0\r\n\r\n".encode())) as nasty:
         client = HttpClient(nasty.url, {})
-        response = client.send("POST", b"x")
+        response = client.send_request("POST", b"x")
         client.close()
     told = messages.judge_failure(
         "otlp", nasty.url, status=response.status, reason="", is_html_page=False, wait=response.retry_after

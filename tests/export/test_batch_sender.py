@@ -18,7 +18,7 @@ from byline.export.delivery.batch_sender import BatchSender
 from byline.testing import Receiver
 from byline.testing.receiver import decode_export
 from byline.testing.server import Handler, Request
-from tests.export.batches import counted, make_batch, make_spans, sending
+from tests.export.batches import Clock, counted, make_batch, make_spans, sending
 from tests.export.nasty import Nasty, says
 
 SOON = 20.0
@@ -33,16 +33,6 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(params=[False, True], ids=["memory", "spool"])
 def spool(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
     return tmp_path / "spool" if request.param else None
-
-
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Poisoned(Receiver):
@@ -132,7 +122,7 @@ def test_a_destination_that_is_not_there_is_tried_with_one_batch(receiver: Recei
         for number in range(9):
             sender.add(make_spans(f"{number}"))
         sender.send_due()
-        assert sender.submissions == 1
+        assert internal_metrics.counter_values()["x.submissions"] == 1
         assert sender.gauge_values()["waiting.because.connection_refused"] == 9
 
 

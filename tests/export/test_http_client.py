@@ -59,23 +59,23 @@ def test_a_request_ends_by_its_deadline(answer: str) -> None:
     """Its headers may come by drips; and the next request is not disturbed."""
     behaviour, status = FOREVER[answer]
     with Nasty(behaviour) as nasty, client_of(nasty.url, timeout=0.3) as client:
-        response = client.send("POST", b"x")
+        response = client.send_request("POST", b"x")
         assert response.status == status
         assert status == 200 or response.reason == messages.NO_ANSWER
         client.timeout = 5.0
-        assert client.send("POST", b"x").status == 200
+        assert client.send_request("POST", b"x").status == 200
 
 
 def test_a_deadline_ends_the_request_under_way() -> None:
     with Nasty(stalls_after(b"")) as nasty, client_of(nasty.url, timeout=600.0) as client:
         responses: list[HttpResponse] = []
-        thread = threading.Thread(target=lambda: responses.append(client.send("POST", b"x")))
+        thread = threading.Thread(target=lambda: responses.append(client.send_request("POST", b"x")))
         thread.start()
         nasty.wait_for_posts(1)
         client.set_deadline(time.monotonic())
         thread.join(60)
         assert [response.reason for response in responses] == [messages.NO_ANSWER]
-        assert client.send("POST", b"x").status is None
+        assert client.send_request("POST", b"x").status is None
         assert nasty.posts == 1
 
 
@@ -83,37 +83,37 @@ def test_a_server_that_does_not_read_holds_nothing_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         with client_of(url, timeout=0.3) as client:
-            assert client.send("POST", b"x" * 50_000_000).reason == messages.NO_ANSWER
+            assert client.send_request("POST", b"x" * 50_000_000).reason == messages.NO_ANSWER
 
 
 def test_a_connection_is_kept(receiver: Receiver) -> None:
     with client_of(f"{receiver.url}/v1/traces") as client:
-        client.send("POST", b"")
+        client.send_request("POST", b"")
         first = client._socket
-        client.send("POST", b"")
+        client.send_request("POST", b"")
         assert client._socket is first
 
 
 def test_a_connection_that_was_kept_and_is_gone_is_said() -> None:
     with Nasty(says(HEAD + b"Content-Length: 0\r\n\r\n"), cuts_after(b"")) as nasty, client_of(nasty.url) as client:
-        assert client.send("POST", b"x").is_accepted
-        response = client.send("POST", b"x")
+        assert client.send_request("POST", b"x").is_accepted
+        response = client.send_request("POST", b"x")
         assert response.reason == messages.CLOSED
         assert response.is_stale
-        assert client.send("POST", b"x").is_accepted
+        assert client.send_request("POST", b"x").is_accepted
 
 
 def test_redirects_are_not_followed(receiver: Receiver) -> None:
     location = f"Location: {receiver.url}/v1/traces\r\n".encode()
     answer = b"HTTP/1.1 308 Permanent Redirect\r\nContent-Length: 0\r\n" + location + b"\r\n"
     with Nasty(says(answer)) as nasty, client_of(nasty.url, {"x-api-key": "k"}) as client:
-        assert client.send("POST", b"x").status == 308
+        assert client.send_request("POST", b"x").status == 308
     assert receiver.requests == []
 
 
 def test_headers_are_those_of_the_destination(receiver: Receiver) -> None:
     with client_of(f"{receiver.url}/v1/traces", {"X-Api-Key": "k", "User-Agent": "mine"}) as client:
-        client.send("POST", b"", {"content-type": "application/x-protobuf", "user-agent": "other"})
+        client.send_request("POST", b"", {"content-type": "application/x-protobuf", "user-agent": "other"})
     (request,) = receiver.requests
     names = ("content-type", "user-agent", "x-api-key", "authorization", "cookie", "content-length")
     sent = [request.headers.get(name) for name in names]
@@ -127,7 +127,7 @@ def test_headers_are_those_of_the_destination(receiver: Receiver) -> None:
 )
 def test_other_servers_are_said(answer: bytes, reason: str) -> None:
     with Nasty(cuts_after(answer)) as nasty, client_of(nasty.url) as client:
-        assert client.send("POST", b"x").reason == reason
+        assert client.send_request("POST", b"x").reason == reason
 
 
 def test_a_refusal_before_the_whole_body_is_read() -> None:
@@ -146,14 +146,14 @@ def test_a_refusal_before_the_whole_body_is_read() -> None:
         thread = threading.Thread(target=refuse, args=(server,))
         thread.start()
         with client_of(f"http://127.0.0.1:{server.getsockname()[1]}") as client:
-            assert client.send("POST", b"x" * 5_000_000).status == 413
+            assert client.send_request("POST", b"x" * 5_000_000).status == 413
         thread.join(20)
 
 
 def test_a_body_without_an_end_is_read_no_further() -> None:
     body = HEAD + b"\r\n" + b"x" * 100_000
     with Nasty(drips_after(body)) as nasty, client_of(nasty.url) as client:
-        assert len(client.send("POST", b"x").body) == 8192
+        assert len(client.send_request("POST", b"x").body) == 8192
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -167,7 +167,7 @@ def test_proxies_of_the_environment_are_used(tls: bool, monkeypatch: pytest.Monk
     with Nasty(behave, log=seen) as proxy:
         monkeypatch.setenv("https_proxy" if tls else "http_proxy", proxy.url.replace("//", "//user:p%40ss@"))
         with client_of(f"{'https' if tls else 'http'}://collector.example:4318/v1/traces") as client:
-            response = client.send("POST", b"x")
+            response = client.send_request("POST", b"x")
     (head,) = seen
     if tls:
         assert response.reason == "the proxy cannot be reached"
@@ -232,19 +232,19 @@ def test_certificates_are_those_of_the_endpoint(monkeypatch: pytest.MonkeyPatch)
 def test_a_certificate_file_that_cannot_be_read_is_said(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/file.pem")
     with client_of(receiver.url.replace("http:", "https:")) as client:
-        assert client.send("POST", b"x").reason == "a certificate file cannot be read"
+        assert client.send_request("POST", b"x").reason == "a certificate file cannot be read"
 
 
 def test_a_server_without_tls_is_said(receiver: Receiver) -> None:
     with client_of(receiver.url.replace("http:", "https:")) as client:
-        assert client.send("POST", b"x").reason == "it does not speak TLS"
+        assert client.send_request("POST", b"x").reason == "it does not speak TLS"
 
 
 def test_a_child_process_leaves_the_connection_to_its_parent(receiver: Receiver) -> None:
     with client_of(f"{receiver.url}/v1/traces") as client:
-        client.send("POST", b"")
+        client.send_request("POST", b"")
         first = client._socket
         client.after_fork()
         assert client._socket is None
-        client.send("POST", b"")
+        client.send_request("POST", b"")
         assert client._socket is not first

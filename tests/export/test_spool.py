@@ -149,21 +149,21 @@ def test_many_processes_share_a_spool(receiver: Receiver, tmp_path: Path) -> Non
 
 def test_a_batch_in_another_hand_is_left_alone(tmp_path: Path) -> None:
     spool = DiskStore(tmp_path, name="x")
-    path = spool.put(make_batch())
-    with spool.take(path) as first:
+    path = spool.add_batch(make_batch())
+    with spool.hold_batch(path) as first:
         assert first is not None
-        with DiskStore(tmp_path, name="x").take(path) as second:
+        with DiskStore(tmp_path, name="x").hold_batch(path) as second:
             assert second is None
-        spool.remove(path)
-        with DiskStore(tmp_path, name="x").take(path) as gone:
+        spool.remove_batch(path)
+        with DiskStore(tmp_path, name="x").hold_batch(path) as gone:
             assert gone is None
 
 
 def test_a_full_spool_drops_the_oldest_and_counts_them(tmp_path: Path, production: pytest.LogCaptureFixture) -> None:
     spool = DiskStore(tmp_path, name="x", max_bytes=10_000)
     for number in range(20):
-        spool.put(Batch(os.urandom(2023), number + 1))
-    waiting = spool.measure()
+        spool.add_batch(Batch(os.urandom(2023), number + 1))
+    waiting = spool.measure_waiting()
     assert waiting.size <= 10_000
     assert waiting.files == 4
     assert waiting.spans == 17 + 18 + 19 + 20
@@ -216,6 +216,8 @@ def test_a_folder_that_cannot_be_written_to_is_said_at_once(tmp_path: Path) -> N
         OTLP("https://collector.example", spool=taken)
     with pytest.raises(byline.SettingError, match=r"byline\.E049"):
         OTLP("https://collector.example", spool=tmp_path, spool_bytes=0)
+    with pytest.raises(byline.SettingError, match=r"byline\.E049"):
+        OTLP("https://collector.example", spool=tmp_path, fsync="yes")  # type: ignore[arg-type]
 
 
 def test_a_disk_that_fails_later_is_counted_and_the_batch_is_sent_all_the_same(

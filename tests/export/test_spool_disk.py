@@ -56,9 +56,9 @@ def test_writing_does_not_look_through_all_that_waits(tmp_path: Path, listings: 
     """Else a long outage would make each batch dearer than the one before."""
     spool = DiskStore(tmp_path, name="x")
     for _ in range(200):
-        spool.put(Batch(b"batch", 1))
+        spool.add_batch(Batch(b"batch", 1))
     assert len(listings) == 1
-    assert spool.measure().files == 200
+    assert spool.measure_waiting().files == 200
 
 
 def test_nor_does_it_when_the_spool_is_full(tmp_path: Path, listings: list[Path]) -> None:
@@ -66,13 +66,13 @@ def test_nor_does_it_when_the_spool_is_full(tmp_path: Path, listings: list[Path]
     spool = DiskStore(tmp_path, name="x", max_bytes=100_000)
     data = os.urandom(1023)
     for _ in range(90):
-        spool.put(Batch(data, 1))
+        spool.add_batch(Batch(data, 1))
     del listings[:]
     for _ in range(50):
-        spool.put(Batch(data, 1))
+        spool.add_batch(Batch(data, 1))
     assert len(listings) < 10
-    assert 90_000 < spool.measure().size <= 100_000
-    assert spool.measure().spans + spans_of("x")["dropped.spool_full"] == 140
+    assert 90_000 < spool.measure_waiting().size <= 100_000
+    assert spool.measure_waiting().spans + spans_of("x")["dropped.spool_full"] == 140
 
 
 def test_a_full_spool_is_full_for_all_who_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,18 +81,18 @@ def test_a_full_spool_is_full_for_all_who_share_it(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     both = [DiskStore(tmp_path, name="x", max_bytes=50_000) for _ in range(2)]
     for number in range(400):
-        both[number % 2].put(Batch(os.urandom(1000), 1))
-        assert both[0].measure().size <= 50_000 + 10 * 1100
-    assert both[0].measure().spans + spans_of("x")["dropped.spool_full"] == 400
+        both[number % 2].add_batch(Batch(os.urandom(1000), 1))
+        assert both[0].measure_waiting().size <= 50_000 + 10 * 1100
+    assert both[0].measure_waiting().spans + spans_of("x")["dropped.spool_full"] == 400
 
 
 def test_what_is_being_sent_makes_no_room(tmp_path: Path) -> None:
     """It would be counted as sent and as dropped."""
     spool = DiskStore(tmp_path, name="x", max_bytes=5_000)
-    first, second = spool.put(make_batch(size=2000)), spool.put(Batch(os.urandom(2000), 10))
-    with DiskStore(tmp_path, name="x").take(first) as data:
+    first, second = spool.add_batch(make_batch(size=2000)), spool.add_batch(Batch(os.urandom(2000), 10))
+    with DiskStore(tmp_path, name="x").hold_batch(first) as data:
         assert data is not None
-        spool.put(Batch(os.urandom(2000), 100))
+        spool.add_batch(Batch(os.urandom(2000), 100))
         assert (tmp_path / first).exists()
         assert not (tmp_path / second).exists()
     assert spans_of("x") == {"dropped.spool_full": 10}
@@ -131,7 +131,7 @@ def test_a_file_is_locked_as_network_file_systems_want_it(tmp_path: Path, monkey
 
     monkeypatch.setattr(fcntl, "flock", flock)
     spool = DiskStore(tmp_path, name="x")
-    with spool.take(spool.put(make_batch())) as data:
+    with spool.hold_batch(spool.add_batch(make_batch())) as data:
         assert data is not None
     assert set(modes) == {os.O_RDWR}
 
@@ -189,7 +189,7 @@ def test_halves_that_find_no_room_on_disk_are_counted_once(
 ) -> None:
     """What is dropped was not sent, and what was sent is not dropped."""
     left = [None, None]
-    put = DiskStore.put
+    put = DiskStore.add_batch
 
     def fill_up(spool: DiskStore, batch: Batch) -> str:
         if not left:
@@ -197,7 +197,7 @@ def test_halves_that_find_no_room_on_disk_are_counted_once(
         left.pop()
         return put(spool, batch)
 
-    monkeypatch.setattr(DiskStore, "put", fill_up)
+    monkeypatch.setattr(DiskStore, "add_batch", fill_up)
     receiver.fail(413)
     with running(OTLP(receiver.url, spool=tmp_path)) as app:
         for _ in range(4):
@@ -290,7 +290,7 @@ from pathlib import Path
 from byline.export.delivery.store import DiskStore
 from tests.export.batches import make_batch
 spool = DiskStore(Path(sys.argv[1]), name="x")
-with spool.take(spool.put(make_batch())) as data:
+with spool.hold_batch(spool.add_batch(make_batch())) as data:
     assert data is not None
     os.register_at_fork(after_in_child=spool.after_fork)
     if os.fork() == 0:
@@ -310,7 +310,7 @@ def test_a_child_does_not_keep_locked_what_its_parent_had_in_hand(tmp_path: Path
         assert parent.wait(20) == 0
         spool = DiskStore(tmp_path, name="x")
         (key,) = spool.list_keys()
-        with spool.take(key) as data:
+        with spool.hold_batch(key) as data:
             assert data is not None
         parent.communicate()
 

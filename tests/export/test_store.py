@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 from byline import internal_metrics
+from byline.export import OTLP
 from byline.export.delivery.batch import read_batch, split_batch
 from byline.export.delivery.store import DiskStore, MemoryStore
 from byline.settings import SettingError
 from byline.testing import Receiver
 from tests.export.batches import counted, make_batch, make_spans, sending
+from tests.export.support import running
 
 A = {"authorization": "Basic a"}
 B = {"authorization": "Basic b"}
@@ -31,9 +33,9 @@ def keys_of(folder: Path, headers: dict[str, str]) -> list[str]:
 
 def test_a_batch_is_kept_for_its_account(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A label that is used again must not send one project's spans with another's keys."""
-    DiskStore(tmp_path, name="x", headers=A).put(make_batch())
+    DiskStore(tmp_path, name="x", headers=A).add_batch(make_batch())
     assert keys_of(tmp_path, B) == []
-    assert DiskStore(tmp_path, name="x", headers=B).measure().files == 0
+    assert DiskStore(tmp_path, name="x", headers=B).measure_waiting().files == 0
     assert len(keys_of(tmp_path, A)) == 1
     assert "byline.E072" in caplog.text
 
@@ -75,8 +77,8 @@ def test_names_count_no_more_than_their_files_hold(tmp_path: Path) -> None:
     store = DiskStore(tmp_path, name="x")
     name = "00000000000000000001-1-0-999999.otlp"
     (tmp_path / name).write_bytes(make_batch(3).data)
-    assert store.measure().spans < 1000
-    with store.take(name) as batch:
+    assert store.measure_waiting().spans < 1000
+    with store.hold_batch(name) as batch:
         assert batch is not None
         assert batch.spans == 3
     store._evict(name)
@@ -89,7 +91,7 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_put_aside(tmp_path: Path) -> 
     packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(256)) + packer.flush()
     (tmp_path / "00000000000000000001-1-0-1.otlp").write_bytes(packed)
     tracemalloc.start()
-    with store.take(*store.list_keys()) as batch:
+    with store.hold_batch(*store.list_keys()) as batch:
         assert batch is None
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -124,7 +126,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path, monkeypatch: pytest.M
     (spool / f".{name}").symlink_to(precious)
     (spool / ".known.probe").symlink_to(precious)
     with pytest.raises(OSError, match=r"exists"):
-        store.put(make_batch())
+        store.add_batch(make_batch())
     with pytest.raises(SettingError, match=r"byline\.E049"):
         DiskStore(spool, name="x")
     assert precious.read_text() == "precious"
@@ -134,7 +136,7 @@ def test_all_folders_are_this_users_alone(tmp_path: Path) -> None:
     mask = os.umask(0)
     try:
         store = DiskStore(tmp_path / "deep" / "er", name="x")
-        store.put(make_batch())
+        store.add_batch(make_batch())
     finally:
         os.umask(mask)
     for path in (tmp_path / "deep").rglob("*"):
@@ -180,9 +182,9 @@ def test_a_folder_in_one_that_another_user_has_opened_to_everybody_is_refused(
 
 def test_files_of_another_user_are_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = DiskStore(tmp_path, name="x")
-    key = store.put(make_batch())
+    key = store.add_batch(make_batch())
     monkeypatch.setattr(os, "geteuid", lambda: 4321)
-    with store.take(key) as batch:
+    with store.hold_batch(key) as batch:
         assert batch is None
     assert (tmp_path / key).exists()
 
@@ -200,15 +202,17 @@ def test_files_reach_the_disk_itself_if_that_is_wanted(
         original(descriptor)
 
     monkeypatch.setattr(os, "fsync", spy)
-    DiskStore(tmp_path, name="x", fsync=fsync).put(make_batch())
+    with Receiver() as receiver, running(OTLP(receiver.url, spool=tmp_path, fsync=fsync)) as app:
+        app.chat()
+        assert app.destinations[0].flush()
     assert synced == ([False, True] if fsync else [])
 
 
 def test_a_batch_in_memory_is_counted_by_one_thread_alone() -> None:
     store = MemoryStore()
-    key = store.put(make_batch(3))
-    assert store.spans == store.measure().spans == 3
-    assert store.remove(key)
-    assert not store.remove(key)
+    key = store.add_batch(make_batch(3))
+    assert store.spans == store.measure_waiting().spans == 3
+    assert store.remove_batch(key)
+    assert not store.remove_batch(key)
     assert store.spans == 0
     assert internal_metrics.counter_values() == {}

@@ -13,7 +13,8 @@ from byline import settings
 from byline.export import self_test
 from byline.export.decisions import ExportDecisions, Spans, is_sampled, sampling_key
 from byline.export.delivery import messages
-from byline.export.delivery.batch_sender import BatchSender, OTLPExporter
+from byline.export.delivery.batch_sender import BatchSender
+from byline.export.delivery.post import OTLPExporter
 from byline.export.delivery.store import DiskStore
 from byline.export.langfuse_mapping.observation import map_span
 from byline.export.langfuse_mapping.trace_io import TraceIO
@@ -138,7 +139,7 @@ class Destination:
             self.label = label
         results = self_test.evaluate(self.name, self.endpoint, sender, is_filtered=bool(self.options.filters))
         if self.spool is not None:
-            waiting = DiskStore(self.spool, name=self.label, headers=self.headers).measure()
+            waiting = DiskStore(self.spool, name=self.label, headers=self.headers).measure_waiting()
             results.append(self_test.spool_status(self.name, waiting.spans, waiting.size, self.options.spool_bytes))
         return results
 

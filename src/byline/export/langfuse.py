@@ -101,7 +101,7 @@ class Langfuse(Destination):
         name = "Langfuse credentials"
         url = f"{self.base_url}/api/public/projects"
         client = HttpClient(url, {"Authorization": self.headers["Authorization"]})
-        response = client.send("GET")
+        response = client.send_request("GET")
         client.close()
         if response.status is None:
             advice = messages.advice_for_error(response.reason, self.base_url)

@@ -1,1 +1,1 @@
-"""How batches leave the process: by a line of HTTP, by way of the disk where there is a spool."""
+"""Stores batches in memory or on disk, and sends them over HTTP."""

@@ -45,7 +45,7 @@ def encode_batches(spans: Sequence[ReadableSpan]) -> Iterator[Batch | int]:
     if data and (len(data) <= MAX_BYTES or len(spans) == 1):
         yield Batch(gzip.compress(data, compresslevel=5, mtime=0), len(spans))
     elif len(spans) > 1:
-        # One span that cannot be encoded must not cost the others of its batch.
+        # One span that cannot be encoded must not cost the other spans of the batch.
         half = len(spans) // 2
         yield from encode_batches(spans[:half])
         yield from encode_batches(spans[half:])
@@ -54,7 +54,7 @@ def encode_batches(spans: Sequence[ReadableSpan]) -> Iterator[Batch | int]:
 
 
 def read_batch(data: bytes) -> Batch | None:
-    """Return a batch with the number of spans that it really has, ``None`` if the bytes are no gzipped OTLP request."""
+    """Return a batch with the number of spans in the data, ``None`` if the data is no gzipped OTLP request."""
     try:
         spans = _count_spans(_parse(data))
     except Exception:
@@ -78,7 +78,7 @@ def split_batch(batch: Batch) -> list[Batch]:
 def decode_spans(batch: Batch) -> list[ReadableSpan]:
     """Return the spans of a batch as an exporter of the SDK takes them.
 
-    OTLP as OpenTelemetry encodes it has no sampled flag; spans that are exported are sampled.
+    OpenTelemetry encodes no sampled flag; exported spans are sampled.
     """
     spans = []
     for of_resource in _parse(batch.data).resource_spans:

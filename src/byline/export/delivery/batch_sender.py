@@ -7,7 +7,7 @@ destination pauses all. Every span of a batch is counted once: as sent, or as dr
 from __future__ import annotations
 
 import contextlib
-import gzip
+import math
 import os
 import threading
 import time
@@ -17,34 +17,27 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import SpanExporter
 
 from byline import errors, internal_metrics
 from byline.export.delivery import messages
-from byline.export.delivery.batch import MAX_REFUSALS, Batch, decode_spans, encode_batches, split_batch
-from byline.export.delivery.http_client import HttpClient, HttpResponse
+from byline.export.delivery.batch import MAX_REFUSALS, Batch, encode_batches, split_batch
 from byline.export.delivery.messages import Outcome
+from byline.export.delivery.post import EndpointPost, ExporterPost
 from byline.export.delivery.retry_schedule import RetrySchedule, retry_delay
 from byline.export.delivery.store import DEFAULT_BYTES, DiskStore, MemoryStore, Store
 
-_HEADERS: Final = {
-    "content-type": "application/x-protobuf",
-    "content-encoding": "gzip",
-    "user-agent": "OTel-OTLP-Exporter-Python byline",
-}
 #: Seconds for which a batch in memory is retried. A longer Retry-After is waited for.
 _PATIENCE: Final = 10.0
 #: Seconds after which a spool is searched for batches that another process left behind.
 _SPOOL_INTERVAL: Final = 30.0
 #: Seconds between two looks at a batch that another process is sending.
-_LOCKED_INTERVAL: Final = 0.05
+_LOCKED_INTERVAL: Final = 0.1
 #: Failures in a row, each of another batch, that are taken for a failure of the destination.
 _FAILURES_IN_A_ROW: Final = 2
 _FAILURES_OF_A_FLUSH: Final = 10
-#: Failures of one batch, while others are accepted, after which an exporter of the user's own gets it in halves.
+#: Failures of one batch, while others are accepted, after which an exporter of the user's own gets two halves instead.
 _FAILURES_ALONE: Final = 3
 
 
@@ -61,10 +54,10 @@ class BatchSender:
         exporter: Exporter of the user's own, which gets the batches instead of the endpoint.
         spool: Folder of the spool, ``None`` for batches in memory.
         spool_bytes: Bytes that may wait in the spool.
-        fsync: Whether a batch is on the disk itself before it counts as spooled.
+        fsync: Whether the system writes each batch to the disk at once (``fsync``).
         timeout: Seconds for one request, by default ten or as OpenTelemetry's variables say.
-        patience: Seconds for which a batch in memory is retried.
-        delay: Returns the seconds until the next attempt, by the number of failures before.
+        patience: Seconds for which a batch in memory is retried, by default ten.
+        delay: Returns the seconds until the next attempt, by the number of failures before; by default `retry_delay`.
         clock: Tells the time by which retries are due.
     """
 
@@ -79,27 +72,25 @@ class BatchSender:
         spool_bytes: int = DEFAULT_BYTES,
         fsync: bool = False,
         timeout: float | None = None,
-        patience: float = _PATIENCE,
-        delay: Callable[[int], float] = retry_delay,
+        patience: float | None = None,
+        delay: Callable[[int], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
-        self._endpoint = endpoint
-        self._exporter = exporter
-        self._client = HttpClient(endpoint, headers, timeout=timeout)
+        self._post: EndpointPost | ExporterPost = (
+            EndpointPost(name, endpoint, headers, timeout=timeout) if exporter is None else ExporterPost(name, exporter)
+        )
         self._memory = MemoryStore()
         self._disk: DiskStore | None = None
         if spool is not None:
             self._disk = DiskStore(spool, name=name, max_bytes=spool_bytes, headers=headers, fsync=fsync)
             self._disk.clear_stale()
-        self._patience = patience
+        self._patience = _PATIENCE if patience is None else patience
         self._clock = clock
-        self._make_schedule = partial(RetrySchedule, delay=delay, clock=clock)
-        #: The last response, and what to do if it accepted nothing.
-        self.last_response = ""
+        self._make_schedule = partial(RetrySchedule, delay=delay or retry_delay, clock=clock)
+        #: Advice on the last response; empty if the batch was accepted.
         self.advice = ""
-        #: Requests, spans that the destination rejected out of accepted batches, and spans that were dropped.
-        self.submissions = 0
+        #: Spans that the destination rejected out of accepted batches, and spans that were dropped.
         self.rejected_spans = 0
         self.lost_spans = 0
         self._reset()
@@ -111,8 +102,9 @@ class BatchSender:
         #: Keys of the batches that a flush is about, with the parts into which they are split.
         self._flushing: set[str] = set()
         self._closing = False
-        #: Whether the sender's thread did not end in time, and has to close the connection itself.
+        #: Whether the sender's thread did not end in time, and has to close the connection.
         self._is_abandoned = False
+        self._deadline = math.inf
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._has_new = True
@@ -121,17 +113,22 @@ class BatchSender:
         self._is_flushed = False
 
     @property
+    def last_response(self) -> str:
+        """Status and reason of the last response."""
+        return self._post.last_response
+
+    @property
     def waiting_spans(self) -> int:
         """Spans in memory, which count against the queue's capacity."""
         return self._memory.spans
 
     def gauge_values(self) -> dict[str, int]:
-        """Return what waits: on disk, since how many seconds, and how many batches for which reason."""
+        """Return the batches that wait on disk, the age of the oldest, and the number of batches by reason."""
         values = {}
-        waiting = self._memory.measure()
+        waiting = self._memory.measure_waiting()
         count, age = waiting.files, waiting.age
         if self._disk is not None:
-            spooled = self._disk.measure()
+            spooled = self._disk.measure_waiting()
             values = {"spool.files": spooled.files, "spool.spans": spooled.spans, "spool.bytes": spooled.size}
             count, age = count + spooled.files, max(age, spooled.age)
         values["waiting.seconds"] = int(age)
@@ -164,7 +161,7 @@ class BatchSender:
     def _store(self, batch: Batch) -> None:
         if self._disk is not None:
             try:
-                self._disk.put(batch)
+                self._disk.add_batch(batch)
             except OSError as error:
                 internal_metrics.increment(f"{self._name}.spool.failed")
                 errors.warn_once(
@@ -177,15 +174,15 @@ class BatchSender:
             else:
                 internal_metrics.increment(f"{self._name}.spans.spooled", batch.spans)
                 return
-        self._retries.add(self._memory.put(batch), self._clock() + self._patience)
+        self._retries.add_batch(self._memory.add_batch(batch), self._clock() + self._patience)
 
     def send_due(self) -> None:
-        """Try each batch in memory whose retry time has come. With a spool the sender's own thread does so."""
+        """Try each batch in memory that is due. With a spool the sender's own thread does so."""
         if self._disk is None:
             self._send_round()
 
     def next_due(self) -> float | None:
-        """Return when `send_due` has something to do, ``None`` if nothing waits for it."""
+        """Return when the next batch in memory is due, ``None`` if there is none."""
         return self._retries.next_due(self._memory.list_keys()) if self._disk is None else None
 
     def flush(self, until: float) -> bool:
@@ -195,7 +192,7 @@ class BatchSender:
         and the time fits, because they are safe there.
 
         Returns:
-            Whether nothing of what waited is left, and nothing in memory was dropped.
+            Whether no batch is left of those that waited, and none in memory was dropped.
         """
         if self._disk is None or self._closing or not self._has_thread():
             return self._flush_here(until)
@@ -209,7 +206,8 @@ class BatchSender:
 
     def set_deadline(self, until: float) -> None:
         """Try each batch once from now on, and none after a moment of the monotonic clock. Safe from any thread."""
-        self._client.set_deadline(until)
+        self._deadline = min(self._deadline, until)
+        self._post.set_deadline(until)
         with self._wake:
             self._wake.notify_all()
 
@@ -230,10 +228,10 @@ class BatchSender:
             thread.join(max(until - time.monotonic(), 0.0) + 2 * _LOCKED_INTERVAL)
             self._is_abandoned = thread.is_alive()
         if thread is None or not thread.is_alive():
-            self._send_round(everything=True, limit=_FAILURES_OF_A_FLUSH)
-            self._client.close()
-            if self._exporter is not None:
-                self._exporter.shutdown()
+            try:
+                self._send_round(everything=True, limit=_FAILURES_OF_A_FLUSH)
+            finally:
+                self._post.close()
         return self.abandon()
 
     def abandon(self) -> int:
@@ -242,7 +240,7 @@ class BatchSender:
 
     def after_fork(self) -> None:
         """Start anew in a child process; batches in memory are the parent's to send."""
-        self._client.after_fork()
+        self._post.after_fork()
         self._memory.clear()
         if self._disk is not None:
             self._disk.after_fork()
@@ -277,9 +275,11 @@ class BatchSender:
             finally:
                 with self._wake:
                     self._flushes_done = max(self._flushes_done, flushes)
+                    if self._flushes_done == self._flushes_asked:
+                        self._flush_until = 0.0
                     self._wake.notify_all()
         if self._is_abandoned:
-            self._client.close()
+            self._post.close()
 
     def _wait_for_work(self, resume: float) -> int | None:
         """Wait until there is something to send. Returns the number of flushes asked for; ``None`` at the end."""
@@ -318,10 +318,10 @@ class BatchSender:
 
     @property
     def _is_ending(self) -> bool:
-        return self._closing or self._client.deadline < float("inf")
+        return self._closing or self._deadline < math.inf
 
     def _next_retry(self, left: Mapping[str, Store]) -> float | None:
-        """Return when a flush tries again, ``None`` if it does not."""
+        """Return when a flush tries again, ``None`` for not at all."""
         if self._disk is None:
             return self.next_due()
         if self._retries.asked_until > self._clock():
@@ -341,16 +341,17 @@ class BatchSender:
         if not everything and self._clock() < self._retries.paused_until:
             return
         stores = self._list_batches()
-        queue = deque(self._retries.rank(list(stores), everything=everything, is_ending=self._is_ending))
+        queue = deque(self._retries.rank_batches(list(stores), everything=everything, is_ending=self._is_ending))
         failures = 0
-        while queue and time.monotonic() < self._client.deadline:
+        while queue and time.monotonic() < self._deadline:
             key = queue.popleft()
             store = stores[key]
-            with store.take(key) as batch:
+            with store.hold_batch(key) as batch:
                 if batch is None:
-                    self._retries.postpone(key)
+                    self._retries.postpone_batch(key)
                     continue
-                outcome = self._send(batch)
+                outcome = self._post.send_batch(batch)
+                self.advice = outcome.advice
                 if outcome.is_accepted:
                     failures = 0
                     self._settle(store, key, batch, outcome)
@@ -369,72 +370,19 @@ class BatchSender:
             if is_paused:
                 break
 
-    def _send(self, batch: Batch) -> Outcome:
-        with suppress_instrumentation():
-            outcome = self._post(batch) if self._exporter is None else self._hand_over(self._exporter, batch)
-        self.advice = outcome.advice
-        return outcome
-
-    def _post(self, batch: Batch) -> Outcome:
-        # A connection that was kept open may have been closed by the server; only a request shows it.
-        while True:
-            started = time.monotonic()
-            response = self._client.send("POST", batch.data, _HEADERS)
-            self._note_response(response, len(batch.data), time.monotonic() - started)
-            if response.is_accepted:
-                return Outcome(rejected=min(response.rejected_spans, batch.spans))
-            internal_metrics.increment(f"{self._name}.submissions.failed")
-            if not response.is_stale:
-                return messages.judge_failure(
-                    self._name,
-                    self._endpoint,
-                    status=response.status,
-                    reason=response.reason,
-                    is_html_page=response.is_html_page,
-                    wait=response.retry_after,
-                )
-
-    def _note_response(self, response: HttpResponse, size: int, seconds: float) -> None:
-        self.submissions += 1
-        internal_metrics.increment(f"{self._name}.submissions")
-        self.last_response = response.summary
-        messages.debug_print(
-            f"{self._name}: POST {self._endpoint}, {size} bytes: {response.summary} in {seconds:.2f} s"
-        )
-
-    def _hand_over(self, exporter: SpanExporter, batch: Batch) -> Outcome:
-        try:
-            if exporter.export(decode_spans(batch)) is SpanExportResult.SUCCESS:
-                return Outcome()
-        except OSError as error:
-            reason = type(error).__name__
-        except Exception as error:
-            errors.report_internal_error("exporter")
-            # It would fail the same way again, but perhaps because of one of the spans.
-            return Outcome(type(error).__name__, is_splittable=True)
-        else:
-            reason = "its exporter failed"
-        errors.warn_once(
-            f"unreachable.{self._name}",
-            "byline.E059: %s accepts no spans at the moment (%s): check the exporter's own log. They are retried",
-            self._name,
-            reason,
-        )
-        return Outcome(reason, is_retryable=True, is_splittable=True)
-
     def _settle(self, store: Store, key: str, batch: Batch, outcome: Outcome) -> None:
         self._refusals = 0
         self._retries.note_success(key)
         if self._disk is not None:
             self._disk.bind_account()
-        if store.remove(key):
+        if store.remove_batch(key):
             internal_metrics.increment(f"{self._name}.spans.sent", batch.spans - outcome.rejected)
             if outcome.rejected:
                 self.rejected_spans += outcome.rejected
                 internal_metrics.increment(f"{self._name}.spans.dropped.rejected", outcome.rejected)
 
     def _is_at_fault(self, store: Store, key: str, outcome: Outcome) -> bool:
-        """Whether the batch itself is refused, or cannot wait until a setting is corrected."""
+        """Whether the batch is refused for a reason of its own, or cannot wait until a setting is corrected."""
         if outcome.is_misconfigured:
             return store is self._memory and not outcome.is_retryable
         return not outcome.is_retryable or (
@@ -442,22 +390,22 @@ class BatchSender:
         )
 
     def _split(self, store: Store, key: str, batch: Batch, outcome: Outcome) -> list[str]:
-        """Put the halves of a batch in its place, or drop it. Returns their keys."""
+        """Replace a batch by two halves, or drop the batch. Returns the keys of the halves."""
         parts: list[str] = []
         if outcome.is_splittable and self._refusals < MAX_REFUSALS:
             try:
                 for half in split_batch(batch):
-                    parts.append(store.put(half))  # noqa: PERF401 - the first half is undone if the second fails
+                    parts.append(store.add_batch(half))  # noqa: PERF401 - the first half is undone if the second fails
             except Exception:
                 # One half alone would be sent, and the whole counted as dropped.
                 for part in parts:
-                    store.remove(part)
+                    store.remove_batch(part)
                 parts = []
-        if not store.remove(key):
+        if not store.remove_batch(key):
             for part in parts:
-                store.remove(part)
+                store.remove_batch(part)
             return []
-        self._retries.replace(key, parts)
+        self._retries.replace_batch(key, parts)
         if parts:
             self._refusals += 1
             if key in self._flushing:
@@ -471,41 +419,14 @@ class BatchSender:
             self._drop(key)
 
     def _drop(self, key: str) -> int:
-        with self._memory.take(key) as batch:
-            # Only one of two threads removes it, and counts it.
-            if batch is None or not self._memory.remove(key):
+        with self._memory.hold_batch(key) as batch:
+            # Two threads may drop a batch at the same time; one of them counts.
+            if batch is None or not self._memory.remove_batch(key):
                 return 0
+        self._retries.replace_batch(key, ())
         self._count_dropped("unsent", batch.spans)
         return batch.spans
 
     def _count_dropped(self, why: str, spans: int) -> None:
         self.lost_spans += spans
         internal_metrics.increment(f"{self._name}.spans.dropped.{why}", spans)
-
-
-class OTLPExporter(SpanExporter):
-    """Posts each batch once, for callers that want an exporter of the SDK and wait for the result.
-
-    Args:
-        endpoint: Full URL.
-        headers: Headers of each request.
-    """
-
-    def __init__(self, endpoint: str, headers: Mapping[str, str]) -> None:
-        self._client = HttpClient(endpoint, headers)
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Post a batch."""
-        data = gzip.compress(encode_spans(spans).SerializePartialToString(), compresslevel=5)
-        response = self._client.send("POST", data, _HEADERS)
-        if response.is_stale:
-            response = self._client.send("POST", data, _HEADERS)
-        return SpanExportResult.SUCCESS if response.is_accepted else SpanExportResult.FAILURE
-
-    def shutdown(self) -> None:
-        """Close the connection."""
-        self._client.close()
-
-    def force_flush(self, timeout_millis: int = 30000) -> bool:  # noqa: ARG002 - as exporters have it
-        """Return ``True``: nothing waits here."""
-        return True

@@ -49,7 +49,7 @@ class FileLock:
             finally:
                 self._held.discard(file)
                 if fcntl is not None:
-                    # A child process may have a copy of the descriptor, and with it the lock.
+                    # A child process may have a copy of the descriptor, and so the lock.
                     with contextlib.suppress(OSError, ValueError):
                         fcntl.flock(file, fcntl.LOCK_UN)
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 client of one destination, whose every request ends within one total deadline.
+"""HTTP/1.1 client of one destination; each request has one total deadline.
 
 `requests` and urllib3 have a timeout per read only, so that a server that sends one header byte now and then keeps a
 request open for minutes. Here the socket's timeout is computed anew before each read and write.
@@ -30,7 +30,7 @@ from byline.export.delivery import messages
 #: Seconds for one request, unless OpenTelemetry's variable says less.
 _TIMEOUT: Final = 10.0
 #: Seconds after which a blocked read looks again at the deadline, which `set_deadline` may have moved.
-_POLL: Final = 0.25
+_POLL: Final = 0.1
 #: Bytes of a response body that are read: OTLP's partial success and the start of a web page are shorter.
 _MAX_BODY: Final = 8 * 1024
 _MAX_RETRY_AFTER: Final = 3600.0
@@ -51,7 +51,7 @@ def ca_file() -> str | None:
 
 
 def client_cert() -> tuple[str, str | None] | None:
-    """Return the client certificate and its key, ``None`` for a key in the same file."""
+    """Return the files of the client certificate and the key; ``None`` as the key's file if both are in one."""
     certificate = _otlp_setting("CLIENT_CERTIFICATE")
     return (certificate, _otlp_setting("CLIENT_KEY")) if certificate else None
 
@@ -85,12 +85,12 @@ class HttpResponse(NamedTuple):
 
     @property
     def is_html_page(self) -> bool:
-        """Whether a web page came back: no OTLP endpoint answers with one, whatever its status."""
+        """Whether the body is a web page, which no OTLP endpoint answers with, not even with status 200."""
         return "html" in self.headers.get("content-type", "") and self.body.lstrip().startswith(b"<")
 
     @property
     def rejected_spans(self) -> int:
-        """Spans of an accepted batch that the server says it rejected (OTLP's partial success)."""
+        """Spans of an accepted batch that the server rejected (OTLP's partial success)."""
         if "protobuf" in self.headers.get("content-type", "") and len(self.body) < _MAX_BODY:
             with contextlib.suppress(Exception):
                 message = ExportTraceServiceResponse.FromString(self.body)
@@ -99,7 +99,7 @@ class HttpResponse(NamedTuple):
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds that the server asks to wait, at most an hour; ``None`` if it does not ask."""
+        """Seconds that the server asks to wait, at most an hour; ``None`` if the server does not ask."""
         value = self.headers.get("retry-after")
         if not value:
             return None
@@ -142,16 +142,13 @@ class HttpClient:
         self._until = 0.0
         self._deadline = math.inf
 
-    @property
-    def deadline(self) -> float:
-        """Moment of the monotonic clock after which nothing is sent any more."""
-        return self._deadline
-
     def set_deadline(self, until: float) -> None:
         """End every request by a moment of the monotonic clock, also the one under way. Safe from any thread."""
         self._deadline = min(self._deadline, until)
 
-    def send(self, method: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> HttpResponse:
+    def send_request(
+        self, method: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> HttpResponse:
         """Return the response to one request, or the reason why there is none. Does not raise for network errors."""
         self._until = time.monotonic() + self.timeout
         kept = self._connection is not None
@@ -178,7 +175,7 @@ class HttpClient:
 
     def after_fork(self) -> None:
         """Leave the parent's connection to the parent."""
-        # Only this process's copy of the descriptor is closed; nothing is sent over it.
+        # Only this process's copy of the descriptor is closed; nothing is sent.
         self.close()
         self._deadline = math.inf
 
@@ -187,7 +184,7 @@ class HttpClient:
         if connection is None:
             connection = self._connection = self._connect()
         headers = {**headers, **self._headers, **self._proxy_headers}
-        # A server may refuse a large batch (413) before it has read all of it; its response is there to read.
+        # A server may refuse a large batch (413) before reading the whole batch; the response can still be read.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.request(method, self._target, body=body, headers=headers)
         response = connection.getresponse()
@@ -198,11 +195,11 @@ class HttpClient:
         return HttpResponse(response.status, str(response.reason or ""), received, content)
 
     def _read_body(self, response: http.client.HTTPResponse) -> tuple[bytes, bool]:
-        """Read the start of a body. Errors do not matter, because the status has said what became of the batch."""
+        """Read the start of a body. Errors do not matter: the status has said whether the batch was accepted."""
         content = b""
         try:
             while len(content) < _MAX_BODY:
-                # A plain `read` would wait for as many bytes as it is given.
+                # `read` would wait until all these bytes are there.
                 chunk = response.read1(_MAX_BODY - len(content))
                 if not chunk:
                     return content, response.isclosed() or response.length == 0
@@ -288,7 +285,7 @@ class HttpClient:
         tunnel = _DeadlineSocket(opened, self._left)
         tunnel.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
         head = b""
-        # Byte by byte, because what follows the head belongs to TLS.
+        # Byte by byte, because the bytes after the head belong to TLS.
         with tunnel.makefile("rb", 0) as stream:
             while not head.endswith(b"\r\n\r\n"):
                 byte = stream.read(1)
@@ -324,7 +321,7 @@ class _DeadlineSocket:
         return raw if buffering == 0 else io.BufferedReader(raw)
 
     def close(self) -> None:
-        """Leave the socket open: a response may still be read from it. `HttpClient.close` closes it."""
+        """Leave the socket open, because a response may still be read. `HttpClient.close` closes the socket."""
 
 
 class _DeadlineReader(io.RawIOBase):
@@ -356,7 +353,7 @@ def _tls_context() -> ssl.SSLContext:
         file = ca_file()
         context = ssl.create_default_context(cafile=file)
         if file is None:
-            # Python has no certificate authorities of its own on macOS.
+            # On macOS Python may find no certificate authorities.
             context.load_verify_locations(certifi.where())
         certificate = client_cert()
         if certificate is not None:
@@ -368,7 +365,7 @@ def _tls_context() -> ssl.SSLContext:
 
 
 def find_proxy(url: SplitResult) -> SplitResult | None:
-    """Return the proxy that the environment names for a URL, ``None`` if it is reached directly."""
+    """Return the proxy that the environment names for a URL, ``None`` for a direct connection."""
     proxies = getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
     host = url.hostname or ""
@@ -378,7 +375,7 @@ def find_proxy(url: SplitResult) -> SplitResult | None:
 
 
 def _is_in_no_proxy_network(host: str, proxies: Mapping[str, str]) -> bool:
-    """Whether an IP address is in a network of NO_PROXY, e.g. 10.0.0.0/8, which Python itself does not know."""
+    """Whether an IP address is in a network of NO_PROXY, e.g. 10.0.0.0/8, which Python does not support."""
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host)
         for entry in proxies.get("no", "").split(","):

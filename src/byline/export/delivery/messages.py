@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from byline import errors, settings
 from byline.export.redaction.secrets import scrub
 
-#: Statuses by which a destination refuses every batch until a setting is corrected, and what to correct.
+#: Statuses by which a destination refuses every batch until a setting is corrected, with advice.
 _MISCONFIGURED: Final[dict[int, str]] = {
     401: "check its keys, and that they belong to this server or region",
     403: "check that its keys may write, and that the account is not suspended",
@@ -79,14 +79,14 @@ UNREACHABLE: Final = _LASTING | {
 }
 
 
-#: Statuses by which a part of the batch may be accepted: too large, or invalid in one of its spans.
+#: Statuses by which a part of the batch may be accepted: too large, or one span is invalid.
 _SPLITTABLE: Final = frozenset({400, 413})
-#: Statuses after which a retry may succeed: OTLP's own, and each by which a server speaks of itself (5xx).
+#: Statuses after which a retry may succeed: those of OTLP, and every 5xx.
 _RETRYABLE: Final = frozenset({408, 425, 429})
 
 
 class Outcome(NamedTuple):
-    """What became of one attempt to send a batch, and what follows from it.
+    """The result of one attempt to send a batch.
 
     Attributes:
         reason: Why the batch was not accepted; empty if it was.
@@ -119,7 +119,7 @@ class Outcome(NamedTuple):
 def judge_failure(
     name: str, url: str, *, status: int | None, reason: str, is_html_page: bool, wait: float | None
 ) -> Outcome:
-    """Return what follows from a response by which nothing was accepted, and log each reason once.
+    """Return the outcome of a response that accepted nothing, and log each reason once.
 
     Args:
         name: The destination's name.
@@ -137,7 +137,7 @@ def judge_failure(
         errors.error_once(
             f"refused.{name}.{reason}", "byline.E057: %s refuses all spans (%s): %s", name, reason, advice
         )
-        # Without a status it is TLS, which may be corrected on the server.
+        # Without a status the fault is in TLS, which may be corrected on the server.
         return Outcome(
             reason,
             is_retryable=status is None,
@@ -205,7 +205,7 @@ def _misconfiguration_advice(status: int, *, page: bool) -> str | None:
 
 
 def advice_for_error(reason: str, url: str) -> str:
-    """Return what to do if there was no response.
+    """Return advice if there was no response.
 
     Args:
         reason: As `describe_error` returns it.
@@ -218,7 +218,7 @@ def advice_for_error(reason: str, url: str) -> str:
 
 
 def advice_for_status(status: int, *, page: bool = False) -> str:
-    """Return what to do about a response by which nothing was accepted."""
+    """Return advice on a response that accepted nothing."""
     if status in (408, 425, 429) or status >= 500:
         return "the server has a problem: check its log, or try again later"
     return _misconfiguration_advice(status, page=page) or _PROTOCOL

@@ -1,6 +1,7 @@
 """When the batches of a destination are tried again: one schedule for batches in memory and on disk.
 
-A batch that fails while others are accepted waits by itself. A failure that concerns the destination pauses all.
+A batch that fails while others are accepted has a retry time of its own. A failure that concerns the whole destination
+pauses all batches.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class _BatchRetry:
         self.expires = expires
         self.failures = 0
         self.reason = ""
-        #: Whether other batches were accepted after this one had failed, and how often it has failed since.
+        #: Whether other batches were accepted after this one had failed, and the number of failures since.
         self.is_set_aside = False
         self.failures_alone = 0
-        #: Whether it had its last attempt before the end of the process.
+        #: Whether the last attempt before the end of the process was made.
         self.is_tried_last = False
 
 
@@ -56,33 +57,36 @@ class RetrySchedule:
         #: Failures of the whole destination in a row, and why.
         self._failures = 0
         self._reason = ""
-        #: Until when the destination is left alone, and until when it has asked for that itself.
+        #: Until when no request is made, and until when the destination asked for none.
         self.paused_until = 0.0
         self.asked_until = 0.0
 
-    def add(self, key: str, expires: float) -> None:
-        """Add a batch that is dropped if it fails after a moment of the clock."""
+    def add_batch(self, key: str, expires: float) -> None:
+        """Add a batch, and the moment after which a failure drops the batch."""
         self._batches[key] = _BatchRetry(expires)
 
-    def replace(self, key: str, parts: Iterable[str]) -> None:
-        """Put the parts of a batch in its place, with its time of expiry."""
+    def replace_batch(self, key: str, parts: Iterable[str]) -> None:
+        """Replace a batch by parts that expire at the same moment."""
         whole = self._batches.pop(key, _BatchRetry())
         for part in parts:
-            self.add(part, whole.expires)
+            self.add_batch(part, whole.expires)
 
-    def rank(self, keys: list[str], *, everything: bool, is_ending: bool) -> list[str]:
+    def rank_batches(self, keys: list[str], *, everything: bool, is_ending: bool) -> list[str]:
         """Return the batches to try now, in order.
 
         Batches that failed are tried after the others, so that they cannot use up the attempts of each round.
 
         Args:
             keys: All batches that wait. Others are forgotten.
-            everything: Whether batches are tried whose time has not come.
+            everything: Whether batches are tried before they are due.
             is_ending: Whether each batch is tried only once more.
         """
         now = self._clock()
         present = set(keys)
-        self._batches = {key: retry for key, retry in self._batches.items() if key in present}
+        for key, retry in list(self._batches.items()):
+            # Another thread may have added a batch since the keys were listed; that has not failed yet.
+            if retry.reason and key not in present:
+                self._batches.pop(key, None)
         fresh = _BatchRetry()
         ranked = []
         for key in keys:
@@ -102,8 +106,8 @@ class RetrySchedule:
         dues = [retry.due for retry in self._batches.values() if retry.failures]
         return max(self.paused_until, min(dues)) if dues else None
 
-    def postpone(self, key: str) -> None:
-        """Let another process send a batch that it has locked."""
+    def postpone_batch(self, key: str) -> None:
+        """Leave a batch to the process that has locked the file."""
         retry = self._batches.get(key)
         if retry is not None:
             retry.due = self._clock() + _LOCKED_DELAY
@@ -114,7 +118,7 @@ class RetrySchedule:
         return 0 if retry is None else retry.failures_alone
 
     def note_success(self, key: str) -> None:
-        """End the pause of the destination: it has accepted a batch."""
+        """End the pause of the destination, because a batch was accepted."""
         self._batches.pop(key, None)
         self._failures = 0
         self.paused_until = self.asked_until = 0.0
@@ -128,7 +132,7 @@ class RetrySchedule:
             key: The batch.
             outcome: What became of the attempt.
             in_a_row: Whether so many batches have failed that the destination is at fault.
-            is_ending: Whether it was the last attempt.
+            is_ending: Whether this was the last attempt.
         """
         now = self._clock()
         retry = self._batches.setdefault(key, _BatchRetry())

@@ -1,7 +1,7 @@
 """Where batches wait until their destination has accepted them: in memory, or on disk past the end of the process.
 
 On disk one file is one batch. Any number of processes may share a folder: the process that locks a file sends and
-deletes it. A file appears whole or not at all.
+deletes that file. A file appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import heapq
 import itertools
 import os
 import re
@@ -17,13 +16,14 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from byline import errors, internal_metrics
 from byline.export.delivery.batch import MAX_BYTES, Batch, read_batch
+from byline.export.delivery.disk_quota import DiskQuota
 from byline.export.delivery.file_lock import FileLock
 from byline.settings import SettingError
 
@@ -38,13 +38,6 @@ _UNFINISHED: Final = re.compile(r"\.(\d{20}-\d+-\d+-\d+(-[0-9a-f]{12})?\.otlp|\w
 _STALE: Final = 3600.0
 #: The random id of a span does not compress.
 _LEAST_BYTES_PER_SPAN: Final = 8
-
-#: Share of the free bytes that is written before files are counted again, because other processes write too.
-_SHARE: Final = 8
-#: A count is trusted for one second, or for twenty times as long as the counting took.
-_FRESH: Final = 1.0
-_FRESH_FACTOR: Final = 20
-_OLDEST_KEPT: Final = 1000
 
 
 class Waiting(NamedTuple):
@@ -66,19 +59,19 @@ class Waiting(NamedTuple):
 class Store(Protocol):
     """Batches by key. Keys sort by age."""
 
-    def put(self, batch: Batch) -> str:
+    def add_batch(self, batch: Batch) -> str:
         """Store a batch and return its key. Raises `OSError` if there is no room."""
 
     def list_keys(self) -> list[str]:
         """Return the keys of the batches that wait, the oldest first."""
 
-    def take(self, key: str) -> AbstractContextManager[Batch | None]:
-        """Hold a batch, so that no other process sends it meanwhile; ``None`` if another process has it."""
+    def hold_batch(self, key: str) -> AbstractContextManager[Batch | None]:
+        """Hold a batch, so that no other process sends the same; ``None`` if another process holds the batch."""
 
-    def remove(self, key: str) -> bool:
+    def remove_batch(self, key: str) -> bool:
         """Delete a batch. Returns whether it was there."""
 
-    def measure(self) -> Waiting:
+    def measure_waiting(self) -> Waiting:
         """Return how much waits."""
 
 
@@ -92,7 +85,7 @@ class MemoryStore:
         #: Spans of all batches.
         self.spans = 0
 
-    def put(self, batch: Batch) -> str:
+    def add_batch(self, batch: Batch) -> str:
         """Store a batch and return its key."""
         key = f"{time.time_ns():020d}-{next(self._numbers):012d}"
         with self._lock:
@@ -106,11 +99,11 @@ class MemoryStore:
         return list(self._batches)
 
     @contextlib.contextmanager
-    def take(self, key: str) -> Iterator[Batch | None]:
-        """Yield a batch; ``None`` if it is gone."""
+    def hold_batch(self, key: str) -> Iterator[Batch | None]:
+        """Yield a batch; ``None`` for an unknown key."""
         yield self._batches.get(key)
 
-    def remove(self, key: str) -> bool:
+    def remove_batch(self, key: str) -> bool:
         """Delete a batch. Returns whether it was there."""
         with self._lock:
             batch = self._batches.pop(key, None)
@@ -118,7 +111,7 @@ class MemoryStore:
                 self.spans -= batch.spans
         return batch is not None
 
-    def measure(self) -> Waiting:
+    def measure_waiting(self) -> Waiting:
         """Return how much waits."""
         batches = dict(self._batches)
         size = sum(len(batch.data) for batch in batches.values())
@@ -134,16 +127,16 @@ class MemoryStore:
 class DiskStore:
     """The spool of one destination.
 
-    Each file bears the account (a hash of the headers) that it was written for, and is sent for that account only: a
-    label that is used again for another project must not send one project's spans with the keys of another. Files
-    whose keys the destination refuses belong to no project; `release_account` lets any keys send them.
+    The name of each file has the account (a hash of the headers), and only that account sends the file: a label that
+    is used again for another project must not send one project's spans with the keys of another. Files
+    that were written for refused keys belong to no project; `release_account` lets other keys send them.
 
     Args:
         folder: Where the files are. A missing folder is made, readable by this user alone.
         name: The destination's name in counters and messages.
         max_bytes: Bytes that may wait; the oldest batches make room for new ones.
-        headers: Headers of the destination, which tell its account.
-        fsync: Whether a batch is on the disk itself, not in the system's cache, before it counts as stored.
+        headers: Headers of the destination, which identify the account.
+        fsync: Whether the system writes each batch to the disk at once (``fsync``).
 
     Raises:
         SettingError: ``byline.E049`` if the folder cannot be written to, or belongs to another user.
@@ -183,14 +176,14 @@ class DiskStore:
                 "byline.E049", f"spool {folder} cannot be written to ({type(error).__name__})", "choose another folder"
             ) from None
 
-    def put(self, batch: Batch) -> str:
+    def add_batch(self, batch: Batch) -> str:
         """Store a batch and return its key. Raises `OSError` if the disk does not take it."""
         size = len(batch.data)
         if size > self._max:
             raise OSError(errno.EFBIG, "larger than the whole spool")
-        # Somebody may have cleaned the folder away, or put another one in its place.
+        # The folder may have been deleted or replaced since.
         self._prepare_folder()
-        self._quota.reserve(size)
+        self._quota.reserve_bytes(size)
         account = f"-{self._account}" if self._bound else ""
         name = f"{time.time_ns():020d}-{os.getpid()}-{next(self._numbers)}-{batch.spans}{account}{_SUFFIX}"
         unfinished = self._folder / f".{name}"
@@ -228,16 +221,17 @@ class DiskStore:
         return sorted(own)
 
     def is_locked(self, key: str) -> bool:
-        """Whether another process is sending the batch, or has deleted it."""
+        """Whether another process holds the batch, or has deleted the file."""
         with self._lock.acquire(self._folder / key) as file:
             return file is None
 
     @contextlib.contextmanager
-    def take(self, key: str) -> Iterator[Batch | None]:
-        """Hold a batch, so that no other process sends it meanwhile.
+    def hold_batch(self, key: str) -> Iterator[Batch | None]:
+        """Hold a batch, so that no other process sends the same.
 
         Yields:
-            The batch; ``None`` if another process has it or has sent it, or if it cannot be read: then it is put aside.
+            The batch; ``None`` if another process holds or has sent the batch, or if the file cannot be read. An
+            unreadable file is put aside.
         """
         path = self._folder / key
         with self._lock.acquire(path) as file:
@@ -252,12 +246,11 @@ class DiskStore:
                     self._put_aside(path)
             yield batch
 
-    def remove(self, key: str) -> bool:
-        """Delete a batch, and do not send it again even if the disk keeps it."""
+    def remove_batch(self, key: str) -> bool:
+        """Delete a batch. A file that cannot be deleted is not sent again by this process."""
         try:
             (self._folder / key).unlink(missing_ok=True)
         except OSError as error:
-            # Otherwise it would be sent again and again.
             self._undeletable.add(key)
             errors.warn_once(
                 f"delete.{self._name}",
@@ -268,7 +261,7 @@ class DiskStore:
             )
         return True
 
-    def measure(self) -> Waiting:
+    def measure_waiting(self) -> Waiting:
         """Return how much of this account waits."""
         sizes = [(name, size) for name, size in self._list_sizes() if _account_in(name) in (None, self._account)]
         spans = sum(_span_count(name, size) for name, size in sizes)
@@ -276,7 +269,7 @@ class DiskStore:
         return Waiting(len(sizes), spans, sum(size for _, size in sizes), _age_of(oldest))
 
     def bind_account(self) -> None:
-        """Write new batches for this account: the destination has accepted its keys."""
+        """Write new batches for this account, because the destination accepts the keys."""
         self._bound = True
 
     def release_account(self) -> dict[str, str]:
@@ -349,11 +342,11 @@ class DiskStore:
         )
 
     def _evict(self, name: str) -> bool:
-        """Delete a batch that there is no room for. Returns whether it is gone."""
+        """Delete a batch to make room. Returns whether the file is gone."""
         path = self._folder / name
         with self._lock.acquire(path) as file:
             if file is None:
-                # Another process is about to send it, or has done so.
+                # Another process is sending the batch, or has sent the batch.
                 return not path.exists()
             size = os.fstat(file.fileno()).st_size
             self._lock.release_before_delete(file)
@@ -371,56 +364,12 @@ class DiskStore:
         return True
 
 
-class DiskQuota:
-    """Makes room in a folder that several processes fill. Files are counted seldom, however many there are.
-
-    Args:
-        most: Bytes that the folder may hold.
-        count: Returns names and sizes of all files; the oldest has the least name.
-        drop: Deletes a file. Returns whether it is gone.
-    """
-
-    def __init__(self, most: int, *, count: Callable[[], list[tuple[str, int]]], drop: Callable[[str], bool]) -> None:
-        self._most = most
-        self._count = count
-        self._drop = drop
-        self._left = 0
-        self._is_full = False
-        self._fresh_until = 0.0
-        #: Oldest files of the last count, the very oldest last.
-        self._oldest: list[tuple[str, int]] = []
-
-    def reserve(self, size: int) -> None:
-        """Make room for a file of this size, at the cost of the oldest files."""
-        is_fresh = time.monotonic() < self._fresh_until
-        if is_fresh and size <= self._left:
-            self._left -= size
-            return
-        # In a full folder each new file takes the place of old ones, which need no counting.
-        over = size - self._left if is_fresh and self._is_full and self._oldest else self._recount(size)
-        while over > 0 and self._oldest:
-            name, freed = self._oldest.pop()
-            if self._drop(name):
-                over -= freed
-        self._left = max(-over, 0)
-
-    def _recount(self, size: int) -> int:
-        started = time.monotonic()
-        files = self._count()
-        over = sum(each for _, each in files) + size - self._most
-        self._is_full = over > 0
-        self._oldest = heapq.nsmallest(_OLDEST_KEPT, files)[::-1] if self._is_full else []
-        now = time.monotonic()
-        self._fresh_until = now + max(_FRESH, (now - started) * _FRESH_FACTOR)
-        return over if self._is_full else over // _SHARE
-
-
 class _ForeignFolderError(OSError):
     pass
 
 
 def account_of(headers: Mapping[str, str]) -> str:
-    """Return a short hash of the headers by which a destination knows its account."""
+    """Return a short hash of the headers, which identify an account."""
     pairs = sorted((name.lower(), value) for name, value in headers.items())
     return hashlib.sha256(repr(pairs).encode()).hexdigest()[:12]
 
