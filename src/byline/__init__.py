@@ -1,4 +1,4 @@
-"""Signs every LLM span of a Python web app with who asked, in which conversation, at what cost."""
+"""Adds the user, session, trace, gateway, token usage and cost to the LLM spans of Python web apps."""
 
 from byline import destinations, gateways
 from byline.attribution import Attribution

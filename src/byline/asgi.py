@@ -47,20 +47,20 @@ class AttributionMiddleware:
 
     Args:
         app: The ASGI app.
-        fields: Where the app's own API carries an attribution field, e.g.
+        fields: The sources of attribution fields in the app's own API, e.g.
             ``{"session_id": "body:conversation.id"}``; also ``header:``, ``query:``, ``path:``
             (a router's parameter, or a template as ``path:/chat/{id}/messages``) and ``cookie:``.
         identity: Function of the scope that returns the authenticated values, as a mapping of
-            attribution fields, or ``None``. It is asked late, when an LLM span or the app needs it,
+            attribution fields, or ``None``. Called late, when an LLM span or the app needs them,
             so that authentication further inside has run. Claimed users and organizations are
-            ignored once it is set.
+            ignored once this is set.
         trust: Which claims are accepted and from whom: a set of the groups ``session``, ``user``,
             ``trace``, ``labels`` and ``metadata``, or a function of the scope that returns such a
             set or a bool.
-        body_limit: Bytes of a JSON body that are kept until it has been read. A longer body is
-            handed on like any other, its claims are not read.
-        app_span: ``"auto"`` makes a server span where the request has none and a tracer provider
-            is set; ``False`` never does; ``True`` does so even where the app inside seems to make its own.
+        body_limit: Bytes of a JSON body that are buffered until the app has read the body. A longer
+            body is passed on unchanged, but claims in the body are not read.
+        app_span: ``"auto"`` creates a server span if the request has none and a tracer provider is
+            set; ``False`` never does; ``True`` does so even if the app inside seems to create one.
 
     Raises:
         SettingError: ``byline.E011`` to ``byline.E016`` and ``byline.E018``, at construction.
@@ -214,8 +214,8 @@ def _inspect_headers(scope: MutableMapping[str, Any]) -> tuple[bool, int | None]
 async def run_lifespan(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Run the lifespan of an app, and flush the destinations when the app has shut down.
 
-    The end of the lifespan is the last message of a server that is told to stop: uvicorn, for one, ends by the
-    signal that stopped it, without the exit of the interpreter. For an app without a lifespan, such as Django's,
+    The end of the lifespan is the last message of a server that stops: uvicorn, for example, ends by the signal
+    that stopped it, without the exit of the interpreter. For an app without a lifespan, such as Django's,
     byline answers the messages.
     """
     is_used = False

@@ -76,7 +76,7 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     environment_id: str | None = None
 
     def __bool__(self) -> bool:
-        """Whether any field is set."""
+        """Return whether any field is set."""
         return self != EMPTY
 
 
@@ -139,7 +139,7 @@ def clean_text(value: object) -> str | None:
 
 
 def is_printable(text: str) -> bool:
-    """Whether a text has no control characters, line breaks or other invisible characters.
+    """Return whether a text has no control characters, line breaks or other invisible characters.
 
     Unlike ``str.isprintable``, this allows the spaces of other scripts and the two joiners, which
     Persian, Hindi and many emoji need.
@@ -243,7 +243,7 @@ def clean_metadata(value: object) -> tuple[dict[str, MetadataValue], list[tuple[
 
 
 def is_switched_on(value: object) -> bool:
-    """Whether a switch in the metadata is on, which is any value but a clear no.
+    """Return whether a switch in the metadata is on, which is any value but a clear no.
 
     Example:
         >>> is_switched_on(True), is_switched_on("true"), is_switched_on("0"), is_switched_on(None)

@@ -1,4 +1,4 @@
-"""``bound``: an attribution for a job, a script, a test, or a part of a request."""
+"""`bound` sets an attribution for a job, a script, a test, or a part of a request."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 class bound:  # noqa: N801 - used like a function
     """Bind an attribution to a block or to a function, inside a request or outside one.
 
-    Within a request it adds to the request's attribution until the block ends; outside one it is
-    the whole attribution. As a decorator it works on functions, coroutine functions, generators and
-    async generators, each call with a record of its own; a generator keeps its record from the
-    first item to the last and leaves none behind between them.
+    Within a request the fields are added to the request's attribution until the block ends; outside a request
+    they are the whole attribution. Also a decorator of functions, coroutine functions, generators and async
+    generators: each call has its own request context. A generator has one from its first item to its last,
+    and the consumer's context is unchanged between two items.
 
     Args:
         **fields: Attribution fields, as for `byline.bind`.
@@ -39,11 +39,11 @@ class bound:  # noqa: N801 - used like a function
 
     def __init__(self, **fields: Any) -> None:
         self._fields = fields
-        # By record and not as a stack: tasks and threads that share this object leave in any order.
+        # Not a stack, because tasks and threads that share this object leave in any order.
         self._tokens: WeakKeyDictionary[RequestContext, Token[RequestContext | None]] = WeakKeyDictionary()
 
     def __enter__(self) -> bound:
-        new = self._new()
+        new = self._new_context()
         self._tokens[new] = request_context.attach(new)
         return self
 
@@ -53,10 +53,10 @@ class bound:  # noqa: N801 - used like a function
         entered = request_context.current_context()
         token = self._tokens.pop(entered, None) if entered is not None else None
         if token is not None:
-            _leave(token)
+            _detach_quietly(token)
 
     def __call__(self, function: F) -> F:
-        """Return the function so that each call of it runs with this attribution."""
+        """Return a wrapper of the function, each call of which runs with this attribution."""
         if inspect.isasyncgenfunction(function):
             return cast("F", self._wrap_async_generator(function))
         if inspect.isgeneratorfunction(function):
@@ -65,19 +65,19 @@ class bound:  # noqa: N801 - used like a function
 
             @functools.wraps(function)
             async def coroutine(*args: Any, **kwargs: Any) -> Any:
-                with _entered(self._new()):
+                with _attached(self._new_context()):
                     return await function(*args, **kwargs)
 
             return cast("F", coroutine)
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            with _entered(self._new()):
+            with _attached(self._new_context()):
                 return function(*args, **kwargs)
 
         return cast("F", call)
 
-    def _new(self) -> RequestContext:
+    def _new_context(self) -> RequestContext:
         new = RequestContext(parent=request_context.current_context())
         new.bind(self._fields)
         return new
@@ -85,21 +85,21 @@ class bound:  # noqa: N801 - used like a function
     def _wrap_generator(self, function: Callable[..., Generator[Any, Any, Any]]) -> Callable[..., Any]:
         @functools.wraps(function)
         def generator(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            new = self._new()
+            new = self._new_context()
             inner = function(*args, **kwargs)
             step: Callable[[], Any] = functools.partial(next, inner)
-            # The record is in force only while the inner code runs: whoever consumes a generator
-            # runs in the same context between two items.
+            # Attached only while the inner code runs, because the consumer of a generator runs in the same
+            # ``contextvars`` context between two items.
             while True:
                 try:
-                    with _entered(new):
+                    with _attached(new):
                         item = step()
                 except StopIteration as stop:
                     return stop.value
                 try:
                     sent = yield item
                 except GeneratorExit:
-                    with _entered(new):
+                    with _attached(new):
                         inner.close()
                     raise
                 except BaseException as error:
@@ -112,19 +112,19 @@ class bound:  # noqa: N801 - used like a function
     def _wrap_async_generator(self, function: Callable[..., AsyncGenerator[Any, Any]]) -> Callable[..., Any]:
         @functools.wraps(function)
         async def generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            new = self._new()
+            new = self._new_context()
             inner = function(*args, **kwargs)
             step: Callable[[], Any] = inner.__anext__
             while True:
                 try:
-                    with _entered(new):
+                    with _attached(new):
                         item = await step()
                 except StopAsyncIteration:
                     return
                 try:
                     sent = yield item
                 except GeneratorExit:
-                    with _entered(new):
+                    with _attached(new):
                         await inner.aclose()
                     raise
                 except BaseException as error:
@@ -136,18 +136,18 @@ class bound:  # noqa: N801 - used like a function
 
 
 @contextmanager
-def _entered(new: RequestContext) -> Generator[None, None, None]:
+def _attached(new: RequestContext) -> Generator[None, None, None]:
     token = request_context.attach(new)
     try:
         yield
     finally:
-        _leave(token)
+        _detach_quietly(token)
 
 
-def _leave(token: Token[RequestContext | None]) -> None:
+def _detach_quietly(token: Token[RequestContext | None]) -> None:
     try:
         request_context.detach(token)
     except ValueError:
-        # A block that was left in another context than it was entered in, as async generators are
-        # when they are closed late: that context's own value is not ours to change.
+        # The block was left in another ``contextvars`` context, as async generators are when they are closed
+        # late. Do not change the value in that context.
         return

@@ -1,4 +1,4 @@
-"""``instrument()``: once, at start, for the whole process."""
+"""The functions of the package that act on the whole process: `instrument`, `flush`, `stats`."""
 
 from __future__ import annotations
 
@@ -32,30 +32,28 @@ def instrument(
     stamp: Stamp = "llm",
     capture_content: bool | None = None,
 ) -> None:
-    """Sign the LLM spans of this process. Call it once, at start; further calls change nothing.
+    """Attribute the LLM spans of this process. Call this function once, at start; further calls change nothing.
 
-    Where ``opentelemetry-instrument`` has switched byline on by itself, a call with arguments takes the
-    place of that.
+    If ``opentelemetry-instrument`` has already called this function, a call with arguments replaces that one.
 
     Args:
-        tracer_provider: The provider whose spans are signed. By default the global one, which is
-            made and set where nobody has (resource and sampler from the OpenTelemetry environment).
-        destinations: Where spans go. By default those of the environment: Langfuse where
+        tracer_provider: The tracer provider of the app. By default the global one; if there is none,
+            it is created with the resource and sampler of the OpenTelemetry environment.
+        destinations: The backends that receive spans. By default those of the environment: Langfuse if
             ``LANGFUSE_PUBLIC_KEY`` and ``LANGFUSE_SECRET_KEY`` are set, and the endpoint of
-            ``OTEL_EXPORTER_OTLP_*`` where nothing else exports the provider's spans. ``[]``: none.
-        gateways: The gateways that the app calls, e.g. ``[LiteLLM("http://llm.internal:4000")]``;
-            those with hosts of their own are known already. ``BYLINE_GATEWAYS`` adds to them.
-        clients: HTTP clients whose LLM calls are seen: ``"auto"`` for all that byline knows, names
-            such as ``{"httpx", "requests"}``, or ``()`` for none.
-        llm_spans: Whether byline makes LLM spans of its own: ``"auto"`` where no instrumentation
-            makes one.
-        stamp: ``"llm"`` signs LLM spans, ``"all"`` every span of a request.
-        capture_content: Whether prompts and completions go onto the LLM spans; by default as
-            ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` says, and not where that is unset.
+            ``OTEL_EXPORTER_OTLP_*`` if nothing else exports the provider's spans. ``[]``: none.
+        gateways: The gateways that the app calls, e.g. ``[LiteLLM("http://llm.internal:4000")]``.
+            Gateways with public hosts need no entry. ``BYLINE_GATEWAYS`` adds more.
+        clients: The HTTP clients to hook: ``"auto"`` for all that byline supports, names such as
+            ``{"httpx", "requests"}``, or ``()`` for none.
+        llm_spans: Whether byline creates LLM spans: ``"auto"`` if no instrumentation creates one.
+        stamp: ``"llm"`` attributes LLM spans, ``"all"`` every span of a request.
+        capture_content: Whether LLM spans get prompts and completions; by default the value of
+            ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT``, or ``False`` if that is unset.
 
     Raises:
-        SettingError: A setting that cannot be used, e.g. ``byline.E041`` where only one of the two
-            Langfuse keys is set, ``byline.E022`` where the tracer provider takes no processors.
+        SettingError: An invalid setting, e.g. ``byline.E041`` if only one of the two Langfuse keys is
+            set, ``byline.E022`` if the tracer provider accepts no span processors.
 
     Example:
         >>> import byline
@@ -83,14 +81,14 @@ def _make_runtime(
     stamp: Stamp,
     capture_content: bool | None,
 ) -> Runtime:
-    # Every setting is checked before anything is changed.
+    # Check all settings before any change.
     settings.find("debug")
-    for variable, meant in settings.find_misspelt().items():
+    for variable, suggestion in settings.find_misspelt().items():
         errors.warn_once(
             variable,
             "byline.E002: %s is not a setting and has no effect; did you mean %s?",
             variable,
-            meant,
+            suggestion,
         )
     AttributionSpanProcessor(stamp)
     all_gateways = [
@@ -107,8 +105,8 @@ def _make_runtime(
     checked = None if destinations is None else validate_destinations(destinations)
     provider = find_tracer_provider(tracer_provider)
     if checked is None:
-        others = [each for each in list_processors(provider) if not isinstance(each, SpanStateProcessor)]
-        checked = export.destinations_from_environment(others)
+        processors = [each for each in list_processors(provider) if not isinstance(each, SpanStateProcessor)]
+        checked = export.destinations_from_environment(processors)
     runtime = Runtime(
         provider,
         destinations=checked,
@@ -145,16 +143,16 @@ def _replaces(earlier: Runtime, *given: Any) -> bool:
 
 
 def flush(timeout: float = 10.0) -> bool:
-    """Send what waits in all destinations. For scripts, tests and functions that are frozen.
+    """Send all waiting spans to their destinations. For scripts, tests and serverless functions.
 
-    Called within a request, it leaves what waits for the end of that request: the caller's step, and
+    A call within a request leaves the spans that wait for the end of that request: the caller's step, and
     spans that ended before the app has read the body.
 
     Args:
-        timeout: Seconds that each destination may take.
+        timeout: Seconds for each destination.
 
     Returns:
-        Whether everything was handed over in time.
+        Whether the destinations accepted all spans in time.
 
     Example:
         >>> import byline
@@ -166,9 +164,11 @@ def flush(timeout: float = 10.0) -> bool:
 
 
 def stats() -> dict[str, int]:
-    """Return what byline has counted about itself, by name: errors, calls, and of each destination its
-    spans (``langfuse.spans.sent``, ``.spooled``, ``.left_out``, ``.dropped.<why>``), its submissions, and
-    what waits (``langfuse.queue``, ``langfuse.spool.spans``).
+    """Return byline's own counters and gauges by name.
+
+    They count internal errors, LLM calls, and for each destination its spans (``langfuse.spans.sent``,
+    ``.spooled``, ``.left_out``, ``.dropped.<why>``), its requests, and its waiting spans
+    (``langfuse.queue``, ``langfuse.spool.spans``).
 
     Example:
         >>> import byline
@@ -180,10 +180,10 @@ def stats() -> dict[str, int]:
 
 
 class BylineInstrumentor(BaseInstrumentor):  # type: ignore[misc, unused-ignore]
-    """Lets ``opentelemetry-instrument`` and declarative configuration call `instrument`."""
+    """The entry point for ``opentelemetry-instrument`` and declarative configuration."""
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """Byline signs whatever is there."""
+        """Return none, because byline works with any set of packages."""
         return ()
 
     def _instrument(self, **kwargs: Any) -> None:
@@ -192,12 +192,12 @@ class BylineInstrumentor(BaseInstrumentor):  # type: ignore[misc, unused-ignore]
         try:
             instrument(**{name: value for name, value in kwargs.items() if name in known_names})
         except SettingError as error:
-            # Raised here it would keep OpenTelemetry from loading all other instrumentations.
+            # If this raised, OpenTelemetry would load no further instrumentation.
             errors.error_once("entry point", "%s", error)
             return
-        made = _runtimes.find(None)
-        if made is not None and earlier is None:
-            made.is_from_entry_point = True
+        runtime = _runtimes.find(None)
+        if runtime is not None and earlier is None:
+            runtime.is_from_entry_point = True
 
     def _uninstrument(self, **_: Any) -> None:
         uninstrument()

@@ -68,7 +68,7 @@ class RequestContext:
     Attributes:
         parent: The context that `byline.bound` was entered in.
         body: The buffer of the request body, ``None`` if the body is not read.
-        server_span: The server span of the request, whoever made it.
+        server_span: The server span of the request, from byline or another instrumentation.
         server_span_ends_first: Whether the server span was made inside the middleware and therefore ends before
             the middleware can add the totals.
         server_span_attributes: The attributes that byline has set on the server span.
@@ -186,15 +186,15 @@ class RequestContext:
 
     def spans(self) -> RequestSpans:
         """Return the object that the spans of this context share."""
-        found = self._spans
-        if found is None:
-            made = RequestSpans(self)
+        spans = self._spans
+        if spans is None:
+            new_spans = RequestSpans(self)
             with _lock:
                 # Another thread of the request may have been faster.
-                found = self._spans
-                if found is None:
-                    found = self._spans = made
-        return found
+                spans = self._spans
+                if spans is None:
+                    spans = self._spans = new_spans
+        return spans
 
     def is_complete(self) -> bool:
         """Return whether the whole request, body included, has been read by the app."""
@@ -209,8 +209,8 @@ class RequestContext:
 
     def request(self) -> Request | None:
         """Return the request as its protocol shows it, ``None`` in a job."""
-        found = self.root().scope_or_environ
-        return None if found is None else request_of(found)
+        scope_or_environ = self.root().scope_or_environ
+        return None if scope_or_environ is None else request_of(scope_or_environ)
 
     def _read_claims(self) -> Attribution:
         reader, scope_or_environ, body = self._reader, self.scope_or_environ, self.body

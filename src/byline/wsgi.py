@@ -42,20 +42,20 @@ class AttributionMiddleware:
 
     Args:
         app: The WSGI app.
-        fields: Where the app's own API carries an attribution field, e.g.
+        fields: The sources of attribution fields in the app's own API, e.g.
             ``{"session_id": "body:conversation.id"}``; also ``header:``, ``query:``, ``path:``
             (a router's parameter, or a template as ``path:/chat/{id}/messages``) and ``cookie:``.
         identity: Function of the environ that returns the authenticated values, as a mapping of
-            attribution fields, or ``None``. It is asked late, when an LLM span or the app needs it.
-            Claimed users and organizations are ignored once it is set.
+            attribution fields, or ``None``. Called late, when an LLM span or the app needs them.
+            Claimed users and organizations are ignored once this is set.
         trust: Which claims are accepted and from whom: a set of the groups ``session``, ``user``,
             ``trace``, ``labels`` and ``metadata``, or a function of the environ that returns such a
             set or a bool.
-        body_limit: Bytes of a JSON body that are kept until it has been read. A longer body is
-            handed on like any other, its claims are not read.
-        app_span: ``"auto"`` makes a server span where the request has none and a tracer provider
-            is set (needs ``byline[wsgi]``); ``False`` never does; ``True`` does so even where the
-            app inside seems to make its own.
+        body_limit: Bytes of a JSON body that are buffered until the app has read the body. A longer
+            body is passed on unchanged, but claims in the body are not read.
+        app_span: ``"auto"`` creates a server span if the request has none and a tracer provider is
+            set (needs ``byline[wsgi]``); ``False`` never does; ``True`` does so even if the app
+            inside seems to create one.
 
     Raises:
         SettingError: ``byline.E011`` to ``byline.E018``, at construction.
@@ -99,7 +99,7 @@ class AttributionMiddleware:
         span = self._start_server_span(python_context, context, environ)
         try:
             if span is not None:
-                start_response = span.watch(start_response)
+                start_response = span.wrap_start_response(start_response)
             else:
                 start_response = _add_attributes_at_start(context, start_response)
             response = python_context.run(self.app, environ, start_response)
@@ -127,7 +127,7 @@ class AttributionMiddleware:
                 self._spans = WsgiServerSpans()
             except SettingError:
                 errors.warn_once(
-                    "wsgi", "byline.E017: no app span without opentelemetry-instrumentation-wsgi: %s", ADVICE
+                    "wsgi", "byline.E017: no server span without opentelemetry-instrumentation-wsgi: %s", ADVICE
                 )
                 return None
         return python_context.run(self._spans.start, context, environ)
@@ -165,7 +165,7 @@ def _finish(
         try:
             python_context.run(span.end, error)
         except Exception:
-            errors.report_internal_error("app span")
+            errors.report_internal_error("server span")
 
 
 class _ResponseBody:

@@ -132,7 +132,7 @@ class VertexMessages(Messages):
         return values.text(unquote(path.rpartition("/")[2].rpartition(":")[0]))
 
     def is_streamed(self, request: Members, path: str) -> bool:
-        """Whether path or body ask for a stream."""
+        """Return whether path or body ask for a stream."""
         return path.endswith(":streamRawPredict") or super().is_streamed(request, path)
 
 

@@ -97,7 +97,7 @@ class _Bedrock(ApiParser):
         return values.text(unquote(path.partition("/model/")[2].rpartition("/")[0]))
 
     def is_streamed(self, request: Members, path: str) -> bool:  # noqa: ARG002 - the path alone decides
-        """Whether the path is that of a stream."""
+        """Return whether the path is that of a stream."""
         return path.endswith("-stream")
 
     def iter_events(self, stream: bytes, is_wanted: Callable[[bytes], bool]) -> Iterator[Members]:  # noqa: ARG002

@@ -79,7 +79,7 @@ class CohereEmbed(CohereChat):
     operation: ClassVar[str] = "embeddings"
 
     def has_required_members(self, request: Members) -> bool:
-        """Whether the body has a model and something to embed."""
+        """Return whether the body has a model and something to embed."""
         return super().has_required_members(request) and not request.raw.keys().isdisjoint(_EMBEDDED)
 
     def input_messages(self, request: Members) -> list[Message]:
@@ -101,7 +101,7 @@ class CohereRerank(CohereEmbed):
     usage: ClassVar[Usage] = {"input_tokens": ("billed_units.input_tokens", "total_tokens")}
 
     def has_required_members(self, request: Members) -> bool:
-        """Whether the body has model, query and documents."""
+        """Return whether the body has model, query and documents."""
         return self.required_members <= request.raw.keys()
 
     def input_messages(self, request: Members) -> list[Message]:

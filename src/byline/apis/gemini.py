@@ -83,7 +83,7 @@ class Generate(ApiParser):
         return values.text(path.rpartition("/")[2].partition(":")[0])
 
     def is_streamed(self, request: Members, path: str) -> bool:  # noqa: ARG002 - the path alone decides
-        """Whether the path is that of a stream."""
+        """Return whether the path is that of a stream."""
         return path.endswith(":streamGenerateContent")
 
     def apply_reply(self, reply: Members, result: CallResult) -> None:
@@ -207,7 +207,7 @@ class Interactions(ApiParser):
     }
 
     def has_required_members(self, request: Members) -> bool:
-        """Whether the body has an input, and a model or an agent."""
+        """Return whether the body has an input, and a model or an agent."""
         return super().has_required_members(request) and ("model" in request or "agent" in request)
 
     def reply_in(self, event: Members) -> Members:

@@ -88,7 +88,7 @@ class Members(Mapping[str, Any]):
         return found
 
     def has_object(self, name: str) -> bool:
-        """Whether a member is an object."""
+        """Return whether a member is an object."""
         raw = self.raw.get(name)
         return raw is not None and memoryview(raw)[0] == _BRACE
 

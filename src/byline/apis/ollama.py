@@ -43,7 +43,7 @@ class OllamaChat(ApiParser):
     }
 
     def is_streamed(self, request: Members, path: str) -> bool:  # noqa: ARG002 - the request alone decides
-        """Whether the request asks for a stream, which is the default."""
+        """Return whether the request asks for a stream, which is the default."""
         return request.get("stream") is not False
 
     def apply_reply(self, reply: Members, result: CallResult) -> None:

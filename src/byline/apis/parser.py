@@ -187,7 +187,7 @@ class ApiParser:
         return next((name for end, name in _PROVIDERS.items() if dotted.endswith(end)), self.default_provider)
 
     def has_required_members(self, request: Members) -> bool:
-        """Whether the body has the members that every request of this API has."""
+        """Return whether the body has the members that every request of this API has."""
         return self.required_members <= request.raw.keys()
 
     def model_in_path(self, path: str) -> str | None:  # noqa: ARG002 - for APIs that name the model in the path
@@ -195,7 +195,7 @@ class ApiParser:
         return None
 
     def is_streamed(self, request: Members, path: str) -> bool:  # noqa: ARG002 - likewise
-        """Whether the request asks for a stream."""
+        """Return whether the request asks for a stream."""
         return request.get("stream") is True
 
     def iter_events(self, stream: bytes, is_wanted: Callable[[bytes], bool]) -> Iterator[Members]:

@@ -195,14 +195,14 @@ class Gateway:
             self._origin = _parse_origin(base_url)
 
     def recognises(self, host: str, port: int | None, path: str) -> bool:
-        """Whether a request to this URL goes to this gateway, so that ids may be added to the request."""
+        """Return whether a request to this URL goes to this gateway, so that ids may be added to the request."""
         if self._origin is None:
             return host in self.hosts or any(end.startswith(".") and host.endswith(end) for end in self.hosts)
         name, own_port, prefix = self._origin
         return host == name and port == own_port and (not prefix or path == prefix or path.startswith(prefix + "/"))
 
     def matches_response(self, headers: Mapping[str, str]) -> bool:  # noqa: ARG002 - for subclasses
-        """Whether response headers show this gateway, for gateways that are not configured."""
+        """Return whether response headers show this gateway, for gateways that are not configured."""
         return False
 
     def inject(self, request: GatewayRequest) -> None:

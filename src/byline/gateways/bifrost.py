@@ -32,7 +32,7 @@ class Bifrost(Gateway):
     )
 
     def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Whether the headers have Bifrost's request id, which is in every response."""
+        """Return whether the headers have Bifrost's request id, which is in every response."""
         return "x-bifrost-request-id" in headers
 
     def inject(self, request: GatewayRequest) -> None:

@@ -17,7 +17,7 @@ class Braintrust(Gateway):
     hosts: ClassVar[tuple[str, ...]] = ("api.braintrust.dev", "gateway.braintrust.dev", "braintrustproxy.com")
 
     def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Whether the headers name the endpoint used, or Braintrust's span."""
+        """Return whether the headers name the endpoint used, or Braintrust's span."""
         return "x-bt-used-endpoint" in headers or "x-bt-span-id" in headers
 
     def extract(self, response: GatewayResponse, result: CallResult) -> None:

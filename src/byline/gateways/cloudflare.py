@@ -24,7 +24,7 @@ class Cloudflare(Gateway):
     )
 
     def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Whether the headers have the id of the log entry, which is in every response."""
+        """Return whether the headers have the id of the log entry, which is in every response."""
         return "cf-aig-log-id" in headers
 
     def inject(self, request: GatewayRequest) -> None:

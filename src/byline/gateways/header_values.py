@@ -77,7 +77,7 @@ def _encode_object(name: str, members: Mapping[str, Any], budget: int, on_omit: 
 
 
 def is_sendable(text: str) -> bool:
-    """Whether a header can carry this text."""
+    """Return whether a header can carry this text."""
     return text.isascii() and text.isprintable()
 
 

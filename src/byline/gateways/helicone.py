@@ -25,7 +25,7 @@ class Helicone(Gateway):
     )
 
     def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Whether the headers have Helicone's request id, which is in every response."""
+        """Return whether the headers have Helicone's request id, which is in every response."""
         return "helicone-id" in headers
 
     def inject(self, request: GatewayRequest) -> None:

@@ -17,7 +17,7 @@ class Kong(Gateway):
     sends_traceparent: ClassVar[bool] = True
 
     def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Whether the headers name the model, as the AI plugins' responses do."""
+        """Return whether the headers name the model, as the AI plugins' responses do."""
         return "x-kong-llm-model" in headers
 
     def extract(self, response: GatewayResponse, result: CallResult) -> None:

@@ -36,7 +36,7 @@ class LangfuseGateway(Gateway):
     )
 
     def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Whether the headers have the gateway's request id, which is in every response."""
+        """Return whether the headers have the gateway's request id, which is in every response."""
         return "langfuse-request-id" in headers
 
     def set_header(self, request: GatewayRequest, name: str, value: object) -> None:

@@ -62,7 +62,7 @@ class LiteLLM(Gateway):
     )
 
     def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Whether the headers have LiteLLM's call id, which is in every response."""
+        """Return whether the headers have LiteLLM's call id, which is in every response."""
         return "x-litellm-call-id" in headers
 
     def inject(self, request: GatewayRequest) -> None:

@@ -64,7 +64,7 @@ class OpenRouter(Gateway):
         self.key_status = KeyStatus(self.name, _status_url(base_url)) if key_status else None
 
     def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Whether the headers have OpenRouter's generation id, which is in every response."""
+        """Return whether the headers have OpenRouter's generation id, which is in every response."""
         return "x-generation-id" in headers
 
     def inject(self, request: GatewayRequest) -> None:

@@ -32,7 +32,7 @@ class Portkey(Gateway):
     )
 
     def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Whether the headers have Portkey's trace id, which is in every response."""
+        """Return whether the headers have Portkey's trace id, which is in every response."""
         return "x-portkey-trace-id" in headers
 
     def inject(self, request: GatewayRequest) -> None:

@@ -1,1 +1,1 @@
-"""The spans: which ones stand for an LLM, and what is written on them."""
+"""LLM spans: their recognition, their attribution and their call results."""

@@ -1,8 +1,8 @@
-"""Every attribute name that byline writes, once.
+"""All attribute names that byline writes.
 
 Sources: OpenTelemetry's GenAI semantic conventions (``gen_ai.*``), Langfuse's OpenTelemetry mapping
 (``langfuse.*``), OpenTelemetry's general conventions (``session.id``, ``user.id``, ``error.type``).
-What no convention names stands under ``byline.*``.
+Attributes that no convention defines are under ``byline.*``.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ ATTRIBUTION: Final[dict[str, tuple[str, ...]]] = {
     "environment_id": (ENVIRONMENT_ID,),
 }
 
-#: Facts field → attribute. Fields that are records of their own are spelt out in `call_attributes`.
+#: `CallResult` field → attribute. `call_attributes` adds the fields that are records.
 CALL_RESULT: Final[dict[str, str]] = {
     "operation": OPERATION_NAME,
     "provider": PROVIDER_NAME,
@@ -127,14 +127,14 @@ CALL_RESULT: Final[dict[str, str]] = {
 _LIMITS: Final = ("requests", "tokens")
 _ATTRIBUTION_NAMES: Final = tuple(ATTRIBUTION.values())
 _values_of: Final = attrgetter(*ATTRIBUTION)
-_FACTS_ITEMS: Final = tuple(CALL_RESULT.items())
+_CALL_RESULT_ITEMS: Final = tuple(CALL_RESULT.items())
 
 
 def attribution_attributes(attribution: Attribution) -> dict[str, AttributeValue]:
-    """Return what an attribution becomes on a span."""
+    """Return the span attributes of an attribution."""
     attributes: dict[str, AttributeValue] = {}
     values = _values_of(attribution)
-    # Most of them are empty.
+    # Most fields are empty.
     for names, value in compress(zip(_ATTRIBUTION_NAMES, values, strict=True), values):
         for name in names:
             attributes[name] = value
@@ -143,24 +143,24 @@ def attribution_attributes(attribution: Attribution) -> dict[str, AttributeValue
     return attributes
 
 
-def call_attributes(facts: CallResult) -> dict[str, AttributeValue]:
-    """Return what the facts of a call become on its span."""
+def call_attributes(result: CallResult) -> dict[str, AttributeValue]:
+    """Return the span attributes of a call result."""
     attributes: dict[str, AttributeValue] = {}
-    for name, value in facts.parameters.items():
+    for name, value in result.parameters.items():
         attributes[PARAMETERS + name] = value
-    if facts.streamed:
+    if result.streamed:
         attributes[PARAMETERS + "stream"] = True
-    for part, amount in facts.cost_details.items():
+    for part, amount in result.cost_details.items():
         attributes[COST_DETAILS + part] = amount
     for kind in _LIMITS:
-        limit = getattr(facts, kind)
+        limit = getattr(result, kind)
         if limit is not None:
             for part in ("limit", "remaining", "reset"):
                 value = getattr(limit, part)
                 if value is not None:
                     attributes[f"byline.ratelimit.{kind}.{part}"] = value
-    for field, name in _FACTS_ITEMS:
-        value = getattr(facts, field)
+    for field, name in _CALL_RESULT_ITEMS:
+        value = getattr(result, field)
         if value is not None and value != ():
             attributes[name] = value
     return attributes

@@ -37,7 +37,7 @@ _MAX_CLIENT_VALUE: Final = 200
 
 
 class AttributionSpanProcessor(SpanStateProcessor):
-    """Sets the attribution of the request on every LLM span that starts, whichever instrumentation makes the span.
+    """Sets the attribution of the request on every LLM span that starts, from any instrumentation.
 
     Args:
         stamp: ``"llm"`` for LLM spans only, ``"all"`` for every span of a request.

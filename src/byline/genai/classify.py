@@ -1,4 +1,4 @@
-"""Which spans stand for an LLM: told by attribute keys or by the instrumentation's scope, never by name."""
+"""Recognises LLM spans by attribute keys and instrumentation scopes, never by span names."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from opentelemetry.trace import SpanKind
 
 from byline.genai.fast_attributes import peek_attributes
 
-#: The scope of the LLM spans that byline makes itself.
+#: The scope of the LLM spans that byline creates.
 OWN_SCOPE: Final = "byline"
 
-#: Keys that an instrumentation sets on an LLM span and nobody on another one. Not "any gen_ai.*":
-#: some libraries copy ``gen_ai.conversation.id`` onto every span.
+#: Keys that only LLM spans have. Not all of ``gen_ai.*``, because some libraries copy ``gen_ai.conversation.id``
+#: onto every span.
 KEYS: Final = frozenset(
     {
         "gen_ai.operation.name",
@@ -30,8 +30,8 @@ KEYS: Final = frozenset(
     }
 )
 
-#: Scopes whose spans are LLM spans even where they start without attributes; each also as a prefix
-#: before a dot.
+#: Scopes of instrumentations that create LLM spans only, also as a prefix before a dot. Some of these spans
+#: start without attributes.
 SCOPES: Final = (
     OWN_SCOPE,
     "ai",
@@ -75,7 +75,7 @@ SCOPES: Final = (
     "vllm",
 )
 
-#: Operations around or beside model calls: they get the byline, never the facts of a call.
+#: Operations around or beside model calls: their spans get the attribution, never a call result.
 _AROUND: Final = frozenset(
     {
         "create_agent",
@@ -92,7 +92,7 @@ _AROUND: Final = frozenset(
 )
 _LEAF_KINDS: Final = frozenset({"LLM", "EMBEDDING", "RERANKER"})
 _LEAF_TYPES: Final = frozenset({"generation", "embedding"})
-#: litellm makes a second span of the raw exchange inside the first.
+#: litellm creates a second span of the raw HTTP exchange below the first.
 _NO_LEAF_NAMES: Final = frozenset({"raw_gen_ai_request"})
 
 
@@ -103,7 +103,7 @@ def is_llm_scope(name: str) -> bool:
 
 
 def is_llm_span(span: ReadableSpan) -> bool:
-    """Whether a span stands for a model call, an agent step or a tool call.
+    """Return whether a span is a model call, an agent step or a tool call.
 
     Example:
         >>> from opentelemetry.sdk.trace import TracerProvider
@@ -117,13 +117,13 @@ def is_llm_span(span: ReadableSpan) -> bool:
     if scope is not None and is_llm_scope(scope.name):
         return True
     if span.kind is SpanKind.SERVER:
-        # Some libraries write on the app's own span what they know of a call.
+        # Some libraries also set GenAI attributes on the server span.
         return False
     return not KEYS.isdisjoint(peek_attributes(span))
 
 
 def is_model_call(name: str, attributes: Mapping[str, Any]) -> bool:
-    """Whether an LLM span is a model call, as far as its attributes tell by now."""
+    """Return whether an LLM span is a model call, by the attributes that are set so far."""
     operation = attributes.get("gen_ai.operation.name") or attributes.get("traceloop.span.kind")
     if operation is not None:
         return operation not in _AROUND and "memory" not in str(operation)

@@ -1,8 +1,8 @@
-"""Reads and writes the attributes of a span at once, past the SDK's care for single ones.
+"""Reads and writes several attributes of a span at once.
 
-The SDK locks and copies its container for each look and cleans each value anew, which costs more
-than all the rest of a stamp. Where the container is as it is known, it is used as it is; everywhere
-else the SDK does the work.
+The SDK locks and copies its container for each read and cleans each value again, which costs more than the
+rest of setting an attribution. If the container has the known private members, these functions use them;
+otherwise they use the SDK's methods.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from byline.genai.attributes import AttributeValue
 
 
 def peek_attributes(span: ReadableSpan | Span) -> Mapping[str, Any]:
-    """Return the attributes of a span, to be looked at and not to be kept."""
-    found: Any = getattr(span, "_attributes", None)
-    inner = getattr(found, "_dict", None)
+    """Return the live attributes of a span: read them at once, neither change nor store them."""
+    container: Any = getattr(span, "_attributes", None)
+    inner = getattr(container, "_dict", None)
     return inner if isinstance(inner, dict) else getattr(span, "attributes", None) or {}
 
 
 def set_attributes(span: Span, attributes: Mapping[str, AttributeValue]) -> None:
-    """Set attributes that are clean already: texts, numbers, and tuples of texts."""
+    """Set attributes that need no cleaning: texts, numbers, and tuples of texts."""
     container: Any = getattr(span, "_attributes", None)
     try:
         inner: dict[str, AttributeValue] = container._dict
-        plain = (
+        is_writable = (
             (container.maxlen is None or len(inner) + len(attributes) <= container.maxlen)
             and container.max_value_len is None
             and not container._immutable
         )
         lock = container._lock
     except AttributeError:
-        plain = False
-    if not plain or not span.is_recording():
+        is_writable = False
+    if not is_writable or not span.is_recording():
         span.set_attributes(attributes)
         return
     with lock:
-        # Setting a key anew makes it the youngest, as the SDK does.
+        # As in the SDK, a key that is set again moves to the end.
         for key in inner.keys() & attributes.keys():
             del inner[key]
         inner.update(attributes)
 
 
 def remove_attributes(span: Span, keys: Iterable[str]) -> None:
-    """Take attributes off a span that still records; the SDK has no way of its own for that."""
+    """Remove attributes from a span that has not ended; the SDK has no method for that."""
     container: Any = getattr(span, "_attributes", None)
     for key in keys:
         try:

@@ -1,4 +1,4 @@
-"""Values as JSON text that any parser reads."""
+"""JSON text without NaN and infinities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def json_dumps(value: Any) -> str:
-    """Return JSON that any parser reads: Python's own writes numbers that are none.
+    """Return valid JSON: without NaN and infinities, which `json.dumps` writes by default.
 
     Example:
         >>> json_dumps({"top_p": float("nan"), "max_tokens": 64})
@@ -18,16 +18,16 @@ def json_dumps(value: Any) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
     except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, default=str)
+        return json.dumps(_drop_non_finite(value), ensure_ascii=False, default=str)
 
 
-def _finite(value: Any) -> Any:
+def _drop_non_finite(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items() if not _is_no_number(item)}
+        return {key: _drop_non_finite(item) for key, item in value.items() if not _is_non_finite(item)}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if _is_no_number(value) else value
+        return [_drop_non_finite(item) for item in value]
+    return None if _is_non_finite(value) else value
 
 
-def _is_no_number(value: Any) -> bool:
+def _is_non_finite(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)

@@ -1,4 +1,4 @@
-"""The server span of a request, whoever made it, and the attributes that byline adds to it."""
+"""Finds or creates the server span of a request, and sets the attributes that byline adds to that span."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def detach_ended_span() -> Token[Context] | None:
 
 
 def created_by_otel_middleware(span: Span) -> Span | None:
-    """Return the current span if OpenTelemetry's ASGI middleware has just made it."""
+    """Return the current span if OpenTelemetry's ASGI middleware has just created it."""
     scope = getattr(span, "instrumentation_scope", None)
     return span if getattr(scope, "name", None) == OpenTelemetryMiddleware.__module__ else None
 
@@ -84,7 +84,7 @@ class ServerSpanDetector:
         try:
             self._inspect(app)
         except Exception:
-            errors.report_internal_error("app span")
+            errors.report_internal_error("server span")
 
     def will_create(self, scope: MutableMapping[str, Any]) -> bool:
         """Return whether the app inside makes the server span of this request."""
@@ -96,7 +96,7 @@ class ServerSpanDetector:
                 if mount.matches(scope)[0].value:
                     return True
             except Exception:
-                errors.report_internal_error("app span")
+                errors.report_internal_error("server span")
         return False
 
     def _inspect(self, app: Any) -> None:
@@ -181,7 +181,7 @@ def set_request_attributes(context: RequestContext) -> None:
             context.server_span_attributes = {**earlier, **attributes}
         context.server_span_attribution = attribution
     except Exception:
-        errors.report_internal_error("app span")
+        errors.report_internal_error("server span")
 
 
 def _usage_attributes(context: RequestContext) -> dict[str, AttributeValue]:

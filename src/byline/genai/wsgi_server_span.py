@@ -1,8 +1,8 @@
-"""The app span of a WSGI request, made by opentelemetry-instrumentation-wsgi.
+"""The server span of a WSGI request, created by opentelemetry-instrumentation-wsgi.
 
-That middleware wraps whatever the app returns into a generator, which hides ``wsgi.file_wrapper``
-and the length of a list from the server. So it is run here around an empty answer of ours, which
-keeps its span open and current for as long as the real answer lasts.
+That middleware wraps the app's response in a generator, which hides ``wsgi.file_wrapper`` and the length of a
+list from the server. So the middleware runs around an empty response instead, which keeps the span open and
+current until the app's response ends.
 """
 
 from __future__ import annotations
@@ -25,54 +25,54 @@ except ImportError:  # the extra byline[wsgi] is not installed
     OpenTelemetryMiddleware = None  # type: ignore[assignment, misc]
 
 ADVICE: Final = "pip install 'byline[wsgi]', or pass app_span=False"
-_HELD: Final = "byline.start_response"
+_START_RESPONSE: Final = "byline.start_response"
 
 
 class WsgiServerSpans:
-    """Makes the app spans of one middleware.
+    """Creates the server spans of one middleware.
 
     Raises:
-        SettingError: ``byline.E017`` where the extra ``byline[wsgi]`` is missing.
+        SettingError: ``byline.E017`` if the extra ``byline[wsgi]`` is not installed.
     """
 
     def __init__(self) -> None:
         if OpenTelemetryMiddleware is None:
-            raise SettingError("byline.E017", "an app span needs opentelemetry-instrumentation-wsgi", ADVICE)
-        self._middleware: Any = OpenTelemetryMiddleware(_answer)
+            raise SettingError("byline.E017", "a server span needs opentelemetry-instrumentation-wsgi", ADVICE)
+        self._middleware: Any = OpenTelemetryMiddleware(_empty_app)
 
-    def start(self, owner: RequestContext, environ: dict[str, Any]) -> WsgiServerSpan | None:
-        """Start a span and make it current in this context; ``None`` where that fails."""
+    def start(self, context: RequestContext, environ: dict[str, Any]) -> WsgiServerSpan | None:
+        """Start a span and make it current in this context; ``None`` if that fails."""
         try:
-            # This context is the request's own: nothing has to be restored.
+            # This ``contextvars`` context belongs to the request alone: nothing has to be restored.
             detach_ended_span()
-            steps = self._middleware(environ, _ignore)
+            steps = self._middleware(environ, _start_nothing)
             next(steps)
         except Exception:
-            errors.report_internal_error("app span")
+            errors.report_internal_error("server span")
             return None
-        set_server_span(owner, trace.get_current_span())
-        return WsgiServerSpan(steps, environ.pop(_HELD))
+        set_server_span(context, trace.get_current_span())
+        return WsgiServerSpan(steps, environ.pop(_START_RESPONSE))
 
 
 class WsgiServerSpan:
-    """An open app span; every step must run in the request's own context."""
+    """An open server span; all methods must run in the ``contextvars`` context of the request."""
 
     def __init__(self, steps: Generator[bytes, None, None], start_response: Callable[..., Any]) -> None:
         self._steps = steps
         self._start_response = start_response
 
-    def watch(self, start_response: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a ``start_response`` that also tells the span the status."""
+    def wrap_start_response(self, start_response: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a ``start_response`` that also sets the status on the span."""
 
-        def watched(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+        def start_and_record(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
             try:
-                # OpenTelemetry wants the reason phrase that some apps leave out.
+                # OpenTelemetry requires the space before the reason phrase, which some apps omit.
                 self._start_response(status if " " in status else status + " ", headers)
             except Exception:
-                errors.report_internal_error("app span")
+                errors.report_internal_error("server span")
             return start_response(status, headers, *error)
 
-        return watched
+        return start_and_record
 
     def end(self, error: BaseException | None = None) -> None:
         """End the span, with the error that ended the request."""
@@ -83,11 +83,11 @@ class WsgiServerSpan:
             pass
 
 
-def _answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    # Two steps: the span is current from the first one until the second one is asked for.
-    environ[_HELD] = start_response
+def _empty_app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    # Two chunks: the span is current from the first chunk until the second one is requested.
+    environ[_START_RESPONSE] = start_response
     return iter((b"", b""))
 
 
-def _ignore(*_: Any) -> None:
-    """Stand in for the server's start_response, which the app itself calls."""
+def _start_nothing(*_: Any) -> None:
+    """Replace the server's ``start_response``, which the app itself calls."""

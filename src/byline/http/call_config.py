@@ -40,7 +40,7 @@ class CallConfig:
     ) -> None:
         self.tracer_provider = tracer_provider
         self.tracer = tracer
-        self.known = GatewayRegistry(gateways)
+        self.registry = GatewayRegistry(gateways)
         self.llm_spans: LLMSpans = llm_spans
         self.capture_content = capture_content
         self.side_tracer = side_tracer

@@ -1,4 +1,4 @@
-"""A call in its gateway's dialect: ids on the way out, facts on the way back."""
+"""Adds the request's ids to calls of a gateway, and reads the gateway's values from the response."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from byline.request_context import RequestContext
 
 
 class Injected(NamedTuple):
-    """What a gateway wants to be sent.
+    """The changes of a gateway to one request.
 
     Attributes:
-        headers: Headers besides the app's own, names in lower case.
-        body: The body in the place of the app's, ``None`` where that stays.
+        headers: Headers to add or replace, names in lower case.
+        body: The new body; ``None`` if the body does not change.
     """
 
     headers: dict[str, str]
@@ -38,23 +38,23 @@ def inject(
     body: bytes | None,
     members: Mapping[str, msgspec.Raw] | None = None,
     *,
-    owner: RequestContext | None,
+    context: RequestContext | None,
     span: Span | None,
 ) -> Injected:
-    """Let the gateway write the request's ids; nothing where there is none or it fails."""
+    """Return the gateway's changes to a request; none without a gateway, or if the gateway fails."""
     if gateway is None:
         return NOTHING_INJECTED
-    mine = dict(headers)
-    context = None if span is None else span.get_span_context()
+    all_headers = dict(headers)
+    span_context = None if span is None else span.get_span_context()
     outgoing = GatewayRequest(
-        attribution=EMPTY if owner is None else owner.attribution(),
-        headers=mine,
+        attribution=EMPTY if context is None else context.attribution(),
+        headers=all_headers,
         body=body,
         members=members,
         path=path,
-        trace_id=None if context is None else f"{context.trace_id:032x}",
-        span_id=None if context is None else f"{context.span_id:016x}",
-        sampled=context is not None and context.trace_flags.sampled,
+        trace_id=None if span_context is None else f"{span_context.trace_id:032x}",
+        span_id=None if span_context is None else f"{span_context.span_id:016x}",
+        sampled=span_context is not None and span_context.trace_flags.sampled,
     )
     try:
         gateway.inject(outgoing)
@@ -62,30 +62,30 @@ def inject(
         errors.report_internal_error(f"gateway {gateway.name}")
         return NOTHING_INJECTED
     return Injected(
-        {name: value for name, value in mine.items() if headers.get(name) != value},
+        {name: value for name, value in all_headers.items() if headers.get(name) != value},
         None if outgoing.body is body else outgoing.body,
     )
 
 
 def extract(
     gateway: Gateway | None,
-    facts: CallResult,
+    result: CallResult,
     headers: Mapping[str, str],
     decoded: Mapping[str, Any] | None,
     *,
     streamed: bool,
 ) -> None:
-    """Let the gateway read its reply into the facts."""
+    """Set the values that the gateway reads from its response on the result."""
     if gateway is None:
-        facts.key_alias = find_alias(facts.key_hash)
+        result.key_alias = find_alias(result.key_hash)
         return
     if not gateway.is_provider:
-        facts.gateway = gateway.name
-    facts.key_alias = gateway.find_key_alias(facts.key_hash)
+        result.gateway = gateway.name
+    result.key_alias = gateway.find_key_alias(result.key_hash)
     try:
         gateway.extract(
-            GatewayResponse(status=facts.status_code or 0, headers=headers, body=decoded, streamed=streamed),
-            facts,
+            GatewayResponse(status=result.status_code or 0, headers=headers, body=decoded, streamed=streamed),
+            result,
         )
     except Exception:
         errors.report_internal_error(f"gateway {gateway.name}")

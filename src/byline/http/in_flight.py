@@ -31,7 +31,7 @@ _current: Final[ContextVar[InFlight | None]] = ContextVar("byline_in_flight", de
 
 
 def is_in_flight(host: str, path: str) -> bool:
-    """Whether a hooked client around this one is sending a request to the same host and path."""
+    """Return whether a hooked client around this one is sending a request to the same host and path."""
     current = _current.get()
     return current is not None and current.is_sending and current.host == host and current.path == path
 
@@ -50,11 +50,11 @@ def in_flight(host: str, path: str, span: Span | None) -> Iterator[None]:
         # ValueError: a coroutine was closed in another context than the context of the start, which is gone.
         with suppress(ValueError):
             if span_token is not None:
-                _detach(span_token)
+                _detach_silently(span_token)
             _current.reset(request_token)
 
 
-def _detach(token: Any) -> None:
+def _detach_silently(token: Any) -> None:
     # otel_context.detach() logs a traceback if the context is another one.
     runtime_context = getattr(otel_context, "_RUNTIME_CONTEXT", None)
     if runtime_context is None:

@@ -52,7 +52,7 @@ def begin_llm_request(
         fits = parser.parse_request(
             content or b"", result, path=path, host=host, members=members or {}, capture=config.capture_content
         )
-        gateway = config.known.find(host, port, path)
+        gateway = config.registry.find(host, port, path)
         if not fits and (gateway is None or parser.shares_path):
             # Other APIs have paths like "/messages" too.
             return None
@@ -89,7 +89,7 @@ class LLMRequest:
         self._parser = parser
         self._is_open = True
         self.is_reading = False
-        self.facts = result
+        self.result = result
         self.content = body
         result.key_hash = key_hash_from_headers(headers)
         self._is_fallback_span = False
@@ -102,14 +102,14 @@ class LLMRequest:
         else:
             self._request_key = 0 if state is None else state.request_key
         self.headers, self.body = gateway_exchange.inject(
-            gateway, path, headers, body, members, owner=self.context, span=self.span
+            gateway, path, headers, body, members, context=self.context, span=self.span
         )
         if self.context is not None:
             # Counted now: a stream that is abandoned may end long after its request.
             self.context.totals.add()
         self._has_read_partial = False
         self._path = path
-        self._reader = ResponseReader(config.known, parser, gateway, result, capture=config.capture_content)
+        self._reader = ResponseReader(config.registry, parser, gateway, result, capture=config.capture_content)
 
     @property
     def buffer(self) -> ResponseBuffer:
@@ -121,15 +121,15 @@ class LLMRequest:
         return None if self.span is None else state_of(self.span)
 
     def _find_span(self) -> Span | None:
-        found = find_llm_span()
-        state = None if found is None else state_of(found)
-        if found is not None and state is not None and state.is_model_call and not state.is_claimed:
+        llm_span = find_llm_span()
+        state = None if llm_span is None else state_of(llm_span)
+        if llm_span is not None and state is not None and state.is_model_call and not state.is_claimed:
             state.claim(self)
             await_llm_span(None)
-            return found
+            return llm_span
         traced_by_utilities = self._invocation is not None and not self._config.records_unsampled()
         if not traced_by_utilities and fallback_span.wants_fallback_span(self._config, self._parser.name):
-            made = fallback_span.start_fallback_span(self._config, self.facts)
+            made = fallback_span.start_fallback_span(self._config, self.result)
             if made is not None:
                 self._is_fallback_span = True
                 made_state = state_of(made)
@@ -166,7 +166,7 @@ class LLMRequest:
         state = self._state
         parent = self.span if self._is_fallback_span and state is not None and not state.is_side_span else None
         try:
-            with in_flight.in_flight(self.facts.server_address or "", self._path, parent):
+            with in_flight.in_flight(self.result.server_address or "", self._path, parent):
                 yield
         except BaseException as error:
             self.fail(error)
@@ -228,8 +228,8 @@ class LLMRequest:
         if self._reader.is_stream and not isinstance(error, Exception):
             self._end(cut="app" if isinstance(error, GeneratorExit) else "cancelled")
             return
-        if self._is_open and self.facts.error_type is None:
-            self.facts.error_type = type(error).__name__
+        if self._is_open and self.result.error_type is None:
+            self.result.error_type = type(error).__name__
         self._end(cut="network")
 
     def _end(self, body: bytes | None = None, *, cut: str | None = None) -> None:
@@ -247,7 +247,7 @@ class LLMRequest:
             self._release()
 
     def _record(self) -> None:
-        result, gateway = self.facts, self._reader.gateway
+        result, gateway = self.result, self._reader.gateway
         broadcasts = gateway is not None and gateway.broadcasts
         if gateway is not None and broadcasts:
             result = copy(result)
@@ -265,7 +265,7 @@ class LLMRequest:
             results.assign_to_gateway(self._state, self._request_key, result.response_id)
 
     def _count(self) -> None:
-        result = self.facts
+        result = self.result
         internal_metrics.increment("calls")
         if self.context is not None:
             self.context.totals.add(
@@ -283,10 +283,10 @@ class LLMRequest:
         try:
             state = self._state
             if self._is_fallback_span:
-                fallback_span.end_fallback_span(self.span, self.facts)
+                fallback_span.end_fallback_span(self.span, self.result)
             elif state is None:
                 return
-            elif self.facts.error_type is None:
+            elif self.result.error_type is None:
                 state.mark_answered()
             else:
                 state.unclaim()

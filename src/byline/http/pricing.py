@@ -99,7 +99,7 @@ def _calculate_price(result: CallResult) -> Any:
 
 @functools.lru_cache(maxsize=1000)
 def _has_price(model: str, provider_id: str | None) -> bool:
-    """Whether the library knows a model. Cached, because a search without a match takes longest."""
+    """Return whether the library knows a model. Cached, because a search without a match takes longest."""
     library = _load_library()
     try:
         library.calc_price(library.Usage(input_tokens=1), model, provider_id=provider_id)

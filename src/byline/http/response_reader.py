@@ -129,7 +129,7 @@ class ResponseBuffer:
             self.saw_terminal_event = self._found_end_mark and joined.endswith((b"\n\n", b"\r\n\r\n"))
 
     def tail_is_done(self) -> bool:
-        """Whether the chunks that were appended to `tail` directly end with ``data: [DONE]``."""
+        """Return whether the chunks that were appended to `tail` directly end with ``data: [DONE]``."""
         last_bytes = self.tail[-1]
         if len(last_bytes) < _END_MARK_BYTES and len(self.tail) > 1:
             last_bytes = self.tail[-2] + last_bytes

@@ -107,7 +107,7 @@ class BodyBuffer:
         self.ignored = self.ignored or not from_start
 
     def is_complete(self) -> bool:
-        """Whether nothing more can be learnt from the body.
+        """Return whether nothing more can be learnt from the body.
 
         Some apps stop reading at Content-Length and never see the last message.
         """
@@ -290,7 +290,7 @@ def _parse_int(digits: str) -> int | Undecoded:
 
 
 def is_json(content_type: str) -> bool:
-    """Whether a body of this content type is one JSON text."""
+    """Return whether a body of this content type is one JSON text."""
     return content_type.partition(";")[0].rstrip().lower().endswith(("/json", "+json"))
 
 

@@ -192,7 +192,7 @@ def validate_trust(trust: Trust) -> Trust:
 
 
 def is_plain_function(value: object) -> bool:
-    """Whether a value is callable and not a coroutine function, because a span's start cannot await."""
+    """Return whether a value is callable and not a coroutine function, because a span's start cannot await."""
     return callable(value) and not iscoroutinefunction(value) and not iscoroutinefunction(type(value).__call__)
 
 

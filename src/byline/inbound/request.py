@@ -117,7 +117,7 @@ class AsgiRequest:
         return client[0] if client else None
 
     def is_handshake(self) -> bool:
-        """Whether the request is a websocket handshake, in which the query may carry claims."""
+        """Return whether the request is a websocket handshake, in which the query may carry claims."""
         return bool(self.scope["type"] == "websocket")
 
 
@@ -240,7 +240,7 @@ def _is_asgi_app(app: Any) -> bool:
 
 
 def _is_wsgi_app(app: Any) -> bool:
-    """Whether an app takes two arguments and not three.
+    """Return whether an app takes two arguments and not three.
 
     The code object is inspected instead of the signature: a decorator may replace the signature, and
     evaluating annotations may fail on names that exist for type checkers only.

@@ -382,7 +382,7 @@ class BatchSender:
                 internal_metrics.increment(f"{self._name}.spans.dropped.rejected", outcome.rejected)
 
     def _is_at_fault(self, store: Store, key: str, outcome: Outcome) -> bool:
-        """Whether the batch is refused for a reason of its own, or cannot wait until a setting is corrected."""
+        """Return whether the batch is refused for a reason of its own, or cannot wait until a setting is corrected."""
         if outcome.is_misconfigured:
             return store is self._memory and not outcome.is_retryable
         return not outcome.is_retryable or (

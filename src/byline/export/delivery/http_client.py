@@ -375,7 +375,7 @@ def find_proxy(url: SplitResult) -> SplitResult | None:
 
 
 def _is_in_no_proxy_network(host: str, proxies: Mapping[str, str]) -> bool:
-    """Whether an IP address is in a network of NO_PROXY, e.g. 10.0.0.0/8, which Python does not support."""
+    """Return whether an IP address is in a network of NO_PROXY, e.g. 10.0.0.0/8, which Python does not support."""
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host)
         for entry in proxies.get("no", "").split(","):

@@ -192,7 +192,7 @@ def _list_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_misconfiguration(status: int | None, reason: str, *, page: bool) -> bool:
-    """Whether a setting, here or on the server, has to be corrected before any span is accepted."""
+    """Return whether a setting, here or on the server, has to be corrected before any span is accepted."""
     return reason in _LASTING if status is None else _misconfiguration_advice(status, page=page) is not None
 
 

@@ -221,7 +221,7 @@ class DiskStore:
         return sorted(own)
 
     def is_locked(self, key: str) -> bool:
-        """Whether another process holds the batch, or has deleted the file."""
+        """Return whether another process holds the batch, or has deleted the file."""
         with self._lock.acquire(self._folder / key) as file:
             return file is None
 
@@ -399,7 +399,7 @@ def _is_own(status: os.stat_result) -> bool:
 
 
 def _is_own_file(descriptor: int) -> bool:
-    """Whether an open file is a regular one of this user: another user's file would be sent with this one's keys."""
+    """Return whether an open file is a regular one of this user: another file would be sent with this user's keys."""
     status = os.fstat(descriptor)
     return stat.S_ISREG(status.st_mode) and _is_own(status)
 

@@ -84,7 +84,7 @@ def read_output(attributes: Mapping[str, Any], *, is_agent: bool = False) -> Any
 
 
 def has_genai_messages(attributes: Mapping[str, Any]) -> bool:
-    """Whether a span carries a conversation in the GenAI conventions' shape."""
+    """Return whether a span carries a conversation in the GenAI conventions' shape."""
     return not _GENAI.isdisjoint(attributes)
 
 

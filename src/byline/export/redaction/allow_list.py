@@ -113,7 +113,7 @@ _SINGLE_WORD: Final = re.compile(r"""(?:\[?["']?[\w.+/:\-]{1,64}["']?\]?)?""")
 
 
 def is_allowed(name: str, value: Any) -> bool:
-    """Whether an attribute stays when content is redacted.
+    """Return whether an attribute stays when content is redacted.
 
     Example:
         >>> is_allowed("tool_choice", "auto"), is_allowed("response_format", '{"type": "json_schema"}')
@@ -124,7 +124,7 @@ def is_allowed(name: str, value: Any) -> bool:
 
 @lru_cache(maxsize=4096)
 def is_kept_name(name: str) -> bool:
-    """Whether any text under this name stays."""
+    """Return whether any text under this name stays."""
     if name in _KEPT:
         return True
     _, is_header, header = name.partition(".header.")
@@ -135,17 +135,17 @@ def is_kept_name(name: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def is_personal(name: str) -> bool:
-    """Whether an attribute identifies the caller's machine or program; `is_allowed` does not judge these."""
+    """Return whether an attribute identifies the caller's machine or program; `is_allowed` does not judge these."""
     return _PERSONAL.fullmatch(name) is not None
 
 
 def is_configuration(name: str, _value: Any) -> bool:
-    """Whether an attribute of a resource or scope stays: all but the command line, which may hold a prompt."""
+    """Return whether an attribute of a resource or scope stays: all but the command line, which may hold a prompt."""
     return not name.startswith("process.command")
 
 
 def is_custom_metadata(name: str) -> bool:
-    """Whether custom metadata stands under this name, in any dialect."""
+    """Return whether custom metadata stands under this name, in any dialect."""
     return (
         name == "metadata"
         or name.startswith(("metadata.", "traceloop.association.properties."))
@@ -154,7 +154,7 @@ def is_custom_metadata(name: str) -> bool:
 
 
 def is_plain_value(value: Any) -> bool:
-    """Whether a value is a number, one word (a choice, an id, a version), or a list of these."""
+    """Return whether a value is a number, one word (a choice, an id, a version), or a list of these."""
     if isinstance(value, list | tuple):
         return all(is_plain_value(item) for item in value)
     if isinstance(value, str):

@@ -71,12 +71,12 @@ def sides_of(name: str) -> frozenset[str]:
 
 
 def is_sentence(name: str) -> bool:
-    """Whether the name of a span or event is a text rather than a name: some agents name a task by its prompt."""
+    """Return whether the name of a span or event is a text: some agents name a task by its prompt."""
     return len(name) > _MAX_NAME or "\n" in name or len(name.split()) > _MAX_WORDS
 
 
 def name_repeats_content(name: str, removed: Iterable[Any]) -> bool:
-    """Whether a span's name is a sentence, or repeats a value that was removed from the span.
+    """Return whether a span's name is a sentence, or repeats a value that was removed from the span.
 
     Example:
         >>> name_repeats_content("Summarize the patient's file.task", ["Summarize the patient's file"])

@@ -122,7 +122,7 @@ _WORDS: Final = re.compile(r"[_\-]+|(?<=[a-z])(?=[A-Z])")
 
 @lru_cache(maxsize=4096)
 def is_secret(name: str) -> bool:
-    """Whether an attribute's value is a credential, by the attribute's name.
+    """Return whether an attribute's value is a credential, by the attribute's name.
 
     Example:
         >>> is_secret("http.request.header.x_vault_token"), is_secret("byline.gateway.key.hash")
