@@ -37,6 +37,7 @@ class RequestSpans:
         shared: Trace attributes that the spans of the whole request state, by trace; used on `root` only.
         sampled_by: The sampling key that the first span of a trace was decided by.
         first_and_last: What was asked first and answered last in a trace, with their times.
+        call_spans: The spans of model calls of this part, see `byline.genai.call_spans`.
     """
 
     __slots__ = (
@@ -44,6 +45,7 @@ class RequestSpans:
         "_context",
         "_server_span",
         "attribution",
+        "call_spans",
         "first_and_last",
         "has_steps",
         "is_complete",
@@ -71,6 +73,7 @@ class RequestSpans:
         self.shared: PerTrace[TraceValue] = PerTrace()
         self.sampled_by: PerTrace[str] = PerTrace()
         self.first_and_last: PerTrace[tuple[int, Any]] = PerTrace()
+        self.call_spans: Any = None
         self._server_span: weakref.ref[Any] | None = None
         server_span = context.server_span
         if self.parent is None and server_span is not None and server_span.is_recording():

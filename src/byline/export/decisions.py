@@ -21,7 +21,7 @@ from byline.attribution import EMPTY, to_trace_id
 from byline.export import propagate
 from byline.export.span_copy import SpanCopy, make_span_context
 from byline.genai import attributes as names
-from byline.genai import classify
+from byline.genai import call_spans, classify
 from byline.genai.span_state import SpanState
 from byline.request_spans import RequestSpans
 from byline.settings import SettingError
@@ -89,6 +89,16 @@ class ExportDecisions:
         self.mark_dropped(state)
         return False
 
+    def begin_export(self, state: SpanState | None) -> bool:
+        """Return whether an ended span is exported, although another span may have replaced the span.
+
+        A replaced span of which an exported child has the parent id is exported as a span that is no model call.
+        """
+        if state is None or call_spans.begin_export(state) or state.decisions.get(self.destination_id):
+            return True
+        self.mark_dropped(state)
+        return False
+
     def mark_dropped(self, state: SpanState | None) -> None:
         """Record that a span is not exported, so that no later span gets it as its parent."""
         if state is not None:
@@ -100,7 +110,7 @@ class ExportDecisions:
         if decided is not None:
             return decided
         span = parent.span
-        if span is None or not parent.destinations & self.destination_id:
+        if span is None or parent.is_superseded or not parent.destinations & self.destination_id:
             return False
         try:
             context = span.get_span_context()

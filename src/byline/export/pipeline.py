@@ -16,7 +16,7 @@ from byline.attribution import EMPTY
 from byline.export import propagate
 from byline.export.decisions import ExportDecisions
 from byline.export.span_copy import SpanCopy
-from byline.export.trace_view import BodyPendingBuffer, TraceView
+from byline.export.trace_view import HoldBackBuffer, TraceView
 from byline.genai.span_state import SpanState
 from byline.request_spans import RequestSpans
 
@@ -77,25 +77,30 @@ class SpanPipeline:
         self._trace_view = trace_view
         self._transforms = transforms
         self._collect = collect
-        self._body_pending = BodyPendingBuffer()
+        self._held = HoldBackBuffer()
 
     @property
     def holds_spans(self) -> bool:
-        """Whether spans wait here: for the body or the end of their request, or as parents that have not ended."""
-        return self._trace_view.has_open_steps or bool(self._body_pending) or self._decisions.has_open_parents
+        """Whether spans wait here: for the body or the end of their request, for another span of the same call, or
+        as parents that have not ended.
+        """
+        return self._trace_view.has_open_steps or bool(self._held) or self._decisions.has_open_parents
 
-    def prepare(self, batch: Sequence[QueuedSpan], *, everything: bool = False) -> list[ReadableSpan]:
+    def prepare(
+        self, batch: Sequence[QueuedSpan], *, flushing: bool = False, everything: bool = False
+    ) -> list[ReadableSpan]:
         """Return the spans to send.
 
         Args:
             batch: The next spans of the queue.
+            flushing: Whether somebody waits for the export.
             everything: Return the spans that are held here as well, because the destination shuts down.
         """
         copies: list[SpanCopy] = []
         dropped = 0
-        for queued in self._release_pending(batch, everything=everything):
+        for queued in self._release_held(batch, flushing=flushing, everything=everything):
             try:
-                if self._is_selected(queued):
+                if self._is_selected(queued) and self._decisions.begin_export(queued.state):
                     span_copy = self._copy(queued.span, queued.context, queued.state)
                     if self._decisions.keep(span_copy):
                         self._place(span_copy, copies)
@@ -117,12 +122,12 @@ class SpanPipeline:
         """Forget all spans that are held here. Returns how many of them had ended."""
         self._trace_view.finish_overdue(everything=True)
         self._decisions.clear()
-        return sum(self._is_selected(queued) for queued in self._body_pending.empty())
+        return sum(self._is_selected(queued) for queued in self._held.empty())
 
-    def _release_pending(self, batch: Sequence[QueuedSpan], *, everything: bool) -> Iterable[QueuedSpan]:
+    def _release_held(self, batch: Sequence[QueuedSpan], *, flushing: bool, everything: bool) -> Iterable[QueuedSpan]:
         if everything:
-            return [*self._body_pending.empty(), *batch]
-        return self._body_pending.exchange(batch)
+            return [*self._held.empty(), *batch]
+        return self._held.exchange(batch, flushing=flushing)
 
     def _is_selected(self, queued: QueuedSpan) -> bool:
         if queued.selected is not None:

@@ -11,8 +11,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from byline.attribution import EMPTY, Attribution, to_trace_id
-from byline.genai import classify
-from byline.genai.attributes import COST, ERROR_TYPE, LLM_CALLS, RESPONSE_ID
+from byline.genai import call_spans, classify
+from byline.genai.attributes import COST, ERROR_TYPE, LLM_CALLS, OPERATION_NAME, REQUEST_MODEL, RESPONSE_ID
 from byline.genai.call_results import expects_second_span, results, strip_call, strip_usage
 from byline.genai.span_state import SpanState
 
@@ -121,7 +121,12 @@ class SpanCopy:
     @property
     def is_model_call(self) -> bool:
         """Whether the span is a model call."""
-        return self.is_llm and classify.is_model_call(self.name, self.attributes)
+        if not self.is_llm:
+            return False
+        known = classify.model_call_or_none(self.name, self.attributes)
+        if known is not None or self.state is None:
+            return known is not False
+        return call_spans.is_model_call(self.state)
 
     @property
     def is_error(self) -> bool:
@@ -135,6 +140,12 @@ class SpanCopy:
             self.attributes = strip_call(self.attributes)
         state = self.state
         if not self.is_llm or state is None:
+            return
+        if state.is_superseded:
+            operation, model = self.attributes.get(OPERATION_NAME), self.attributes.get(REQUEST_MODEL)
+            self.name = " ".join(str(part) for part in (operation, model) if part)
+            self.attributes = strip_call(self.attributes)
+            self.is_llm = False
             return
         response_id = self.attributes.get(RESPONSE_ID)
         if isinstance(response_id, str) and self.is_model_call:

@@ -18,6 +18,7 @@ from opentelemetry.trace import Link, SpanContext
 from byline.attribution import to_span_id, to_trace_id
 from byline.export.span_copy import SpanCopy, make_span_context
 from byline.genai import attributes as names
+from byline.genai.call_spans import is_provisional
 from byline.genai.classify import OWN_SCOPE
 from byline.genai.span_state import SpanState
 from byline.request_spans import RequestSpans
@@ -26,7 +27,7 @@ from byline.settings import SettingError
 Traces = Literal["request", "call"]
 
 _MAX_STEPS: Final = 10_000
-_MAX_BODY_PENDING: Final = 2048
+_MAX_HELD: Final = 2048
 #: Seconds that a step waits for the end of its request after the last span of the step.
 _TIMEOUT: Final = 300.0
 #: The same if the server span has ended, but is not exported to this destination.
@@ -218,11 +219,13 @@ class TraceView:
         return step.span_copy
 
 
-class BodyPendingBuffer:
-    """Holds spans back that ended before the app has read the body of their request.
+class HoldBackBuffer:
+    """Holds spans back that ended before it is known how they are exported.
 
-    The body may name the trace, the session and the step of the spans. If a batch left without them, they would be
-    exported to another trace than the calls of their request. At most 2,048 spans are held, the oldest leave first.
+    The body that the app has not read yet may name the trace, the session and the step of the spans of its request;
+    exported without it, they would be in another trace than the later spans of the request. And byline's own span of
+    a call may be replaced by a span of an instrumentation that is still open. At most 2,048 spans are held, the
+    oldest leave first.
     """
 
     def __init__(self) -> None:
@@ -231,13 +234,14 @@ class BodyPendingBuffer:
     def __bool__(self) -> bool:
         return bool(self._held)
 
-    def exchange(self, batch: Sequence[Any]) -> Iterator[Any]:
-        """Hold the spans of a batch whose body is pending, and yield all spans that may leave."""
+    def exchange(self, batch: Sequence[Any], *, flushing: bool = False) -> Iterator[Any]:
+        """Hold the spans of a batch that have to wait, and yield all spans that may leave."""
         held: deque[Any] = deque()
         leaving: list[Any] = []
         for queued in (*self._held, *batch):
-            (held if _body_pending(queued) else leaving).append(queued)
-        while len(held) > _MAX_BODY_PENDING:
+            is_held = _body_pending(queued) or is_provisional(queued.state, flushing=flushing)
+            (held if is_held else leaving).append(queued)
+        while len(held) > _MAX_HELD:
             yield held.popleft()
         self._held = held
         yield from leaving

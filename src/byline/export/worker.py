@@ -222,7 +222,7 @@ class DestinationWorker:
                     self._next_pass = now + self._delay
                 self._prepare_queued(len(self._queue) if is_due else 0, sends=not requests)
                 if is_due and self._pipeline.holds_spans:
-                    self._add(self._pipeline.prepare(()))
+                    self._add(self._pipeline.prepare((), flushing=bool(requests)))
                 deadlines = [request.until for request in requests if request.sends]
                 if deadlines:
                     is_sent = self._sender.flush(max(deadlines))
@@ -246,7 +246,7 @@ class DestinationWorker:
             least -= size
             self._preparing = size
             try:
-                self._add(self._pipeline.prepare(batch))
+                self._add(self._pipeline.prepare(batch, flushing=not sends))
             finally:
                 self._preparing = 0
             if sends:

@@ -34,10 +34,13 @@ KEYS: Final = frozenset(
 #: start without attributes.
 SCOPES: Final = (
     OWN_SCOPE,
+    "agent_framework",
     "ai",
     "com.anthropic.sdk.python",
+    "gcp.vertex.agent",
     "haystack",
     "langfuse-sdk",
+    "langsmith",
     "litellm",
     "logfire.anthropic",
     "logfire.openai",
@@ -72,19 +75,53 @@ SCOPES: Final = (
     "opentelemetry.util.genai",
     "pydantic-ai",
     "strands-agents",
+    "strands.telemetry.tracer",
     "vllm",
 )
 
+#: Operations that are one model call.
+_MODEL_CALLS: Final = frozenset(
+    {
+        "acompletion",
+        "audio",
+        "chat",
+        "chat.completions",
+        "chat_completion",
+        "completion",
+        "embedding",
+        "embeddings",
+        "generate",
+        "generate_content",
+        "generation",
+        "image",
+        "image_generation",
+        "llm",
+        "message",
+        "messages",
+        "rerank",
+        "responses",
+        "speech",
+        "text_completion",
+        "transcription",
+    }
+)
 #: Operations around or beside model calls: their spans get the attribution, never a call result.
 _AROUND: Final = frozenset(
     {
+        "agent",
+        "chain",
         "create_agent",
+        "execute_event_loop_cycle",
+        "execute_task",
         "execute_tool",
+        "guardrail",
         "invoke_agent",
         "invoke_workflow",
+        "parser",
         "plan",
+        "prompt",
         "retrieval",
-        "agent",
+        "retriever",
         "task",
         "tool",
         "workflow",
@@ -122,15 +159,32 @@ def is_llm_span(span: ReadableSpan) -> bool:
     return not KEYS.isdisjoint(peek_attributes(span))
 
 
-def is_model_call(name: str, attributes: Mapping[str, Any]) -> bool:
-    """Return whether an LLM span is a model call, by the attributes that are set so far."""
-    operation = attributes.get("gen_ai.operation.name") or attributes.get("traceloop.span.kind")
+def model_call_or_none(name: str, attributes: Mapping[str, Any]) -> bool | None:
+    """Return whether an LLM span is a model call, ``None`` if its attributes do not tell or state another operation."""
+    kind = attributes.get("langsmith.span.kind")
+    operation = kind or attributes.get("gen_ai.operation.name") or attributes.get("traceloop.span.kind")
     if operation is not None:
-        return operation not in _AROUND and "memory" not in str(operation)
+        if operation in _MODEL_CALLS:
+            return True
+        return False if operation in _AROUND or "memory" in str(operation) else None
     kind = attributes.get("openinference.span.kind")
     if kind is not None:
         return str(kind).upper() in _LEAF_KINDS
     observation = attributes.get("langfuse.observation.type")
     if observation is not None:
         return observation in _LEAF_TYPES
-    return name not in _NO_LEAF_NAMES
+    return False if name in _NO_LEAF_NAMES else None
+
+
+def states_operation(attributes: Mapping[str, Any]) -> bool:
+    """Return whether an LLM span states its operation, be it a known one or not."""
+    return "gen_ai.operation.name" in attributes or "traceloop.span.kind" in attributes
+
+
+def is_model_call(name: str, attributes: Mapping[str, Any]) -> bool:
+    """Return whether an LLM span is a model call, as far as its attributes tell by now.
+
+    A span without attributes counts as one, a span that states an unknown operation does not.
+    """
+    known = model_call_or_none(name, attributes)
+    return not states_operation(attributes) if known is None else known

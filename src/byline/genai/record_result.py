@@ -78,6 +78,8 @@ def record_result(
             if result.cost is not None:
                 state.cost = result.cost
             results.assign(state, result.response_id)
+            if is_fallback_span:
+                state.own_result = attributes
         span.set_attributes(attributes)
         if context is not None:
             reapply(span, context)

@@ -45,6 +45,10 @@ class SpanState:
         result: Response attributes that arrived after the span had ended.
         carries_usage: Whether tokens and cost of a response belong on this span.
         usage_elsewhere: Whether another span, or the gateway's own, carries tokens and cost of this span's call.
+        own_result: The result of the call of a span that byline made itself, ``None`` for all other spans.
+        is_superseded: Whether an instrumentation's span of the same call replaces this span of byline's own.
+        is_exporting: Whether a destination has begun to export the span.
+        model_calls_below: How many model calls have ended below the span.
         ended: The span as it ended.
         is_sampled: Whether the app's sampler lets the ended span be exported.
         destinations: The destinations that receive `on_end` for the span, as bits.
@@ -61,6 +65,10 @@ class SpanState:
     result: Mapping[str, Any] | None = None
     carries_usage = False
     usage_elsewhere = False
+    own_result: Mapping[str, Any] | None = None
+    is_superseded = False
+    is_exporting = False
+    model_calls_below = 0
     ended: ReadableSpan | None = None
     is_sampled = True
     destinations = 0
@@ -71,6 +79,7 @@ class SpanState:
     _call: weakref.ref[Any] | None = None
     _is_answered = False
     _is_refreshed = False
+    _call_spans: Any = None
 
     def __init__(self, span: ReadableSpan, context: SpanContext, parent: SpanState | None) -> None:
         self.span_id = context.span_id

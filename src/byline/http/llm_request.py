@@ -135,6 +135,7 @@ class LLMRequest:
                 made_state = state_of(made)
                 if made_state is not None:
                     made_state.claim(self)
+                    made_state.own_result = {}
             await_llm_span(None)
             return made
         later = fallback_span.instrumentation_creates_span_later(self._parser.name)

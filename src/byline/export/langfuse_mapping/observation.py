@@ -47,6 +47,8 @@ _TYPE_OF: Final = {
     "invoke_workflow": "chain",
     "workflow": "chain",
     "chain": "chain",
+    "execute_event_loop_cycle": "chain",
+    "execute_task": "chain",
     "plan": "chain",
     "retrieval": "retriever",
     "retriever": "retriever",

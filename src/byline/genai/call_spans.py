@@ -1,0 +1,313 @@
+"""Which spans stand for one model call: byline's own span yields to an instrumentation's span of the same call.
+
+Whether an instrumentation has a span of a call may show only after byline has made one: some set their attributes as
+they end (Google ADK), never make the span current (LangChain with OpenInference), or make all spans later in a
+thread of their own (LangSmith). byline's own span is therefore provisional until the spans that may stand for its
+call have ended. Spans are compared only within one part of a request; outside requests only below one local root.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind
+
+from byline.fork import fork_safe_lock
+from byline.genai import classify
+from byline.genai.attributes import CALL_RESULT, COST, ERROR_MESSAGE, ERROR_TYPE, RESPONSE_ID
+from byline.genai.call_results import results
+from byline.genai.fast_attributes import peek_attributes
+from byline.genai.span_state import SpanState
+
+#: Calls of one part of a request that are remembered, the latest.
+_MAX_CALLS: Final = 256
+#: Seconds that byline's own span waits for the end of an LLM span that may stand for its call.
+_TIMEOUT: Final = 30.0
+#: The same for a span around the call that nothing says of that it is an LLM span.
+_TIMEOUT_UNKNOWN: Final = 5.0
+_MAX_DEPTH: Final = 64
+
+_MODELS: Final = (
+    "gen_ai.request.model",
+    "gen_ai.response.model",
+    "llm.model_name",
+    "llm.request.model",
+    "llm.response.model",
+)
+_INPUT_TOKENS: Final = (CALL_RESULT["input_tokens"], "gen_ai.usage.prompt_tokens", "llm.token_count.prompt")
+_OUTPUT_TOKENS: Final = (CALL_RESULT["output_tokens"], "gen_ai.usage.completion_tokens", "llm.token_count.completion")
+_ERRORS: Final = frozenset({ERROR_TYPE, ERROR_MESSAGE, CALL_RESULT["status_code"]})
+_DATE: Final = re.compile(r"[-@]\d{4}-?\d\d-?\d\d$")
+_lock: Final = fork_safe_lock()
+
+
+class _Call:
+    """What is known of the call of an ended span; the span itself is held weakly."""
+
+    __slots__ = ("end", "failed", "models", "response_id", "start", "state", "tokens")
+
+    def __init__(self, state: SpanState, span: ReadableSpan) -> None:
+        attributes = span.attributes or {}
+        self.state = weakref.ref(state)
+        self.start = span.start_time or 0
+        self.end = span.end_time or 0
+        self.models = frozenset(_plain_model(attributes[name]) for name in _MODELS if name in attributes)
+        self.tokens = (_first_of(attributes, _INPUT_TOKENS), _first_of(attributes, _OUTPUT_TOKENS))
+        self.response_id = attributes.get(RESPONSE_ID)
+        self.failed = ERROR_TYPE in attributes or not span.status.is_ok
+
+
+class _CallSpans:
+    """The spans of the model calls of one part of a request.
+
+    Attributes:
+        own: Calls of byline's own spans that have no other span.
+        others: Calls of instrumentations' spans that byline has no result for.
+        open: Instrumentations' spans under way that may be model calls.
+        response_ids: Ids of the responses of which a span with tokens has ended.
+    """
+
+    __slots__ = ("open", "others", "own", "response_ids")
+
+    def __init__(self) -> None:
+        self.own: deque[_Call] = deque(maxlen=_MAX_CALLS)
+        self.others: deque[_Call] = deque(maxlen=_MAX_CALLS)
+        self.open: deque[weakref.ref[SpanState]] = deque(maxlen=_MAX_CALLS)
+        self.response_ids: deque[Any] = deque(maxlen=_MAX_CALLS)
+
+
+def await_calls(state: SpanState) -> None:
+    """Remember an instrumentation's span that starts: it may stand for a call that byline makes a span of."""
+    if _may_be_call(state):
+        with _lock:
+            spans = _call_spans(state)
+            while spans.open and not _is_open(spans.open[0]()):
+                spans.open.popleft()
+            spans.open.append(weakref.ref(state))
+
+
+def on_llm_span_end(state: SpanState, span: ReadableSpan) -> None:
+    """Find the other span of the call that an ended LLM span stands for."""
+    attributes = span.attributes or {}
+    known = True if state.own_result is not None else classify.model_call_or_none(span.name, attributes)
+    if known is False:
+        return
+    call = _Call(state, span)
+    with _lock:
+        spans = _call_spans(state)
+        if state.own_result is not None:
+            _count_call(state, 1)
+            other = _best_match(call, spans.others, is_own=True)
+            other_state = None if other is None else other.state()
+            if other is None or other_state is None or other_state.is_exporting:
+                spans.own.append(call)
+            else:
+                spans.others.remove(other)
+                _supersede(call, state, other_state)
+            return
+        if known is None and call.response_id is not None and call.response_id in spans.response_ids:
+            # E.g. an operation that fetches a stored response once more.
+            state.usage_elsewhere = True
+            return
+        if not state.carries_usage and (known or call.models):
+            # An operation that nobody knows may be an agent's: only a response of the same id proves the same call.
+            needs_same_id = known is None and (classify.states_operation(attributes) or _has_calls(call, spans))
+            _find_own_span(call, state, spans, needs_same_id=needs_same_id)
+        if known or state.carries_usage:
+            _count_call(state, 1)
+            if call.response_id is not None and call.tokens != (None, None):
+                spans.response_ids.append(call.response_id)
+
+
+def begin_export(state: SpanState) -> bool:
+    """Note that a destination exports an ended span. Returns ``False`` if another span has replaced the span."""
+    if state.is_exporting:
+        return True
+    with _lock:
+        if state.is_superseded:
+            return False
+        state.is_exporting = True
+    return True
+
+
+def is_provisional(state: SpanState | None, *, flushing: bool = False) -> bool:
+    """Return whether another span under way may still replace this ended span of byline's own.
+
+    Args:
+        state: The state of the span.
+        flushing: Whether somebody waits for the export; only LLM spans under way count then.
+    """
+    if state is None or state.own_result is None or state.is_superseded or state.is_exporting or state.ended is None:
+        return False
+    start, end = state.ended.start_time or 0, state.ended.end_time or 0
+    age = (time.time_ns() - end) / 1e9
+    if age > _TIMEOUT:
+        return False
+    parent = state.parent
+    if (
+        parent is not None
+        and not parent.is_llm
+        and not flushing
+        and age <= _TIMEOUT_UNKNOWN
+        and _is_open(parent)
+        and _may_become_call(parent)
+    ):
+        return True
+    if any(_is_open(ancestor) and _may_be_call(ancestor) for ancestor in _ancestors(state) if ancestor.is_llm):
+        return True
+    with _lock:
+        candidates = [reference() for reference in _call_spans(state).open]
+    return any(
+        candidate is not None and _is_open(candidate) and _may_be_call(candidate) and _start_of(candidate) <= start
+        for candidate in candidates
+    )
+
+
+def is_model_call(state: SpanState) -> bool:
+    """Return whether a span whose attributes do not tell is a model call: there is none below or above the span."""
+    if state.carries_usage:
+        return True
+    if state.usage_elsewhere or state.model_calls_below:
+        return False
+    return not any(ancestor.is_llm and _is_known_call(ancestor) for ancestor in _ancestors(state))
+
+
+def _find_own_span(call: _Call, state: SpanState, spans: _CallSpans, *, needs_same_id: bool) -> None:
+    own = _best_match(call, spans.own, is_own=False, needs_same_id=needs_same_id)
+    if own is None:
+        if not needs_same_id:
+            spans.others.append(call)
+        return
+    spans.own.remove(own)
+    own_state = own.state()
+    if own_state is None or own_state.is_exporting:
+        # Too late: tokens and cost of the call have been exported.
+        state.usage_elsewhere = True
+        return
+    _supersede(own, own_state, state)
+    for attempt in [each for each in spans.own if each.failed and _match(call, each) and each.end <= own.start]:
+        # The SDK tried again within the same span.
+        failed = attempt.state()
+        if failed is not None and not failed.is_exporting:
+            spans.own.remove(attempt)
+            failed.is_superseded = True
+            _count_call(failed, -1)
+
+
+def _has_calls(call: _Call, spans: _CallSpans) -> bool:
+    """Return whether several calls succeeded within a span, so that the span stands for none of them."""
+    return sum(not own.failed and _match(call, own) > 0 for own in spans.own) > 1
+
+
+def _supersede(own: _Call, own_state: SpanState, state: SpanState) -> None:
+    own_state.is_superseded = True
+    _count_call(own_state, -1)
+    result = own_state.own_result or {}
+    span = state.ended
+    if own.failed and span is not None and span.status.is_ok:
+        result = {key: value for key, value in result.items() if key not in _ERRORS}
+    state.result = result
+    cost = result.get(COST)
+    if isinstance(cost, int | float):
+        state.cost = float(cost)
+    # Set on the spans around byline's own span, of which this one may be one; or for a gateway's own span.
+    state.usage_elsewhere = own_state.usage_elsewhere
+    results.assign(state, None)
+
+
+def _best_match(call: _Call, candidates: deque[_Call], *, is_own: bool, needs_same_id: bool = False) -> _Call | None:
+    best, best_score = None, 0
+    for each in candidates:
+        score = _match(each, call) if is_own else _match(call, each)
+        if score > best_score and (not needs_same_id or each.response_id == call.response_id):
+            best, best_score = each, score
+    return best
+
+
+def _match(other: _Call, own: _Call) -> int:
+    """Return how well an instrumentation's span and one of byline's own fit as spans of one call, 0 if not at all."""
+    if other.response_id is not None and own.response_id is not None:
+        return 100 if other.response_id == own.response_id else 0
+    if not other.start <= own.start < max(other.end, other.start + 1):
+        return 0
+    if other.models and own.models:
+        if not other.models & own.models:
+            return 0
+    else:
+        inner, outer = own.state(), other.state()
+        if inner is None or outer is None or all(ancestor is not outer for ancestor in _ancestors(inner)):
+            return 0
+    return 1 + 8 * (other.tokens == own.tokens) + 4 * (own.end <= other.end) + 2 * (not own.failed)
+
+
+def _call_spans(state: SpanState) -> _CallSpans:
+    owner: Any = state.request_spans
+    if owner is not None:
+        if owner.call_spans is None:
+            owner.call_spans = _CallSpans()
+        return owner.call_spans  # type: ignore[no-any-return]
+    root = state
+    for ancestor in _ancestors(state):
+        root = ancestor
+    if root._call_spans is None:
+        root._call_spans = _CallSpans()
+    return root._call_spans  # type: ignore[no-any-return]
+
+
+def _count_call(state: SpanState, number: int) -> None:
+    for ancestor in _ancestors(state):
+        ancestor.model_calls_below += number
+
+
+def _ancestors(state: SpanState) -> Iterator[SpanState]:
+    ancestor = state.parent
+    for _ in range(_MAX_DEPTH):
+        if ancestor is None:
+            return
+        yield ancestor
+        ancestor = ancestor.parent
+
+
+def _is_open(state: SpanState | None) -> bool:
+    # A span that is garbage never ends.
+    return state is not None and state.ended is None and state.span is not None
+
+
+def _start_of(state: SpanState) -> int:
+    span = state.span
+    return 0 if span is None else span.start_time or 0
+
+
+def _may_be_call(state: SpanState) -> bool:
+    """Return whether an LLM span of an instrumentation may be a model call that nobody has given a result to."""
+    span = state.span
+    if span is None or state.carries_usage or state.is_claimed or state.own_result is not None:
+        return False
+    return classify.model_call_or_none(span.name, peek_attributes(span)) is not False
+
+
+def _may_become_call(state: SpanState) -> bool:
+    span = state.span
+    return span is not None and span.kind in (SpanKind.INTERNAL, SpanKind.CLIENT)
+
+
+def _is_known_call(state: SpanState) -> bool:
+    span = state.span
+    if state.carries_usage or span is None:
+        return state.carries_usage
+    return classify.model_call_or_none(span.name, peek_attributes(span)) is True
+
+
+def _plain_model(model: Any) -> str:
+    """Return a model's name without the provider and the date, which instrumentations leave out."""
+    return _DATE.sub("", str(model).rsplit("/", 1)[-1]).lower()
+
+
+def _first_of(attributes: Mapping[str, Any], names: tuple[str, ...]) -> Any:
+    return next((attributes[name] for name in names if name in attributes), None)

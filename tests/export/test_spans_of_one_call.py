@@ -1,0 +1,408 @@
+"""One span of each call carries tokens and cost, also if an instrumentation's span shows late what it stands for."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import Any
+
+import httpx2
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import SpanKind
+
+import byline
+from byline.export import OTLP
+from byline.gateways import OpenRouter
+from byline.genai import call_spans
+from byline.testing import Gateway, ReceivedSpan, Receiver
+from tests.export.support import tree
+
+MODEL = "openai/gpt-4o"
+TOKENS = {"gen_ai.usage.input_tokens": 10, "gen_ai.usage.output_tokens": 8}
+CHAT = {"gen_ai.operation.name": "chat", "gen_ai.request.model": MODEL}
+OPENINFERENCE = {
+    "openinference.span.kind": "LLM",
+    "llm.model_name": "gpt-4o",
+    "llm.token_count.prompt": 10,
+    "llm.token_count.completion": 8,
+}
+
+
+class App:
+    """An app with one LLM request after the other, and what a Langfuse destination gets of its spans."""
+
+    def __init__(self, gateway: Gateway, receiver: Receiver, provider: TracerProvider) -> None:
+        self.gateway = gateway
+        self.receiver = receiver
+        self.provider = provider
+
+    def call(self, model: str = MODEL) -> dict[str, Any]:
+        """Call the model without an SDK, and return the body of the response."""
+        body = {"model": model, "messages": [{"role": "user", "content": "Who wrote this?"}]}
+        with httpx2.Client() as client:
+            answer: dict[str, Any] = client.post(f"{self.gateway.base_url}/chat/completions", json=body).json()
+        return answer
+
+    def tracer(self, scope: str) -> trace.Tracer:
+        return self.provider.get_tracer(scope)
+
+    @contextmanager
+    def request(self, **fields: Any) -> Iterator[Any]:
+        with (
+            byline.bound(**{"session_id": "s-1", "generation_name": "Generate", **fields}),
+            self.tracer("app").start_as_current_span("POST /chat", kind=SpanKind.SERVER) as span,
+        ):
+            yield span
+
+    def spans(self) -> list[ReceivedSpan]:
+        """Return what has arrived once the process is over."""
+        byline.uninstrument()
+        return self.receiver.spans
+
+    def tree(self) -> dict[str | None, list[str]]:
+        return tree(self.spans())
+
+
+@contextmanager
+def running(spans: Any = "llm", **settings: Any) -> Iterator[App]:
+    provider = TracerProvider(shutdown_on_exit=False)
+    with Gateway() as gateway, Receiver() as receiver:
+        byline.instrument(
+            tracer_provider=provider,
+            destinations=[OTLP(receiver.url, conventions=["langfuse"], spans=spans)],
+            gateways=[OpenRouter(gateway.base_url)],
+            **settings,
+        )
+        yield App(gateway, receiver, provider)
+        byline.uninstrument()
+
+
+@pytest.fixture
+def app() -> Iterator[App]:
+    with running() as found:
+        yield found
+
+
+def types(spans: list[ReceivedSpan]) -> dict[str, str]:
+    return {span.name: span.attributes["langfuse.observation.type"] for span in spans}
+
+
+def tokens(spans: list[ReceivedSpan]) -> list[tuple[int, int]]:
+    """Return input and output tokens as Langfuse would sum them, one pair for each span that has any."""
+    details = [json.loads(span.attributes.get("langfuse.observation.usage_details", "{}")) for span in spans]
+    pairs = [(each.get("input", 0), each.get("output", 0)) for each in details]
+    return [pair for pair in pairs if pair != (0, 0)]
+
+
+def costs(spans: list[ReceivedSpan]) -> list[float]:
+    return [span.attributes["gen_ai.usage.cost"] for span in spans if "gen_ai.usage.cost" in span.attributes]
+
+
+def generations(spans: list[ReceivedSpan]) -> list[ReceivedSpan]:
+    return [span for span in spans if span.attributes["langfuse.observation.type"] == "generation"]
+
+
+def usage_of(*bodies: dict[str, Any]) -> list[tuple[int, int]]:
+    return [(body["usage"]["prompt_tokens"], body["usage"]["completion_tokens"]) for body in bodies]
+
+
+@contextmanager
+def started(tracer: trace.Tracer, name: str, /, **attributes: Any) -> Iterator[Any]:
+    """Start a span whose attributes are set just after its start."""
+    with tracer.start_as_current_span(name) as span:
+        span.set_attributes(attributes)
+        yield span
+
+
+@pytest.mark.parametrize("scope", ["strands.telemetry.tracer", "agent_framework"])
+def test_attributes_set_just_after_the_start(app: App, scope: str) -> None:
+    """Strands and Microsoft's Agent Framework."""
+    tracer = app.tracer(scope)
+    with (
+        app.request(),
+        started(tracer, "invoke_agent", **{"gen_ai.operation.name": "invoke_agent"}) as agent,
+        started(tracer, "cycle", **{"gen_ai.operation.name": "execute_event_loop_cycle"}),
+    ):
+        with started(tracer, "chat", **CHAT) as chat:
+            body = app.call()
+            chat.set_attributes(TOKENS)
+        agent.set_attributes(TOKENS)
+    spans = app.spans()
+    assert tree(spans) == {None: ["invoke_agent"], "invoke_agent": ["cycle"], "cycle": ["Generate"]}
+    assert types(spans) == {"invoke_agent": "agent", "cycle": "chain", "Generate": "generation"}
+    assert len(tokens(spans)) == 1
+    assert costs(spans) == [body["usage"]["cost"]]
+
+
+def test_attributes_set_after_the_response(app: App) -> None:
+    """Google ADK; a span without attributes is no model call if there is one below."""
+    tracer = app.tracer("gcp.vertex.agent")
+    with (
+        app.request(),
+        tracer.start_as_current_span("invocation"),
+        started(tracer, "invoke_agent", **{"gen_ai.operation.name": "invoke_agent"}),
+    ):
+        with tracer.start_as_current_span("call_llm") as span:
+            first = app.call()
+            span.set_attributes({"gen_ai.request.model": MODEL, "gen_ai.system": "gcp.vertex.agent", **TOKENS})
+        with started(tracer, "execute_tool", **{"gen_ai.operation.name": "execute_tool"}):
+            second = app.call()
+    spans = app.spans()
+    assert tree(spans) == {
+        None: ["invocation"],
+        "invocation": ["invoke_agent"],
+        "invoke_agent": ["Generate", "execute_tool"],
+        "execute_tool": ["Generate"],
+    }
+    assert types([span for span in spans if span.name != "Generate"]) == {
+        "invocation": "span",
+        "invoke_agent": "agent",
+        "execute_tool": "tool",
+    }
+    assert len(tokens(spans)) == 2
+    assert sorted(costs(spans)) == sorted(body["usage"]["cost"] for body in (first, second))
+
+
+def test_an_unknown_framework(app: App) -> None:
+    """Its spans look like the app's until they end."""
+    tracer = app.tracer("somebody.agents")
+    with app.request():
+        with tracer.start_as_current_span("ask") as span:
+            body = app.call()
+            span.set_attributes({"gen_ai.request.model": "gpt-4o"})
+        with tracer.start_as_current_span("not an LLM span"):
+            app.call()
+    spans = app.spans()
+    assert {span.scope for span in spans} == {"somebody.agents", "byline"}
+    assert [span.attributes["session.id"] for span in spans] == ["s-1"] * 2
+    (taken,) = [span for span in spans if span.scope == "somebody.agents"]
+    assert taken.name == "Generate"
+    assert costs([taken]) == [body["usage"]["cost"]]
+    assert tokens([taken]) == usage_of(body)
+
+
+def in_other_context(action: Callable[[], Any]) -> Any:
+    """Run in a copy of the context, as LangChain runs synchronous callbacks of asynchronous calls."""
+    return copy_context().run(action)
+
+
+def test_spans_that_are_never_current(app: App) -> None:
+    """LangChain with OpenInference: two calls at once, in a context that byline does not see."""
+    tracer = app.tracer("openinference.instrumentation.langchain")
+    with app.request():
+        first, second = (in_other_context(lambda: tracer.start_span("ChatOpenAI")) for _ in range(2))
+        bodies = [app.call(), app.call()]
+        for span in (second, first):
+            span.set_attributes(OPENINFERENCE)
+            span.end()
+    spans = app.spans()
+    assert [span.scope for span in spans] == ["openinference.instrumentation.langchain"] * 2
+    assert [span.name for span in spans] == ["Generate"] * 2
+    assert sorted(costs(spans)) == sorted(body["usage"]["cost"] for body in bodies)
+    assert {span.attributes["gen_ai.response.id"] for span in spans} == {body["id"] for body in bodies}
+
+
+def test_attempts_of_an_sdk(app: App) -> None:
+    """A failed attempt and the one that succeeded are one call; the error is not its outcome."""
+    tracer = app.tracer("openinference.instrumentation.langchain")
+    app.gateway.fail(429)
+    with app.request():
+        span = in_other_context(lambda: tracer.start_span("ChatOpenAI"))
+        app.call()
+        body = app.call()
+        span.set_attributes(OPENINFERENCE)
+        span.end()
+    (arrived,) = app.spans()
+    assert costs([arrived]) == [body["usage"]["cost"]]
+    assert "error.type" not in arrived.attributes
+
+
+@pytest.mark.parametrize(
+    "attributes", [{**OPENINFERENCE, "llm.model_name": "gpt-4o-mini"}, {"openinference.span.kind": "CHAIN"}]
+)
+def test_spans_of_other_calls_change_nothing(app: App, attributes: dict[str, Any]) -> None:
+    tracer = app.tracer("openinference.instrumentation.langchain")
+    with app.request():
+        span = in_other_context(lambda: tracer.start_span("Something"))
+        body = app.call()
+        span.set_attributes(attributes)
+        span.end()
+    other, own = sorted(app.spans(), key=lambda each: each.scope == "byline")
+    assert (costs([own]), tokens([own])) == ([body["usage"]["cost"]], usage_of(body))
+    assert costs([other]) == []
+
+
+def test_a_span_of_another_request_changes_nothing(app: App) -> None:
+    """At the same time, of the same model."""
+    tracer = app.tracer("openinference.instrumentation.langchain")
+    with app.request(session_id="s-1"):
+        first = in_other_context(lambda: tracer.start_span("ChatOpenAI"))
+    with app.request(session_id="s-2"):
+        body = app.call()
+    first.set_attributes(OPENINFERENCE)
+    first.end()
+    spans = app.spans()
+    assert {span.scope: span.attributes["session.id"] for span in spans} == {
+        "byline": "s-2",
+        "openinference.instrumentation.langchain": "s-1",
+    }
+    assert costs(spans) == [body["usage"]["cost"]]
+    assert "gen_ai.response.id" not in next(span for span in spans if span.scope != "byline").attributes
+
+
+def make_later(app: App, parent: Any, times: tuple[int, int]) -> None:
+    """Make a span as LangSmith does: in a thread of its own, below the span that was current then."""
+
+    def make() -> None:
+        tracer, context = app.tracer("langsmith"), trace.set_span_in_context(parent)
+        span = tracer.start_span("ChatOpenAI", context=context, start_time=times[0])
+        span.set_attributes({**CHAT, "langsmith.span.kind": "llm", **TOKENS})
+        span.end(times[1])
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+
+
+def timed_call(app: App) -> tuple[dict[str, Any], tuple[int, int]]:
+    with app.tracer("clock").start_as_current_span("call") as clock:
+        body = app.call()
+    span: Any = clock
+    return body, (span.start_time, span.end_time)
+
+
+def test_a_span_that_is_made_after_its_request(app: App) -> None:
+    """LangSmith: while byline's own span has not been exported, the instrumentation's span takes its place."""
+    with app.request() as server:
+        body, times = timed_call(app)
+    make_later(app, server, times)
+    (arrived,) = app.spans()
+    assert (arrived.scope, arrived.name) == ("langsmith", "Generate")
+    assert arrived.attributes["session.id"] == "s-1"
+    assert costs([arrived]) == [body["usage"]["cost"]]
+
+
+def test_a_span_that_is_made_after_the_export(app: App) -> None:
+    """Tokens and cost have been sent with byline's own span, and are not sent again."""
+    with app.request() as server:
+        body, times = timed_call(app)
+    assert byline.flush()
+    make_later(app, server, times)
+    own, late = app.spans()
+    assert (own.scope, late.scope) == ("byline", "langsmith")
+    assert costs([own, late]) == [body["usage"]["cost"]]
+    assert tokens([own, late]) == usage_of(body)
+
+
+def test_a_flush_waits_for_no_span_of_the_app(app: App) -> None:
+    """It waits for an LLM span that is open."""
+    with app.request(), app.tracer("app").start_as_current_span("answer"):
+        app.call()
+        assert byline.flush()
+        assert len(app.receiver.spans) == 1
+        in_other_context(lambda: app.tracer("openinference.x").start_span("ChatOpenAI")).end()
+        span = in_other_context(lambda: app.tracer("openinference.x").start_span("ChatOpenAI"))
+        app.call()
+        byline.flush()
+        assert len([each for each in app.receiver.spans if each.scope == "byline"]) == 1
+        span.end()
+    assert len([each for each in app.spans() if each.scope == "byline"]) == 2
+
+
+def test_spans_are_held_for_a_bounded_time(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    with app.request():
+        span = in_other_context(lambda: app.tracer("openinference.x").start_span("ChatOpenAI"))
+        app.call()
+        monkeypatch.setattr(call_spans, "_TIMEOUT", -1.0)
+        byline.flush()
+        assert [each.scope for each in app.receiver.spans] == ["byline"]
+        span.set_attributes(OPENINFERENCE)
+        span.end()
+    assert len(tokens(app.spans())) == 1
+
+
+def test_nodes_of_a_graph(app: App) -> None:
+    """OpenLLMetry's spans of LangGraph: nodes are no model calls."""
+    tracer = app.tracer("opentelemetry.instrumentation.langchain")
+    task = {"gen_ai.operation.name": "execute_task", "traceloop.span.kind": "task"}
+    with app.request(), started(tracer, "execute_task ask", **task):
+        chat = in_other_context(lambda: tracer.start_span("ChatOpenAI.chat", attributes=CHAT))
+        body = app.call()
+        chat.end()
+    spans = app.spans()
+    assert tree(spans) == {None: ["execute_task ask"], "execute_task ask": ["Generate"]}
+    assert types(spans) == {"execute_task ask": "chain", "Generate": "generation"}
+    assert (costs(spans), tokens(spans)) == ([body["usage"]["cost"]], usage_of(body))
+
+
+def test_operations_that_nobody_knows(app: App) -> None:
+    """They are model calls if no model call is below or above, and no other span has stated their response."""
+    tracer = app.tracer("opentelemetry.instrumentation.genai.openai")
+    reply = {"gen_ai.response.id": "r-1", "gen_ai.response.model": "gpt-4o", **TOKENS}
+    with app.request():
+        with (
+            tracer.start_as_current_span("turn", attributes={"gen_ai.operation.name": "handle_turn", **TOKENS}),
+            tracer.start_as_current_span("chat", attributes={**CHAT, **reply}),
+        ):
+            tracer.start_span("below", attributes={"gen_ai.operation.name": "stage", **TOKENS}).end()
+        tracer.start_span("again", attributes={"gen_ai.operation.name": "fetch_response", **reply}).end()
+        other = {**reply, "gen_ai.response.id": "r-2", "gen_ai.operation.name": "fetch_response"}
+        tracer.start_span("stored", attributes=other).end()
+    spans = app.spans()
+    assert types([span for span in spans if span.name != "Generate"]) == {
+        "turn": "span",
+        "below": "span",
+        "again": "span",
+    }
+    assert tokens(spans) == [(10, 8)] * 2
+    assert len(generations(spans)) == 2
+
+
+def test_a_turn_with_calls_that_no_instrumentation_sees(app: App) -> None:
+    """An unknown operation around calls keeps neither their tokens nor their names."""
+    tracer = app.tracer("opentelemetry.instrumentation.genai.openai")
+    with app.request(), tracer.start_as_current_span("turn", attributes={"gen_ai.operation.name": "turn"}) as turn:
+        bodies = [app.call(), app.call()]
+        turn.set_attributes({"gen_ai.usage.input_tokens": 20, "gen_ai.usage.output_tokens": 16})
+    spans = app.spans()
+    assert tree(spans) == {None: ["turn"], "turn": ["Generate", "Generate"]}
+    assert tokens(spans) == usage_of(*bodies)
+
+
+def test_a_replaced_span_with_an_exported_child() -> None:
+    """The child was sent with the id of byline's own span as its parent: that span is sent, as no model call."""
+    with running("all") as app:
+        tracer = app.tracer("openinference.instrumentation.langchain")
+        with app.request():
+            span = in_other_context(lambda: tracer.start_span("ChatOpenAI"))
+            with httpx2.Client(transport=TracedTransport(app.tracer("http"))) as client:
+                url, body = f"{app.gateway.base_url}/chat/completions", {"model": MODEL, "messages": []}
+                client.post(url, json=body)
+            byline.flush()
+            span.set_attributes(OPENINFERENCE)
+            span.end()
+        spans = app.spans()
+        assert tree(spans) == {
+            None: ["POST /chat"],
+            "POST /chat": ["Generate", "chat openai/gpt-4o"],
+            "chat openai/gpt-4o": ["POST"],
+        }
+        assert types(spans)["chat openai/gpt-4o"] == "span"
+        assert len(tokens(spans)) == len(costs(spans)) == 1
+
+
+class TracedTransport(httpx2.HTTPTransport):
+    """Makes a span of each HTTP exchange, as OpenTelemetry's instrumentation does."""
+
+    def __init__(self, tracer: trace.Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        with self._tracer.start_as_current_span("POST", kind=SpanKind.CLIENT):
+            return super().handle_request(request)
