@@ -343,7 +343,7 @@ def test_nodes_of_a_graph(app: App) -> None:
 def test_operations_that_nobody_knows(app: App) -> None:
     """They are model calls if no model call is below or above, and no other span has stated their response."""
     tracer = app.tracer("opentelemetry.instrumentation.genai.openai")
-    reply = {"gen_ai.response.id": "r-1", "gen_ai.response.model": "gpt-4o", **TOKENS}
+    reply: Any = {"gen_ai.response.id": "r-1", "gen_ai.response.model": "gpt-4o", **TOKENS}
     with app.request():
         with (
             tracer.start_as_current_span("turn", attributes={"gen_ai.operation.name": "handle_turn", **TOKENS}),
@@ -351,7 +351,7 @@ def test_operations_that_nobody_knows(app: App) -> None:
         ):
             tracer.start_span("below", attributes={"gen_ai.operation.name": "stage", **TOKENS}).end()
         tracer.start_span("again", attributes={"gen_ai.operation.name": "fetch_response", **reply}).end()
-        other = {**reply, "gen_ai.response.id": "r-2", "gen_ai.operation.name": "fetch_response"}
+        other: Any = {**reply, "gen_ai.response.id": "r-2", "gen_ai.operation.name": "fetch_response"}
         tracer.start_span("stored", attributes=other).end()
     spans = app.spans()
     assert types([span for span in spans if span.name != "Generate"]) == {
