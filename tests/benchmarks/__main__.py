@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tests.benchmarks import calls, doors, feeding, reading, splicing, stamping, watching
+from tests.benchmarks import (
+    body_claims,
+    client_hooks,
+    dead_destination,
+    json_splice,
+    middlewares,
+    set_attributes,
+    span_processors,
+)
 
 
 def main() -> int:
@@ -15,7 +23,15 @@ def main() -> int:
     given = parser.parse_args()
     print(f"{'what byline adds':<42}{'against what is added by':<40}{'theirs':>12}{'ours':>12}{'ratio':>9}{'bound':>8}")
     over = False
-    for group in (doors, reading, stamping, splicing, calls, feeding, watching):
+    for group in (
+        middlewares,
+        body_claims,
+        set_attributes,
+        json_splice,
+        client_hooks,
+        dead_destination,
+        span_processors,
+    ):
         for row in group.rows():
             over = over or row.over
             bound = "-" if row.bound is None else f"{row.bound:.3f}"

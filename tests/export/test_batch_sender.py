@@ -19,7 +19,7 @@ from byline.testing import Receiver
 from byline.testing.receiver import decode_export
 from byline.testing.server import Handler, Request
 from tests.export.batches import Clock, counted, make_batch, make_spans, sending
-from tests.export.nasty import Nasty, says
+from tests.export.raw_server import RawServer, says
 
 SOON = 20.0
 
@@ -183,7 +183,7 @@ def test_no_more_spans_are_rejected_than_were_sent(spool: Path | None) -> None:
     message.partial_success.rejected_spans = 10**6
     body = message.SerializeToString()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    with Nasty(says(head + body)) as nasty, sending(nasty.url, spool) as sender:
+    with RawServer(says(head + body)) as server, sending(server.url, spool) as sender:
         sender.add(make_spans("a", "b"))
         assert flush(sender)
         assert sender.rejected_spans == 2

@@ -16,7 +16,7 @@ import pytest
 from byline.export.delivery import http_client, messages
 from byline.export.delivery.http_client import HttpClient, HttpResponse, find_proxy, read_timeout
 from byline.testing import Receiver
-from tests.export.nasty import Behaviour, Nasty, cuts_after, drips_after, says, stalls_after
+from tests.export.raw_server import Behaviour, RawServer, cuts_after, drips_after, says, stalls_after
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
@@ -58,7 +58,7 @@ FOREVER: dict[str, tuple[Behaviour, int | None]] = {
 def test_a_request_ends_by_its_deadline(answer: str) -> None:
     """Its headers may come by drips; and the next request is not disturbed."""
     behaviour, status = FOREVER[answer]
-    with Nasty(behaviour) as nasty, client_of(nasty.url, timeout=0.3) as client:
+    with RawServer(behaviour) as server, client_of(server.url, timeout=0.3) as client:
         response = client.send_request("POST", b"x")
         assert response.status == status
         assert status == 200 or response.reason == messages.NO_ANSWER
@@ -67,16 +67,16 @@ def test_a_request_ends_by_its_deadline(answer: str) -> None:
 
 
 def test_a_deadline_ends_the_request_under_way() -> None:
-    with Nasty(stalls_after(b"")) as nasty, client_of(nasty.url, timeout=600.0) as client:
+    with RawServer(stalls_after(b"")) as server, client_of(server.url, timeout=600.0) as client:
         responses: list[HttpResponse] = []
         thread = threading.Thread(target=lambda: responses.append(client.send_request("POST", b"x")))
         thread.start()
-        nasty.wait_for_posts(1)
+        server.wait_for_posts(1)
         client.set_deadline(time.monotonic())
         thread.join(60)
         assert [response.reason for response in responses] == [messages.NO_ANSWER]
         assert client.send_request("POST", b"x").status is None
-        assert nasty.posts == 1
+        assert server.posts == 1
 
 
 def test_a_server_that_does_not_read_holds_nothing_up() -> None:
@@ -95,7 +95,10 @@ def test_a_connection_is_kept(receiver: Receiver) -> None:
 
 
 def test_a_connection_that_was_kept_and_is_gone_is_said() -> None:
-    with Nasty(says(HEAD + b"Content-Length: 0\r\n\r\n"), cuts_after(b"")) as nasty, client_of(nasty.url) as client:
+    with (
+        RawServer(says(HEAD + b"Content-Length: 0\r\n\r\n"), cuts_after(b"")) as server,
+        client_of(server.url) as client,
+    ):
         assert client.send_request("POST", b"x").is_accepted
         response = client.send_request("POST", b"x")
         assert response.reason == messages.CLOSED
@@ -106,7 +109,7 @@ def test_a_connection_that_was_kept_and_is_gone_is_said() -> None:
 def test_redirects_are_not_followed(receiver: Receiver) -> None:
     location = f"Location: {receiver.url}/v1/traces\r\n".encode()
     answer = b"HTTP/1.1 308 Permanent Redirect\r\nContent-Length: 0\r\n" + location + b"\r\n"
-    with Nasty(says(answer)) as nasty, client_of(nasty.url, {"x-api-key": "k"}) as client:
+    with RawServer(says(answer)) as server, client_of(server.url, {"x-api-key": "k"}) as client:
         assert client.send_request("POST", b"x").status == 308
     assert receiver.requests == []
 
@@ -126,7 +129,7 @@ def test_headers_are_those_of_the_destination(receiver: Receiver) -> None:
     [(b"SSH-2.0-OpenSSH_9.6\r\n", "it does not speak HTTP"), (b"", messages.CLOSED)],
 )
 def test_other_servers_are_said(answer: bytes, reason: str) -> None:
-    with Nasty(cuts_after(answer)) as nasty, client_of(nasty.url) as client:
+    with RawServer(cuts_after(answer)) as server, client_of(server.url) as client:
         assert client.send_request("POST", b"x").reason == reason
 
 
@@ -152,7 +155,7 @@ def test_a_refusal_before_the_whole_body_is_read() -> None:
 
 def test_a_body_without_an_end_is_read_no_further() -> None:
     body = HEAD + b"\r\n" + b"x" * 100_000
-    with Nasty(drips_after(body)) as nasty, client_of(nasty.url) as client:
+    with RawServer(drips_after(body)) as server, client_of(server.url) as client:
         assert len(client.send_request("POST", b"x").body) == 8192
 
 
@@ -164,7 +167,7 @@ def test_proxies_of_the_environment_are_used(tls: bool, monkeypatch: pytest.Monk
     def behave(connection: socket.socket, _: threading.Event) -> None:
         connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
 
-    with Nasty(behave, log=seen) as proxy:
+    with RawServer(behave, log=seen) as proxy:
         monkeypatch.setenv("https_proxy" if tls else "http_proxy", proxy.url.replace("//", "//user:p%40ss@"))
         with client_of(f"{'https' if tls else 'http'}://collector.example:4318/v1/traces") as client:
             response = client.send_request("POST", b"x")

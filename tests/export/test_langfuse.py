@@ -19,7 +19,7 @@ from byline.asgi import AttributionMiddleware
 from byline.export import Langfuse
 from byline.settings import SETTINGS
 from byline.testing import Gateway, Receiver
-from tests.export import asked
+from tests.export import client_requests
 from tests.export.langfuse_model import Path, moment, observations, session_cost, traces
 from tests.export.replay import INSTRUMENTATIONS, recorded, replay
 from tests.export.support import AGENT, EXAMPLE, TOOL, named, running, tree
@@ -29,8 +29,16 @@ FILED = "7af15d27557f4b0547b66811c67d365d"
 both_paths = pytest.mark.parametrize("path", ["legacy", "direct"])
 
 #: The examples of OpenRouter's and LiteLLM's documentation, as a client sends them.
-OPENROUTER: dict[str, Any] = {"model": asked.MODEL, "messages": asked.MESSAGES, **asked.OPENROUTER}
-LITELLM: dict[str, Any] = {"model": asked.MODEL, "messages": asked.MESSAGES, "metadata": asked.BODY_CONTROLS}
+OPENROUTER: dict[str, Any] = {
+    "model": client_requests.MODEL,
+    "messages": client_requests.MESSAGES,
+    **client_requests.OPENROUTER,
+}
+LITELLM: dict[str, Any] = {
+    "model": client_requests.MODEL,
+    "messages": client_requests.MESSAGES,
+    "metadata": client_requests.BODY_CONTROLS,
+}
 
 
 @pytest.fixture

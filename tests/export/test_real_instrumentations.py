@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from byline.testing import Gateway, ReceivedSpan, Receiver
-from tests.export.asked import ANSWER, MESSAGES, MODEL, PARAMETERS, PARENT, QUESTION, REQUESTS, TOOL, price
+from tests.export.client_requests import ANSWER, MESSAGES, MODEL, PARAMETERS, PARENT, QUESTION, REQUESTS, TOOL, price
 from tests.export.langfuse_model import Observation, Path, Trace, session_cost, shown, traces
 from tests.export.support import tree
 from tests.matrix import environments
@@ -49,7 +49,7 @@ def drained(request: pytest.FixtureRequest) -> Drained:
     with Receiver() as langfuse, Receiver() as collector, Gateway() as gateway:
         gateway.answer(ANSWER)
         gateway.fail(429)
-        command = [str(python), "-m", "tests.export.drained_app", request.param]
+        command = [str(python), "-m", "tests.export.instrumented_app", request.param]
         done = subprocess.run(
             [*command, gateway.base_url, langfuse.url, collector.url],
             cwd=environments.ROOT,

@@ -8,7 +8,7 @@ import pytest
 
 from byline.gateways import ALL, Gateway
 from tests.gateways import document
-from tests.gateways.test_sending import ROWS
+from tests.gateways.test_inject import ROWS
 
 EVIDENCE = {"tested", "source", "documentation", "inferred"}
 

@@ -84,7 +84,7 @@ def test_spans_come_through_a_collector_and_wait_while_it_is_away(phoenix: str, 
         "BYLINE_SPOOL": str(tmp_path / "spool"),
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
-    command = [sys.executable, "-m", "uvicorn", "tests.integration.signed_app:app", "--port", str(app_port)]
+    command = [sys.executable, "-m", "uvicorn", "tests.integration.attributed_app:app", "--port", str(app_port)]
     with testing.Gateway() as gateway:
         env |= {"OPENAI_BASE_URL": f"{gateway.url}/api/v1", "OPENAI_API_KEY": "sk-test"}
         with collector(collector_port, phoenix, tmp_path / "collector"):

@@ -37,7 +37,7 @@ def app(phoenix: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
             "OPENAI_BASE_URL": f"{gateway.url}/api/v1",
             "OPENAI_API_KEY": "sk-test",
         }
-        command = [sys.executable, "-m", "uvicorn", "tests.integration.signed_app:app", "--port", str(port)]
+        command = [sys.executable, "-m", "uvicorn", "tests.integration.attributed_app:app", "--port", str(port)]
         with running(command, f"{base}/up", tmp_path_factory.mktemp("app") / "log", env):
             yield base
 

@@ -19,8 +19,8 @@ from byline.genai.span_state import set_server_span
 from byline.inbound.body import BodyBuffer
 from byline.inbound.reader import ClaimReader
 from byline.request_context import RequestContext
-from tests.benchmarks.doors import BODY, HEADERS
 from tests.benchmarks.measure import Row, costs
+from tests.benchmarks.middlewares import BODY, HEADERS
 
 _LOOPS: Final = 200
 _ROUNDS: Final = 25

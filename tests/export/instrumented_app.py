@@ -1,6 +1,6 @@
 """An app with one instrumentation at work, asked all that was promised; its spans go to Langfuse and a collector.
 
-Run in the instrumentation's own environment: ``python -m tests.export.drained_app CELL GATEWAY LANGFUSE COLLECTOR``.
+Run as ``python -m tests.export.instrumented_app CELL GATEWAY LANGFUSE COLLECTOR`` in the cell's environment.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 import byline
 from byline.asgi import AttributionMiddleware
-from tests.export.asked import MESSAGES, MODEL, PARAMETERS, REQUESTS
+from tests.export.client_requests import MESSAGES, MODEL, PARAMETERS, REQUESTS
 from tests.matrix import setups
 
 _stamped: Final[ContextVar[dict[str, Any] | None]] = ContextVar("stamped", default=None)

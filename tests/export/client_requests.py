@@ -1,6 +1,6 @@
 """What clients ask of an app whose spans go to Langfuse: the lists of what was promised, as requests.
 
-Instrumentations of all kinds are asked the same, see `tests.export.drained_app`.
+Instrumentations of all kinds are asked the same, see `tests.export.instrumented_app`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ TAKEN = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 Behaviour = Callable[[socket.socket, threading.Event], object]
 
 
-class Nasty:
+class RawServer:
     """Behaves in its own way for the first posts, one after the other, and takes all others.
 
     ``posts`` counts them.
@@ -35,7 +35,7 @@ class Nasty:
         self.posts = 0
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
 
-    def __enter__(self) -> Nasty:
+    def __enter__(self) -> RawServer:
         self._threads[0].start()
         return self
 

@@ -1,4 +1,4 @@
-"""The app of the integration tests: ``uvicorn tests.integration.signed_app:app``.
+"""The app of the integration tests: ``uvicorn tests.integration.attributed_app:app``.
 
 It speaks OpenAI's chat API to its callers, and to the gateway that OPENAI_BASE_URL names.
 """

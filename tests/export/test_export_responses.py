@@ -10,7 +10,7 @@ from byline.export import OTLP
 from byline.export.delivery import messages
 from byline.export.delivery.http_client import HttpClient
 from byline.testing import Receiver
-from tests.export.nasty import Behaviour, Nasty, cuts_after, drips_after, says, stalls_after
+from tests.export.raw_server import Behaviour, RawServer, cuts_after, drips_after, says, stalls_after
 from tests.export.support import running
 from tests.export.test_delivery import spans_of
 
@@ -38,43 +38,46 @@ def test_what_a_destination_has_taken_is_not_sent_again(
 ) -> None:
     """Its status says so, and that its body never ends does not hold anything up either."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
-    with Nasty(TAKEN[answer]) as nasty, running(OTLP(nasty.url, spool=tmp_path if spooled else "")) as app:
+    with (
+        RawServer(TAKEN[answer]) as server,
+        running(OTLP(server.url, spool=tmp_path if spooled else "")) as app,
+    ):
         app.chat()
         assert app.destinations[0].flush()
         app.chat()
         assert app.destinations[0].flush()
-        assert nasty.posts == 2
+        assert server.posts == 2
     assert spans_of("otlp")["sent"] == 2
 
 
 @pytest.mark.parametrize("spooled", [False, True])
 def test_a_connection_that_was_kept_and_is_gone_costs_nothing_at_the_end(spooled: bool, tmp_path: Path) -> None:
     """Load balancers forget those that are idle; the next batch may be the last that the process tries."""
-    nasty = Nasty(says(PLAIN), cuts_after(b""))
-    with nasty, running(OTLP(nasty.url, spool=tmp_path if spooled else "")) as app:
+    server = RawServer(says(PLAIN), cuts_after(b""))
+    with server, running(OTLP(server.url, spool=tmp_path if spooled else "")) as app:
         app.chat()
         assert app.destinations[0].flush()
         app.chat()
         app.close()
-        assert nasty.posts == 3
+        assert server.posts == 3
     assert spans_of("otlp")["sent"] == 2
 
 
 def test_a_dead_destination_is_not_asked_twice_at_the_end() -> None:
-    nasty = Nasty(cuts_after(b""), cuts_after(b""))
-    with nasty, running(OTLP(nasty.url)) as app:
+    server = RawServer(cuts_after(b""), cuts_after(b""))
+    with server, running(OTLP(server.url)) as app:
         app.chat()
         app.destinations[0].set_deadline(5)
         app.close()
-        assert nasty.posts == 1
+        assert server.posts == 1
     assert spans_of("otlp") == {"dropped.unsent": 1}
 
 
 @pytest.mark.parametrize("spooled", [False, True])
 def test_a_web_page_is_no_answer(spooled: bool, tmp_path: Path, production: pytest.LogCaptureFixture) -> None:
     """Sites have one for every address; to take it for an answer would be to lose all spans without a word."""
-    nasty = Nasty(says(PAGE))
-    with nasty, running(OTLP(nasty.url, spool=tmp_path if spooled else "")) as app:
+    server = RawServer(says(PAGE))
+    with server, running(OTLP(server.url, spool=tmp_path if spooled else "")) as app:
         app.chat()
         assert not app.destinations[0].flush()
         assert "byline.E057: otlp refuses all spans (HTTP 200): check its URL" in production.text
@@ -82,12 +85,12 @@ def test_a_web_page_is_no_answer(spooled: bool, tmp_path: Path, production: pyte
 
 
 def asked_to_wait(wish: str) -> float | None:
-    with Nasty(says(f"HTTP/1.1 429 Later\r\nRetry-After: {wish}\r\nContent-Length: 0\r\n\r\n".encode())) as nasty:
-        client = HttpClient(nasty.url, {})
+    with RawServer(says(f"HTTP/1.1 429 Later\r\nRetry-After: {wish}\r\nContent-Length: 0\r\n\r\n".encode())) as server:
+        client = HttpClient(server.url, {})
         response = client.send_request("POST", b"x")
         client.close()
     told = messages.judge_failure(
-        "otlp", nasty.url, status=response.status, reason="", is_html_page=False, wait=response.retry_after
+        "otlp", server.url, status=response.status, reason="", is_html_page=False, wait=response.retry_after
     )
     assert told.is_retryable
     return told.wait
