@@ -91,7 +91,7 @@ class Destination:
         )
 
     def transforms(self) -> Sequence[SpanTransform]:
-        """Return what is done to each redacted span, in order."""
+        """Return the functions that are applied to each redacted span, in order."""
         return (map_span,) if LANGFUSE in self.options.conventions else ()
 
     def processor(self) -> DestinationSpanProcessor:

@@ -60,7 +60,7 @@ def _print_source(label: str, setting: str) -> None:
 
 
 def unused_settings() -> list[tuple[str, str]]:
-    """Return why a destination that the environment names gets nothing, and what to do about it."""
+    """Return the reasons for which a destination of the environment gets no spans, each with advice."""
     reasons: list[tuple[str, str]] = []
     if _names_langfuse() and not settings.find("langfuse_enabled").value:
         reasons.append(("LANGFUSE_TRACING_ENABLED turns Langfuse off", "unset LANGFUSE_TRACING_ENABLED"))

@@ -1,4 +1,4 @@
-"""Turns queued spans into what one destination is sent: decide, copy, regroup, propagate, map and redact.
+"""Prepares queued spans for one destination: decide, copy, regroup, propagate, redact and map.
 
 Every stage works on copies, on the worker's thread. The app's own spans are never changed.
 """
@@ -53,7 +53,7 @@ class QueuedSpan:
 
 
 class SpanPipeline:
-    """The stages between the queue of one destination and what sends its spans.
+    """The stages between the queue of one destination and its sender.
 
     Args:
         name: The destination's label in counters.

@@ -1,4 +1,4 @@
-"""Tests a destination: sends the spans of a test request through all its settings, and reports what arrives."""
+"""Tests a destination: sends the spans of a test request through all its settings, and reports which spans arrive."""
 
 from __future__ import annotations
 
