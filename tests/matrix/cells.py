@@ -36,6 +36,7 @@ _OPENAI_V2: Final = (
 )
 _GENAI_ANTHROPIC: Final = "opentelemetry-instrumentation-genai-anthropic==1.3b0"
 _OPENLLMETRY_ANTHROPIC: Final = "opentelemetry-instrumentation-anthropic==0.62.4"
+_LANGCHAIN: Final = ("langchain-openai==1.7.4", "langchain==1.5.2", "langgraph==1.2.24")
 #: Without MCP's package its tools and its Responses API cannot be imported.
 _LITELLM: Final = ("litellm[mcp]==1.106.2", "openai==2.54.0")
 
@@ -117,6 +118,22 @@ CELLS: Final = (
         _LITELLM,
         "litellm",
     ),
+    Cell("langchain", "LangChain, no instrumentation", ("langchain-openai", "langgraph"), _LANGCHAIN, "langchain"),
+    Cell(
+        "openinference-langchain",
+        "OpenInference, LangChain",
+        ("openinference-instrumentation-langchain", "langchain-openai", "langgraph"),
+        (*_LANGCHAIN, "openinference-instrumentation-langchain==0.1.80"),
+        "langchain",
+    ),
+    Cell(
+        "openllmetry-langchain",
+        "OpenLLMetry, LangChain",
+        ("opentelemetry-instrumentation-langchain", "langchain-openai", "langgraph"),
+        (*_LANGCHAIN, "opentelemetry-instrumentation-langchain==0.62.4"),
+        "langchain",
+    ),
+    Cell("strands", "Strands, built in", ("strands-agents",), ("strands-agents[openai]==1.62.0",), "strands"),
     Cell("anthropic", "anthropic, built in", ("anthropic",), (_ANTHROPIC,), "anthropic"),
     Cell(
         "genai-anthropic",

@@ -96,6 +96,19 @@ REASONS: Final = (
         "genai-anthropic openllmetry-anthropic",
         "duplicates",
     ),
+    _reason(
+        "The span of an agent states the sum of the tokens of its calls, as OpenTelemetry's conventions allow. byline's "
+        "Langfuse destination removes that sum.",
+        "strands",
+        "once",
+    ),
+    _reason(
+        "Strands repeats a call that was refused, and the second one succeeds.",
+        "strands",
+        "facts others",
+        "429",
+        "async 429",
+    ),
 )
 
 

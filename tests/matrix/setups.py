@@ -79,6 +79,8 @@ AFTER: Final[dict[str, Callable[[], None]]] = {
     "openlit": _openlit,
     "langfuse": _langfuse,
     "pydantic-ai": _pydantic_ai,
+    "openinference-langchain": _instrumentor("openinference.instrumentation.langchain", "LangChainInstrumentor"),
+    "openllmetry-langchain": _instrumentor("opentelemetry.instrumentation.langchain", "LangchainInstrumentor"),
     "litellm": _litellm,
     "litellm-request-span": _litellm,
     "litellm-none": _litellm_alone,
