@@ -97,8 +97,8 @@ REASONS: Final = (
         "duplicates",
     ),
     _reason(
-        "The span of an agent states the sum of the tokens of its calls, as OpenTelemetry's conventions allow. byline's "
-        "Langfuse destination removes that sum.",
+        "The span of an agent states the sum of the tokens of its calls, as OpenTelemetry's conventions allow. "
+        "byline's Langfuse destination removes that sum.",
         "strands",
         "once",
     ),
