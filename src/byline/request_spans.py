@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from byline.attribution import EMPTY, Attribution
 from byline.fork import fork_safe_lock
 
 if TYPE_CHECKING:
     from byline.request_context import RequestContext
-
-T = TypeVar("T")
 
 #: A job may never end, with one trace for each of its items.
 _MAX_TRACES: Final = 500
@@ -33,11 +31,10 @@ class RequestSpans:
         server_span_id: The span id of the server span, 0 if the request has none.
         has_steps: Whether the request, or a part of it, names a step of its trace.
         trace_key: A text that is unique to this request within its trace; ids of steps are made from it.
-        stated: Trace attributes that this part's own spans state, by trace.
-        shared: Trace attributes that the spans of the whole request state, by trace; used on `root` only.
-        sampled_by: The sampling key that the first span of a trace was decided by.
-        first_and_last: What was asked first and answered last in a trace, with their times.
         call_spans: The spans of model calls of this part, see `byline.genai.call_spans`.
+        traces: What the spans share in each trace that they are in, the latest 500 traces.
+        version: A number that grows with each change of what spans may take from others; counted on `root`.
+        exported_attributes: An attribution, and the attributes that are made of it for export.
     """
 
     __slots__ = (
@@ -46,17 +43,16 @@ class RequestSpans:
         "_server_span",
         "attribution",
         "call_spans",
-        "first_and_last",
+        "exported_attributes",
         "has_steps",
         "is_complete",
         "parent",
         "previous_attributions",
         "root",
-        "sampled_by",
         "server_span_id",
-        "shared",
-        "stated",
         "trace_key",
+        "traces",
+        "version",
     )
 
     def __init__(self, context: RequestContext) -> None:
@@ -69,11 +65,10 @@ class RequestSpans:
         self.server_span_id = 0
         self.has_steps = False
         self.trace_key = ""
-        self.stated: PerTrace[Any] = PerTrace()
-        self.shared: PerTrace[TraceValue] = PerTrace()
-        self.sampled_by: PerTrace[str] = PerTrace()
-        self.first_and_last: PerTrace[tuple[int, Any]] = PerTrace()
         self.call_spans: Any = None
+        self.traces: dict[int, TraceValues] = {}
+        self.version = 1
+        self.exported_attributes: tuple[Attribution, dict[str, Any]] = (EMPTY, {})
         self._server_span: weakref.ref[Any] | None = None
         server_span = context.server_span
         if self.parent is None and server_span is not None and server_span.is_recording():
@@ -95,6 +90,21 @@ class RequestSpans:
         """Return whether a job without a server span is over: its context is released with the job."""
         return not self.server_span_id and self._context() is None
 
+    def in_trace(self, trace_id: int) -> TraceValues:
+        """Return what the spans share in a trace."""
+        trace = self.traces.get(trace_id)
+        if trace is None:
+            with _lock:
+                while len(self.traces) >= _MAX_TRACES:
+                    del self.traces[next(iter(self.traces))]
+                trace = self.traces.setdefault(trace_id, TraceValues())
+        return trace
+
+    def note_change(self) -> None:
+        """Note on the root that what spans may take from others has changed."""
+        with _lock:
+            self.version += 1
+
     def refresh(self) -> None:
         """Copy the current attribution from the request context, unless that is gone."""
         if self.parent is not None:
@@ -108,40 +118,40 @@ class RequestSpans:
         if current is not self.attribution:
             if self.attribution and current != self.attribution:
                 self.previous_attributions = (*self.previous_attributions[-4:], self.attribution)
+                self.root.note_change()
             self.attribution = current
             if current.span_name:
                 self.root.has_steps = True
 
 
-class PerTrace(Generic[T]):
-    """Values by name for each trace that a request has had spans in, the latest 500 traces.
+class TraceValues:
+    """What the spans of one request, or of a part of it, share in one trace.
 
     One request may belong to several traces, and one job may work for many users: a value that was stated
     for one trace must not be written onto another.
+
+    Attributes:
+        stated: Trace attributes that the part's own spans state.
+        shared: Trace attributes that the spans of the whole request state; used on the root only.
+        propagated: The version of the request, the trace attributes of a span, and those that it got from others.
+        sampling_key: The key by which the first span was sampled.
+        first_and_last: What was asked first and answered last, with their times.
     """
 
-    __slots__ = ("_traces",)
+    __slots__ = ("first_and_last", "propagated", "sampling_key", "shared", "stated")
 
     def __init__(self) -> None:
-        self._traces: dict[int, dict[str, T]] = {}
+        self.stated: dict[str, Any] = {}
+        self.shared: dict[str, TraceValue] = {}
+        self.propagated: tuple[int, list[Any], dict[str, Any]] | None = None
+        self.sampling_key: str | None = None
+        self.first_and_last: dict[str, tuple[int, Any]] = {}
 
-    def values_of(self, trace_id: int) -> dict[str, T]:
-        """Return the mutable values of a trace."""
-        values = self._traces.get(trace_id)
-        if values is None:
-            with _lock:
-                while len(self._traces) >= _MAX_TRACES:
-                    del self._traces[next(iter(self._traces))]
-                values = self._traces.setdefault(trace_id, {})
-        return values
-
-    def lookup(self, trace_id: int, name: str) -> T | None:
-        """Return one value of a trace, ``None`` if there is none."""
-        values = self._traces.get(trace_id)
-        return None if values is None else values.get(name)
-
-    def __len__(self) -> int:
-        return len(self._traces)
+    def decide_sampling(self, key: str) -> str:
+        """Return the key of the destination that decided first; it counts for all of them."""
+        with _lock:
+            self.sampling_key = self.sampling_key or key
+        return self.sampling_key
 
 
 class TraceValue:

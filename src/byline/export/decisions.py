@@ -243,7 +243,6 @@ def _compile_patterns(patterns: Collection[str]) -> re.Pattern[str]:
 
 
 _HASH_RANGE: Final = 1 << 64
-_SAMPLING_KEY: Final = "key"
 
 
 def validate_sampling(sampling: Any) -> float:
@@ -287,8 +286,8 @@ def sampling_key(span_copy: SpanCopy) -> str:
 
 
 def _request_sampling_key(request: RequestSpans, session: str, trace_id: int) -> str:
-    key = request.sampled_by.lookup(trace_id, _SAMPLING_KEY)
-    if key is None:
+    trace = request.in_trace(trace_id)
+    if trace.sampling_key is None:
         outer = request.parent
         if outer is not None and _states_the_same(outer, session, trace_id):
             # A nested scope without a session or trace of its own is sampled together with the outer one.
@@ -296,8 +295,8 @@ def _request_sampling_key(request: RequestSpans, session: str, trace_id: int) ->
         else:
             key = session or _hex_trace_id(trace_id)
         # Another destination may have decided in the meantime; the first decision counts for all of them.
-        key = request.sampled_by.values_of(trace_id).setdefault(_SAMPLING_KEY, key)
-    return key
+        return trace.decide_sampling(key)
+    return trace.sampling_key
 
 
 def _states_the_same(outer: RequestSpans, session: str, trace_id: int) -> bool:

@@ -60,8 +60,13 @@ def apply_attribution(span_copy: SpanCopy) -> None:
     """
     attributes = span_copy.attributes
     request_spans = None if span_copy.state is None else span_copy.state.request_spans
-    for name, value in attribution_attributes(span_copy.attribution).items():
-        if name in _SPAN_LEVEL or (name in _LLM_SPANS_ONLY and not span_copy.is_llm):
+    version = 0 if request_spans is None else request_spans.root.version
+    if span_copy.propagated_version == version:
+        # Nothing has been stated since the last time.
+        return
+    span_copy.propagated_version = version
+    for name, value in _attributes_of(span_copy.attribution, request_spans).items():
+        if name in _LLM_SPANS_ONLY and not span_copy.is_llm:
             continue
         present = attributes.get(name)
         if present is None or (
@@ -69,7 +74,7 @@ def apply_attribution(span_copy: SpanCopy) -> None:
         ):
             attributes[name] = value
     if request_spans is not None:
-        _propagate(span_copy, request_spans)
+        _propagate(span_copy, request_spans, version)
 
 
 def _is_outdated(request_spans: RequestSpans, name: str, value: Any) -> bool:
@@ -77,48 +82,78 @@ def _is_outdated(request_spans: RequestSpans, name: str, value: Any) -> bool:
     return any(attribution_attributes(attribution).get(name) == value for attribution in previous)
 
 
-def _propagate(span_copy: SpanCopy, request_spans: RequestSpans) -> None:
-    """Publish the trace attributes of a span, and add those that other spans of the trace have published."""
+def _attributes_of(attribution: Attribution, request_spans: RequestSpans | None) -> dict[str, Any]:
+    """Return the attributes that all spans of a request carry, made once for equal attributions."""
+    if request_spans is not None and request_spans.exported_attributes[0] is attribution:
+        return request_spans.exported_attributes[1]
+    attributes = attribution_attributes(attribution)
+    for name in _SPAN_LEVEL:
+        attributes.pop(name, None)
+    if request_spans is not None:
+        request_spans.exported_attributes = (attribution, attributes)
+    return attributes
+
+
+def _propagate(span_copy: SpanCopy, request_spans: RequestSpans, version: int) -> None:
+    """Publish the trace attributes of a span, and add those that other spans of the trace have published.
+
+    The spans of a request mostly state the same, so the answer is kept until one of them states something new.
+    """
     trace_id, attributes = span_copy.trace_id, span_copy.attributes
-    for name in _TRACE_LEVEL:
-        value = attributes.get(name)
-        if value is not None:
-            _publish(request_spans, trace_id, name, value)
-        elif (value := _lookup(request_spans, trace_id, name)) is not None:
-            attributes[name] = value
+    trace = request_spans.in_trace(trace_id)
+    values = [*map(attributes.get, _TRACE_LEVEL)]
+    if trace.propagated is None or trace.propagated[0] != version or trace.propagated[1] != values:
+        stated = {name: value for name, value in zip(_TRACE_LEVEL, values, strict=True) if value is not None}
+        is_news = _publish(request_spans, trace_id, stated)
+        found = ((name, _look_up(request_spans, trace_id, name)) for name in _TRACE_LEVEL if name not in stated)
+        missing = {name: value for name, value in found if value is not None}
+        if is_news:
+            version += 1
+            request_spans.root.note_change()
+        # If another thread has published in the meantime, the version is already outdated.
+        trace.propagated = (version, values, missing)
+    attributes.update(trace.propagated[2])
+    span_copy.propagated_version = trace.propagated[0]
 
 
-def _publish(request_spans: RequestSpans, trace_id: int, name: str, value: Any) -> None:
-    stated = request_spans.stated.values_of(trace_id)
-    if name not in stated or (stated[name] != value and _is_outdated(request_spans, name, stated[name])):
-        stated[name] = value
+def _publish(request_spans: RequestSpans, trace_id: int, values: dict[str, Any]) -> bool:
+    """Publish the trace attributes of a span. Returns whether one of them is new."""
     root = request_spans.root
-    shared = root.shared.values_of(trace_id)
-    present = shared.get(name)
-    if present is None:
-        shared[name] = TraceValue(value, request_spans)
-        return
-    if present.value is None or present.value == value or _is_outdated(root, name, value):
-        return
-    stated_by = present.stated_by
-    if _is_outdated(root, name, present.value) or (
-        stated_by is not None and _is_outdated(stated_by, name, present.value)
-    ):
-        shared[name] = TraceValue(value, request_spans)
-    elif stated_by is not request_spans:
-        present.mark_conflicting()
+    stated, shared = request_spans.in_trace(trace_id).stated, root.in_trace(trace_id).shared
+    is_news = False
+    for name, value in values.items():
+        if name not in stated or (stated[name] != value and _is_outdated(request_spans, name, stated[name])):
+            stated[name] = value
+            is_news = True
+        present = shared.get(name)
+        if present is None:
+            shared[name] = TraceValue(value, request_spans)
+            is_news = True
+            continue
+        if present.value is None or present.value == value or _is_outdated(root, name, value):
+            continue
+        stated_by = present.stated_by
+        if _is_outdated(root, name, present.value) or (
+            stated_by is not None and _is_outdated(stated_by, name, present.value)
+        ):
+            shared[name] = TraceValue(value, request_spans)
+            is_news = True
+        elif stated_by is not request_spans:
+            present.mark_conflicting()
+            is_news = True
+    return is_news
 
 
-def _lookup(request_spans: RequestSpans, trace_id: int, name: str) -> Any:
+def _look_up(request_spans: RequestSpans, trace_id: int, name: str) -> Any:
     """Look an attribute up in the span's own part of the request, then in enclosing parts, then in the whole trace.
 
     A value of the whole trace counts only if all parts that state one agree.
     """
     part: RequestSpans | None = request_spans
     while part is not None:
-        value = part.stated.lookup(trace_id, name)
-        if value is not None:
-            return value
+        trace = part.traces.get(trace_id)
+        if trace is not None and name in trace.stated:
+            return trace.stated[name]
         part = part.parent
-    shared = request_spans.root.shared.lookup(trace_id, name)
+    shared = request_spans.root.in_trace(trace_id).shared.get(name)
     return None if shared is None else shared.value

@@ -25,6 +25,7 @@ class SpanCopy:
         attribution: The attribution of its request.
         is_llm: Whether the span stands for a model call, an agent step or a tool call.
         is_duplicate: Whether another span carries tokens and cost of the call that this span stands for.
+        propagated_version: The version of its request at which it got the trace attributes of other spans.
     """
 
     __slots__ = (
@@ -40,6 +41,7 @@ class SpanCopy:
         "links",
         "name",
         "parent",
+        "propagated_version",
         "resource",
         "scope",
         "start_time",
@@ -81,6 +83,7 @@ class SpanCopy:
         self.attribution = attribution
         self.is_llm = False
         self.is_duplicate = False
+        self.propagated_version = -1
         self._dropped_attributes = 0
 
     @classmethod

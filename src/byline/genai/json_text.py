@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+_encode: Final = json.JSONEncoder(ensure_ascii=False, default=str, allow_nan=False).encode
 
 
 def json_dumps(value: Any) -> str:
@@ -16,7 +18,7 @@ def json_dumps(value: Any) -> str:
         '{"max_tokens": 64}'
     """
     try:
-        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+        return _encode(value)
     except ValueError:
         return json.dumps(_drop_non_finite(value), ensure_ascii=False, default=str)
 

@@ -23,7 +23,8 @@ _MESSAGES_OUT: Final = names.CALL_RESULT["output_messages"]
 _INSTRUCTIONS: Final = names.CALL_RESULT["system_instructions"]
 _TOOLS: Final = names.CALL_RESULT["tool_definitions"]
 _AGENT_MESSAGES: Final = "pydantic_ai.all_messages"
-_GENAI: Final = frozenset({_MESSAGES_IN, _MESSAGES_OUT, _AGENT_MESSAGES})
+#: Conversations in the GenAI conventions' shape.
+GENAI: Final = frozenset({_MESSAGES_IN, _MESSAGES_OUT, _AGENT_MESSAGES})
 
 #: Attributes with a span's input or output, in the order of Langfuse's server.
 #: A name with ``*`` stands for messages with an attribute for each member.
@@ -52,6 +53,8 @@ _OUTPUTS: Final = (
 #: Pydantic AI's agents; input and output of a trace come from model calls.
 _AGENT_INPUTS: Final = (*_INPUTS, _AGENT_MESSAGES)
 _AGENT_OUTPUTS: Final = (*_OUTPUTS, "final_result")
+_NAMES: Final = frozenset({*_AGENT_INPUTS, *_AGENT_OUTPUTS})
+_PREFIXES: Final = tuple(name[:-1] for name in _NAMES if name[-1] == "*")
 _MAX_DEPTH: Final = 32
 #: The redaction of binary data leaves this text.
 _LEFT_OUT: Final = re.compile(r"\[(\d+) characters left out\]")
@@ -61,7 +64,7 @@ _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 def read_input(attributes: Mapping[str, Any], *, is_agent: bool = False) -> Any:
     """Return a span's input as Langfuse shows it, with system instructions and offered tools."""
     value = _find_first(attributes, _AGENT_INPUTS if is_agent else _INPUTS)
-    messages = _parse_messages(value)
+    messages = None if value is None else _parse_messages(value)
     if messages is None:
         return value
     rendered = render_messages(messages)
@@ -76,23 +79,23 @@ def read_input(attributes: Mapping[str, Any], *, is_agent: bool = False) -> Any:
 def read_output(attributes: Mapping[str, Any], *, is_agent: bool = False) -> Any:
     """Return a span's output as Langfuse shows it; a single choice is a single message."""
     value = _find_first(attributes, _AGENT_OUTPUTS if is_agent else _OUTPUTS)
-    messages = _parse_messages(value)
+    messages = None if value is None else _parse_messages(value)
     if messages is None:
         return value
     rendered = render_messages(messages)
     return _dump(rendered[0] if len(rendered) == 1 else rendered)
 
 
-def has_genai_messages(attributes: Mapping[str, Any]) -> bool:
-    """Return whether a span carries a conversation in the GenAI conventions' shape."""
-    return not _GENAI.isdisjoint(attributes)
+def has_content(attributes: Mapping[str, Any]) -> bool:
+    """Return whether a span may carry input or output in any spelling."""
+    if not _NAMES.isdisjoint(attributes):
+        return True
+    return any(name.startswith(_PREFIXES) for name in attributes)
 
 
 def rendered_attributes(attributes: Mapping[str, Any]) -> set[str]:
     """Return the names of attributes that input and output repeat in Langfuse's words."""
-    if INPUT not in attributes and OUTPUT not in attributes:
-        return set()
-    rendered = {name for name in _GENAI if '"parts"' in str(attributes.get(name))}
+    rendered = {name for name in GENAI if '"parts"' in str(attributes.get(name))}
     return rendered | {_INSTRUCTIONS} if rendered else rendered
 
 

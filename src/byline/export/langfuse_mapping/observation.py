@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
 
@@ -19,8 +20,8 @@ from byline.export.langfuse_mapping.generation import (
     OBSERVATION_NAMES,
     map_generation,
     remove_usage,
+    round_money,
 )
-from byline.export.langfuse_mapping.usage import round_money
 from byline.export.span_copy import SpanCopy
 from byline.genai import attributes as names
 from byline.genai.json_text import json_dumps
@@ -29,6 +30,10 @@ TYPE: Final = "langfuse.observation.type"
 _LEVEL: Final = "langfuse.observation.level"
 _STATUS_MESSAGE: Final = "langfuse.observation.status_message"
 _PROMPT: Final = "langfuse.observation.prompt."
+_PROMPT_NAMES: Final = (f"{_PROMPT}name", "langfuse.prompt.name", "gen_ai.prompt.name")
+_PROMPT_VERSIONS: Final = (f"{_PROMPT}version", "langfuse.prompt.version", "gen_ai.prompt.version")
+_PROMPT_CLAIMS: Final = (names.METADATA + "prompt_name", names.METADATA + "prompt_version")
+_PROMPTS: Final = (*_PROMPT_NAMES, *_PROMPT_VERSIONS, *_PROMPT_CLAIMS)
 _BYLINE: Final = "byline."
 _SDK_SCOPE: Final = "langfuse-sdk"
 
@@ -117,14 +122,17 @@ def map_span(span: SpanCopy) -> None:
             # Langfuse takes any attribute of this name for a model call's.
             attributes.setdefault(METADATA + "model", attributes.pop("model"))
         span.attributes = attributes = remove_usage(attributes)
-    span.name = shorten_name(span.name)
-    _map_messages(span)
+    if len(span.name) > _MAX_NAME:
+        span.name = shorten_name(span.name)
+    if not messages.GENAI.isdisjoint(attributes):
+        _map_messages(attributes)
     if span.is_error:
         _map_error(span)
     elif names.STREAM_CUT in attributes:
         attributes.setdefault(_LEVEL, "WARNING")
         attributes.setdefault(_STATUS_MESSAGE, f"The stream was cut ({attributes[names.STREAM_CUT]}).")
-    _map_prompt(attributes)
+    if not attributes.keys().isdisjoint(_PROMPTS):
+        _map_prompt(attributes)
     _map_metadata(attributes)
     _map_trace_labels(span)
 
@@ -132,9 +140,11 @@ def map_span(span: SpanCopy) -> None:
 def drop_mapped(span: SpanCopy) -> None:
     """Remove attributes that `map_span` has rewritten: Langfuse would show them once more, as metadata."""
     attributes = span.attributes
-    rendered = messages.rendered_attributes(attributes)
-    for name in [name for name in attributes if name.startswith(_REPEATED) or name in rendered]:
-        del attributes[name]
+    repeated = [name for name in attributes if name.startswith(_REPEATED)]
+    if messages.INPUT in attributes or messages.OUTPUT in attributes:
+        repeated += messages.rendered_attributes(attributes)
+    for name in repeated:
+        attributes.pop(name, None)
 
 
 def shorten_name(name: str, limit: int = _MAX_NAME) -> str:
@@ -161,7 +171,7 @@ def _sanitize(attributes: dict[str, Any]) -> None:
     for name, limit in OBSERVATION_NAMES.items():
         if name in attributes:
             attributes[name] = shorten_name(str(attributes[name]), limit)
-    if names.TRACE_NAME in attributes:
+    if len(attributes.get(names.TRACE_NAME, "")) > _MAX_NAME:
         attributes[names.TRACE_NAME] = shorten_name(attributes[names.TRACE_NAME])
     if names.ENVIRONMENT in attributes:
         attributes[names.ENVIRONMENT] = clean_environment_name(attributes[names.ENVIRONMENT])
@@ -194,18 +204,15 @@ def _find_type(span: SpanCopy) -> str:
         return stated
     if not span.is_llm:
         return "span"
-    kinds = (str(attributes[name]).lower() for name in _KINDS if name in attributes)
-    kind = next((_TYPE_OF[kind] for kind in kinds if kind in _TYPE_OF), None)
+    stated_kinds = [str(attributes[name]).lower() for name in _KINDS if name in attributes]
+    kind = next(filter(None, map(_TYPE_OF.get, stated_kinds)), None)
     if span.is_model_call:
         return "embedding" if kind == "embedding" else "generation"
     return kind or "span"
 
 
-def _map_messages(span: SpanCopy) -> None:
+def _map_messages(attributes: dict[str, Any]) -> None:
     """Set input and output as OpenAI's messages; both, because Langfuse looks for neither if one is set."""
-    attributes = span.attributes
-    if not messages.has_genai_messages(attributes):
-        return
     is_agent = attributes[TYPE] == "agent"
     values = {
         messages.INPUT: messages.read_input(attributes, is_agent=is_agent),
@@ -248,10 +255,10 @@ def _exception_text(span: SpanCopy) -> Any:
 
 def _map_prompt(attributes: dict[str, Any]) -> None:
     """Link a generation to a prompt: Langfuse needs name and version, and refuses a version that is no integer."""
-    name = _take_first(attributes, f"{_PROMPT}name", "langfuse.prompt.name", "gen_ai.prompt.name")
-    version = _take_first(attributes, f"{_PROMPT}version", "langfuse.prompt.version", "gen_ai.prompt.version")
-    name = name or attributes.get(names.METADATA + "prompt_name")
-    version = attributes.get(names.METADATA + "prompt_version") if version is None else version
+    claimed_name, claimed_version = map(attributes.get, _PROMPT_CLAIMS)
+    name = _take_first(attributes, _PROMPT_NAMES) or claimed_name
+    version = _take_first(attributes, _PROMPT_VERSIONS)
+    version = claimed_version if version is None else version
     number = _to_integer(version)
     if name and number is not None:
         if attributes[TYPE] == "generation":
@@ -307,12 +314,12 @@ def _map_trace_labels(span: SpanCopy) -> None:
         attributes[names.SESSION_ID] = attributes[names.CONVERSATION_ID]
     if names.ENVIRONMENT not in attributes and span.resource is not None:
         resource = span.resource.attributes
-        environment = next((resource[name] for name in _ENVIRONMENTS if resource.get(name)), None)
+        environment = next(filter(None, map(resource.get, _ENVIRONMENTS)), None)
         if environment:
             attributes[names.ENVIRONMENT] = clean_environment_name(str(environment))
 
 
-def _take_first(attributes: dict[str, Any], *keys: str) -> Any:
+def _take_first(attributes: dict[str, Any], keys: Iterable[str]) -> Any:
     values = [attributes.pop(key) for key in keys if key in attributes]
     return values[0] if values else None
 

@@ -7,7 +7,7 @@ has several root generations, Langfuse's legacy write path shows the input of th
 from __future__ import annotations
 
 import itertools
-from typing import Any, Final
+from typing import Final
 
 from byline.export.langfuse_mapping import messages
 from byline.export.redaction import content
@@ -26,10 +26,12 @@ class TraceIO:
 
     def collect(self, span: SpanCopy) -> None:
         """Record the input of the first model call of a trace, and the output of the last one."""
+        if not messages.has_content(span.attributes):
+            return
         request_spans = None if span.state is None else span.state.request_spans
         if request_spans is None or not span.is_model_call:
             return
-        recorded = request_spans.root.first_and_last.values_of(span.trace_id)
+        recorded = request_spans.root.in_trace(span.trace_id).first_and_last
         masked = content.masked_sides(span.attributes)
         start, end = span.start_time or 0, span.end_time or 0
         is_first = self._input_key not in recorded or start < recorded[self._input_key][0]
@@ -41,18 +43,17 @@ class TraceIO:
 
     def apply(self, span: SpanCopy) -> None:
         """Set input and output of the trace on its root, unless the root has some."""
-        if span.parent is not None:
+        request_spans = None if span.state is None else span.state.request_spans
+        if span.parent is not None or request_spans is None:
+            return
+        recorded = request_spans.root.in_trace(span.trace_id).first_and_last
+        if not recorded:
             return
         if not span.is_llm:
             for attribute, key in ((messages.INPUT, self._input_key), (messages.OUTPUT, self._output_key)):
-                value = self._look_up(span, key)
-                if value is not None:
-                    span.attributes.setdefault(attribute, value[1])
-        elif span.is_model_call:
-            first_input = self._look_up(span, self._input_key)
-            if first_input is not None and first_input[0] < (span.start_time or 0):
-                span.attributes.setdefault(_TRACE_INPUT, first_input[1])
-
-    def _look_up(self, span: SpanCopy, key: str) -> tuple[int, Any] | None:
-        request_spans = None if span.state is None else span.state.request_spans
-        return None if request_spans is None else request_spans.root.first_and_last.lookup(span.trace_id, key)
+                if key in recorded:
+                    span.attributes.setdefault(attribute, recorded[key][1])
+        elif self._input_key in recorded and span.is_model_call:
+            start, first_input = recorded[self._input_key]
+            if start < (span.start_time or 0):
+                span.attributes.setdefault(_TRACE_INPUT, first_input)
