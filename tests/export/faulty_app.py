@@ -17,7 +17,7 @@ from typing import Any
 from opentelemetry.sdk.trace import TracerProvider
 
 import byline
-from byline import instrument, internal_metrics
+from byline import internal_metrics, runtime
 from byline.export import OTLP, worker
 from tests.export.faults import HOST_WITHOUT_ADDRESS, make_impatient
 
@@ -29,9 +29,8 @@ def stop(*_: Any) -> None:
 def main(spool: str, count: int, how: str, urls: list[str]) -> None:
     make_impatient(setattr)
     # A response that comes too late on a busy machine would be a lost one.
-    for module in (instrument, worker):
-        for name in ("_FAREWELL", "SHUTDOWN_TIMEOUT"):
-            setattr(module, name, 60.0)
+    runtime._SHUTDOWN_TIMEOUT = 60.0  # type: ignore[misc]
+    worker.SHUTDOWN_TIMEOUT = 60.0  # type: ignore[misc]
     signal.signal(signal.SIGTERM, stop)
     # Before byline's own, so that it runs after that.
     atexit.register(lambda: print(json.dumps(internal_metrics.counter_values()), flush=True))
