@@ -255,6 +255,23 @@ def test_a_span_of_another_request_changes_nothing(app: App) -> None:
     assert "gen_ai.response.id" not in next(span for span in spans if span.scope != "byline").attributes
 
 
+def test_a_span_of_another_provider_changes_nothing(app: App) -> None:
+    """It does not reach the destination that has byline's own span."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    with Receiver() as receiver:
+        byline.instrument(tracer_provider=provider, destinations=[OTLP(receiver.url, label="other")])
+        with app.request():
+            tracer = provider.get_tracer("openinference.instrumentation.langchain")
+            span = in_other_context(lambda: tracer.start_span("ChatOpenAI"))
+            body = app.call()
+            span.set_attributes(OPENINFERENCE)
+            span.end()
+        (own,) = app.spans()
+        assert costs([own]) == [body["usage"]["cost"]]
+        assert [other.scope for other in receiver.spans] == ["openinference.instrumentation.langchain"]
+        assert costs(receiver.spans) == []
+
+
 def make_later(app: App, parent: Any, times: tuple[int, int]) -> None:
     """Make a span as LangSmith does: in a thread of its own, below the span that was current then."""
 

@@ -232,6 +232,9 @@ def _best_match(call: _Call, candidates: deque[_Call], *, is_own: bool, needs_sa
 
 def _match(other: _Call, own: _Call) -> int:
     """Return how well an instrumentation's span and one of byline's own fit as spans of one call, 0 if not at all."""
+    inner, outer = own.state(), other.state()
+    if inner is not None and outer is not None and not _reaches_destinations(outer, inner):
+        return 0
     if other.response_id is not None and own.response_id is not None:
         return 100 if other.response_id == own.response_id else 0
     if not other.start <= own.start < max(other.end, other.start + 1):
@@ -239,11 +242,14 @@ def _match(other: _Call, own: _Call) -> int:
     if other.models and own.models:
         if not other.models & own.models:
             return 0
-    else:
-        inner, outer = own.state(), other.state()
-        if inner is None or outer is None or all(ancestor is not outer for ancestor in _ancestors(inner)):
-            return 0
+    elif inner is None or outer is None or all(ancestor is not outer for ancestor in _ancestors(inner)):
+        return 0
     return 1 + 8 * (other.tokens == own.tokens) + 4 * (own.end <= other.end) + 2 * (not own.failed)
+
+
+def _reaches_destinations(other: SpanState, own: SpanState) -> bool:
+    """Return whether every destination that receives byline's own span receives the other span as well."""
+    return not own.destinations & ~other.destinations and (other.is_sampled or not own.is_sampled)
 
 
 def _call_spans(state: SpanState) -> _CallSpans:
