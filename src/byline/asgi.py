@@ -20,7 +20,7 @@ from byline.genai.tracer_provider import has_tracer_provider
 from byline.inbound.body import DEFAULT_LIMIT, BodyBuffer, is_json, parse_length
 from byline.inbound.reader import GROUPS, ClaimReader, Identity, Trust
 from byline.inbound.request import plain_headers, require_protocol
-from byline.request_context import RequestContext
+from byline.request_context import DEFAULT_AFTER_RESPONSE, RequestContext, validate_after_response
 
 #: The key of a scope that this middleware handles already, so that a second middleware passes the request on.
 _CONTEXT_KEY: Final = "byline.request_context"
@@ -61,9 +61,11 @@ class AttributionMiddleware:
             body is passed on unchanged, but claims in the body are not read.
         app_span: ``"auto"`` creates a server span if the request has none and a tracer provider is
             set; ``False`` never does; ``True`` does so even if the app inside seems to create one.
+        after_response: Seconds after the response in which tasks and threads that the request left behind are still
+            attributed to it; ``None`` for no limit. See `byline.unbound`.
 
     Raises:
-        SettingError: ``byline.E011`` to ``byline.E016`` and ``byline.E018``, at construction.
+        SettingError: ``byline.E010`` to ``byline.E016`` and ``byline.E018``, at construction.
 
     Example:
         >>> from starlette.applications import Starlette
@@ -80,11 +82,13 @@ class AttributionMiddleware:
         trust: Trust = GROUPS,
         body_limit: int = DEFAULT_LIMIT,
         app_span: ServerSpanSetting = "auto",
+        after_response: float | None = DEFAULT_AFTER_RESPONSE,
     ) -> None:
         require_protocol(app, "asgi")
         self.app = app
         self._reader = ClaimReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
         self._app_span = server_span.validate_app_span(app_span)
+        self._after_response = validate_after_response(after_response)
         self._otel_middleware: ASGIApp | None = None
         self._detector: server_span.ServerSpanDetector | None = None
 
@@ -139,7 +143,7 @@ class AttributionMiddleware:
     ) -> None:
         if InstrumentationCheck.pending:
             InstrumentationCheck.warn_if_not_instrumented()
-        context = RequestContext(self._reader, scope)
+        context = RequestContext(self._reader, scope, after_response=self._after_response)
         if adds_attributes:
             set_server_span(context, span)
             send = _add_attributes_before_end(context, send)
@@ -157,6 +161,7 @@ class AttributionMiddleware:
                 pass
             if adds_attributes:
                 server_span.set_request_attributes(context)
+            context.end()
 
     def _app_makes_server_span(self, scope: Scope) -> bool:
         if self._detector is None:
@@ -171,9 +176,12 @@ def _add_attributes_before_end(context: RequestContext, send: Send) -> Send:
     """Set the request attributes on the server span just before the message that makes its owner end the span."""
 
     async def send_message(message: Message) -> None:
-        if message["type"] in _LAST_MESSAGES and not message.get("more_body", False):
+        is_last = message["type"] in _LAST_MESSAGES and not message.get("more_body", False)
+        if is_last:
             server_span.set_request_attributes(context)
         await send(message)
+        if is_last and message["type"].startswith("http."):
+            context.response_sent = True
 
     return send_message
 

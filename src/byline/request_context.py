@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
+import time
 from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +17,7 @@ from byline.inbound.claim_set import ClaimSet, attribution_fields
 from byline.inbound.reader import ClaimReader
 from byline.inbound.request import Request, request_of
 from byline.request_spans import RequestSpans
+from byline.settings import SettingError
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -24,8 +27,19 @@ if TYPE_CHECKING:
 #: One lock for all contexts: the guarded sections are short and rare.
 _lock: Final = fork_safe_lock()
 _keys: Final = itertools.count(1)
+#: Seconds after the response in which work that the request left behind is still attributed to the request.
+DEFAULT_AFTER_RESPONSE: Final = 300.0
 
 AttributeValue = str | bool | int | float | tuple[str, ...]
+
+
+def validate_after_response(after_response: float | None) -> float:
+    """Return the setting in seconds. Raises `SettingError` ``byline.E010`` if it cannot be used."""
+    if after_response is None:
+        return math.inf
+    if isinstance(after_response, int | float) and not isinstance(after_response, bool) and after_response >= 0:
+        return float(after_response)
+    raise SettingError("byline.E010", f"after_response={after_response!r}", "pass seconds, or None for no limit")
 
 
 class UsageTotals:
@@ -67,6 +81,7 @@ class RequestContext:
 
     Attributes:
         parent: The context that `byline.bound` was entered in.
+        response_sent: Whether the last message of the response has been sent.
         body: The buffer of the request body, ``None`` if the body is not read.
         server_span: The server span of the request, from byline or another instrumentation.
         server_span_ends_first: Whether the server span was made inside the middleware and therefore ends before
@@ -80,11 +95,13 @@ class RequestContext:
     __slots__ = (
         "__weakref__",
         "_attribution_below",
+        "_after_response",
         "_body_was_complete",
         "_bound",
         "_bound_rejected",
         "_claimed",
         "_claims_rejected",
+        "_expires_at",
         "_key",
         "_merged",
         "_reader",
@@ -94,6 +111,7 @@ class RequestContext:
         "_usage",
         "body",
         "parent",
+        "response_sent",
         "scope_or_environ",
         "server_span",
         "server_span_attributes",
@@ -107,10 +125,14 @@ class RequestContext:
         reader: ClaimReader | None = None,
         scope_or_environ: MutableMapping[str, Any] | None = None,
         parent: RequestContext | None = None,
+        after_response: float = DEFAULT_AFTER_RESPONSE,
     ) -> None:
         self._reader = reader
         self.scope_or_environ = scope_or_environ
         self.parent = parent
+        self.response_sent = False
+        self._after_response = after_response
+        self._expires_at: float | None = None
         self.body: BodyBuffer | None = None
         self.server_span: Span | None = None
         self.server_span_ends_first = False
@@ -196,6 +218,39 @@ class RequestContext:
                     spans = self._spans = new_spans
         return spans
 
+    def end(self) -> None:
+        """Note that the response, or the block of `byline.bound`, is over.
+
+        Tasks and threads that it left behind still have the context, for a limited time.
+        """
+        self._expires_at = time.monotonic() + self._after_response
+        if self._spans is not None:
+            self._spans.expires_at = self._expires_at
+
+    @property
+    def expires_at(self) -> float | None:
+        """When the context expires, by `time.monotonic`; ``None`` while the request or the block lasts."""
+        return self._expires_at
+
+    def is_expired(self) -> bool:
+        """Return whether work that starts now in this context is no longer work of the request.
+
+        A part of a request lasts at least as long as its own block, which may outlive the request.
+        """
+        context: RequestContext | None = self
+        expires_at = 0.0
+        while context is not None:
+            if context._expires_at is None:
+                return False
+            expires_at = context._expires_at
+            context = context.parent
+        return time.monotonic() > expires_at
+
+    def is_after_response(self) -> bool:
+        """Return whether the response has been sent."""
+        root = self.root()
+        return root.response_sent or root._expires_at is not None
+
     def is_complete(self) -> bool:
         """Return whether the whole request, body included, has been read by the app."""
         return self.body is None or self.body.is_complete()
@@ -241,10 +296,16 @@ class RequestContext:
 
 _current: Final[ContextVar[RequestContext | None]] = ContextVar("byline_request_context", default=None)
 
-#: Return the current request context, ``None`` outside a request or a job.
-current_context = _current.get
 attach = _current.set
 detach = _current.reset
+
+
+def current_context() -> RequestContext | None:
+    """Return the current request context; ``None`` outside a request or a job, and long after its end."""
+    context = _current.get()
+    if context is not None and context.expires_at is not None and context.is_expired():
+        return None
+    return context
 
 
 def current() -> Attribution:

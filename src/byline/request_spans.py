@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,7 @@ class RequestSpans:
         is_complete: Whether the whole request, body included, had been read by then.
         parent: The spans of the request that this part belongs to.
         root: The spans of the whole request.
+        expires_at: When work that starts is no longer work of the request, see `RequestContext.expires_at`.
         server_span_id: The span id of the server span, 0 if the request has none.
         has_steps: Whether the request, or a part of it, names a step of its trace.
         trace_key: A text that is unique to this request within its trace; ids of steps are made from it.
@@ -43,6 +45,7 @@ class RequestSpans:
         "_server_span",
         "attribution",
         "call_spans",
+        "expires_at",
         "exported_attributes",
         "has_steps",
         "is_complete",
@@ -62,6 +65,7 @@ class RequestSpans:
         self.is_complete = False
         self.parent: RequestSpans | None = None if context.parent is None else context.parent.spans()
         self.root: RequestSpans = self if self.parent is None else self.parent.root
+        self.expires_at = context.expires_at
         self.server_span_id = 0
         self.has_steps = False
         self.trace_key = ""
@@ -74,7 +78,7 @@ class RequestSpans:
         if self.parent is None and server_span is not None and server_span.is_recording():
             span_context = server_span.get_span_context()
             self.server_span_id = span_context.span_id
-            self.trace_key = f"{span_context.trace_id:032x}{span_context.span_id:016x}"
+            self.trace_key = build_trace_key(span_context.trace_id, span_context.span_id, context.key)
             self._server_span = weakref.ref(server_span)
 
     def server_span_ended(self) -> bool:
@@ -105,6 +109,10 @@ class RequestSpans:
         with _lock:
             self.version += 1
 
+    def is_expired(self) -> bool:
+        """Return whether work that starts now is no longer work of the request."""
+        return self.root.expires_at is not None and time.monotonic() > self.root.expires_at
+
     def refresh(self) -> None:
         """Copy the current attribution from the request context, unless that is gone."""
         if self.parent is not None:
@@ -122,6 +130,15 @@ class RequestSpans:
             self.attribution = current
             if current.span_name:
                 self.root.has_steps = True
+
+
+def build_trace_key(trace_id: int, span_id: int, request_key: int) -> str:
+    """Return a text that no other request has.
+
+    The ids tell processes apart. The request key tells requests apart whose caller sent the same trace id, if an id
+    generator of the app repeats span ids.
+    """
+    return f"{trace_id:032x}{span_id:016x}{request_key:x}"
 
 
 class TraceValues:

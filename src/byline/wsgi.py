@@ -19,7 +19,7 @@ from byline.inbound.body import DEFAULT_LIMIT
 from byline.inbound.reader import GROUPS, ClaimReader, Identity, Trust
 from byline.inbound.request import require_protocol
 from byline.inbound.wsgi_input import tee_wsgi_input
-from byline.request_context import RequestContext
+from byline.request_context import DEFAULT_AFTER_RESPONSE, RequestContext, validate_after_response
 from byline.settings import SettingError
 
 Environ = dict[str, Any]
@@ -56,9 +56,11 @@ class AttributionMiddleware:
         app_span: ``"auto"`` creates a server span if the request has none and a tracer provider is
             set (needs ``byline[wsgi]``); ``False`` never does; ``True`` does so even if the app
             inside seems to create one.
+        after_response: Seconds after the response in which threads that the request left behind are still attributed
+            to it; ``None`` for no limit. See `byline.unbound`.
 
     Raises:
-        SettingError: ``byline.E011`` to ``byline.E018``, at construction.
+        SettingError: ``byline.E010`` to ``byline.E018``, at construction.
 
     Example:
         >>> def app(environ, start_response):
@@ -76,11 +78,13 @@ class AttributionMiddleware:
         trust: Trust = GROUPS,
         body_limit: int = DEFAULT_LIMIT,
         app_span: ServerSpanSetting = "auto",
+        after_response: float | None = DEFAULT_AFTER_RESPONSE,
     ) -> None:
         require_protocol(app, "wsgi")
         self.app = app
         self._reader = ClaimReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
         self._app_span = server_span.validate_app_span(app_span)
+        self._after_response = validate_after_response(after_response)
         self._spans = WsgiServerSpans() if app_span is True else None
         self._detector: server_span.ServerSpanDetector | None = None
 
@@ -92,7 +96,7 @@ class AttributionMiddleware:
             InstrumentationCheck.warn_if_not_instrumented()
         deferred.run_deferred()
         python_context = copy_context()
-        context = RequestContext(self._reader, environ)
+        context = RequestContext(self._reader, environ, after_response=self._after_response)
         environ[_CONTEXT_KEY] = context
         context.body = tee_wsgi_input(environ, self._reader.body_limit)
         python_context.run(request_context.attach, context)
@@ -158,6 +162,7 @@ def _finish(
     context: RequestContext, span: WsgiServerSpan | None, python_context: Context, error: BaseException | None = None
 ) -> None:
     server_span.set_request_attributes(context)
+    context.end()
     # Otherwise the request context, the environ and the body would keep each other alive.
     if context.scope_or_environ is not None:
         context.scope_or_environ.pop(_CONTEXT_KEY, None)

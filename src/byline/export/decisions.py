@@ -80,8 +80,8 @@ class ExportDecisions:
 
     def keep(self, span_copy: SpanCopy) -> bool:
         """Return whether a selected span that has ended is exported, and record the decision."""
-        self._parents.pop(span_copy.context.span_id, None)
         state = span_copy.state
+        self._parents.pop(id(state), None)
         if self._passes_filters is None or (state is not None and state.decisions.get(self.destination_id)):
             return True
         if self._passes_filters(span_copy):
@@ -126,7 +126,8 @@ class ExportDecisions:
             return False
         parent.decisions[self.destination_id] = True
         if span_copy is not None and parent.ended is None:
-            self._parents[parent.span_id] = (parent, span_copy)
+            # Not by span id, which another trace may have as well.
+            self._parents[id(parent)] = (parent, span_copy)
             while len(self._parents) > _MAX_PARENTS:
                 self._parents.popitem(last=False)
         return True
@@ -139,7 +140,7 @@ class ExportDecisions:
         """
         unended = [each for each in self._parents.values() if everything or each[0].span is None]
         for state, _ in unended:
-            del self._parents[state.span_id]
+            del self._parents[id(state)]
         return unended
 
     @property

@@ -8,6 +8,7 @@ from typing import Final, Literal
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, Span
+from opentelemetry.trace import SpanKind
 
 from byline import deferred, errors, settings
 from byline.attribution import is_printable
@@ -15,6 +16,7 @@ from byline.gateways.keys import find_alias, hash_key
 from byline.genai import attributes as names
 from byline.genai import classify, server_span
 from byline.genai.attributes import (
+    AFTER_RESPONSE,
     ATTRIBUTION,
     GENERATION_NAME,
     METADATA,
@@ -27,7 +29,7 @@ from byline.genai.call_spans import await_calls, on_llm_span_end
 from byline.genai.fast_attributes import peek_attributes, set_attributes
 from byline.genai.span_correlation import on_llm_span_start
 from byline.genai.span_state import SpanListener, SpanStateProcessor, start_state
-from byline.request_context import RequestContext, current_context
+from byline.request_context import RequestContext
 from byline.settings import SettingError
 
 Stamp = Literal["llm", "all"]
@@ -83,7 +85,7 @@ class AttributionSpanProcessor(SpanStateProcessor):
             if state.is_llm:
                 if context is not None:
                     _set_attribution(span, context, rename=True)
-                elif current_context() is None:
+                elif not state.is_outside_request and span.kind is not SpanKind.SERVER:
                     copy_from_parent(span, parent_context)
                 await_calls(state)
                 on_llm_span_start(span)
@@ -210,6 +212,8 @@ def copy_from_parent(span: Span, parent_context: otel_context.Context | None) ->
 
 def _set_attribution(span: Span, context: RequestContext, *, rename: bool) -> None:
     attributes = request_attributes(context)
+    if context.is_after_response():
+        attributes = {AFTER_RESPONSE: True, **attributes}
     if not attributes:
         return
     present = peek_attributes(span)

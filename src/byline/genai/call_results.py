@@ -111,11 +111,15 @@ class CallResults:
         if peek_attributes(span).get("logfire.span_type") != "log":
             return None
         with self._lock:
-            entry = self._entries.pop(_second_span_key(span, state), None)
+            key = _second_span_key(span, state)
+            entry = self._entries.get(key)
             if entry is None:
                 return None
-            self._size -= entry.size
-        return entry.pending[0] if entry.pending else None
+            result = entry.pending.popleft() if entry.pending else None
+            if not entry.pending:
+                del self._entries[key]
+                self._size -= entry.size
+        return result
 
     def assign(self, state: SpanState, response_id: str | None) -> None:
         """Note that this span carries tokens and cost of the response; model calls around it do not."""

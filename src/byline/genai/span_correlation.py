@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import Span
 from byline.genai import classify
 from byline.genai.fast_attributes import peek_attributes
 from byline.genai.span_state import state_of
+from byline.request_context import current_context
 
 #: The LLM span that started last in this context: some instrumentations never make their span current.
 _last_llm_span: Final[ContextVar[weakref.ref[Span] | None]] = ContextVar("byline_last_llm_span", default=None)
@@ -27,19 +28,25 @@ class PendingSpan:
         scope: The instrumentation scope of the span.
         name: The name of the span, if the same scope makes other spans before.
         callback: Called once, with the span.
+        request_key: The key of the request that sent the LLM request.
     """
 
-    __slots__ = ("callback", "name", "scope")
+    __slots__ = ("callback", "name", "request_key", "scope")
 
-    def __init__(self, scope: str, name: str | None, callback: Callable[[Span], None]) -> None:
+    def __init__(self, scope: str, name: str | None, callback: Callable[[Span], None], request_key: int) -> None:
         self.scope = scope
         self.name = name
+        self.request_key = request_key
         self.callback: Callable[[Span], None] | None = callback
 
     def offer(self, span: Span) -> None:
         """Take a span that has started, if it is the awaited one."""
         callback, scope = self.callback, span.instrumentation_scope
         if callback is None or scope is None or scope.name != self.scope or self.name not in (None, span.name):
+            return
+        state = state_of(span)
+        if state is None or state.request_key != self.request_key:
+            # A worker that the request has started has a copy of its context.
             return
         if classify.is_model_call(span.name, peek_attributes(span)):
             self.callback = None
@@ -72,8 +79,12 @@ def find_llm_span() -> Span | None:
     current = trace.get_current_span()
     reference = _last_llm_span.get()
     last = None if reference is None else reference()
+    if last is not None and not _is_of_current_request(last):
+        last = None
     state = state_of(current)
-    if state is not None and state.is_llm and isinstance(current, Span) and current.is_recording():
+    # A thread without the request's context is led back to the request by the current span.
+    in_request = current_context() is None or _is_of_current_request(current)
+    if in_request and state is not None and state.is_llm and isinstance(current, Span) and current.is_recording():
         if last is None or not last.is_recording() or state.is_model_call:
             return current
         last_state = state_of(last)
@@ -84,3 +95,19 @@ def find_llm_span() -> Span | None:
     if context.is_valid and last.get_span_context().trace_id != context.trace_id:
         return None
     return last
+
+
+def _is_of_current_request(span: trace.Span) -> bool:
+    """Return whether a span started in the current request, or before the current job.
+
+    A request that an app sends to itself, without a server, runs in the context of the outer request.
+    """
+    state = state_of(span)
+    if state is None:
+        return False
+    context = current_context()
+    if context is None:
+        return not state.started_in
+    if not state.started_in:
+        return context.request() is None
+    return state.started_in == context.key

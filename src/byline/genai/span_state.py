@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanContext, SpanKind
 from byline.genai import classify
 from byline.genai.fast_attributes import peek_attributes
 from byline.request_context import RequestContext, current_context
-from byline.request_spans import RequestSpans
+from byline.request_spans import RequestSpans, build_trace_key
 
 _STATE: Final = "_byline_state"
 #: Attributes that identify an LLM span. Long conversations push them out of the SDK's attribute limit.
@@ -39,6 +39,8 @@ class SpanState:
         is_llm: Whether the span stands for a model call, an agent step or a tool call.
         identifying_attributes: The attributes by which that was known at the start.
         has_llm_descendant: Whether the span is an LLM span or has one below it.
+        is_outside_request: Whether the span started so long after the request of its parent that it is no part of it.
+        started_in: The key of the request in whose context the span started, 0 outside requests.
         is_side_span: Whether byline's own provider recorded the span because the app's sampler dropped its request.
         attempt_failed: Whether an earlier attempt of the same call left an error on the span.
         cost: The cost in USD as byline found it; some instrumentations overwrite the attribute as they end.
@@ -59,6 +61,8 @@ class SpanState:
     is_llm = False
     identifying_attributes: Mapping[str, Any] = {}
     has_llm_descendant = False
+    is_outside_request = False
+    started_in = 0
     is_side_span = False
     attempt_failed = False
     cost: float | None = None
@@ -114,7 +118,7 @@ class SpanState:
         """The key of the span's request, 0 outside requests; known also when the context is released."""
         state: SpanState | None = self
         while state is not None:
-            if state._request_key:
+            if state._request_key or state.is_outside_request:
                 return state._request_key
             state = state.parent
         return 0
@@ -126,7 +130,7 @@ class SpanState:
             context = self.request_context
             if context is not None:
                 self._request_spans = _request_spans(context)
-            elif self._context is None and self.parent is not None:
+            elif self._context is None and self.parent is not None and not self.is_outside_request:
                 # Another server span within the request, which has no context of its own, is part of it.
                 return self.parent.request_spans
         return self._request_spans
@@ -269,13 +273,35 @@ def start_state(
             context = None
     state = SpanState(span, own_context, parent)
     setattr(span, _STATE, state)
-    if context is None and parent is not None:
-        context = parent.request_context
+    if context is not None:
+        state.started_in = context.key
+    if parent is not None:
+        context = _choose_request(context, state, parent, is_explicit=parent_context is not None)
     if context is not None and belongs_to_request(context, span):
         state.link_to_request(context)
     if classify.is_llm_span(span):
         state.mark_as_llm(peek_attributes(span))
     return state
+
+
+def _choose_request(
+    context: RequestContext | None, state: SpanState, parent: SpanState, *, is_explicit: bool
+) -> RequestContext | None:
+    """Return the request of a span that starts, given the current request context and the parent span."""
+    if context is None:
+        context = parent.request_context
+        request_spans = parent.request_spans if context is None else None
+        expired = (context is not None and context.is_expired()) or (
+            request_spans is not None and request_spans.is_expired()
+        )
+        state.is_outside_request = expired or parent.is_outside_request
+        return None if expired else context
+    # A worker that one request has started makes spans for others, and names the parent (LangChain, LiteLLM).
+    if is_explicit and parent.request_key not in (0, context.key):
+        current = trace.get_current_span().get_span_context()
+        if (current.trace_id, current.span_id) != (parent.trace_id, parent.span_id):
+            return parent.request_context
+    return context
 
 
 def _end_state(state: SpanState, span: ReadableSpan, context: SpanContext) -> None:
@@ -329,7 +355,7 @@ def receive_end(state: SpanState, span: Span, destination: int) -> None:
     state.destinations |= destination
     request_spans = state.request_spans
     if request_spans is not None and not request_spans.root.trace_key:
-        request_spans.root.trace_key = f"{state.trace_id:032x}{state.span_id:016x}"
+        request_spans.root.trace_key = build_trace_key(state.trace_id, state.span_id, state.request_key)
     ancestor = state.parent
     while ancestor is not None and not ancestor.destinations & destination:
         if share_provider(ancestor.span, span):

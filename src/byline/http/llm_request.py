@@ -94,13 +94,14 @@ class LLMRequest:
         result.key_hash = key_hash_from_headers(headers)
         self._is_fallback_span = False
         self._invocation = genai_util_attributes()
+        context = request_context.current_context()
+        self._request_key = 0 if context is None else context.key
         self.span = self._find_span()
         state = self._state
-        self.context = request_context.current_context() or (None if state is None else state.request_context)
-        if self.context is not None:
-            self._request_key = self.context.key
-        else:
-            self._request_key = 0 if state is None else state.request_key
+        if state is not None and state.request_key and state.request_key != self._request_key:
+            # A thread without the request's context, or a span whose parent is of another request.
+            context, self._request_key = state.request_context, state.request_key
+        self.context = context
         self.headers, self.body = gateway_exchange.inject(
             gateway, path, headers, body, members, context=self.context, span=self.span
         )
@@ -139,7 +140,7 @@ class LLMRequest:
             await_llm_span(None)
             return made
         later = fallback_span.instrumentation_creates_span_later(self._parser.name)
-        await_llm_span(None if later is None else PendingSpan(*later, self._on_span_found))
+        await_llm_span(None if later is None else PendingSpan(*later, self._on_span_found, self._request_key))
         return None
 
     def restore_headers(self, headers: MutableMapping[str, Any]) -> None:
