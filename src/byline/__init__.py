@@ -2,7 +2,7 @@
 
 from byline import destinations, gateways
 from byline.attribution import Attribution
-from byline.bound import bound
+from byline.bound import bound, unbound
 from byline.instrument import flush, instrument, stats, uninstrument
 from byline.request_context import bind, current
 from byline.settings import SettingError
@@ -18,5 +18,6 @@ __all__ = [
     "gateways",
     "instrument",
     "stats",
+    "unbound",
     "uninstrument",
 ]

@@ -1,4 +1,4 @@
-"""`bound` sets an attribution for a job, a script, a test, or a part of a request."""
+"""`bound` sets an attribution for a job, a script, a test, or a part of a request; `unbound` removes it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager
 from contextvars import Token
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
+
+from opentelemetry import context as otel_context
 
 from byline import request_context
 from byline.request_context import RequestContext
@@ -17,43 +19,37 @@ from byline.request_context import RequestContext
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class bound:  # noqa: N801 - used like a function
-    """Bind an attribution to a block or to a function, inside a request or outside one.
+#: An unbound block has an OpenTelemetry context without a current span, so that its spans start traces of their own.
+_NO_SPAN: Final = otel_context.Context()
 
-    Within a request the fields are added to the request's attribution until the block ends; outside a request
-    they are the whole attribution. Also a decorator of functions, coroutine functions, generators and async
-    generators: each call has its own request context. A generator has one from its first item to its last,
-    and the consumer's context is unchanged between two items.
 
-    Args:
-        **fields: Attribution fields, as for `byline.bind`.
+class _Attached(NamedTuple):
+    token: Token[RequestContext | None]
+    otel_token: Any
 
-    Example:
-        >>> import byline
-        >>> @byline.bound(session_id="nightly", tags=["batch"])
-        ... def job():
-        ...     return byline.current().session_id
-        >>> job()
-        'nightly'
-    """
 
-    def __init__(self, **fields: Any) -> None:
-        self._fields = fields
+class _Block:
+    """A context manager and decorator that runs code in a request context of its own."""
+
+    def __init__(self) -> None:
         # Not a stack, because tasks and threads that share this object leave in any order.
-        self._tokens: WeakKeyDictionary[RequestContext, Token[RequestContext | None]] = WeakKeyDictionary()
+        self._attached: WeakKeyDictionary[RequestContext, _Attached] = WeakKeyDictionary()
 
-    def __enter__(self) -> bound:
+    def _enter(self) -> None:
         new = self._new_context()
-        self._tokens[new] = request_context.attach(new)
-        return self
+        self._attached[new] = _attach(new)
+
+    def _new_context(self) -> RequestContext:
+        raise NotImplementedError
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        entered = request_context.current_context()
-        token = self._tokens.pop(entered, None) if entered is not None else None
-        if token is not None:
-            _detach_quietly(token)
+        context = request_context.attached()
+        attached = self._attached.pop(context, None) if context is not None else None
+        if attached is not None and context is not None:
+            _detach_quietly(attached)
+            context.end()
 
     def __call__(self, function: F) -> F:
         """Return a wrapper of the function, each call of which runs with this attribution."""
@@ -65,22 +61,17 @@ class bound:  # noqa: N801 - used like a function
 
             @functools.wraps(function)
             async def coroutine(*args: Any, **kwargs: Any) -> Any:
-                with _attached(self._new_context()):
+                with _running(self._new_context()):
                     return await function(*args, **kwargs)
 
             return cast("F", coroutine)
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            with _attached(self._new_context()):
+            with _running(self._new_context()):
                 return function(*args, **kwargs)
 
         return cast("F", call)
-
-    def _new_context(self) -> RequestContext:
-        new = RequestContext(parent=request_context.current_context())
-        new.bind(self._fields)
-        return new
 
     def _wrap_generator(self, function: Callable[..., Generator[Any, Any, Any]]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -95,11 +86,15 @@ class bound:  # noqa: N801 - used like a function
                     with _attached(new):
                         item = step()
                 except StopIteration as stop:
+                    new.end()
                     return stop.value
+                except BaseException:
+                    new.end()
+                    raise
                 try:
                     sent = yield item
                 except GeneratorExit:
-                    with _attached(new):
+                    with _running(new):
                         inner.close()
                     raise
                 except BaseException as error:
@@ -120,11 +115,15 @@ class bound:  # noqa: N801 - used like a function
                     with _attached(new):
                         item = await step()
                 except StopAsyncIteration:
+                    new.end()
                     return
+                except BaseException:
+                    new.end()
+                    raise
                 try:
                     sent = yield item
                 except GeneratorExit:
-                    with _attached(new):
+                    with _running(new):
                         await inner.aclose()
                     raise
                 except BaseException as error:
@@ -135,19 +134,101 @@ class bound:  # noqa: N801 - used like a function
         return generator
 
 
+class bound(_Block):  # noqa: N801 - used like a function
+    """Bind an attribution to a block or to a function, inside a request or outside one.
+
+    Within a request the fields are added to the request's attribution until the block ends; outside a request
+    they are the whole attribution. Also a decorator of functions, coroutine functions, generators and async
+    generators: each call has its own request context. A generator has one from its first item to its last,
+    and the consumer's context is unchanged between two items.
+
+    Args:
+        **fields: Attribution fields, as for `byline.bind`.
+
+    Example:
+        >>> import byline
+        >>> @byline.bound(session_id="nightly", tags=["batch"])
+        ... def job():
+        ...     return byline.current().session_id
+        >>> job()
+        'nightly'
+    """
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__()
+        self._fields = fields
+
+    def __enter__(self) -> bound:
+        self._enter()
+        return self
+
+    def _new_context(self) -> RequestContext:
+        new = RequestContext(parent=request_context.current_context())
+        new.bind(self._fields)
+        return new
+
+
+class unbound(_Block):  # noqa: N801 - used like a function
+    """Run a block or a function outside every request: nothing in it is attributed, and its spans start new traces.
+
+    For work that a request starts and that serves others from then on: the consumer of a queue, a scheduler, a
+    connection pool. Python copies the context of the request to the tasks and threads that are started in it, so
+    that their LLM calls would be attributed to that request. `bound` inside the block sets an attribution anew.
+
+    Also a decorator of functions, coroutine functions, generators and async generators.
+
+    Example:
+        >>> import byline
+        >>> @byline.unbound()
+        ... def consume(jobs):
+        ...     for job in jobs:
+        ...         with byline.bound(user_id=job):
+        ...             yield byline.current()
+        >>> with byline.bound(user_id="ada", session_id="s-1"):
+        ...     [(each.user_id, each.session_id) for each in consume(["bob", "carol"])]
+        [('bob', None), ('carol', None)]
+    """
+
+    def __enter__(self) -> unbound:
+        self._enter()
+        return self
+
+    def _new_context(self) -> RequestContext:
+        context = RequestContext(after_response=-1.0)
+        context.end()
+        return context
+
+
+def _attach(new: RequestContext) -> _Attached:
+    otel_token = otel_context.attach(_NO_SPAN) if new.is_expired() else None
+    return _Attached(request_context.attach(new), otel_token)
+
+
 @contextmanager
 def _attached(new: RequestContext) -> Generator[None, None, None]:
-    token = request_context.attach(new)
+    attached = _attach(new)
     try:
         yield
     finally:
-        _detach_quietly(token)
+        _detach_quietly(attached)
 
 
-def _detach_quietly(token: Token[RequestContext | None]) -> None:
+@contextmanager
+def _running(new: RequestContext) -> Generator[None, None, None]:
+    """Attach a context for a whole run, which ends the context."""
     try:
-        request_context.detach(token)
+        with _attached(new):
+            yield
+    finally:
+        new.end()
+
+
+def _detach_quietly(attached: _Attached) -> None:
+    try:
+        request_context.detach(attached.token)
     except ValueError:
         # The block was left in another ``contextvars`` context, as async generators are when they are closed
         # late. Do not change the value in that context.
         return
+    if attached.otel_token is not None:
+        otel_context.detach(attached.otel_token)

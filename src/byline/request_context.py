@@ -37,7 +37,7 @@ def validate_after_response(after_response: float | None) -> float:
     """Return the setting in seconds. Raises `SettingError` ``byline.E010`` if it cannot be used."""
     if after_response is None:
         return math.inf
-    if isinstance(after_response, int | float) and not isinstance(after_response, bool) and after_response >= 0:
+    if type(after_response) in (int, float) and after_response >= 0:
         return float(after_response)
     raise SettingError("byline.E010", f"after_response={after_response!r}", "pass seconds, or None for no limit")
 
@@ -94,8 +94,8 @@ class RequestContext:
 
     __slots__ = (
         "__weakref__",
-        "_attribution_below",
         "_after_response",
+        "_attribution_below",
         "_body_was_complete",
         "_bound",
         "_bound_rejected",
@@ -296,6 +296,8 @@ class RequestContext:
 
 _current: Final[ContextVar[RequestContext | None]] = ContextVar("byline_request_context", default=None)
 
+#: Return the attached context, also if that has expired.
+attached = _current.get
 attach = _current.set
 detach = _current.reset
 

@@ -25,6 +25,7 @@ _CALLER: Final = {
     names.ROUTE: "The route's pattern if the framework provides one (Starlette 1.7 and newer), else the path.",
     names.REQUEST_ID: "The request's id, if the request has one.",
     names.REJECTED: "Which claims were dropped and why, never their values.",
+    names.AFTER_RESPONSE: "True on a span that started after the response, or after the `bound` block of a job.",
 }
 _TOTALS: Final = {
     names.LLM_CALLS: "LLM calls of the request.",
