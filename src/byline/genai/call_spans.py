@@ -260,6 +260,9 @@ def _call_spans(state: SpanState) -> _CallSpans:
         return owner.call_spans  # type: ignore[no-any-return]
     root = state
     for ancestor in _ancestors(state):
+        if state.is_outside_request and not ancestor.is_outside_request:
+            # Each job of a worker that a request left behind is apart from the others.
+            break
         root = ancestor
     if root._call_spans is None:
         root._call_spans = _CallSpans()
