@@ -1,4 +1,4 @@
-"""One span of each call carries tokens and cost, also if an instrumentation's span shows late what it stands for."""
+"""One span of each call carries tokens and cost, also if the span of an instrumentation is recognised late."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from byline.genai.span_state import SpanState
 _MAX_CALLS: Final = 256
 #: Seconds that byline's own span waits for the end of an LLM span that may stand for its call.
 _TIMEOUT: Final = 30.0
-#: The same for a span around the call that nothing says of that it is an LLM span.
+#: The same for a span around the call that has no sign of an LLM span yet.
 _TIMEOUT_UNKNOWN: Final = 5.0
 _MAX_DEPTH: Final = 64
 
@@ -48,7 +48,7 @@ _lock: Final = fork_safe_lock()
 
 
 class _Call:
-    """What is known of the call of an ended span; the span itself is held weakly."""
+    """The call that an ended span stands for; the state of the span is held weakly."""
 
     __slots__ = ("end", "failed", "models", "response_id", "start", "state", "tokens")
 
