@@ -14,6 +14,7 @@ from byline.attribution import EMPTY, Attribution, to_trace_id
 from byline.genai import call_spans, classify
 from byline.genai.attributes import COST, ERROR_TYPE, LLM_CALLS, OPERATION_NAME, REQUEST_MODEL, RESPONSE_ID
 from byline.genai.call_results import expects_second_span, results, strip_call, strip_usage
+from byline.genai.fast_attributes import peek_attributes
 from byline.genai.span_state import SpanState
 
 
@@ -95,7 +96,7 @@ class SpanCopy:
             span.name,
             context,
             parent=span.parent,
-            attributes=dict(span.attributes or {}),
+            attributes=dict(peek_attributes(span)),
             events=span.events,
             links=span.links,
             kind=span.kind,

@@ -128,7 +128,12 @@ class Redactor:
     ) -> Mapping[str, Any]:
         """Return the attributes that may leave: the same mapping if nothing has to change."""
         changed: dict[str, Any] = {}
+        scrubs_only = not hidden and not self._private and self._mask is None
         for name, value in attributes.items():
+            # Nearly all attributes of nearly all spans.
+            is_text = scrubs_only and type(value) is str and name.isascii() and not is_secret(name)
+            if is_text and (value.isascii() if name in _IDS else scrub(value) is value):
+                continue
             new = self._redact_value(name, value, hidden, allowed)
             if new is not value or not name.isascii():
                 changed[name] = new

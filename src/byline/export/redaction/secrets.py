@@ -157,7 +157,8 @@ def scrub(text: str) -> str:
         >>> scrub("Incorrect API key provided: sk-proj-0123456789abcdef.")
         'Incorrect API key provided: ….'
     """
-    text = encodable(text)
+    if not text.isascii():
+        text = encodable(text)
     if len(text) < _MIN_TEXT:
         return text
     return _scrub_short(text) if len(text) <= _MAX_SHORT else _scrub(text)
