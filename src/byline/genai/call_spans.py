@@ -8,6 +8,7 @@ call have ended. Spans are compared only within one part of a request; outside r
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 import weakref
@@ -53,11 +54,11 @@ class _Call:
     __slots__ = ("end", "failed", "models", "response_id", "start", "state", "tokens")
 
     def __init__(self, state: SpanState, span: ReadableSpan) -> None:
-        attributes = span.attributes or {}
+        attributes = peek_attributes(span)
         self.state = weakref.ref(state)
         self.start = span.start_time or 0
         self.end = span.end_time or 0
-        self.models = frozenset(_plain_model(attributes[name]) for name in _MODELS if name in attributes)
+        self.models = frozenset([_plain_model(str(attributes[name])) for name in _MODELS if name in attributes])
         self.tokens = (_first_of(attributes, _INPUT_TOKENS), _first_of(attributes, _OUTPUT_TOKENS))
         self.response_id = attributes.get(RESPONSE_ID)
         self.failed = ERROR_TYPE in attributes or not span.status.is_ok
@@ -94,7 +95,7 @@ def await_calls(state: SpanState) -> None:
 
 def on_llm_span_end(state: SpanState, span: ReadableSpan) -> None:
     """Find the other span of the call that an ended LLM span stands for."""
-    attributes = span.attributes or {}
+    attributes = peek_attributes(span)
     known = True if state.own_result is not None else classify.model_call_or_none(span.name, attributes)
     if known is False:
         return
@@ -313,9 +314,10 @@ def _is_known_call(state: SpanState) -> bool:
     return classify.model_call_or_none(span.name, peek_attributes(span)) is True
 
 
-def _plain_model(model: Any) -> str:
+@functools.lru_cache(maxsize=1000)
+def _plain_model(model: str) -> str:
     """Return a model's name without the provider and the date, which instrumentations leave out."""
-    return _DATE.sub("", str(model).rsplit("/", 1)[-1]).lower()
+    return _DATE.sub("", model.rsplit("/", 1)[-1]).lower()
 
 
 def _first_of(attributes: Mapping[str, Any], names: tuple[str, ...]) -> Any:

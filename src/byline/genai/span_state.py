@@ -127,9 +127,12 @@ class SpanState:
     def request_spans(self) -> RequestSpans | None:
         """What the spans of the request share, ``None`` outside a request."""
         if self._request_spans is None:
-            context = self.request_context
+            context = None if self._context is None else self._context()
             if context is not None:
-                self._request_spans = _request_spans(context)
+                self._request_spans = request_spans = context.spans()
+                server_span = getattr(context.server_span, _STATE, None)
+                if request_spans.server_span_id and server_span is not None and server_span._ends_request is None:
+                    server_span._ends_request = weakref.ref(request_spans)
             elif self._context is None and self.parent is not None and not self.is_outside_request:
                 # Another server span within the request, which has no context of its own, is part of it.
                 return self.parent.request_spans
@@ -238,7 +241,11 @@ class SpanStateProcessor(SpanProcessor):
             # A provider that does not call `_on_ending`.
             state = SpanState(span, context, None)
         if state.ended is None:
-            _end_state(state, span, context)
+            state.ended = span
+            state.is_sampled = context.trace_flags.sampled
+            if not state.is_llm and classify.is_llm_span(span):
+                # The instrumentation set its attributes after the start.
+                state.mark_as_llm(peek_attributes(span))
         return state
 
 
@@ -277,7 +284,7 @@ def start_state(
         state.started_in = context.key
     if parent is not None:
         context = _choose_request(context, state, parent, is_explicit=parent_context is not None)
-    if context is not None and belongs_to_request(context, span):
+    if context is not None and (span.kind is not SpanKind.SERVER or belongs_to_request(context, span)):
         state.link_to_request(context)
     if classify.is_llm_span(span):
         state.mark_as_llm(peek_attributes(span))
@@ -304,23 +311,6 @@ def _choose_request(
     return context
 
 
-def _end_state(state: SpanState, span: ReadableSpan, context: SpanContext) -> None:
-    state.ended = span
-    state.is_sampled = context.trace_flags.sampled
-    if not state.is_llm and classify.is_llm_span(span):
-        # The instrumentation set its attributes after the start.
-        state.mark_as_llm(peek_attributes(span))
-
-
-def _request_spans(context: RequestContext) -> RequestSpans:
-    request_spans = context.spans()
-    if request_spans.server_span_id and context.server_span is not None:
-        state = state_of(context.server_span)
-        if state is not None and state._ends_request is None:
-            state._ends_request = weakref.ref(request_spans)
-    return request_spans
-
-
 def set_server_span(context: RequestContext, span: trace.Span | None) -> None:
     """Make a span the server span of a request, which also leads raw threads to the request."""
     context.server_span = span
@@ -334,13 +324,11 @@ def set_server_span(context: RequestContext, span: trace.Span | None) -> None:
 
 
 def belongs_to_request(context: RequestContext, span: ReadableSpan) -> bool:
-    """Return whether a span that starts in the context of a request belongs to that request.
+    """Return whether a span of kind SERVER that starts in the context of a request belongs to that request.
 
-    All spans do, except for a second server span: that is another request, which the server or the app started
-    in the context of this one. The first server span that the app makes becomes the server span of the request.
+    A second server span does not: that is another request, which the server or the app started in the context
+    of this one. The first server span that the app makes becomes the server span of the request.
     """
-    if span.kind is not SpanKind.SERVER:
-        return True
     if context.server_span is not None:
         return context.server_span.get_span_context() == span.get_span_context()
     if isinstance(span, Span):
