@@ -105,8 +105,8 @@ def _propagate(span_copy: SpanCopy, request_spans: RequestSpans, version: int) -
     if trace.propagated is None or trace.propagated[0] != version or trace.propagated[1] != values:
         stated = {name: value for name, value in zip(_TRACE_LEVEL, values, strict=True) if value is not None}
         is_news = _publish(request_spans, trace_id, stated)
-        found = ((name, _look_up(request_spans, trace_id, name)) for name in _TRACE_LEVEL if name not in stated)
-        missing = {name: value for name, value in found if value is not None}
+        unstated = {name: _look_up(request_spans, trace_id, name) for name in _TRACE_LEVEL if name not in stated}
+        missing = {name: value for name, value in unstated.items() if value is not None}
         if is_news:
             version += 1
             request_spans.root.note_change()

@@ -239,7 +239,11 @@ class HoldBackBuffer:
         held: deque[Any] = deque()
         leaving: list[Any] = []
         for queued in (*self._held, *batch):
-            is_held = _body_pending(queued) or is_provisional(queued.state, flushing=flushing)
+            state = queued.state
+            request_spans = None if state is None else state.request_spans
+            is_held = (request_spans is not None and request_spans.root.body_pending()) or is_provisional(
+                state, flushing=flushing
+            )
             (held if is_held else leaving).append(queued)
         while len(held) > _MAX_HELD:
             yield held.popleft()
@@ -250,11 +254,6 @@ class HoldBackBuffer:
         """Return all held spans, because the destination shuts down."""
         held, self._held = list(self._held), deque()
         return held
-
-
-def _body_pending(queued: Any) -> bool:
-    request_spans = None if queued.state is None else queued.state.request_spans
-    return request_spans is not None and request_spans.root.body_pending()
 
 
 def _belongs_to_step(span_copy: SpanCopy, ancestor: SpanState | None) -> bool:

@@ -143,7 +143,9 @@ def map_generation(span: SpanCopy) -> None:
     if model:
         attributes.setdefault(_MODEL, str(model))
     if _PARAMETERS not in attributes or not parse_json_object(attributes[_PARAMETERS]):
-        attributes[_PARAMETERS] = json_dumps(_request_parameters(attributes) or _invocation_parameters(invocation))
+        attributes[_PARAMETERS] = json_dumps(
+            _request_parameters(attributes) or (_invocation_parameters(invocation) if invocation else {})
+        )
     cost = find_cost(attributes)
     attributes.pop(COST_DETAILS, None)
     attributes.pop(names.COST, None)
@@ -220,8 +222,8 @@ def _find_completion_start(span: SpanCopy) -> str | None:
 
 def find_cost(attributes: Mapping[str, Any]) -> dict[str, float]:
     """Return the cost in USD by part, ``total`` among them; empty if none is known."""
-    amounts = (_to_number(attributes[name]) for name in filter(attributes.__contains__, _COST))
-    total = next((amount for amount in amounts if amount is not None), None)
+    amounts = [_to_number(attributes[name]) for name in _COST if name in attributes]
+    total = next((amount for amount in amounts if amount is not None), None) if amounts else None
     if not total and names.COST_SOURCE not in attributes:
         # Instrumentations write 0 if they do not know the model; Langfuse then takes the price of its model list.
         stated = _read_numbers(parse_json_object(attributes[COST_DETAILS])) if COST_DETAILS in attributes else {}

@@ -90,7 +90,7 @@ def has_content(attributes: Mapping[str, Any]) -> bool:
     """Return whether a span may carry input or output in any spelling."""
     if not _NAMES.isdisjoint(attributes):
         return True
-    return any(name.startswith(_PREFIXES) for name in attributes)
+    return bool([name for name in attributes if name.startswith(_PREFIXES)])
 
 
 def rendered_attributes(attributes: Mapping[str, Any]) -> set[str]:
