@@ -150,6 +150,7 @@ class CallResults:
                 return
             state.result = entry.pending.popleft()
             state.carries_usage = entry.assigned = True
+            state.usage_elsewhere = entry.in_gateway
 
     def is_duplicate(self, state: SpanState, response_id: object) -> bool:
         """Return whether another span carries tokens and cost of the call that this span stands for."""
@@ -160,7 +161,7 @@ class CallResults:
         entry = self._entries.get((state.request_key, response_id))
         if entry is None:
             return False
-        return entry.in_gateway or (entry.assigned and not state.carries_usage)
+        return (entry.in_gateway or entry.assigned) and not state.carries_usage
 
     def clear(self) -> None:
         """Drop everything."""
@@ -250,5 +251,7 @@ def keep_result(result: ResultAttributes, *, span: Span | None, request_key: int
             results.add_for_second_span(span, state, result)
         else:
             state.result = result
+            # Other calls of the request may have a response of the same id.
+            state.carries_usage = True
     elif response_id is not None:
         results.add(request_key, response_id, result)
