@@ -13,7 +13,7 @@ import re
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -43,6 +43,8 @@ _MODELS: Final = (
 )
 _INPUT_TOKENS: Final = (CALL_RESULT["input_tokens"], "gen_ai.usage.prompt_tokens", "llm.token_count.prompt")
 _OUTPUT_TOKENS: Final = (CALL_RESULT["output_tokens"], "gen_ai.usage.completion_tokens", "llm.token_count.completion")
+_MODEL_NAMES: Final = frozenset(_MODELS)
+_TOKENS: Final = frozenset({*_INPUT_TOKENS, *_OUTPUT_TOKENS})
 _ERRORS: Final = frozenset({ERROR_TYPE, ERROR_MESSAGE, CALL_RESULT["status_code"]})
 _DATE: Final = re.compile(r"[-@]\d{4}-?\d\d-?\d\d$")
 _lock: Final = fork_safe_lock()
@@ -69,7 +71,7 @@ class _CallSpans:
 
     Attributes:
         own: Calls of byline's own spans that have no other span.
-        others: Calls of instrumentations' spans that byline has no result for.
+        others: Ended spans of instrumentations that byline has no result for.
         open: Instrumentations' spans under way that may be model calls.
         response_ids: Ids of the responses of which a span with tokens has ended.
     """
@@ -78,7 +80,7 @@ class _CallSpans:
 
     def __init__(self) -> None:
         self.own: deque[_Call] = deque(maxlen=_MAX_CALLS)
-        self.others: deque[_Call] = deque(maxlen=_MAX_CALLS)
+        self.others: deque[weakref.ref[SpanState]] = deque(maxlen=_MAX_CALLS)
         self.open: deque[weakref.ref[SpanState]] = deque(maxlen=_MAX_CALLS)
         self.response_ids: deque[Any] = deque(maxlen=_MAX_CALLS)
 
@@ -96,34 +98,27 @@ def await_calls(state: SpanState) -> None:
 def on_llm_span_end(state: SpanState, span: ReadableSpan) -> None:
     """Find the other span of the call that an ended LLM span stands for."""
     attributes = peek_attributes(span)
-    known = True if state.own_result is not None else classify.model_call_or_none(span.name, attributes)
+    if state.own_result is not None:
+        with _lock:
+            _count_call(state, 1)
+            _find_other_span(_Call(state, span), state, _call_spans(state))
+        return
+    known = classify.model_call_or_none(span.name, attributes)
     if known is False:
         return
-    call = _Call(state, span)
+    response_id = attributes.get(RESPONSE_ID)
     with _lock:
         spans = _call_spans(state)
-        if state.own_result is not None:
-            _count_call(state, 1)
-            other = _best_match(call, spans.others, is_own=True)
-            other_state = None if other is None else other.state()
-            if other is None or other_state is None or other_state.is_exporting:
-                spans.own.append(call)
-            else:
-                spans.others.remove(other)
-                _supersede(call, state, other_state)
-            return
-        if known is None and call.response_id is not None and call.response_id in spans.response_ids:
+        if known is None and response_id is not None and response_id in spans.response_ids:
             # E.g. an operation that fetches a stored response once more.
             state.usage_elsewhere = True
             return
-        if not state.carries_usage and (known or call.models):
-            # An operation that nobody knows may be an agent's: only a response of the same id proves the same call.
-            needs_same_id = known is None and (classify.states_operation(attributes) or _has_calls(call, spans))
-            _find_own_span(call, state, spans, needs_same_id=needs_same_id)
+        if not state.carries_usage and (known or not _MODEL_NAMES.isdisjoint(attributes)):
+            _find_own_span(state, span, spans, attributes, known=known)
         if known or state.carries_usage:
             _count_call(state, 1)
-            if call.response_id is not None and call.tokens != (None, None):
-                spans.response_ids.append(call.response_id)
+            if response_id is not None and not _TOKENS.isdisjoint(attributes):
+                spans.response_ids.append(response_id)
 
 
 def begin_export(state: SpanState) -> bool:
@@ -179,11 +174,34 @@ def is_model_call(state: SpanState) -> bool:
     return not any(ancestor.is_llm and _is_known_call(ancestor) for ancestor in _ancestors(state))
 
 
-def _find_own_span(call: _Call, state: SpanState, spans: _CallSpans, *, needs_same_id: bool) -> None:
+def _find_other_span(own: _Call, own_state: SpanState, spans: _CallSpans) -> None:
+    """Let an instrumentation's span of the same call, which has ended before, take the result of byline's own."""
+    others = [state for reference in spans.others if (state := reference()) is not None and state.ended is not None]
+    other = _best_match(own, [_Call(state, state.ended) for state in others if state.ended], is_own=True)
+    other_state = None if other is None else other.state()
+    if other_state is None or other_state.is_exporting:
+        spans.own.append(own)
+    else:
+        spans.others.remove(weakref.ref(other_state))
+        _supersede(own, own_state, other_state)
+
+
+def _find_own_span(
+    state: SpanState, span: ReadableSpan, spans: _CallSpans, attributes: Mapping[str, Any], *, known: bool | None
+) -> None:
+    """Take the result of byline's own span of the same call, if there is one."""
+    states_operation = known is None and classify.states_operation(attributes)
+    if not spans.own:
+        if not states_operation:
+            spans.others.append(weakref.ref(state))
+        return
+    call = _Call(state, span)
+    # An operation that nobody knows may be an agent's: only a response of the same id proves the same call.
+    needs_same_id = states_operation or (known is None and _has_calls(call, spans))
     own = _best_match(call, spans.own, is_own=False, needs_same_id=needs_same_id)
     if own is None:
         if not needs_same_id:
-            spans.others.append(call)
+            spans.others.append(weakref.ref(state))
         return
     spans.own.remove(own)
     own_state = own.state()
@@ -222,7 +240,7 @@ def _supersede(own: _Call, own_state: SpanState, state: SpanState) -> None:
     results.assign(state, None)
 
 
-def _best_match(call: _Call, candidates: deque[_Call], *, is_own: bool, needs_same_id: bool = False) -> _Call | None:
+def _best_match(call: _Call, candidates: Iterable[_Call], *, is_own: bool, needs_same_id: bool = False) -> _Call | None:
     best, best_score = None, 0
     for each in candidates:
         score = _match(each, call) if is_own else _match(call, each)
