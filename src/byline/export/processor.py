@@ -9,6 +9,7 @@ from byline import errors, internal_metrics
 from byline.export.decisions import ExportDecisions
 from byline.export.pipeline import QueuedSpan
 from byline.export.worker import DestinationWorker
+from byline.genai.call_spans import await_calls, on_llm_span_end
 from byline.genai.span_state import SpanState, SpanStateProcessor, receive_end, start_state
 
 
@@ -48,6 +49,8 @@ class DestinationSpanProcessor(SpanStateProcessor):
     def on_span_start(self, span: Span, state: SpanState) -> None:
         """Note that this destination receives the end of the span."""
         if not self.worker.closed:
+            if state.is_llm and not state.destinations:
+                await_calls(state)
             receive_end(state, span, self._decisions.destination_id)
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -65,7 +68,9 @@ class DestinationSpanProcessor(SpanStateProcessor):
         # A provider keeps its processors for good, also those of destinations that were removed.
         if self._retired or context is None:
             return
-        state.refresh_request()
+        if state.refresh_request() and state.is_llm:
+            # Only destinations need to know which spans stand for one call.
+            on_llm_span_end(state, span)
         selected = self._decisions.preselect(span, state, sampled=state.is_sampled)
         closes = state.ends_request
         if selected is False and (closes is None or not closes.has_steps):

@@ -25,7 +25,6 @@ from byline.genai.attributes import (
     attribution_attributes,
 )
 from byline.genai.call_results import results
-from byline.genai.call_spans import await_calls, on_llm_span_end
 from byline.genai.fast_attributes import peek_attributes, set_attributes
 from byline.genai.span_correlation import on_llm_span_start
 from byline.genai.span_state import SpanListener, SpanStateProcessor, start_state
@@ -87,7 +86,6 @@ class AttributionSpanProcessor(SpanStateProcessor):
                     _set_attribution(span, context, rename=True)
                 elif not state.is_outside_request and span.kind is not SpanKind.SERVER:
                     copy_from_parent(span, parent_context)
-                await_calls(state)
                 on_llm_span_start(span)
                 result = results.pop_for_second_span(span, state)
                 if result is not None:
@@ -114,8 +112,6 @@ class AttributionSpanProcessor(SpanStateProcessor):
             if state is None:
                 return
             context = state.request_context if state.is_llm else None
-            if state.is_llm:
-                on_llm_span_end(state, span)
             if context is not None and context.root().server_span_ends_first:
                 server_span.set_request_attributes(context.root())
             for listener in self._listeners:

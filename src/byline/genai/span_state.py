@@ -143,10 +143,14 @@ class SpanState:
         """The request that is over when this span ends, ``None`` for all but server spans."""
         return None if self._ends_request is None else self._ends_request()
 
-    def refresh_request(self) -> None:
-        """Copy the attribution of the request for the export of this ended span, once for all destinations."""
+    def refresh_request(self) -> bool:
+        """Copy the attribution of the request for the export of this ended span.
+
+        Returns:
+            ``False`` if that was done already, for another destination.
+        """
         if self._is_refreshed:
-            return
+            return False
         self._is_refreshed = True
         request_spans = self.request_spans
         if request_spans is not None:
@@ -154,6 +158,7 @@ class SpanState:
         ended = self.ends_request
         if ended is not None:
             ended.refresh()
+        return True
 
     def mark_as_llm(self, attributes: Mapping[str, Any]) -> None:
         """Note that the span is an LLM span, for itself and for the spans above it."""
