@@ -15,7 +15,7 @@ from byline import errors, request_context, shutdown
 from byline.genai import server_span
 from byline.genai.attribution_processor import InstrumentationCheck
 from byline.genai.server_span import ServerSpanSetting
-from byline.genai.span_state import set_server_span
+from byline.genai.span_state import attach_nested_request, set_server_span
 from byline.genai.tracer_provider import has_tracer_provider
 from byline.inbound.body import DEFAULT_LIMIT, BodyBuffer, is_json, parse_length
 from byline.inbound.reader import GROUPS, ClaimReader, Identity, Trust
@@ -150,10 +150,13 @@ class AttributionMiddleware:
         if scope["type"] == "http" and scope.get("method") in _METHODS_WITH_BODY and self._reader.body_limit:
             receive = _tee_body(context, scope, receive, self._reader.body_limit)
         scope[_CONTEXT_KEY] = context
+        otel_token = None if request_context.attached() is None else attach_nested_request(context)
         token = request_context.attach(context)
         try:
             await self.app(scope, receive, send)
         finally:
+            if otel_token is not None:
+                otel_context.detach(otel_token)
             try:  # noqa: SIM105 - contextlib.suppress takes longer than the rest of this block
                 request_context.detach(token)
             except ValueError:

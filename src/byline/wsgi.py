@@ -12,7 +12,7 @@ from byline import deferred, errors, request_context
 from byline.genai import server_span
 from byline.genai.attribution_processor import InstrumentationCheck
 from byline.genai.server_span import ServerSpanSetting
-from byline.genai.span_state import set_server_span
+from byline.genai.span_state import attach_nested_request, set_server_span
 from byline.genai.tracer_provider import has_tracer_provider
 from byline.genai.wsgi_server_span import ADVICE, WsgiServerSpan, WsgiServerSpans
 from byline.inbound.body import DEFAULT_LIMIT
@@ -101,6 +101,9 @@ class AttributionMiddleware:
         context.body = tee_wsgi_input(environ, self._reader.body_limit)
         python_context.run(request_context.attach, context)
         span = self._start_server_span(python_context, context, environ)
+        if request_context.attached() is not None:
+            # The copied context is the request's own: nothing has to be restored.
+            python_context.run(attach_nested_request, context)
         try:
             if span is not None:
                 start_response = span.wrap_start_response(start_response)

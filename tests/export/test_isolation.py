@@ -498,3 +498,55 @@ def test_no_request_meets_another_among_many(llm_spans: Any, receivers: dict[str
         )
 
     check_isolation([choose() for _ in range(60)], llm_spans, receivers)
+
+
+def test_a_span_with_an_explicit_parent_belongs_to_the_request_of_the_parent(
+    provider: TracerProvider, exporter: InMemorySpanExporter
+) -> None:
+    """A worker that one request has started makes the spans of all, as the callbacks of LangChain and LiteLLM do."""
+    tracer = provider.get_tracer("tests.worker")
+    with byline.bound(user_id="ada", session_id="s-ada"), tracer.start_as_current_span("job"):
+        worker = contextvars.copy_context()
+    with byline.bound(user_id="bob"), tracer.start_as_current_span("job") as job:
+        parent = trace.set_span_in_context(job)
+        span = worker.run(tracer.start_span, "chat", parent, attributes=CHAT_SPAN)
+        span.end()
+    chat = exporter.get_finished_spans()[-2]
+    assert values_of(dict(chat.attributes or {}), ("user.id", "session.id")) == {"user.id": "bob"}
+
+
+@pytest.mark.parametrize("is_current", [True, False])
+def test_a_call_of_an_inner_request_leaves_the_llm_span_of_the_outer_one_alone(is_current: bool) -> None:
+    """An app that sends a request to itself, without a server, while an LLM span is open."""
+    provider: Any = trace.get_tracer_provider()
+    exporter = InMemorySpanExporter()
+    byline.instrument(tracer_provider=provider, destinations=[])
+    client = httpx2.Client(transport=httpx2.MockTransport(lambda _: httpx2.Response(200, json=CACHED)))
+    with pytest.MonkeyPatch.context() as patch:
+        processors = provider._active_span_processor
+        added = (*processors._span_processors, SimpleSpanProcessor(exporter))
+        patch.setattr(processors, "_span_processors", added)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            client.post("http://localhost:1/v1/chat/completions", json={"model": "m", "messages": []})
+
+        inner = claim(headers=[("x-session-id", "s-inner")])
+        with byline.bound(user_id="outer"):
+            span = provider.get_tracer("tests.outer").start_span("outer", attributes=CHAT_SPAN)
+            with trace.use_span(span) if is_current else contextlib.nullcontext():
+                asyncio.run(run_asgi(asgi.AttributionMiddleware(app, app_span=False), inner))
+            span.end()
+    spans = {span.name: dict(span.attributes or {}) for span in exporter.get_finished_spans()}
+    keys = ("user.id", "session.id", "gen_ai.usage.input_tokens")
+    assert values_of(spans["outer"], keys) == {"user.id": "outer"}
+    assert values_of(spans["chat m"], keys) == {"session.id": "s-inner", "gen_ai.usage.input_tokens": 1}
+
+
+def test_a_thread_of_an_inner_request_without_a_span_belongs_to_that_request(receivers: dict[str, Receiver]) -> None:
+    """The thread has only OpenTelemetry's context, in which the server span of the outer request is current."""
+    flags: dict[str, Any] = {"is_anonymous": False, "is_dropped": False, "shares_traceparent": False, "shares_trace_id": False}
+    doors: tuple[Literal["asgi", "wsgi"], ...] = ("asgi", "wsgi")
+    for door in doors:
+        inner = Tenant(door, ("thread_with_otel_context",), "litellm", has_server_span=False, **flags)
+        outer = Tenant("asgi", ("call",), "litellm", has_server_span=True, inner=inner, **flags)
+        check_isolation([outer], "auto", receivers)

@@ -12,8 +12,7 @@ from opentelemetry.sdk.trace import Span
 
 from byline.genai import classify
 from byline.genai.fast_attributes import peek_attributes
-from byline.genai.span_state import state_of
-from byline.request_context import current_context
+from byline.genai.span_state import current_request, state_of
 
 #: The LLM span that started last in this context: some instrumentations never make their span current.
 _last_llm_span: Final[ContextVar[weakref.ref[Span] | None]] = ContextVar("byline_last_llm_span", default=None)
@@ -83,7 +82,7 @@ def find_llm_span() -> Span | None:
         last = None
     state = state_of(current)
     # A thread without the request's context is led back to the request by the current span.
-    in_request = current_context() is None or _is_of_current_request(current)
+    in_request = current_request() is None or _is_of_current_request(current)
     if in_request and state is not None and state.is_llm and isinstance(current, Span) and current.is_recording():
         if last is None or not last.is_recording() or state.is_model_call:
             return current
@@ -105,7 +104,7 @@ def _is_of_current_request(span: trace.Span) -> bool:
     state = state_of(span)
     if state is None:
         return False
-    context = current_context()
+    context = current_request()
     if context is None:
         return not state.started_in
     if not state.started_in:

@@ -27,6 +27,7 @@ _IDENTIFYING: Final = classify.KEYS | {"gen_ai.request.model", "gen_ai.response.
 #: Stands for every destination in `SpanState.destinations`.
 _EVERY_DESTINATION: Final = -1
 _MAX_DEPTH: Final = 16
+_NESTED_REQUEST: Final = otel_context.create_key("byline-nested-request")
 
 
 class SpanState:
@@ -275,7 +276,7 @@ def start_state(
             parent.destinations = _EVERY_DESTINATION
         setattr(parent_span, _STATE, parent)
     own_context = span.get_span_context()
-    context = current_context()
+    context = current_request(parent_context)
     if is_ending:
         # The context in which a span ends may not be its own, and then says nothing about parent or request.
         current = parent_span.get_span_context()
@@ -314,6 +315,23 @@ def _choose_request(
         if (current.trace_id, current.span_id) != (parent.trace_id, parent.span_id):
             return parent.request_context
     return context
+
+
+def current_request(otel: otel_context.Context | None = None) -> RequestContext | None:
+    """Return the current request context, also in a thread that has only OpenTelemetry's context."""
+    context = current_context()
+    if context is None:
+        nested: Any = otel_context.get_value(_NESTED_REQUEST, otel)
+        context = None if nested is None else nested()
+    return None if context is None or context.is_expired() else context
+
+
+def attach_nested_request(context: RequestContext) -> Any:
+    """Carry a request that runs within another one in OpenTelemetry's context; returns the token to detach with.
+
+    The request may have no span of its own, so that the current span would lead a thread to the outer request.
+    """
+    return otel_context.attach(otel_context.set_value(_NESTED_REQUEST, weakref.ref(context)))
 
 
 def set_server_span(context: RequestContext, span: trace.Span | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from opentelemetry.sdk.trace import Span
 
-from byline import deferred, errors, internal_metrics, request_context
+from byline import deferred, errors, internal_metrics
 from byline.apis import ApiParser, find_parser
 from byline.call_result import CallResult
 from byline.fork import fork_safe_lock
@@ -20,7 +20,7 @@ from byline.gateways.keys import key_hash_from_headers
 from byline.genai.call_results import results
 from byline.genai.record_result import genai_util_attributes, record_result
 from byline.genai.span_correlation import PendingSpan, await_llm_span, find_llm_span
-from byline.genai.span_state import SpanState, state_of
+from byline.genai.span_state import SpanState, current_request, state_of
 from byline.http import fallback_span, gateway_exchange, in_flight
 from byline.http.call_config import CallConfig, configs
 from byline.http.response_reader import ResponseBuffer, ResponseReader
@@ -94,7 +94,7 @@ class LLMRequest:
         result.key_hash = key_hash_from_headers(headers)
         self._is_fallback_span = False
         self._invocation = genai_util_attributes()
-        context = request_context.current_context()
+        context = current_request()
         self._request_key = 0 if context is None else context.key
         self.span = self._find_span()
         state = self._state
