@@ -544,7 +544,12 @@ def test_a_call_of_an_inner_request_leaves_the_llm_span_of_the_outer_one_alone(i
 
 def test_a_thread_of_an_inner_request_without_a_span_belongs_to_that_request(receivers: dict[str, Receiver]) -> None:
     """The thread has only OpenTelemetry's context, in which the server span of the outer request is current."""
-    flags: dict[str, Any] = {"is_anonymous": False, "is_dropped": False, "shares_traceparent": False, "shares_trace_id": False}
+    flags: dict[str, Any] = {
+        "is_anonymous": False,
+        "is_dropped": False,
+        "shares_traceparent": False,
+        "shares_trace_id": False,
+    }
     doors: tuple[Literal["asgi", "wsgi"], ...] = ("asgi", "wsgi")
     for door in doors:
         inner = Tenant(door, ("thread_with_otel_context",), "litellm", has_server_span=False, **flags)
