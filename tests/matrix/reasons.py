@@ -58,6 +58,13 @@ REASONS: Final = (
         "duplicates",
     ),
     _reason(
+        "If the app closes the stream early, it creates the second span at garbage collection, without the request. "
+        "byline joins no values by the id of a response alone, which gateways' caches repeat.",
+        "logfire",
+        "byline facts others",
+        "closed stream",
+    ),
+    _reason(
         "It creates a conversation id for each run unless `conversation_id=` is passed, and byline does not "
         "overwrite an instrumentation's values. `session.id` is the request's.",
         "pydantic-ai",
@@ -65,9 +72,10 @@ REASONS: Final = (
     ),
     _reason(
         "LiteLLM reports a synchronous stream from a thread without the request's context, in a span of a separate "
-        "trace. At export, byline removes tokens and cost from that span if its own span has them.",
+        "trace. That span gets no values of the request, because an id of a response alone proves nothing, and no "
+        "tokens and cost if byline's own span has them. `opentelemetry-instrumentation-threading` carries the context.",
         "litellm litellm-request-span",
-        "byline duplicates others",
+        "byline facts duplicates others",
         "stream",
     ),
     _reason(
@@ -75,13 +83,6 @@ REASONS: Final = (
         "litellm-request-span",
         _SPAN,
         *_BROKEN_OFF,
-    ),
-    _reason(
-        "LiteLLM creates the span of this stream before the last event has been read; byline's destinations add the "
-        "values of that event at export, by the response id.",
-        "litellm-request-span",
-        "others",
-        "responses stream",
     ),
     _reason(
         "The span ends before the app's close of the stream reaches the HTTP client; byline's destinations add the "

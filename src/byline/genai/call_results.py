@@ -10,7 +10,7 @@ never a session, a user or any other attribution.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -61,13 +61,15 @@ _CALL: Final = (
 )
 
 _Key = tuple[Any, ...]
+#: In place of a request's key: a response of which a span of some request carries tokens and cost.
+_ANY_REQUEST: Final = "any"
 
 
 class _Entry:
     """The results of one response id within one request.
 
     Attributes:
-        pending: Results that wait for a span.
+        pending: Results that wait for a span, by call: the result of a stream is recorded more than once.
         assigned: Whether a span carries tokens and cost of the response.
         in_gateway: Whether the gateway's own span carries them.
     """
@@ -75,11 +77,16 @@ class _Entry:
     __slots__ = ("added", "assigned", "in_gateway", "pending", "size")
 
     def __init__(self) -> None:
-        self.pending: deque[ResultAttributes] = deque()
+        self.pending: dict[object, ResultAttributes] = {}
         self.assigned = False
         self.in_gateway = False
         self.added = 0.0
         self.size = _ENTRY_BYTES
+
+    def take_pending(self) -> ResultAttributes | None:
+        """Return the oldest result that waits, which waits no longer."""
+        call = next(iter(self.pending), None)
+        return None if call is None else self.pending.pop(call)
 
 
 class CallResults:
@@ -96,13 +103,20 @@ class CallResults:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, request_key: int, response_id: str, result: ResultAttributes) -> None:
-        """Keep a result for the span of this request that will state the response id."""
-        self._add((request_key, response_id), result)
+    def add(self, request_key: int, response_id: str, result: ResultAttributes, call: object = None) -> None:
+        """Keep a result for the span of this request that will state the response id.
 
-    def add_for_second_span(self, span: Span, state: SpanState, result: ResultAttributes) -> None:
+        Args:
+            request_key: The key of the request.
+            response_id: The id of the response.
+            result: Response attributes.
+            call: Stands for the call. A later result of the same call replaces an earlier one.
+        """
+        self._add((request_key, response_id), result, call or object())
+
+    def add_for_second_span(self, span: Span, state: SpanState, result: ResultAttributes, call: object = None) -> None:
         """Keep a result for the second span of a stream, which has the parent and the scope of the first."""
-        self._add(_second_span_key(span, state), result)
+        self._add(_second_span_key(span, state), result, call or object())
 
     def pop_for_second_span(self, span: Span, state: SpanState) -> ResultAttributes | None:
         """Return the result for a span that starts, if it is the second one of a stream."""
@@ -115,7 +129,7 @@ class CallResults:
             entry = self._entries.get(key)
             if entry is None:
                 return None
-            result = entry.pending.popleft() if entry.pending else None
+            result = entry.take_pending()
             if not entry.pending:
                 del self._entries[key]
                 self._size -= entry.size
@@ -130,6 +144,8 @@ class CallResults:
         if response_id is not None:
             with self._lock:
                 self._entry((state.request_key, response_id)).assigned = True
+                if state.request_key:
+                    self._entry((_ANY_REQUEST, response_id)).assigned = True
 
     def assign_to_gateway(self, state: SpanState | None, request_key: int, response_id: str | None) -> None:
         """Note that the gateway sends a span of its own, which carries tokens and cost of the response."""
@@ -148,7 +164,7 @@ class CallResults:
             entry = self._entries.get((state.request_key, response_id))
             if entry is None or not entry.pending:
                 return
-            state.result = entry.pending.popleft()
+            state.result = entry.take_pending()
             state.carries_usage = entry.assigned = True
             state.usage_elsewhere = entry.in_gateway
 
@@ -159,6 +175,10 @@ class CallResults:
         if not self._entries or not isinstance(response_id, str):
             return False
         entry = self._entries.get((state.request_key, response_id))
+        if entry is None and not state.request_key:
+            # A span that has lost its request, e.g. in a thread: it gets no values of any request, but its own tokens
+            # would be counted twice.
+            entry = self._entries.get((_ANY_REQUEST, response_id))
         if entry is None:
             return False
         return (entry.in_gateway or entry.assigned) and not state.carries_usage
@@ -169,11 +189,11 @@ class CallResults:
             self._entries.clear()
             self._size = 0
 
-    def _add(self, key: _Key, result: ResultAttributes) -> None:
+    def _add(self, key: _Key, result: ResultAttributes, call: object) -> None:
         size = _ENTRY_BYTES + sum(_ATTRIBUTE_BYTES + len(str(value)) for value in result.values())
         with self._lock:
             entry = self._entry(key)
-            entry.pending.append(result)
+            entry.pending[call] = result
             entry.size += size
             self._size += size
             self._make_room()
@@ -236,7 +256,9 @@ def _second_span_key(span: Span, state: SpanState) -> _Key:
     return (state.request_key, state.trace_id, parent_id, "" if scope is None else scope.name)
 
 
-def keep_result(result: ResultAttributes, *, span: Span | None, request_key: int, response_id: str | None) -> None:
+def keep_result(
+    result: ResultAttributes, *, span: Span | None, request_key: int, response_id: str | None, call: object = None
+) -> None:
     """Keep a result whose span has ended, or is not there yet.
 
     Args:
@@ -244,14 +266,15 @@ def keep_result(result: ResultAttributes, *, span: Span | None, request_key: int
         span: The span of the call if that has ended before its response.
         request_key: The key of the request that made the call.
         response_id: The id by which a span that is made later is found.
+        call: Stands for the call. A later result of the same call replaces an earlier one.
     """
     state = None if span is None else state_of(span)
     if span is not None and state is not None:
         if logs_second_span(span):
-            results.add_for_second_span(span, state, result)
+            results.add_for_second_span(span, state, result, call)
         else:
             state.result = result
             # Other calls of the request may have a response of the same id.
             state.carries_usage = True
     elif response_id is not None:
-        results.add(request_key, response_id, result)
+        results.add(request_key, response_id, result, call)

@@ -49,6 +49,7 @@ def record_result(
     request_key: int,
     invocation: MutableMapping[str, Any] | None,
     is_fallback_span: bool,
+    call: object = None,
 ) -> None:
     """Write a result onto its span or its invocation; else keep the result for a span that comes later.
 
@@ -59,6 +60,7 @@ def record_result(
         request_key: The key of that request, 0 outside requests.
         invocation: The attributes of the GenAI utilities' invocation, see `genai_util_attributes`.
         is_fallback_span: Whether byline made the span.
+        call: Stands for the call, whose result may be recorded more than once.
     """
     attributes = call_attributes(result)
     if invocation is not None:
@@ -87,4 +89,4 @@ def record_result(
             if name is not None and span.name != name:
                 span.update_name(name)
     elif not is_fallback_span and (invocation is None or span is not None):
-        keep_result(attributes, span=span, request_key=request_key, response_id=result.response_id)
+        keep_result(attributes, span=span, request_key=request_key, response_id=result.response_id, call=call)

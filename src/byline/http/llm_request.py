@@ -93,6 +93,7 @@ class LLMRequest:
         self.content = body
         result.key_hash = key_hash_from_headers(headers)
         self._is_fallback_span = False
+        self._call = object()
         self._invocation = genai_util_attributes()
         context = current_request()
         self._request_key = 0 if context is None else context.key
@@ -261,6 +262,7 @@ class LLMRequest:
             request_key=self._request_key,
             invocation=self._invocation,
             is_fallback_span=self._is_fallback_span,
+            call=self._call,
         )
         if broadcasts:
             # An instrumentation's span states tokens of its own, which the gateway's span states too.
