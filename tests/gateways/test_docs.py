@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from byline import gateways
 from byline.gateways import ALL, Gateway
 from tests.gateways import document
 from tests.gateways.test_inject import ROWS
@@ -45,3 +46,8 @@ def test_each_name_that_is_sent_is_on_the_page(name: str) -> None:
         assert header in quoted or (prefixes and header.startswith(prefixes)), header
     for member in row.body:
         assert any(each.startswith(member.lower()) for each in quoted), member
+
+
+def test_every_gateway_is_exported() -> None:
+    exported = set(gateways.__all__)
+    assert {made.__name__ for made in gateways.ALL} <= exported

@@ -138,7 +138,10 @@ class SpanCopy:
         return self.status.status_code is StatusCode.ERROR or ERROR_TYPE in self.attributes
 
     def merge_result(self) -> None:
-        """Add response attributes that wait for the span; remove usage if another span of the call carries it."""
+        """Add response attributes that wait for the span; remove usage if another span of the call carries it.
+
+        A value that the span itself has wins, except for the cost, which some instrumentations overwrite.
+        """
         if LLM_CALLS in self.attributes:
             # A server span has the totals of its calls; a library may have written a single call on it as well.
             self.attributes = strip_call(self.attributes)
