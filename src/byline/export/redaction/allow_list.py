@@ -31,7 +31,7 @@ _KEPT: Final = frozenset(
         # OpenTelemetry's GenAI conventions. Single-word parameters are choices: `_CHOICES`.
         "gen_ai.agent.name", "gen_ai.evaluation.name", "gen_ai.operation.name", "gen_ai.output.type",
         "gen_ai.prompt.name", "gen_ai.provider.name", "gen_ai.request.model", "gen_ai.request.user",
-        "gen_ai.response.model", "gen_ai.system", "gen_ai.tool.name", "gen_ai.workflow.name",
+        "gen_ai.response.id", "gen_ai.response.model", "gen_ai.system", "gen_ai.tool.name", "gen_ai.workflow.name",
         # Langfuse.
         "langfuse.observation.completion_start_time", "langfuse.observation.cost_details",
         "langfuse.observation.level", "langfuse.observation.model.name", "langfuse.observation.prompt.name",
