@@ -1,4 +1,4 @@
-"""The destinations for `byline.instrument`: ``Langfuse`` and ``OTLP``, and what both take, `Destination`."""
+"""The destinations for `byline.instrument`: ``Langfuse``, ``OTLP``, and `Destination`, the base of both."""
 
 from byline.export import OTLP, Destination, Langfuse
 

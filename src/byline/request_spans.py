@@ -1,4 +1,4 @@
-"""What the spans of one request share, and what remains of the request while its spans wait for export."""
+"""The values that the spans of one request share, kept while its spans wait for export."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class RequestSpans:
         has_steps: Whether the request, or a part of it, names a step of its trace.
         trace_key: A text that is unique to this request within its trace; ids of steps are made from it.
         call_spans: The spans of model calls of this part, see `byline.genai.call_spans`.
-        traces: What the spans share in each trace that they are in, the latest 500 traces.
-        version: A number that grows with each change of what spans may take from others; counted on `root`.
+        traces: The values that the spans share in each of their traces, the latest 500 traces.
+        version: A number that grows with each change of a shared value; counted on `root`.
         exported_attributes: An attribution, and the attributes that are made of it for export.
     """
 
@@ -95,7 +95,7 @@ class RequestSpans:
         return not self.server_span_id and self._context() is None
 
     def in_trace(self, trace_id: int) -> TraceValues:
-        """Return what the spans share in a trace."""
+        """Return the values that the spans share in a trace."""
         trace = self.traces.get(trace_id)
         if trace is None:
             with _lock:
@@ -105,7 +105,7 @@ class RequestSpans:
         return trace
 
     def note_change(self) -> None:
-        """Note on the root that what spans may take from others has changed."""
+        """Increase the version of the root, because a shared value has changed."""
         with _lock:
             self.version += 1
 
@@ -142,7 +142,7 @@ def build_trace_key(trace_id: int, span_id: int, request_key: int) -> str:
 
 
 class TraceValues:
-    """What the spans of one request, or of a part of it, share in one trace.
+    """The values that the spans of one request, or of a part of it, share in one trace.
 
     One request may belong to several traces, and one job may work for many users: a value that was stated
     for one trace must not be written onto another.
@@ -152,7 +152,7 @@ class TraceValues:
         shared: Trace attributes that the spans of the whole request state; used on the root only.
         propagated: The version of the request, the trace attributes of a span, and those that it got from others.
         sampling_key: The key by which the first span was sampled.
-        first_and_last: What was asked first and answered last, with their times.
+        first_and_last: The first input and the last output, with their times.
     """
 
     __slots__ = ("first_and_last", "propagated", "sampling_key", "shared", "stated")

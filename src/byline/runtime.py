@@ -29,7 +29,7 @@ class Runtime:
 
     Args:
         tracer_provider: The provider whose spans are attributed.
-        destinations: Where spans are exported.
+        destinations: The destinations of the spans.
         gateways: The gateways that the app named.
         clients: Names of the HTTP clients to hook, empty for none.
         llm_spans: Whether byline makes LLM spans.

@@ -84,7 +84,7 @@ def _error_event(payload: Members, kind: bytes) -> Members:
 
 
 class _Bedrock(ApiParser):
-    """What both APIs have in common: the path names the model, streams are binary frames."""
+    """Base of both APIs: the path names the model, streams are binary frames."""
 
     path_pattern: ClassVar[re.Pattern[str] | None] = re.compile("/model/")
 

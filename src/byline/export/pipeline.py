@@ -59,7 +59,7 @@ class SpanPipeline:
         name: The destination's label in counters.
         decisions: Decides which spans are exported.
         trace_view: Places spans in the trace that the caller named.
-        transforms: What is done to each span, in order: redaction, conventions, mapping to the backend's attributes.
+        transforms: Functions that change each span, in order: redaction, conventions, mapping to the backend.
         collect: Called with each exported span before the transforms.
     """
 

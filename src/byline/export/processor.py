@@ -34,7 +34,7 @@ class DestinationSpanProcessor(SpanStateProcessor):
 
     @property
     def closed(self) -> bool:
-        """Whether it accepts no more spans."""
+        """Whether the processor accepts no more spans."""
         return self.worker.closed
 
     def on_start(self, span: Span, parent_context: otel_context.Context | None = None) -> None:

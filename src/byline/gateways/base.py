@@ -29,7 +29,7 @@ _USAGE_FIELDS: Final = (
     "input_audio_tokens",
     "output_audio_tokens",
 )
-#: Earlier names of what a subclass may define or call; they keep working.
+#: Earlier names of methods and attributes that a subclass may define or call; they keep working.
 _RENAMED: Final = {
     "write": "inject",
     "read": "extract",

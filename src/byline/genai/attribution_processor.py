@@ -223,7 +223,7 @@ def _set_attribution(span: Span, context: RequestContext, *, rename: bool) -> No
 
 
 class InstrumentationCheck:
-    """Whether a request was handled before `byline.instrument()` was called, which is logged once."""
+    """Warns once if requests are handled before `byline.instrument()` was called."""
 
     #: Middlewares look at this with each request, and at nothing else.
     pending = True

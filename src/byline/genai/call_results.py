@@ -27,7 +27,7 @@ ResultAttributes = Mapping[str, AttributeValue]
 _MAX_ENTRIES: Final = 4096
 _MAX_BYTES: Final = 16 * 1024 * 1024
 _MAX_SECONDS: Final = 300.0
-#: What an entry and each of its attributes take besides their texts, roughly.
+#: Approximate bytes of an entry and of each of its attributes, without their texts.
 _ENTRY_BYTES: Final = 200
 _ATTRIBUTE_BYTES: Final = 100
 

@@ -126,7 +126,7 @@ class SpanState:
 
     @property
     def request_spans(self) -> RequestSpans | None:
-        """What the spans of the request share, ``None`` outside a request."""
+        """The values that the spans of the request share, ``None`` outside a request."""
         if self._request_spans is None:
             context = None if self._context is None else self._context()
             if context is not None:
@@ -200,7 +200,7 @@ class SpanState:
 
     @property
     def is_model_call(self) -> bool:
-        """Whether the span is a model call, as far as its attributes tell by now."""
+        """Whether the span is a model call, by the attributes that are set so far."""
         span = self.span
         return self.is_llm and span is not None and classify.is_model_call(span.name, peek_attributes(span))
 

@@ -1,6 +1,6 @@
 """LLM spans of requests that the app's sampler dropped, for destinations that want every LLM call.
 
-A gateway sees every call, whatever the app samples. These side spans come from a provider of byline's own, which
+A gateway sees every call, sampled or not. These side spans come from a provider of byline's own, which
 samples nothing away and has no processors but byline's. All other spans of such a request stay dropped.
 """
 

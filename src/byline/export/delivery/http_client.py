@@ -127,7 +127,7 @@ class HttpClient:
     only proxies, certificates and the timeout of OpenTelemetry's variables are used; ``~/.netrc`` is not read.
 
     Args:
-        url: Where requests go.
+        url: The URL of the requests.
         headers: Headers of each request.
         timeout: Seconds that one request may take, from connecting to the last byte of the response.
     """
@@ -298,7 +298,7 @@ class HttpClient:
 
 
 class _DeadlineSocket:
-    """What `http.client` uses of a socket, with a timeout that is computed anew for each call.
+    """The methods of a socket that `http.client` uses, with a timeout that is computed anew for each call.
 
     Args:
         opened: The socket.

@@ -1,4 +1,4 @@
-"""Sentences about exports: why a request failed, what to do about it, and the output of ``BYLINE_DEBUG``."""
+"""Messages about exports: the cause and remedy of a failed request, and the output of ``BYLINE_DEBUG``."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Outcome(NamedTuple):
         is_splittable: Whether parts of the batch may be accepted.
         wait: Seconds that the server asks to wait.
         rejected: Spans of an accepted batch that the server rejected.
-        advice: What to do.
+        advice: The remedy.
     """
 
     reason: str = ""
@@ -123,7 +123,7 @@ def judge_failure(
 
     Args:
         name: The destination's name.
-        url: Where the batch was posted.
+        url: The URL of the batch's request.
         status: HTTP status, ``None`` without a response.
         reason: As `describe_error` returns it, if there was no response.
         is_html_page: Whether the response is a web page.
@@ -209,7 +209,7 @@ def advice_for_error(reason: str, url: str) -> str:
 
     Args:
         reason: As `describe_error` returns it.
-        url: Where the request went.
+        url: The URL of the request.
     """
     with contextlib.suppress(ValueError):
         if urlsplit(url).port == _GRPC_PORT:

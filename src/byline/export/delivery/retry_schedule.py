@@ -130,7 +130,7 @@ class RetrySchedule:
 
         Args:
             key: The batch.
-            outcome: What became of the attempt.
+            outcome: The outcome of the attempt.
             in_a_row: Whether so many batches have failed that the destination is at fault.
             is_ending: Whether this was the last attempt.
         """

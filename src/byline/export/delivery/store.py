@@ -1,4 +1,4 @@
-"""Where batches wait until their destination has accepted them: in memory, or on disk past the end of the process.
+"""Stores batches until their destination has accepted them: in memory, or on disk past the end of the process.
 
 On disk one file is one batch. Any number of processes may share a folder: the process that locks a file sends and
 deletes that file. A file appears whole or not at all.
@@ -132,7 +132,7 @@ class DiskStore:
     that were written for refused keys belong to no project; `release_account` lets other keys send them.
 
     Args:
-        folder: Where the files are. A missing folder is made, readable by this user alone.
+        folder: The folder of the files. A missing folder is made, readable by this user alone.
         name: The destination's name in counters and messages.
         max_bytes: Bytes that may wait; the oldest batches make room for new ones.
         headers: Headers of the destination, which identify the account.
