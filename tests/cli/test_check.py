@@ -42,12 +42,14 @@ def test_working_destinations_pass(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         monkeypatch.setenv("LANGFUSE_BASE_URL", langfuse.url)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)
         assert main(["check", "--json"]) == 0
-        assert [span.name for span in langfuse.spans] == ["byline check call", "rehearsal"]
+        assert [span.name for span in langfuse.spans] == ["byline check call", "byline check step"]
         assert len(otlp.spans) == 3
     said = json.loads(capsys.readouterr().out)
     shown = {check["name"]: check["detail"] for check in said["checks"]}
-    assert shown["Langfuse gets"].startswith("rehearsal → byline check call (trace byline check, session byline-check")
-    assert shown["OTLP gets"].startswith("byline check request → rehearsal → byline check call (")
+    assert shown["Langfuse gets"].startswith(
+        "byline check step → byline check call (trace byline check, session byline-check"
+    )
+    assert shown["OTLP gets"].startswith("byline check request → byline check step → byline check call (")
     assert shown["Langfuse gets"].endswith("user byline-check, content exported)")
     assert all(check["ok"] for check in said["checks"])
     settings = {row["name"]: row for row in said["settings"]}

@@ -91,7 +91,7 @@ def send_test_request(processor: DestinationSpanProcessor, sender: BatchSender, 
     provider = TracerProvider(shutdown_on_exit=False)
     for each in (AttributionSpanProcessor(), processor):
         provider.add_span_processor(each)
-    tracer = provider.get_tracer("rehearsal")
+    tracer = provider.get_tracer("byline check")
     session = next((name for number in range(10_000) if is_sampled(name := f"byline-check-{number}", share)), "none")
     context = RequestContext()
     context.bind(
@@ -99,7 +99,7 @@ def send_test_request(processor: DestinationSpanProcessor, sender: BatchSender, 
             "session_id": session,
             "user_id": "byline-check",
             "trace_name": "byline check",
-            "span_name": "rehearsal",
+            "span_name": "byline check step",
             "generation_name": "byline check call",
             "tags": ["byline-check"],
         }
