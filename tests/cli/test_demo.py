@@ -42,6 +42,8 @@ def test_json_is_one_object_with_attributed_spans(arguments: tuple[str, ...], en
     done = demo("--json", *arguments, env={**os.environ, **env})
     assert done.returncode == 0, done.stderr
     spans: list[dict[str, Any]] = json.loads(done.stdout)["spans"]
+    # Indented, so that it can be read in a terminal.
+    assert done.stdout == json.dumps({"spans": spans}, indent=2) + "\n"
     assert all({"name", "trace_id", "span_id", "parent_id", "kind", "attributes"} == span.keys() for span in spans)
     generations = [span for span in spans if span["attributes"].get("gen_ai.operation.name") == "chat"]
     by_id = {span["span_id"]: span for span in spans}

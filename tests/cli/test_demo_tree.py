@@ -68,7 +68,13 @@ def test_inner_spans_of_frameworks_are_hidden_and_their_children_move_up(
         [make_span("POST /a", 1, kind="SERVER"), make_span("endpoint", 2, 1), make_span("x", 3, 2), chat("c", 4, 3)],
     )
     assert "    └── c  generation · 5 ms" in said
-    assert not any("endpoint" in line for line in said)
+    assert not any("endpoint" in line for line in said if not line.startswith("Not in the tree: "))
+    assert said.count("Not in the tree: endpoint, x.") == 1
+
+
+def test_a_tree_with_all_spans_says_nothing_about_hidden_spans(capsys: pytest.CaptureFixture[str]) -> None:
+    said = lines(capsys, [make_span("POST /a", 1, kind="SERVER"), chat("c", 2, 1)])
+    assert not any("Not in the tree" in line for line in said)
 
 
 def test_generations_of_a_step_are_its_children(capsys: pytest.CaptureFixture[str]) -> None:

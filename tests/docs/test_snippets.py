@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from byline.settings import SETTINGS
-from tests.docs.pages import code_blocks
+from tests.docs.pages import ROOT, code_blocks
 
 PYTHON = list(code_blocks("python"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHELL = [code.strip() for page, code in code_blocks("bash") if page == "README.md"]
 #: A Django project around a block; other blocks ignore both.
 DJANGO = "SECRET_KEY = 'x'\nALLOWED_HOSTS = ['*']\nROOT_URLCONF = 'project_urls'\n"
@@ -49,6 +53,10 @@ def test_python_block_runs_as_it_stands(page: str, code: str, tmp_path: Path) ->
         assert subfolders(tmp_path) == folders != []
 
 
+def without_durations(text: str) -> str:
+    return re.sub(r"\d+ ms", "… ms", text)
+
+
 def subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_dir() and path.name != "__pycache__")
 
@@ -65,9 +73,39 @@ def test_json_blocks_are_json(page: str, code: str) -> None:
     assert json.loads(code)
 
 
-def test_shell_blocks_of_the_readme_are_the_two_commands() -> None:
-    """Both commands install from a clone; ``byline demo`` is run below, ``pytest`` runs this test."""
-    assert SHELL == ["pip install -e '.[demo]' && byline demo", "pip install -e '.[dev]' && pytest"]
+def test_shell_blocks_of_the_readme_are_these_commands() -> None:
+    """The first two install from a clone; ``pytest`` runs this test, and the tests below run the others."""
+    assert SHELL[:3] == [
+        "pip install -e '.[demo]' && byline demo",
+        "pip install -e '.[dev]' && pytest",
+        "byline gateway uvicorn main:app",
+    ]
+    assert [shlex.split(command)[0] for command in SHELL[3:]] == ["curl"]
+
+
+@pytest.mark.integration
+@pytest.mark.newest
+def test_the_first_app_of_the_readme_answers_and_its_call_is_printed(tmp_path: Path) -> None:
+    """Started and called with the commands of the README, but on a free port."""
+    _, url, _, content_type, _, session, _, body = shlex.split(SHELL[3].replace("\\\n", ""))
+    (tmp_path / "main.py").write_text(PYTHON[0][1], encoding="utf-8")
+    variables = {name for setting in SETTINGS for name in setting.variables}
+    env = {name: value for name, value in os.environ.items() if name not in variables}
+    arguments = [*shlex.split(SHELL[2])[2:], "--port", "0"]
+    command = [sys.executable, "-m", "byline.cli", "gateway", sys.executable, "-m", *arguments]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stderr is not None
+        address = next(found[1] for line in run.stderr if (found := re.search(r"running on (http://\S+)", line)))
+        headers = dict(header.split(": ") for header in (content_type, session))
+        path = url.removeprefix("http://127.0.0.1:8000")
+        reply = httpx2.post(address + path, headers=headers, content=body, trust_env=False)
+        run.terminate()
+        output, errors = run.communicate(timeout=20)
+    assert (reply.status_code, "Traceback" in errors) == (200, False), errors
+    (line,) = (line for line in output.splitlines() if line.startswith("chat gpt-4o "))
+    assert without_durations(line) in without_durations(README)
 
 
 @pytest.mark.integration
@@ -77,3 +115,7 @@ def test_the_demo_command_prints_traces() -> None:
     assert run.returncode == 0, run.stderr
     assert "session_abc" in run.stdout
     assert "Document Processing Pipeline" in run.stdout
+    (tree,) = (code for page, code in code_blocks("text") if page == "README.md" and "  trace workflow_12345" in code)
+    assert without_durations(tree) in without_durations(run.stdout)
+    (hidden,) = re.findall(r"Not in the tree: (.*)\.", run.stdout)
+    assert all(f"`{name}`" in README for name in hidden.split(", "))

@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="run a conversation on this machine and print its traces")
     demo.add_argument("--wsgi", action="store_true", help="run the app with Flask instead of FastAPI")
-    demo.add_argument("--json", action="store_true", help="print the spans as one JSON object and nothing else")
+    demo.add_argument("--json", action="store_true", help="print all spans as one JSON object and nothing else")
     demo.add_argument("--langfuse", action="store_true", help="also send to the Langfuse that the environment names")
     demo.add_argument("--otlp", metavar="URL", help="also send to this OTLP/HTTP endpoint")
 

@@ -47,7 +47,7 @@ def run_demo(*, wsgi: bool, as_json: bool, langfuse: bool, otlp: str | None) -> 
         # uninstrument() has flushed all spans by now.
         spans = sorted(receiver.spans, key=lambda span: span.start)
     if as_json:
-        print(json.dumps({"spans": [_span_as_json(span) for span in spans]}))
+        print(json.dumps({"spans": [_span_as_json(span) for span in spans]}, indent=2))
     else:
         sent_to = [check.hide_secrets(backend.endpoint) for backend in backends]
         demo_tree.print_tree(spans, framework="Flask" if wsgi else "FastAPI", sent_to=sent_to)

@@ -43,9 +43,12 @@ def print_tree(spans: Sequence[ReceivedSpan], *, framework: str, sent_to: Sequen
             "Session, user and trace come from the caller, tokens and cost from the gateway."
         )
     )
+    hidden = sorted({span.name for span in spans if not _is_shown(span)})
+    if hidden:
+        console.print(Text(f"Not in the tree: {', '.join(hidden)}."))
     for endpoint in sent_to:
         console.print(Text(f"Sent to {endpoint} as well: look for session {session} there."))
-    console.print(Text("Next: byline demo --json for every attribute, byline check for your own backend.", style="dim"))
+    console.print(Text("Next: byline demo --json for all spans, byline check for your own backend.", style="dim"))
 
 
 def _group_by_trace(spans: Sequence[ReceivedSpan]) -> Iterator[list[ReceivedSpan]]:
@@ -60,11 +63,7 @@ def _group_by_trace(spans: Sequence[ReceivedSpan]) -> Iterator[list[ReceivedSpan
 def _trace_tree(spans: list[ReceivedSpan]) -> Tree:
     # Spans that a framework makes inside a request are not shown; their children move up.
     parents = {span.span_id: span.parent_id for span in spans}
-    shown = [
-        span
-        for span in spans
-        if span.kind == "SERVER" or span_summary.is_generation(span) or span_summary.is_step(span)
-    ]
+    shown = [span for span in spans if _is_shown(span)]
     ids = {span.span_id for span in shown}
     children: dict[str | None, list[ReceivedSpan]] = {}
     for span in shown:
@@ -84,6 +83,10 @@ def _trace_tree(spans: list[ReceivedSpan]) -> Tree:
     tree = Tree(line, guide_style="dim")
     _add_children(tree, children, None)
     return tree
+
+
+def _is_shown(span: ReceivedSpan) -> bool:
+    return span.kind == "SERVER" or span_summary.is_generation(span) or span_summary.is_step(span)
 
 
 def _add_children(tree: Tree, children: dict[str | None, list[ReceivedSpan]], parent: str | None) -> None:
