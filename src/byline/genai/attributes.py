@@ -52,6 +52,7 @@ OPERATION_NAME: Final = "gen_ai.operation.name"
 PROVIDER_NAME: Final = "gen_ai.provider.name"
 REQUEST_MODEL: Final = "gen_ai.request.model"
 RESPONSE_ID: Final = "gen_ai.response.id"
+FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
 COST: Final = "gen_ai.usage.cost"
 COST_SOURCE: Final = "byline.cost.source"
 COST_DETAILS: Final = "byline.cost."
@@ -84,7 +85,7 @@ CALL_RESULT: Final[dict[str, str]] = {
     "request_model": REQUEST_MODEL,
     "response_model": "gen_ai.response.model",
     "response_id": RESPONSE_ID,
-    "finish_reasons": "gen_ai.response.finish_reasons",
+    "finish_reasons": FINISH_REASONS,
     "input_tokens": "gen_ai.usage.input_tokens",
     "output_tokens": "gen_ai.usage.output_tokens",
     "cache_read_tokens": "gen_ai.usage.cache_read.input_tokens",

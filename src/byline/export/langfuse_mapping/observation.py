@@ -89,7 +89,7 @@ _TIME: Final = re.compile(
 
 #: Attributes without a column in Langfuse, and the metadata keys under which one can filter by them.
 _FURTHER: Final = {
-    names.CALL_RESULT["finish_reasons"]: "finish_reasons",
+    names.FINISH_REASONS: "finish_reasons",
     "llm.finish_reason": "finish_reasons",
     names.RESPONSE_ID: "response_id",
     names.PROVIDER_NAME: "provider",
