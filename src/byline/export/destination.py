@@ -40,9 +40,7 @@ class Destination:
         endpoint: Full URL to which OTLP/HTTP exports are posted.
         headers: Headers of each export.
         spans: ``"all"``, ``"llm"`` for LLM spans, or a function of the finished span.
-        **options: See `byline.export.options.DestinationOptions`: ``traces``, ``unsampled``, ``sampling``,
-            ``keep_errors``, ``privacy``, ``mask``, filters, ``conventions``, ``spool``, ``spool_bytes``, ``fsync``,
-            ``label`` and ``allow_http``.
+        **options: The settings of every destination: `byline.export.options.DestinationOptions`.
 
     Raises:
         SettingError: ``byline.E040`` for an endpoint that cannot be used, ``byline.E042`` for ``http://`` to

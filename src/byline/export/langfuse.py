@@ -35,9 +35,8 @@ class Langfuse(Destination):
         base_url: ``https://cloud.langfuse.com`` (EU, the default), ``https://us.cloud.langfuse.com``
             or the URL of your own server, with or without ``/api/public/otel``.
         spans: ``"llm"``, ``"all"`` or a function of the finished span.
-        **options: See `byline.export.options.DestinationOptions`: ``traces``, ``sampling``, ``keep_errors``,
-            ``privacy``, ``mask``, filters, ``conventions``, ``spool``, ``spool_bytes``, ``fsync``, ``label`` and
-            ``allow_http``. ``unsampled`` is ``"record"`` by default, because a gateway sends every call.
+        **options: The settings of every destination: `byline.export.options.DestinationOptions`. ``unsampled`` is
+            ``"record"`` by default, because a gateway sends every call.
 
     Raises:
         SettingError: ``byline.E041`` if a key is missing or in the place of the other one, and the errors of

@@ -87,7 +87,7 @@ class DestinationOptions:
 
     Raises:
         SettingError: ``byline.E043``, ``byline.E045`` to ``byline.E049``, ``byline.E055``, ``byline.E056`` or
-            ``byline.E063``, for the settings in the order above.
+            ``byline.E063``: docs/errors.md has the settings of each.
     """
 
     def __init__(

@@ -25,9 +25,7 @@ class OTLP(Destination):
         headers: Headers of each export, e.g. credentials. If the endpoint is the environment's, the default is
             ``OTEL_EXPORTER_OTLP_HEADERS``.
         spans: ``"all"``, ``"llm"`` or a function of the finished span.
-        **options: See `byline.export.options.DestinationOptions`: ``traces``, ``unsampled``, ``sampling``,
-            ``keep_errors``, ``privacy``, ``mask``, filters, ``conventions``, ``spool``, ``spool_bytes``, ``fsync``,
-            ``label`` and ``allow_http``.
+        **options: The settings of every destination: `byline.export.options.DestinationOptions`.
 
     Raises:
         SettingError: ``byline.E044`` if there is no endpoint, ``byline.E066`` for headers that HTTP cannot carry,

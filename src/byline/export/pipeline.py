@@ -1,6 +1,6 @@
-"""Prepares queued spans for one destination: decide, copy, regroup, propagate, redact and map.
+"""Prepares queued spans for one destination: hold, select, copy, decide, trace view, propagate, redact and map.
 
-Every stage works on copies, on the worker's thread. The app's own spans are never changed.
+All stages run on the worker's thread. They change copies only, never the app's own spans.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class SpanPipeline:
         name: The destination's label in counters.
         decisions: Decides which spans are exported.
         trace_view: Places spans in the trace that the caller named.
-        transforms: Functions that change each span, in order: redaction, conventions, mapping to the backend.
+        transforms: Functions that change each span, in order: trace input and output, redaction, conventions, mapping
+            to the backend.
         collect: Called with each exported span before the transforms.
     """
 
