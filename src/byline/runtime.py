@@ -13,8 +13,7 @@ from byline.export.processor import DestinationSpanProcessor
 from byline.fork import fork_safe_lock
 from byline.gateways.base import Gateway
 from byline.genai.attribution_processor import AttributionSpanProcessor, Stamp
-from byline.genai.tracer_provider import get_or_add_processor, list_processors
-from byline.genai.unsampled import SideTracer
+from byline.genai.tracer_provider import SideTracer, get_or_add_processor, list_processors
 from byline.http.call_config import LLMSpans
 
 #: Seconds that the end of a process may take for all destinations together.

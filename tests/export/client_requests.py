@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from byline.attribution import to_trace_id
-from byline.testing import openai_replies
+from byline.testing import replies
 from byline.testing.simulated_model import PRICE_IN, PRICE_OUT, ModelCall
 
 MODEL: Final = "openai/gpt-4o"
@@ -109,9 +109,7 @@ REQUESTS: Final = {
 
 
 def _answer() -> dict[str, Any]:
-    found = openai_replies.chat_completion(
-        ModelCall({"messages": MESSAGES}, "gen-resolved", "openai/gpt-4o-2026-05-13")
-    )
+    found = replies.chat_completion(ModelCall({"messages": MESSAGES}, "gen-resolved", "openai/gpt-4o-2026-05-13"))
     found["usage"]["prompt_tokens_details"]["cached_tokens"] = 4
     found["usage"]["completion_tokens_details"]["reasoning_tokens"] = 2
     return found

@@ -19,7 +19,7 @@ import byline
 from byline.asgi import AttributionMiddleware
 from byline.export import Langfuse
 from byline.gateways import Aptible, OpenRouter
-from byline.testing import Gateway, ReceivedSpan, Receiver, openai_replies
+from byline.testing import Gateway, ReceivedSpan, Receiver, replies
 from byline.testing.simulated_model import ModelCall
 from tests.export.langfuse_model import Path, moment, shown
 
@@ -60,9 +60,7 @@ REPLY: dict[str, Any] = {
 
 
 def _answer(**more: Any) -> dict[str, Any]:
-    found = openai_replies.chat_completion(
-        ModelCall({"messages": MESSAGES, "tools": [TOOL]}, "gen-1", "fast", priced=False)
-    )
+    found = replies.chat_completion(ModelCall({"messages": MESSAGES, "tools": [TOOL]}, "gen-1", "fast", priced=False))
     found["usage"]["prompt_tokens_details"].update(cached_tokens=4, cache_write_tokens=3)
     return {**found, **more}
 

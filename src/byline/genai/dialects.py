@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from byline.genai import attributes as names
-from byline.genai.attributes import CALL_RESULT
-from byline.genai.json_text import json_dumps
+from byline.genai.attributes import CALL_RESULT, json_dumps
 from byline.settings import SettingError
 
 Value = Any

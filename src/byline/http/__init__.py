@@ -11,7 +11,7 @@ from byline import deferred
 from byline.gateways.base import Gateway
 from byline.genai.call_results import results
 from byline.genai.classify import OWN_SCOPE
-from byline.genai.unsampled import SideTracer
+from byline.genai.tracer_provider import SideTracer
 from byline.http import aiohttp, botocore, httpx, pricing, requests, urllib3
 from byline.http.call_config import CallConfig, LLMSpans, configs
 from byline.http.patching import ClientPatches

@@ -10,7 +10,7 @@ from opentelemetry.trace import Tracer
 
 from byline.gateways import GatewayRegistry
 from byline.gateways.base import Gateway
-from byline.genai.unsampled import SideTracer, parent_is_unsampled
+from byline.genai.tracer_provider import SideTracer, parent_is_unsampled
 
 LLMSpans = Literal["auto"] | bool
 

@@ -21,7 +21,7 @@ from byline.genai.call_results import results
 from byline.genai.record_result import genai_util_attributes, record_result
 from byline.genai.span_correlation import PendingSpan, await_llm_span, find_llm_span
 from byline.genai.span_state import SpanState, current_request, state_of
-from byline.http import fallback_span, gateway_exchange, in_flight
+from byline.http import fallback_span, gateway_exchange
 from byline.http.call_config import CallConfig, configs
 from byline.http.response_reader import ResponseBuffer, ResponseReader
 
@@ -41,7 +41,7 @@ def begin_llm_request(
     if config is None:
         return None
     parser = find_parser(path)
-    if parser is None or in_flight.is_in_flight(host, path):
+    if parser is None or fallback_span.is_in_flight(host, path):
         return None
     deferred.run_deferred()
     try:
@@ -169,7 +169,7 @@ class LLMRequest:
         state = self._state
         parent = self.span if self._is_fallback_span and state is not None and not state.is_side_span else None
         try:
-            with in_flight.in_flight(self.result.server_address or "", self._path, parent):
+            with fallback_span.in_flight(self.result.server_address or "", self._path, parent):
                 yield
         except BaseException as error:
             self.fail(error)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from byline.testing import anthropic_replies, gemini_replies, openai_replies
+from byline.testing import replies
 from byline.testing.openrouter import OpenRouterState
 from byline.testing.server import Handler, Request, Server
 from byline.testing.simulated_model import ModelCall
@@ -19,7 +19,7 @@ _EVENTS: Final = {"content-type": "text/event-stream"}
 #: Response ids are unique within the process, also between two gateways.
 _numbers: Final = itertools.count(1)
 _ERROR_MESSAGE: Final = "The testing gateway was told to fail."
-_NOT_FOUND: Final = openai_replies.openai_error(404, "There is nothing at this path.")
+_NOT_FOUND: Final = replies.openai_error(404, "There is nothing at this path.")
 
 
 class _Endpoint(NamedTuple):
@@ -40,8 +40,8 @@ class _Endpoint(NamedTuple):
     id_prefix: str
     build: Callable[[ModelCall], dict[str, Any]]
     stream: Callable[[ModelCall], Iterator[bytes]] | None = None
-    error: Callable[[int, str], dict[str, Any]] = openai_replies.openai_error
-    stream_error: Callable[[ModelCall, int, str], bytes] = openai_replies.chat_stream_error
+    error: Callable[[int, str], dict[str, Any]] = replies.openai_error
+    stream_error: Callable[[ModelCall, int, str], bytes] = replies.chat_stream_error
     model: str = "openai/gpt-4o"
     priced: bool = True
 
@@ -52,41 +52,41 @@ class _Endpoint(NamedTuple):
 
 
 _ANTHROPIC: Final = (
-    anthropic_replies.anthropic_error,
-    anthropic_replies.anthropic_stream_error,
+    replies.anthropic_error,
+    replies.anthropic_stream_error,
     "claude-sonnet-4-5",
     False,
 )
-_GEMINI: Final = (gemini_replies.gemini_error, gemini_replies.gemini_stream_error, "gemini-2.5-flash", False)
+_GEMINI: Final = (replies.gemini_error, replies.gemini_stream_error, "gemini-2.5-flash", False)
 
 _ENDPOINTS: Final = (
-    _Endpoint("/chat/completions", "gen", openai_replies.chat_completion, openai_replies.chat_completion_stream),
-    _Endpoint("/completions", "gen", openai_replies.text_completion, openai_replies.text_completion_stream),
-    _Endpoint("/embeddings", "gen-emb", openai_replies.embedding_list),
+    _Endpoint("/chat/completions", "gen", replies.chat_completion, replies.chat_completion_stream),
+    _Endpoint("/completions", "gen", replies.text_completion, replies.text_completion_stream),
+    _Endpoint("/embeddings", "gen-emb", replies.embedding_list),
     _Endpoint(
         "/responses",
         "resp",
-        openai_replies.openai_response,
-        openai_replies.openai_response_stream,
-        stream_error=openai_replies.responses_stream_error,
+        replies.openai_response,
+        replies.openai_response_stream,
+        stream_error=replies.responses_stream_error,
     ),
     _Endpoint(
         "/messages",
         "msg",
-        anthropic_replies.anthropic_message,
-        anthropic_replies.anthropic_message_stream,
+        replies.anthropic_message,
+        replies.anthropic_message_stream,
         *_ANTHROPIC,
     ),
-    _Endpoint(":generateContent", "gem", gemini_replies.gemini_response, None, *_GEMINI),
+    _Endpoint(":generateContent", "gem", replies.gemini_response, None, *_GEMINI),
     _Endpoint(
         ":streamGenerateContent",
         "gem",
-        gemini_replies.gemini_response,
-        gemini_replies.gemini_response_stream,
+        replies.gemini_response,
+        replies.gemini_response_stream,
         *_GEMINI,
     ),
-    _Endpoint(":embedContent", "gem", gemini_replies.gemini_embedding, None, *_GEMINI),
-    _Endpoint(":batchEmbedContents", "gem", gemini_replies.gemini_embedding, None, *_GEMINI),
+    _Endpoint(":embedContent", "gem", replies.gemini_embedding, None, *_GEMINI),
+    _Endpoint(":batchEmbedContents", "gem", replies.gemini_embedding, None, *_GEMINI),
 )
 
 
@@ -239,7 +239,7 @@ class Gateway(Server):
         if scripted.status == 0 and scripted.after is None:
             handler.cut()
         elif scripted.status >= 400 and scripted.after is None:
-            build_error = endpoint.error if endpoint else openai_replies.openai_error
+            build_error = endpoint.error if endpoint else replies.openai_error
             self._send_json(handler, scripted.status, build_error(scripted.status, _ERROR_MESSAGE), scripted.headers)
         elif endpoint is None:
             self._send_json(handler, 404, _NOT_FOUND)

@@ -14,8 +14,8 @@ from typing import Any, Final
 from byline.export.redaction.allow_list import is_plain_value
 from byline.export.span_copy import SpanCopy
 from byline.genai import attributes as names
+from byline.genai.attributes import json_dumps
 from byline.genai.call_results import strip_usage
-from byline.genai.json_text import json_dumps
 
 #: Attributes that Langfuse takes for an observation's name before the span's own, and their longest values.
 OBSERVATION_NAMES: Final = {

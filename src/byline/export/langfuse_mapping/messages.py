@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from byline.genai import attributes as names
-from byline.genai.json_text import json_dumps
+from byline.genai.attributes import json_dumps
 
 INPUT: Final = "langfuse.observation.input"
 OUTPUT: Final = "langfuse.observation.output"

@@ -24,7 +24,7 @@ from byline.export.langfuse_mapping.generation import (
 )
 from byline.export.span_copy import SpanCopy
 from byline.genai import attributes as names
-from byline.genai.json_text import json_dumps
+from byline.genai.attributes import json_dumps
 
 TYPE: Final = "langfuse.observation.type"
 _LEVEL: Final = "langfuse.observation.level"

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from byline.genai import attributes as names
-from byline.genai.json_text import json_dumps
+from byline.genai.attributes import json_dumps
 
 #: Attributes that hold request parameters as one JSON text; `redact_parameters` cleans their values.
 PARAMETERS: Final = frozenset(

@@ -1,7 +1,8 @@
-"""OpenAI's APIs as OpenRouter answers them: chat and text completions, embeddings, and responses."""
+"""Replies of the test gateway in the shape of each API: OpenAI's, Anthropic's and Gemini's."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -219,4 +220,149 @@ def _response_head(call: ModelCall) -> dict[str, Any]:
         "metadata": {},
         "temperature": 1.0,
         "top_p": 1.0,
+    }
+
+
+_ANTHROPIC_ERRORS: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    529: "overloaded_error",
+}
+
+
+def anthropic_message(call: ModelCall) -> dict[str, Any]:
+    """Return a message; a tool use if the request has tools."""
+    prompt, answer = call.tokens
+    return {
+        "id": call.id,
+        "type": "message",
+        "role": "assistant",
+        "model": call.model,
+        "content": [_anthropic_content_block(call)],
+        "stop_reason": _anthropic_stop_reason(call),
+        "stop_sequence": None,
+        "usage": {
+            # Anthropic's input_tokens exclude the tokens of the prompt cache.
+            "input_tokens": prompt,
+            "output_tokens": answer,
+            "cache_creation_input_tokens": 0 if call.cached else 5,
+            "cache_read_input_tokens": 0 if call.cached else 7,
+            "service_tier": "standard",
+            **call.cost,
+        },
+        **call.extra,
+    }
+
+
+def anthropic_message_stream(call: ModelCall) -> Iterator[bytes]:
+    """Yield the events of a streamed message; the first and the last but one have usage."""
+    whole = anthropic_message(call)
+    usage = whole["usage"]
+    started = {**whole, "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 1}}
+    yield sse_event("message_start", message=started)
+    if call.tool is not None:
+        yield sse_event("content_block_start", index=0, content_block=_anthropic_content_block(call))
+        yield sse_event("ping")
+        yield sse_event("content_block_delta", index=0, delta={"type": "input_json_delta", "partial_json": "{}"})
+    else:
+        yield sse_event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+        yield sse_event("ping")
+        for word in call.words():
+            yield sse_event("content_block_delta", index=0, delta={"type": "text_delta", "text": word})
+    yield sse_event("content_block_stop", index=0)
+    final_usage = {"output_tokens": usage["output_tokens"], **call.cost}
+    yield sse_event(
+        "message_delta", delta={"stop_reason": _anthropic_stop_reason(call), "stop_sequence": None}, usage=final_usage
+    )
+    yield sse_event("message_stop")
+
+
+def anthropic_error(status: int, message: str) -> dict[str, Any]:
+    """Return the body of an error response."""
+    return {"type": "error", "error": {"type": _ANTHROPIC_ERRORS.get(status, "api_error"), "message": message}}
+
+
+def anthropic_stream_error(call: ModelCall, status: int, message: str) -> bytes:  # noqa: ARG001 - the signature of all stream errors
+    """Return the event with which a stream reports a failure."""
+    return sse_event("error", error=anthropic_error(status, message)["error"])
+
+
+def _anthropic_content_block(call: ModelCall) -> dict[str, Any]:
+    if call.tool is not None:
+        return {"type": "tool_use", "id": "toolu_1", "name": call.tool, "input": {}}
+    return {"type": "text", "text": call.text}
+
+
+def _anthropic_stop_reason(call: ModelCall) -> str:
+    return "end_turn" if call.tool is None else "tool_use"
+
+
+_GEMINI_ERRORS: Final = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
+    503: "UNAVAILABLE",
+}
+
+
+def gemini_response(call: ModelCall) -> dict[str, Any]:
+    """Return a response; a function call if the request has tools."""
+    part: dict[str, Any] = {"text": call.text}
+    if call.tool is not None:
+        part = {"functionCall": {"name": call.tool, "args": {}}}
+    return _build_gemini_response(call, [part], last=True)
+
+
+def gemini_response_stream(call: ModelCall) -> Iterator[bytes]:
+    """Yield the chunks of a stream: server-sent events, or the elements of a JSON array."""
+    if call.tool is not None:
+        chunks = [gemini_response(call)]
+    else:
+        words = list(call.words())
+        chunks = [_build_gemini_response(call, [{"text": word}], last=False) for word in words[:-1]]
+        chunks.append(_build_gemini_response(call, [{"text": words[-1]}], last=True))
+    for number, chunk in enumerate(chunks):
+        if call.sse:
+            yield sse_data(chunk).replace(b"\n\n", b"\r\n\r\n")
+        else:
+            yield (b"[" if number == 0 else b",\r\n") + json.dumps(chunk).encode()
+    if not call.sse:
+        yield b"]"
+
+
+def gemini_embedding(call: ModelCall) -> dict[str, Any]:
+    """Return an embedding of three dimensions, one per request of a batch, without usage as Gemini does."""
+    batch = call.body.get("requests")
+    vector = {"values": [0.1, 0.2, 0.3]}
+    return {"embeddings": [vector for _ in batch]} if isinstance(batch, list) else {"embedding": vector}
+
+
+def gemini_error(status: int, message: str) -> dict[str, Any]:
+    """Return the body of an error response."""
+    return {"error": {"code": status, "message": message, "status": _GEMINI_ERRORS.get(status, "INTERNAL")}}
+
+
+def gemini_stream_error(call: ModelCall, status: int, message: str) -> bytes:
+    """Return the chunk with which a stream reports a failure."""
+    failed = gemini_error(status, message)
+    return sse_data(failed).replace(b"\n\n", b"\r\n\r\n") if call.sse else b",\r\n" + json.dumps(failed).encode() + b"]"
+
+
+def _build_gemini_response(call: ModelCall, parts: list[dict[str, Any]], *, last: bool) -> dict[str, Any]:
+    prompt, answer = call.tokens
+    candidate: dict[str, Any] = {"content": {"role": "model", "parts": parts}, "index": 0}
+    usage = {"promptTokenCount": prompt, "totalTokenCount": prompt}
+    if last:
+        candidate["finishReason"] = "STOP"
+        usage = {"promptTokenCount": prompt, "candidatesTokenCount": answer, "totalTokenCount": prompt + answer}
+    return {
+        "candidates": [candidate],
+        "usageMetadata": usage,
+        "modelVersion": call.model,
+        "responseId": call.id,
     }
