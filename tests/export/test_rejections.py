@@ -295,8 +295,9 @@ def test_what_waits_at_the_end_behind_a_destination_that_hangs_is_counted(
         feed: Any = app.destinations[0].processor()
         feed.shutdown()
         receiver.release()
-    # A batch is on its way; all others were never taken.
-    assert spans_of("hanging")["dropped.closed"] == 600 - 512
+    # A batch of 512 is in flight, and counted as well if the busy worker gave up its post before the shutdown.
+    lost = sum(count for name, count in spans_of("hanging").items() if name.startswith("dropped."))
+    assert lost in (600 - 512, 600)
     assert "byline.E067" in caplog.text
 
 
