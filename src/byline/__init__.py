@@ -3,6 +3,7 @@
 from byline import destinations, gateways
 from byline.attribution import Attribution
 from byline.bound import bound, unbound
+from byline.carry import carried, carry, extract, inject
 from byline.instrument import flush, instrument, stats, uninstrument
 from byline.request_context import bind, current
 from byline.settings import SettingError
@@ -12,10 +13,14 @@ __all__ = [
     "SettingError",
     "bind",
     "bound",
+    "carried",
+    "carry",
     "current",
     "destinations",
+    "extract",
     "flush",
     "gateways",
+    "inject",
     "instrument",
     "stats",
     "unbound",

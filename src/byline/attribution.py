@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -35,6 +35,8 @@ _SWITCHED_OFF: Final = frozenset({"", "0", "false", "no", "none", "null", "off"}
 class Attribution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The accepted attribution of one request; every field is optional.
 
+    Also a mapping of the fields that are set, so that ``byline.bound(**byline.current())`` repeats an attribution.
+
     Ids and names are printable strings of at most 200 characters, exactly as they were sent. A longer
     id is dropped and not truncated, because a truncated id would identify something else.
 
@@ -58,6 +60,8 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     Example:
         >>> Attribution(session_id="s-1", user_id="ada").session_id
         's-1'
+        >>> dict(Attribution(session_id="s-1", user_id="ada"))
+        {'session_id': 's-1', 'user_id': 'ada'}
     """
 
     session_id: str | None = None
@@ -79,7 +83,43 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         """Return whether any field is set."""
         return self != EMPTY
 
+    def __getitem__(self, field: str) -> Any:
+        """Return the value of a field that is set. Raises `KeyError` for any other."""
+        value = getattr(self, field, None) if field in FIELDS else None
+        if not value:
+            raise KeyError(field)
+        return value
 
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of the fields that are set."""
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        """Return how many fields are set."""
+        return len(self.keys())
+
+    def __contains__(self, field: object) -> bool:
+        """Return whether a field is set."""
+        return field in self.keys()
+
+    def keys(self) -> list[str]:
+        """Return the names of the fields that are set."""
+        return [field for field in self.__struct_fields__ if getattr(self, field)]
+
+    def values(self) -> list[Any]:
+        """Return the values of the fields that are set."""
+        return [getattr(self, field) for field in self.keys()]
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Return the names and values of the fields that are set."""
+        return [(field, getattr(self, field)) for field in self.keys()]
+
+    def get(self, field: str, default: Any = None) -> Any:
+        """Return the value of a field, or the default if the field is not set."""
+        return getattr(self, field) if field in self.keys() else default
+
+
+Mapping.register(Attribution)
 EMPTY: Final = Attribution()
 SCALARS: Final = tuple(f for f in Attribution.__struct_fields__ if f not in ("tags", "metadata"))
 FIELDS: Final = frozenset(Attribution.__struct_fields__)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import sys
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager
 from contextvars import Token
@@ -20,7 +22,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 #: An unbound block has an OpenTelemetry context without a current span, so that its spans start traces of their own.
-_NO_SPAN: Final = otel_context.Context()
+NO_SPAN: Final = otel_context.Context()
+
+
+class Contexts(NamedTuple):
+    """The contexts of a block: of byline, and of OpenTelemetry if the block has one of its own."""
+
+    request: RequestContext
+    otel: otel_context.Context | None = None
 
 
 class _Attached(NamedTuple):
@@ -28,7 +37,7 @@ class _Attached(NamedTuple):
     otel_token: Any
 
 
-class _Block:
+class Block:
     """A context manager and decorator that runs code in a request context of its own."""
 
     def __init__(self) -> None:
@@ -36,10 +45,10 @@ class _Block:
         self._attached: WeakKeyDictionary[RequestContext, _Attached] = WeakKeyDictionary()
 
     def _enter(self) -> None:
-        new = self._new_context()
-        self._attached[new] = _attach(new)
+        new = self._new_contexts()
+        self._attached[new.request] = _attach(new)
 
-    def _new_context(self) -> RequestContext:
+    def _new_contexts(self) -> Contexts:
         raise NotImplementedError
 
     def __exit__(
@@ -61,14 +70,14 @@ class _Block:
 
             @functools.wraps(function)
             async def coroutine(*args: Any, **kwargs: Any) -> Any:
-                with _running(self._new_context()):
+                with run_whole(self._new_contexts()):
                     return await function(*args, **kwargs)
 
             return cast("F", coroutine)
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            with _running(self._new_context()):
+            with run_whole(self._new_contexts()):
                 return function(*args, **kwargs)
 
         return cast("F", call)
@@ -76,25 +85,25 @@ class _Block:
     def _wrap_generator(self, function: Callable[..., Generator[Any, Any, Any]]) -> Callable[..., Any]:
         @functools.wraps(function)
         def generator(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            new = self._new_context()
+            new = self._new_contexts()
             inner = function(*args, **kwargs)
             step: Callable[[], Any] = functools.partial(next, inner)
             # Attached only while the inner code runs, because the consumer of a generator runs in the same
             # ``contextvars`` context between two items.
             while True:
                 try:
-                    with _attached(new):
+                    with run_part(new):
                         item = step()
                 except StopIteration as stop:
-                    new.end()
+                    new.request.end()
                     return stop.value
                 except BaseException:
-                    new.end()
+                    new.request.end()
                     raise
                 try:
                     sent = yield item
                 except GeneratorExit:
-                    with _running(new):
+                    with run_whole(new):
                         inner.close()
                     raise
                 except BaseException as error:
@@ -107,23 +116,23 @@ class _Block:
     def _wrap_async_generator(self, function: Callable[..., AsyncGenerator[Any, Any]]) -> Callable[..., Any]:
         @functools.wraps(function)
         async def generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            new = self._new_context()
+            new = self._new_contexts()
             inner = function(*args, **kwargs)
             step: Callable[[], Any] = inner.__anext__
             while True:
                 try:
-                    with _attached(new):
+                    with run_part(new):
                         item = await step()
                 except StopAsyncIteration:
-                    new.end()
+                    new.request.end()
                     return
                 except BaseException:
-                    new.end()
+                    new.request.end()
                     raise
                 try:
                     sent = yield item
                 except GeneratorExit:
-                    with _running(new):
+                    with run_whole(new):
                         await inner.aclose()
                     raise
                 except BaseException as error:
@@ -134,7 +143,7 @@ class _Block:
         return generator
 
 
-class bound(_Block):  # noqa: N801 - used like a function
+class bound(Block):  # noqa: N801 - used like a function
     """Bind an attribution to a block or to a function, inside a request or outside one.
 
     Within a request the fields are added to the request's attribution until the block ends; outside a request
@@ -162,13 +171,13 @@ class bound(_Block):  # noqa: N801 - used like a function
         self._enter()
         return self
 
-    def _new_context(self) -> RequestContext:
+    def _new_contexts(self) -> Contexts:
         new = RequestContext(parent=request_context.current_context())
         new.bind(self._fields)
-        return new
+        return Contexts(new)
 
 
-class unbound(_Block):  # noqa: N801 - used like a function
+class unbound(Block):  # noqa: N801 - used like a function
     """Run a block or a function outside every request: nothing in it is attributed, and its spans start new traces.
 
     For work that a request starts and that serves others from then on: the consumer of a queue, a scheduler, a
@@ -193,19 +202,20 @@ class unbound(_Block):  # noqa: N801 - used like a function
         self._enter()
         return self
 
-    def _new_context(self) -> RequestContext:
+    def _new_contexts(self) -> Contexts:
         context = RequestContext(after_response=-1.0)
         context.end()
-        return context
+        return Contexts(context, NO_SPAN)
 
 
-def _attach(new: RequestContext) -> _Attached:
-    otel_token = otel_context.attach(_NO_SPAN) if new.is_expired() else None
-    return _Attached(request_context.attach(new), otel_token)
+def _attach(new: Contexts) -> _Attached:
+    otel_token = None if new.otel is None else otel_context.attach(new.otel)
+    return _Attached(request_context.attach(new.request), otel_token)
 
 
 @contextmanager
-def _attached(new: RequestContext) -> Generator[None, None, None]:
+def run_part(new: Contexts) -> Generator[None, None, None]:
+    """Attach the contexts for a part of a run, which does not end them."""
     attached = _attach(new)
     try:
         yield
@@ -214,13 +224,39 @@ def _attached(new: RequestContext) -> Generator[None, None, None]:
 
 
 @contextmanager
-def _running(new: RequestContext) -> Generator[None, None, None]:
-    """Attach a context for a whole run, which ends the context."""
+def run_whole(new: Contexts) -> Generator[None, None, None]:
+    """Attach the contexts for a whole run, which ends the request context."""
     try:
-        with _attached(new):
+        with run_part(new):
             yield
     finally:
-        new.end()
+        new.request.end()
+
+
+#: Modules whose child processes work for other requests than that in which they were forked.
+_POOLS: Final = frozenset({"concurrent.futures.process", "multiprocessing.pool"})
+
+
+class _ForkedPools:
+    """Removes the context of a request from the workers of a process pool that was forked within that request."""
+
+    def after_fork(self) -> None:
+        """Register with multiprocessing, which knows only later what the new child is for."""
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None and request_context.attached() is not None:
+            util.register_after_fork(self, _ForkedPools.leave_request)
+
+    def leave_request(self) -> None:
+        """Leave the request if this child belongs to a pool."""
+        process = sys.modules["multiprocessing.process"].current_process()
+        if getattr(getattr(process, "_target", None), "__module__", None) in _POOLS:
+            request_context.attach(None)
+            otel_context.attach(NO_SPAN)
+
+
+_forked_pools: Final = _ForkedPools()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked_pools.after_fork)
 
 
 def _detach_quietly(attached: _Attached) -> None:

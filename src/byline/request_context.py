@@ -165,7 +165,7 @@ class RequestContext:
             self._merged = merge([self._bound, attribution_fields(below)])
         return self._merged
 
-    def bind(self, fields: Mapping[str, Any]) -> None:
+    def bind(self, fields: Mapping[str, Any] | Attribution) -> None:
         """Add fields from app code, which win over claims; later calls win over earlier ones."""
         with _lock:
             rejected = self._bound_rejected or []

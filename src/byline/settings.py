@@ -10,6 +10,8 @@ from typing import Any, Final, NamedTuple
 #: Prefix of variables → the similarity to a setting that counts as a misspelling. Higher for Langfuse's, because the
 #: Langfuse SDK has variables of its own.
 _MISSPELLING_SIMILARITY: Final = {"BYLINE_": 0.7, "LANGFUSE_": 0.85}
+#: Characters of a signing key; ``openssl rand -base64 32`` makes 44.
+_MIN_SIGNING_KEY: Final = 16
 
 
 class SettingError(ValueError):
@@ -79,6 +81,17 @@ def _parse_share(text: str) -> float:
     return share
 
 
+def _parse_list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _parse_signing_keys(text: str) -> tuple[str, ...]:
+    keys = _parse_list(text)
+    if any(len(key) < _MIN_SIGNING_KEY for key in keys):
+        raise ValueError(f"has a key of less than {_MIN_SIGNING_KEY} characters")
+    return keys
+
+
 SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("langfuse_public_key", ("LANGFUSE_PUBLIC_KEY",), "", "Langfuse's public key, pk-lf-…"),
     Setting("langfuse_secret_key", ("LANGFUSE_SECRET_KEY",), "", "Langfuse's secret key, sk-lf-…", secret=True),
@@ -142,7 +155,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         ("BYLINE_ALLOW_HTTP",),
         "",
         "Hosts, without port, to which spans may be sent unencrypted, separated by commas; loopback is always allowed",
-        lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
+        _parse_list,
     ),
     Setting("gateways", ("BYLINE_GATEWAYS",), "", "Gateways by name or name=base URL, separated by commas"),
     Setting(
@@ -155,6 +168,27 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("sampling", ("BYLINE_SAMPLING",), "1", "Share of sessions that are exported, 0 to 1", _parse_share),
     Setting("key_aliases", ("BYLINE_KEY_ALIASES",), "", "Names of API keys, hash=name, separated by commas"),
     Setting("spool", ("BYLINE_SPOOL",), "", "Folder in which spans wait while a destination is unavailable"),
+    Setting(
+        "propagate_to",
+        ("BYLINE_PROPAGATE_TO",),
+        "",
+        "Own services that get the attribution with HTTP requests: hosts, `*.suffix` or networks, separated by commas",
+        _parse_list,
+    ),
+    Setting(
+        "signing_key",
+        ("BYLINE_SIGNING_KEY",),
+        "",
+        "Keys that sign the attribution for own services and jobs, separated by commas: the first signs, all verify",
+        _parse_signing_keys,
+        secret=True,
+    ),
+    Setting(
+        "audience",
+        ("BYLINE_AUDIENCE",),
+        "byline",
+        "Name of the group of services that accept each other's signed attribution, e.g. production",
+    ),
     Setting("disabled", ("BYLINE_DISABLED", "OTEL_SDK_DISABLED"), "false", "true: byline does nothing", parse_switch),
     Setting(
         "debug",

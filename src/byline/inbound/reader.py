@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapp
 from inspect import iscoroutinefunction
 from typing import Any, Final, cast
 
-from byline import errors
+from byline import carrier, errors
 from byline.attribution import FIELDS as ATTRIBUTION_FIELDS
 from byline.attribution import MASKS, Attribution, merge
 from byline.inbound import sources
@@ -48,6 +48,8 @@ GROUPS: Final = frozenset(GROUP_OF.values())
 #: Claims of these fields are ignored if an identity function is set.
 _IDENTITY_FIELDS: Final = frozenset({"user_id", "organization_id", "environment_id"})
 
+#: Key of a scope or environ with its decoded member ``byline``, which is accepted once but read several times.
+_CARRIED: Final = "byline.carried"
 #: Members of the body of which only nested members are needed → the paths to these.
 _NESTED_PATHS: Final = {
     name: tuple(path[1:] for _, _, path in claims)
@@ -83,6 +85,7 @@ class ClaimReader:
         self.identity = identity
         self.trust = validate_trust(trust)
         self.body_limit = body_limit
+        self._signing = carrier.Signing.from_settings()
         own_members = [source.path[0] for source in self.sources if source.kind == "body"]
         own_nested = [source.path[1] for source in self.sources if len(source.path) > 1]
         own_headers = [source.name for source in self.sources if source.kind == "header"]
@@ -119,17 +122,25 @@ class ClaimReader:
             claims.add_body_claims(members)
         if request.is_handshake():
             claims.add_query_claims(request.query())
+        verified = None
         if "baggage" in headers:
+            verified = self._read_carried(headers["baggage"], raw, claims)
             claims.add_baggage_claims(headers["baggage"])
         layers = (claims,) if own is None else (own, claims)
         if self.trust is not GROUPS:
             accepted = self._accepted_fields(raw)
             for layer in layers:
                 layer.keep_only(accepted, "not trusted")
+        # An own service has read its caller's claims by its own rules: what it signed needs no trust.
+        if verified:
+            _leave_identity_to("own service", layers)
         if identified is not None:
-            for layer in layers:
-                layer.keep_only(ATTRIBUTION_FIELDS - _IDENTITY_FIELDS, "identity decides")
-            layers = (identified, *layers)
+            _leave_identity_to("identity", layers)
+            if verified and not _IDENTITY_FIELDS.isdisjoint(identified):
+                _leave_identity_to("identity", (verified,))
+            layers = (identified, *((verified,) if verified else ()), *layers)
+        elif verified:
+            layers = (verified, *layers)
         late_values_known = not self.late or (
             (identified is None or bool(identified))
             and all(source.field in (own or ()) for source in self.sources if source.late)
@@ -143,6 +154,27 @@ class ClaimReader:
         for source in self.sources:
             source.add_to(claims, request, headers, members)
         return claims
+
+    def _read_carried(self, lines: list[str], raw: MutableMapping[str, Any], claims: ClaimSet) -> ClaimSet:
+        """Return the attribution that an own service has signed; add an unsigned one to the claims."""
+        carried: carrier.Carried | None = raw.get(_CARRIED)
+        value = carrier.find_member(",".join(lines)) if carried is None else None
+        verified = ClaimSet(claims.rejected)
+        if value is not None:
+            carried = carrier.decode(value, self._signing, carrier.HTTP_MAX_AGE)
+            if carried.verified and not carrier.seen.is_first(value):
+                carried = carrier.drop("replayed")
+            raw[_CARRIED] = carried
+        if carried is None:
+            return verified
+        if carried.fields is None:
+            claims.reject("baggage", carried.dropped)
+        elif carried.verified:
+            verified.add_app_fields(carried.fields)
+        else:
+            for field, item in carried.fields.items():
+                claims.add(field, item)
+        return verified
 
     def _decode_body(self, body: BodyBuffer | None, rejected: list[str]) -> dict[str, Any]:
         if body is None or not body.is_complete():
@@ -172,6 +204,11 @@ class ClaimReader:
         except Exception:
             errors.report_internal_error("trust")
             return frozenset()
+
+
+def _leave_identity_to(source: str, layers: Iterable[ClaimSet]) -> None:
+    for layer in layers:
+        layer.keep_only(ATTRIBUTION_FIELDS - _IDENTITY_FIELDS, f"{source} decides")
 
 
 def validate_trust(trust: Trust) -> Trust:

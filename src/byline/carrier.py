@@ -1,0 +1,239 @@
+"""The attribution in transit: one member of W3C baggage, signed if a key is set.
+
+The value is ``1.<form>`` or, with ``BYLINE_SIGNING_KEY``, ``1.<form>.<signature>``: the version, the fields as JSON in
+base64url, and an HMAC-SHA-256 of both. The signed form also has the time, the audience and a random id, so that a
+receiver can drop what is old, meant for others, or sent a second time.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from byline import errors, settings
+from byline.attribution import Attribution, MetadataValue
+from byline.fork import fork_safe_lock
+from byline.internal_metrics import increment
+from byline.settings import SettingError
+
+#: Name of the member of W3C baggage.
+MEMBER: Final = "byline"
+#: Recipients of baggage may drop members beyond this length (W3C Baggage, 3.3.2).
+MAX_BAGGAGE: Final = 8192
+#: Seconds that an HTTP request may be under way; also the time for which its id is remembered.
+HTTP_MAX_AGE: Final = 300.0
+#: Seconds that a message may wait in a queue.
+QUEUE_MAX_AGE: Final = 7 * 86400.0
+
+_VERSION: Final = "1"
+_MAX_VALUE: Final = 4096
+#: Seconds by which the clock of a sender may be ahead.
+_CLOCK_SKEW: Final = 60.0
+_MAX_REMEMBERED: Final = 65536
+_PURPOSE: Final = b"byline carrier\n"
+
+
+class _Form(msgspec.Struct, omit_defaults=True):
+    """The fields under short names, because each hop sends them."""
+
+    s: str | None = None
+    u: str | None = None
+    t: str | None = None
+    n: str | None = None
+    sn: str | None = None
+    gn: str | None = None
+    p: str | None = None
+    e: str | None = None
+    r: str | None = None
+    v: str | None = None
+    tg: tuple[str, ...] = ()
+    m: dict[str, MetadataValue] = {}
+    o: str | None = None
+    oe: str | None = None
+    at: int | None = None
+    to: str | None = None
+    id: str | None = None
+
+
+_NAMES: Final = dict(zip(Attribution.__struct_fields__, _Form.__struct_fields__, strict=False))
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(_Form).decode
+
+
+class Carried(NamedTuple):
+    """A value of the member ``byline`` as received.
+
+    Attributes:
+        fields: The attribution fields, not yet checked against byline's limits; ``None`` if the value was dropped.
+        verified: Whether one of the receiver's own keys has signed the value.
+        dropped: Why the value was dropped, e.g. ``forged``.
+    """
+
+    fields: Mapping[str, Any] | None
+    verified: bool = False
+    dropped: str = ""
+
+
+class Signing(NamedTuple):
+    """The keys and the audience of this service."""
+
+    keys: Sequence[bytes]
+    audience: str
+
+    @classmethod
+    def from_settings(cls) -> Signing:
+        """Return those of the environment, no keys if none are set. Raises `SettingError` ``byline.E001``."""
+        keys = settings.find("signing_key").value
+        return cls([key.encode() for key in keys], settings.find("audience").value)
+
+
+def find_signing() -> Signing | None:
+    """Return the signing of the environment; ``None`` and one log message if its variables are wrong."""
+    try:
+        return Signing.from_settings()
+    except SettingError as error:
+        errors.error_once("signing", "%s Nothing is carried to other services and jobs until then", error)
+        return None
+
+
+def encode(attribution: Attribution, signing: Signing) -> str | None:
+    """Return the value of the member; ``None`` for an empty attribution, and if the ids alone are too long.
+
+    If all fields are too long together, first the metadata is left out and then the tags, whole and never cut.
+    """
+    values = {_NAMES[field]: value for field, value in attribution.items()}
+    if not values:
+        return None
+    if signing.keys:
+        values |= {"at": int(time.time()), "to": signing.audience, "id": _to_base64(os.urandom(9))}
+    for left_out in ("", "m", "tg"):
+        if left_out:
+            increment("carry.left_out")
+            values.pop(left_out, None)
+        text = f"{_VERSION}.{_to_base64(_encode(_Form(**values)))}"
+        if signing.keys:
+            text = f"{text}.{_sign(text, signing.keys[0])}"
+        if len(text) <= _MAX_VALUE:
+            return text
+    return None
+
+
+def decode(value: str, signing: Signing, max_age: float) -> Carried:
+    """Return what a value carries. Counts and explains a value that is dropped.
+
+    Args:
+        value: The value of the member.
+        signing: The keys of the receiver. Without keys nothing is verified; with keys, an unsigned value is dropped.
+        max_age: Seconds after which a signed value is too old.
+    """
+    if len(value) > _MAX_VALUE:
+        return drop("too long")
+    version, dot, rest = value.partition(".")
+    if not dot or version != _VERSION:
+        return drop("version" if dot and version.isdigit() else "malformed")
+    encoded, dot, signature = rest.partition(".")
+    if signing.keys:
+        if not dot:
+            return drop("unsigned")
+        text = f"{version}.{encoded}"
+        if not any(hmac.compare_digest(_sign(text, key).encode(), signature.encode()) for key in signing.keys):
+            return drop("forged")
+    try:
+        form = _decode(_from_base64(encoded))
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return drop("malformed")
+    if form.to is not None and form.to != signing.audience:
+        return drop("audience")
+    if signing.keys and not -_CLOCK_SKEW <= time.time() - (form.at or 0) <= max_age:
+        return drop("expired")
+    fields = {field: value for field, name in _NAMES.items() if (value := getattr(form, name))}
+    return Carried(fields, verified=bool(signing.keys))
+
+
+def drop(why: str) -> Carried:
+    """Return a value that is dropped, and count it."""
+    increment(f"carry.dropped.{why.replace(' ', '_')}")
+    return Carried(None, dropped=why)
+
+
+class SeenValues:
+    """The signed values that this process has received over HTTP lately, so that none is accepted twice."""
+
+    def __init__(self) -> None:
+        self._lock = fork_safe_lock()
+        self._seen: dict[str, float] = {}
+
+    def is_first(self, value: str) -> bool:
+        """Return whether a value is received for the first time, and remember the value."""
+        # The signature covers the random id.
+        identifier, now = value.rpartition(".")[2], time.monotonic()
+        with self._lock:
+            if identifier in self._seen:
+                return False
+            while self._seen:
+                oldest = next(iter(self._seen))
+                if len(self._seen) < _MAX_REMEMBERED and self._seen[oldest] > now:
+                    break
+                del self._seen[oldest]
+            self._seen[identifier] = now + HTTP_MAX_AGE + _CLOCK_SKEW
+            return True
+
+
+seen: Final = SeenValues()
+
+
+def find_member(baggage: str) -> str | None:
+    """Return the value of the member in a ``baggage`` header, ``None`` if there is none.
+
+    Example:
+        >>> find_member("a=1,byline=1.e30;ttl=1,b=2")
+        '1.e30'
+    """
+    for member in baggage.split(","):
+        name, equals, value = member.partition(";")[0].partition("=")
+        if equals and name.strip() == MEMBER:
+            return value.strip()
+    return None
+
+
+def replace_member(baggage: str, value: str | None) -> str:
+    """Return a ``baggage`` header with this value of the member, or without the member; all others stay as they are.
+
+    A header that would become too long for its recipients gets no member.
+
+    Example:
+        >>> replace_member("a=1,byline=1.old", "1.new")
+        'a=1,byline=1.new'
+        >>> replace_member("byline=1.old", None)
+        ''
+    """
+    others = [member for member in baggage.split(",") if member.strip() and member.partition("=")[0].strip() != MEMBER]
+    if value is not None:
+        longer = ",".join([*others, f"{MEMBER}={value}"])
+        if len(longer) <= MAX_BAGGAGE:
+            return longer
+        increment("carry.left_out")
+    return ",".join(others)
+
+
+def _sign(text: str, key: bytes) -> str:
+    return _to_base64(hmac.digest(key, _PURPOSE + text.encode(), hashlib.sha256))
+
+
+def _to_base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, UnicodeEncodeError) as error:
+        raise ValueError("not base64url") from error

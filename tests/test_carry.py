@@ -1,0 +1,426 @@
+"""``inject``, ``extract``, ``carried``, ``carry`` and the signed form: the right request or none."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import pickle
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+import byline
+from byline import carrier, internal_metrics, request_context
+from byline.asgi import AttributionMiddleware as AsgiMiddleware
+from tests.support import Door, Sent, accepted, both_doors
+
+KEY = "k" * 32
+NONE = byline.Attribution()
+FULL = byline.Attribution(
+    session_id="s-1",
+    user_id="ada Łovelace",
+    trace_id="t",
+    trace_name="n",
+    span_name="step",
+    generation_name="g",
+    parent_span_id="p",
+    environment="prod",
+    release="r",
+    version="v",
+    tags=("a", "b,c"),
+    metadata={"k": 1, "l": "x", "f": 0.5, "b": True},
+    organization_id="acme",
+    environment_id="e",
+)
+
+
+@pytest.fixture(autouse=True)
+def metrics() -> Iterator[None]:
+    internal_metrics.clear()
+    yield
+    internal_metrics.clear()
+
+
+@pytest.fixture
+def signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", KEY)
+
+
+def dropped() -> dict[str, int]:
+    counts = internal_metrics.counter_values()
+    return {name.removeprefix("carry.dropped."): count for name, count in counts.items() if name.startswith("carry.d")}
+
+
+def message(**fields: Any) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    with byline.bound(**fields):
+        byline.inject(headers)
+    return headers
+
+
+def test_an_attribution_is_a_mapping_of_its_set_fields() -> None:
+    attribution = byline.Attribution(session_id="s", tags=("a",))
+    assert dict(attribution) == {"session_id": "s", "tags": ("a",)}
+    assert (len(attribution), list(attribution), "user_id" in attribution) == (2, ["session_id", "tags"], False)
+    assert (attribution.get("user_id"), attribution.get("session_id"), attribution["tags"]) == (None, "s", ("a",))
+    assert attribution.values() == ["s", ("a",)]
+    with pytest.raises(KeyError):
+        attribution["user_id"]
+    with byline.bound(**FULL):
+        assert byline.current() == FULL
+
+
+@pytest.mark.parametrize("key", ["", KEY])
+def test_every_field_arrives_unchanged(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", key)
+    assert byline.extract(message(**FULL)) == FULL
+
+
+ids = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=200)
+
+
+@given(
+    session=ids,
+    user=ids,
+    tags=st.lists(ids, max_size=4),
+    metadata=st.dictionaries(ids.filter(lambda t: len(t) < 64), ids),
+)
+def test_any_valid_text_arrives_unchanged_or_not_at_all(
+    session: str, user: str, tags: list[str], metadata: dict[str, str]
+) -> None:
+    with byline.bound(session_id=session, user_id=user, tags=tags, metadata=metadata):
+        sent, headers = byline.current(), dict[str, str]()
+        byline.inject(headers)
+    got = byline.extract(headers)
+    assert got in (NONE, sent, byline.Attribution(session_id=sent.session_id, user_id=sent.user_id, tags=sent.tags))
+
+
+def test_the_member_is_valid_w3c_baggage_beside_others() -> None:
+    headers = {"baggage": "other=1;p=2, byline=1.b2xk ,last=%20"}
+    with byline.bound(session_id="s"):
+        byline.inject(headers)
+    first, second, last = headers["baggage"].split(",")
+    assert (first, second) == ("other=1;p=2", "last=%20")
+    name, _, value = last.partition("=")
+    assert (name, value) == ("byline", "1.eyJzIjoicyJ9")
+    assert byline.extract(headers).session_id == "s"
+
+
+def test_without_an_attribution_nothing_is_carried_and_the_member_of_an_earlier_message_is_removed() -> None:
+    headers: dict[str, str] = {}
+    byline.inject(headers)
+    assert headers == {}
+    headers = {"Baggage": "byline=1.eyJzIjoicyJ9", "X": "1"}
+    byline.inject(headers)
+    assert headers == {"X": "1"}
+
+
+def test_trace_context_goes_along_but_not_over_that_of_an_instrumentation() -> None:
+    tracer = TracerProvider().get_tracer("t")
+    with tracer.start_as_current_span("s") as span:
+        headers: dict[str, str] = {}
+        byline.inject(headers)
+        assert headers["traceparent"].split("-")[1:3] == [
+            f"{span.get_span_context().trace_id:032x}",
+            f"{span.get_span_context().span_id:016x}",
+        ]
+        theirs = {"Traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01"}
+        byline.inject(theirs)
+    assert theirs == {"Traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01"}
+
+
+def test_kafka_headers_are_a_list_of_text_and_bytes() -> None:
+    headers: list[tuple[str, bytes]] = [("kind", b"\xff\x00"), ("baggage", b"a=1")]
+    with byline.bound(session_id="s"):
+        byline.inject(headers)
+    assert headers == [("kind", b"\xff\x00"), ("baggage", b"a=1,byline=1.eyJzIjoicyJ9")]
+    assert byline.extract(headers).session_id == "s"
+    assert byline.extract([(b"BAGGAGE", "byline=1.eyJzIjoicyJ9")]).session_id == "s"
+
+
+def test_too_much_metadata_is_left_out_whole_then_tags() -> None:
+    many = {f"k{n}": "x" * 400 for n in range(20)}
+    assert byline.extract(message(session_id="s", tags=["a"], metadata=many)) == byline.Attribution(
+        session_id="s", tags=("a",)
+    )
+    tags = [f"{n}" + "x" * 190 for n in range(30)]
+    assert byline.extract(message(session_id="s", tags=tags)) == byline.Attribution(session_id="s")
+    assert internal_metrics.counter_values()["carry.left_out"] == 3
+
+
+def test_a_full_baggage_header_gets_no_member() -> None:
+    headers = {"baggage": "a=" + "x" * 8180}
+    with byline.bound(session_id="s"):
+        byline.inject(headers)
+    assert headers == {"baggage": "a=" + "x" * 8180}
+
+
+def value_of(headers: dict[str, str]) -> str:
+    value = carrier.find_member(headers["baggage"])
+    assert value is not None
+    return value
+
+
+def forge(why: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return a value that a receiver with `KEY` drops for this reason."""
+    if why == "unsigned":
+        return "1.eyJzIjoicyJ9"
+    if why == "forged":
+        monkeypatch.setenv("BYLINE_SIGNING_KEY", "o" * 32)
+    if why == "audience":
+        monkeypatch.setenv("BYLINE_AUDIENCE", "staging")
+    value = value_of(message(session_id="s", user_id="u"))
+    if why == "version":
+        return "2" + value[1:]
+    if why == "malformed":
+        signing = carrier.Signing([KEY.encode()], "byline")
+        return f"1.%%%.{carrier._sign('1.%%%', signing.keys[0])}"
+    if why == "too_long":
+        return value + "a" * 4096
+    return value
+
+
+@pytest.mark.usefixtures("signed")
+@pytest.mark.parametrize("why", ["unsigned", "forged", "audience", "version", "malformed", "too_long"])
+def test_what_an_own_service_has_not_signed_is_dropped_and_counted(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = forge(why, monkeypatch)
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", KEY)
+    monkeypatch.delenv("BYLINE_AUDIENCE", raising=False)
+    assert byline.extract({"baggage": f"byline={value}"}) == NONE
+    assert dropped() == {why: 1}
+
+
+@pytest.mark.usefixtures("signed")
+def test_every_truncated_or_changed_value_is_dropped() -> None:
+    value = value_of(message(session_id="s", user_id="u"))
+    for end in range(len(value)):
+        assert byline.extract({"baggage": f"byline={value[:end]}"}) == NONE
+        changed = value[:end] + ("A" if value[end] != "A" else "B") + value[end + 1 :]
+        assert byline.extract({"baggage": f"byline={changed}"}) == NONE
+
+
+@pytest.mark.usefixtures("signed")
+def test_an_old_or_a_future_value_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = message(session_id="s")
+    assert byline.extract(headers, max_age=60).session_id == "s"
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 61)
+    assert byline.extract(headers, max_age=60) == NONE
+    assert byline.extract(headers).session_id == "s"
+    monkeypatch.setattr(time, "time", lambda: now - 120)
+    assert byline.extract(headers) == NONE
+    assert dropped() == {"expired": 2}
+
+
+def test_keys_are_rotated_without_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = "o" * 32, "n" * 32
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", old)
+    headers = message(session_id="s")
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", f"{new}, {old}")
+    assert byline.extract(headers).session_id == "s"
+    headers = message(session_id="t")
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", new)
+    assert byline.extract(headers).session_id == "t"
+
+
+def test_a_short_key_carries_nothing_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", "short")
+    assert message(session_id="s") == message(session_id="s") == {}
+    (record,) = caplog.records
+    assert record.getMessage().startswith("byline.E001: BYLINE_SIGNING_KEY has a key of less than 16 characters.")
+    assert "short" not in record.getMessage()
+
+
+# Requests
+
+
+def send(door: Door, *headers: tuple[str, str], body: bytes = b"{}", **middleware: Any) -> byline.Attribution:
+    return accepted(door, Sent(body, headers=headers), **middleware).attribution
+
+
+@both_doors
+def test_a_request_of_another_service_has_its_attribution(door: Door) -> None:
+    assert send(door, ("baggage", message(**FULL)["baggage"])).session_id == "s-1"
+
+
+@both_doors
+def test_without_a_key_the_member_is_a_claim_like_others(door: Door) -> None:
+    """It needs trust, is weaker than headers, and sets no reserved name."""
+    baggage = ("baggage", message(session_id="s", user_id="u", metadata={"caller_x": "1", "k": "1"})["baggage"])
+    assert send(door, baggage, ("x-session-id", "h")) == byline.Attribution(
+        session_id="h", user_id="u", metadata={"k": "1"}
+    )
+    assert send(door, baggage, trust={"session"}) == byline.Attribution(session_id="s")
+    assert send(door, baggage, identity=lambda raw: None, trust={"session", "user"}).user_id is None
+
+
+@pytest.mark.usefixtures("signed")
+@both_doors
+def test_a_signed_member_needs_no_trust_and_beats_claims(door: Door) -> None:
+    headers = ("x-session-id", "h"), ("baggage", f"{message(**FULL)['baggage']},user.id=mallory")
+    body = b'{"user": "mallory", "session_id": "m"}'
+    assert send(door, *headers, body=body, trust=()) == FULL
+
+
+@pytest.mark.usefixtures("signed")
+@both_doors
+def test_the_login_of_the_receiver_beats_a_signed_user_whole(door: Door) -> None:
+    got = send(door, ("baggage", message(**FULL)["baggage"]), identity=lambda raw: {"user_id": "bob"}, trust=())
+    assert (got.user_id, got.organization_id, got.session_id) == ("bob", None, "s-1")
+    got = send(door, ("baggage", message(**FULL)["baggage"]), identity=lambda raw: None, trust=())
+    assert (got.user_id, got.organization_id) == ("ada Łovelace", "acme")
+
+
+@pytest.mark.usefixtures("signed")
+@both_doors
+@pytest.mark.parametrize("why", ["unsigned", "forged", "audience", "version", "malformed", "too_long"])
+def test_a_request_with_a_bad_member_goes_on_without_it(door: Door, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = forge(why, monkeypatch)
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", KEY)
+    monkeypatch.delenv("BYLINE_AUDIENCE", raising=False)
+    assert send(door, ("baggage", f"byline={value}"), ("x-session-id", "h")) == byline.Attribution(session_id="h")
+    assert dropped() == {why: 1}
+
+
+@pytest.mark.usefixtures("signed")
+@both_doors
+def test_a_replayed_request_is_not_believed(door: Door) -> None:
+    headers = message(session_id="s", user_id="u")
+    assert send(door, ("baggage", headers["baggage"]), trust=()).user_id == "u"
+    assert send(door, ("baggage", headers["baggage"]), trust=()) == NONE
+    assert dropped() == {"replayed": 1}
+
+
+@pytest.mark.usefixtures("signed")
+def test_the_table_of_seen_values_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carrier, "_MAX_REMEMBERED", 3)
+    seen = carrier.SeenValues()
+    assert [seen.is_first(f"1.x.{n}") for n in (1, 2, 1, 3, 4)] == [True, True, False, True, True]
+    assert len(seen._seen) == 3
+
+
+def test_a_middleware_with_a_short_key_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", "short")
+    with pytest.raises(byline.SettingError, match=r"byline\.E001"):
+        AsgiMiddleware(None)  # type: ignore[arg-type]
+
+
+# Jobs
+
+
+def test_a_job_is_signed_as_its_message_and_never_as_the_worker() -> None:
+    alice, bob, nobody = message(user_id="alice", session_id="a"), message(user_id="bob"), dict[str, str]()
+    with byline.bound(user_id="first", session_id="f"):
+        got = []
+        for each in (alice, bob, nobody):
+            with byline.carried(each):
+                got.append(dict(byline.current()))
+        assert byline.current().user_id == "first"
+    assert got == [{"user_id": "alice", "session_id": "a"}, {"user_id": "bob"}, {}]
+
+
+def test_a_job_continues_the_trace_of_its_message() -> None:
+    tracer = TracerProvider().get_tracer("t")
+    with tracer.start_as_current_span("request") as request:
+        headers = message(session_id="s")
+    with byline.carried(headers), tracer.start_as_current_span("job") as job:
+        assert job.get_span_context().trace_id == request.get_span_context().trace_id
+    # The worker was started within another request.
+    with tracer.start_as_current_span("other"), byline.bound(user_id="other"):
+        with byline.carried(headers), tracer.start_as_current_span("job") as job:
+            assert job.get_span_context().trace_id == request.get_span_context().trace_id
+        with byline.carried({}), tracer.start_as_current_span("job") as job:
+            assert job.parent is None  # type: ignore[attr-defined]
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_an_instrumentations_span_of_the_job_stays_current() -> None:
+    tracer = TracerProvider().get_tracer("t")
+    headers = message(session_id="s")
+    with tracer.start_as_current_span("consume") as consume, byline.carried(headers):
+        assert trace.get_current_span() is consume
+
+
+def test_carried_is_a_decorator_too() -> None:
+    assert byline.carried(message(session_id="s"))(lambda: byline.current().session_id)() == "s"
+
+    @byline.carried(message(session_id="s"))
+    async def job() -> str | None:
+        await asyncio.sleep(0)
+        return byline.current().session_id
+
+    assert asyncio.run(job()) == "s"
+
+
+# Threads and processes
+
+
+def session() -> str | None:
+    return byline.current().session_id
+
+
+def test_threads_are_part_of_the_request() -> None:
+    tracer = TracerProvider().get_tracer("t")
+    with ThreadPoolExecutor(2) as pool, tracer.start_as_current_span("request") as span:
+        with byline.bound(session_id="s"):
+            context = request_context.current_context()
+
+            def job(number: int) -> tuple[Any, Any, int]:
+                return request_context.current_context(), trace.get_current_span(), number
+
+            assert list(pool.map(byline.carry(job), range(20))) == [(context, span, number) for number in range(20)]
+        assert pool.submit(session).result() is None
+
+
+def test_outside_a_request_a_carried_function_runs_as_it_is() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(byline.carry(session)).result() is None
+
+
+def test_long_after_its_request_a_job_in_a_thread_keeps_the_attribution() -> None:
+    context = request_context.RequestContext(after_response=-1.0)
+    context.bind({"session_id": "s"})
+    token = request_context.attach(context)
+    carried = byline.carry(session)
+    request_context.detach(token)
+    context.end()
+    assert context.is_expired()
+    assert carried() == "s"
+
+
+def test_a_carried_coroutine_function() -> None:
+    async def job() -> str | None:
+        await asyncio.sleep(0)
+        return session()
+
+    with byline.bound(session_id="s"):
+        carried = byline.carry(job)
+    assert asyncio.run(carried()) == "s"
+
+
+def test_a_pickled_function_has_the_attribution() -> None:
+    with byline.bound(session_id="s"):
+        pickled = pickle.dumps(byline.carry(session))
+    assert pickle.loads(pickled)() == "s"
+    assert pickle.loads(pickle.dumps(pickle.loads(pickled)))() == "s"
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_process_pools(method: str) -> None:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
+        got = []
+        for name in ("a", "b"):
+            with byline.bound(session_id=name):
+                got.append(pool.submit(byline.carry(session)).result())
+        assert [*got, pool.submit(session).result()] == ["a", "b", None]
