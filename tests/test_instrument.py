@@ -11,17 +11,18 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import byline
 from byline import errors, export
-from byline.export import OTLP, Destination
+from byline.export import OTLP
 from byline.gateways import OpenRouter
 from byline.instrument import BylineInstrumentor
 from byline.settings import SETTINGS
 from byline.testing import Receiver
+from tests.export.support import Memory
 
 LLM = {"gen_ai.operation.name": "chat"}
 
@@ -215,28 +216,6 @@ def test_a_url_in_the_place_of_a_gateway_is_not_repeated(
         byline.instrument(**{"tracer_provider": own, "destinations": [], **settings})
     assert said in caught.value.problem
     assert "pa55word" not in str(caught.value)
-
-
-class Kept(SpanExporter):
-    """Keeps what is exported, by whom it was."""
-
-    def __init__(self) -> None:
-        self.spans: list[ReadableSpan] = []
-
-    def export(self, spans: Any) -> SpanExportResult:
-        self.spans.extend(spans)
-        return SpanExportResult.SUCCESS
-
-
-class Memory(Destination):
-    """A destination in memory."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__("https://memory.local", **settings)
-        self.kept = Kept()
-
-    def exporter(self) -> SpanExporter:
-        return self.kept
 
 
 def test_destinations_get_the_signed_spans(own: TracerProvider) -> None:

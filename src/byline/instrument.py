@@ -68,7 +68,7 @@ def instrument(
         if earlier is not None:
             if not _replaces(earlier, *given):
                 return
-            _runtimes.close_all()
+            _runtimes.close(earlier)
         _runtimes.add(_make_runtime(*given))
 
 
@@ -115,6 +115,7 @@ def _make_runtime(
         llm_spans=llm_spans,
         stamp=stamp,
         capture_content=content,
+        others=_runtimes.destinations(),
     )
     keys.set_aliases(aliases)
     return runtime

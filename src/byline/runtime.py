@@ -34,6 +34,7 @@ class Runtime:
         llm_spans: Whether byline makes LLM spans.
         stamp: Which spans get the attribution.
         capture_content: Whether prompts and completions are written onto LLM spans.
+        others: The destinations of other providers, whose labels are taken.
     """
 
     def __init__(
@@ -46,20 +47,19 @@ class Runtime:
         llm_spans: LLMSpans,
         stamp: Stamp,
         capture_content: bool,
+        others: Sequence[Destination] = (),
     ) -> None:
         self.tracer_provider = tracer_provider
         #: Whether `opentelemetry-instrument` made the runtime, and no call in the app.
         self.is_from_entry_point = False
-        self.destinations = unique_labels(list(destinations))
+        self.destinations = unique_labels(list(destinations), others)
         processors = start_all(self.destinations)
-        self.processor = get_or_add_processor(tracer_provider, _PROCESSOR, AttributionSpanProcessor(stamp))
-        # A destination whose processor the app has added to the provider itself receives the spans there.
-        present = list_processors(tracer_provider)
-        self.processor.switch_on(stamp, [each for each in processors if each not in present])
-        if self.destinations:
-            internal_metrics.register_otel_metrics()
-        self.config = None
-        if http.validate_clients(clients):
+        self.processor = AttributionSpanProcessor(stamp)
+        try:
+            self.processor = get_or_add_processor(tracer_provider, _PROCESSOR, self.processor)
+            # A destination whose processor the app has added to the provider itself receives the spans there.
+            present = list_processors(tracer_provider)
+            self.processor.switch_on(stamp, [each for each in processors if each not in present])
             recording = [each.processor() for each in self.destinations if each.options.unsampled == "record"]
             self.config = http.install(
                 tracer_provider=tracer_provider,
@@ -67,8 +67,15 @@ class Runtime:
                 clients=clients,
                 llm_spans=llm_spans,
                 capture_content=capture_content,
-                side_tracer=self._side_tracer(stamp, recording) if recording else None,
+                side_tracer=self._side_tracer(stamp, recording) if recording and clients else None,
+                processor=self.processor,
             )
+        except BaseException:
+            self.processor.switch_off()
+            self.stop_destinations()
+            raise
+        if self.destinations:
+            internal_metrics.register_otel_metrics()
 
     def _side_tracer(self, stamp: Stamp, recording: Sequence[DestinationSpanProcessor]) -> SideTracer:
         processor = AttributionSpanProcessor(stamp)
@@ -88,8 +95,7 @@ class Runtime:
 
     def close(self, timeout: float = _SHUTDOWN_TIMEOUT) -> None:
         """Unhook the clients, switch the processor off, send the waiting spans and stop the destinations."""
-        if self.config is not None:
-            http.uninstall(self.config)
+        http.uninstall(self.config)
         self.processor.switch_off()
         self.stop_destinations(timeout)
 
@@ -122,6 +128,13 @@ class Runtimes:
         if runtime.destinations and not shutdown.hooks.has_hooks():
             shutdown.hooks.register(on_server_stop=self._flush_on_server_stop, on_exit=self._stop_on_exit)
 
+    def close(self, runtime: Runtime) -> None:
+        """Close one runtime; those of other providers go on."""
+        runtime.close()
+        self._active = tuple(each for each in self._active if each is not runtime)
+        if not self.destinations():
+            shutdown.hooks.clear()
+
     def close_all(self) -> None:
         """Close every runtime. The results of LLM calls are dropped after the last export has used them."""
         shutdown.hooks.clear()
@@ -136,11 +149,12 @@ class Runtimes:
         taken = [runtime.flush(timeout) for runtime in self._active]
         return all(taken)
 
-    def _destinations(self) -> list[Destination]:
+    def destinations(self) -> list[Destination]:
+        """Return the destinations of all runtimes."""
         return [destination for runtime in self._active for destination in runtime.destinations]
 
     def _flush_on_server_stop(self) -> None:
-        for destination, seconds in split_deadline(self._destinations(), _SHUTDOWN_TIMEOUT):
+        for destination, seconds in split_deadline(self.destinations(), _SHUTDOWN_TIMEOUT):
             destination.flush(seconds)
 
     def _stop_on_exit(self) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind, Tracer
 
 from byline import bound
@@ -29,6 +30,37 @@ EXAMPLE: dict[str, Any] = {
     "environment": "production",
     "metadata": {"pipeline_version": "2.1.0"},
 }
+
+
+class Kept(SpanExporter):
+    """Keeps the exported spans."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def export(self, spans: Any) -> SpanExportResult:
+        self.spans.extend(spans)
+        return SpanExportResult.SUCCESS
+
+
+class Memory(Destination):
+    """A destination in memory."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__("https://memory.local", **settings)
+        self.kept = Kept()
+
+    def exporter(self) -> SpanExporter:
+        return self.kept
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the exported spans, sorted."""
+        return sorted(span.name for span in self.kept.spans)
+
+    def values(self, attribute: str) -> dict[str, Any]:
+        """Return the value of an attribute by the name of the span."""
+        return {span.name: (span.attributes or {}).get(attribute) for span in self.kept.spans}
 
 
 class App:

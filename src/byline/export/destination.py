@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -200,14 +201,18 @@ def validate_destinations(destinations: Any) -> list[Destination]:
     return list(destinations)
 
 
-def unique_labels(destinations: list[Destination]) -> list[Destination]:
+def unique_labels(destinations: list[Destination], others: Sequence[Destination] = ()) -> list[Destination]:
     """Return the destinations without duplicates, and number those of one label in counters and messages.
+
+    Args:
+        destinations: The destinations of one provider.
+        others: The destinations of other providers, which keep their labels.
 
     Raises:
         SettingError: ``byline.E049`` if two of them would share a spool.
     """
-    accounts: dict[Path, str] = {}
-    counts: dict[str, int] = {}
+    accounts: dict[Path, str] = {each.spool: each.account for each in others if each.spool}
+    labels = {each.label for each in others}
     unique = list(dict.fromkeys(destinations))
     for destination in unique:
         if destination.spool and accounts.setdefault(destination.spool, destination.account) != destination.account:
@@ -217,10 +222,15 @@ def unique_labels(destinations: list[Destination]) -> list[Destination]:
                 "give each destination a label of its own",
             )
     for destination in unique:
-        counts[destination.label] = number = counts.get(destination.label, 0) + 1
-        if number > 1:
-            # The spool stays at its place.
-            destination.label = f"{destination.label}-{number}"
+        if destination in others:
+            continue
+        # The spool stays at its place.
+        label = destination.label
+        for number in itertools.count(2):
+            if destination.label not in labels:
+                break
+            destination.label = f"{label}-{number}"
+        labels.add(destination.label)
     return unique
 
 

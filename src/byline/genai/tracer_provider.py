@@ -8,12 +8,14 @@ byline's. All other spans of such a request stay dropped.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, cast
+from contextvars import copy_context
+from typing import Any, Final, TypeVar, cast
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ConcurrentMultiSpanProcessor, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import ProxyTracerProvider, SpanKind
 
@@ -62,13 +64,45 @@ def get_or_add_processor(provider: Any, name: str, new: P) -> P:
         return present
     with contextlib.suppress(AttributeError, TypeError):
         setattr(provider, name, new)
-    provider.add_span_processor(new)
+    is_concurrent = isinstance(getattr(provider, "_active_span_processor", None), ConcurrentMultiSpanProcessor)
+    provider.add_span_processor(_CallerContextProcessor(new) if is_concurrent else new)
     return new
 
 
 def list_processors(provider: Any) -> list[SpanProcessor]:
     """Return a provider's span processors."""
-    return list(getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ()))
+    return unwrap_processors(getattr(provider, "_active_span_processor", None))
+
+
+def unwrap_processors(active: Any) -> list[SpanProcessor]:
+    """Return the span processors to which a provider's active processor hands each span."""
+    processors = getattr(active, "_span_processors", ())
+    return [each.wrapped if isinstance(each, _CallerContextProcessor) else each for each in processors]
+
+
+class _CallerContextProcessor(SpanProcessor):
+    """Runs a span processor in the context of the code that starts and ends the spans.
+
+    `ConcurrentMultiSpanProcessor` calls its processors on threads of its own, which have neither the request context
+    nor the current span. It looks the methods up on the thread of the app.
+    """
+
+    def __init__(self, wrapped: SpanProcessor) -> None:
+        self.wrapped = wrapped
+
+    def __getattribute__(self, name: str) -> Any:
+        if name not in _CALLED_WITH_SPANS:
+            return super().__getattribute__(name)
+        return functools.partial(copy_context().run, getattr(self.wrapped, name))
+
+    def shutdown(self) -> None:
+        self.wrapped.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return self.wrapped.force_flush(timeout_millis)
+
+
+_CALLED_WITH_SPANS: Final = frozenset({"on_start", "_on_ending", "on_end"})
 
 
 class SideTracer:

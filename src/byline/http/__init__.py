@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, Literal
 
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import TracerProvider
 
 from byline import deferred
@@ -47,10 +48,15 @@ def install(
     llm_spans: LLMSpans,
     capture_content: bool,
     side_tracer: SideTracer | None = None,
+    processor: SpanProcessor | None = None,
 ) -> CallConfig:
-    """Hook the HTTP clients, now or when they are imported, and return the settings that are now in force."""
+    """Hook the HTTP clients, now or when they are imported, and return the settings that are now in force.
+
+    Without ``clients`` these settings keep the calls of the provider from those of other providers.
+    """
     wanted = validate_clients(clients)
-    pricing.preload_prices()
+    if wanted:
+        pricing.preload_prices()
     config = CallConfig(
         tracer_provider=tracer_provider,
         tracer=tracer_provider.get_tracer(OWN_SCOPE),
@@ -58,6 +64,8 @@ def install(
         llm_spans=llm_spans,
         capture_content=capture_content,
         side_tracer=side_tracer,
+        processor=processor,
+        enabled=bool(wanted),
     )
     configs.add(config)
     for name in sorted(wanted):
@@ -73,7 +81,7 @@ def uninstall(config: CallConfig | None = None) -> None:
     """
     deferred.run_deferred()
     configs.remove(config)
-    if configs.current() is None:
+    if not configs.active:
         _patches.unwrap_all()
 
 

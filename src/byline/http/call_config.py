@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import Tracer
 
 from byline.gateways import GatewayRegistry
 from byline.gateways.base import Gateway
-from byline.genai.tracer_provider import SideTracer, parent_is_unsampled
+from byline.genai.tracer_provider import SideTracer, parent_is_unsampled, unwrap_processors
 
 LLMSpans = Literal["auto"] | bool
 
@@ -26,6 +27,8 @@ class CallConfig:
         capture_content: Whether prompts and completions are written onto LLM spans.
         side_tracer: Makes LLM spans for requests that the app's sampler dropped, ``None`` if no destination
             wants those.
+        processor: byline's span processor of the provider.
+        enabled: Whether byline sees the LLM calls of this provider.
     """
 
     def __init__(
@@ -37,6 +40,8 @@ class CallConfig:
         llm_spans: LLMSpans,
         capture_content: bool,
         side_tracer: SideTracer | None = None,
+        processor: SpanProcessor | None = None,
+        enabled: bool = True,
     ) -> None:
         self.tracer_provider = tracer_provider
         self.tracer = tracer
@@ -44,6 +49,8 @@ class CallConfig:
         self.llm_spans: LLMSpans = llm_spans
         self.capture_content = capture_content
         self.side_tracer = side_tracer
+        self.enabled = enabled
+        self._processor = processor
 
     def records_unsampled(self) -> bool:
         """Return whether a call made now gets a side span because the app's sampler dropped its request."""
@@ -51,8 +58,13 @@ class CallConfig:
 
     def owns_span(self, span: trace.Span) -> bool:
         """Return whether a span comes from this provider."""
-        processor = getattr(span, "_span_processor", None)
-        return processor is not None and processor is getattr(self.tracer_provider, "_active_span_processor", None)
+        active = getattr(span, "_span_processor", None)
+        if active is None:
+            return False
+        # A provider of a vendor's own class has no `_active_span_processor`; the SDK's provider inside has.
+        return active is getattr(self.tracer_provider, "_active_span_processor", None) or (
+            self._processor is not None and self._processor in unwrap_processors(active)
+        )
 
 
 class CallConfigs:
@@ -66,22 +78,25 @@ class CallConfigs:
     def add(self, config: CallConfig) -> None:
         """Put settings in force."""
         self._configs = (*self._configs, config)
-        self.active = True
+        self.active = any(each.enabled for each in self._configs)
 
     def remove(self, config: CallConfig | None) -> None:
         """Put settings out of force, all of them for ``None``."""
         self._configs = tuple(each for each in self._configs if config is not None and each is not config)
-        self.active = bool(self._configs)
+        self.active = any(each.enabled for each in self._configs)
 
     def current(self) -> CallConfig | None:
-        """Return the settings for a call made now, ``None`` while byline is not instrumented.
+        """Return the settings for a call made now, ``None`` if byline does not see the call.
 
         With several providers these are the settings of the provider that made the current span.
         """
-        if len(self._configs) < 2:
-            return self._configs[0] if self._configs else None
-        span = trace.get_current_span()
-        return next((config for config in self._configs if config.owns_span(span)), self._configs[0])
+        found = None
+        if len(self._configs) > 1:
+            span = trace.get_current_span()
+            found = next((config for config in self._configs if config.owns_span(span)), None)
+        if found is None:
+            return next((config for config in self._configs if config.enabled), None)
+        return found if found.enabled else None
 
 
 #: One HTTP client may serve the spans of several providers.
