@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import pickle
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -102,22 +103,16 @@ def test_any_valid_text_arrives_unchanged_or_not_at_all(
     assert got in (NONE, sent, byline.Attribution(session_id=sent.session_id, user_id=sent.user_id, tags=sent.tags))
 
 
-def test_the_member_is_valid_w3c_baggage_beside_others() -> None:
-    headers = {"baggage": "other=1;p=2, byline=1.b2xk ,last=%20"}
-    with byline.bound(session_id="s"):
-        byline.inject(headers)
-    first, second, last = headers["baggage"].split(",")
-    assert (first, second) == ("other=1;p=2", "last=%20")
-    name, _, value = last.partition("=")
-    assert (name, value) == ("byline", "1.eyJzIjoicyJ9")
-    assert byline.extract(headers).session_id == "s"
+def test_the_header_is_short_and_valid_in_any_transport() -> None:
+    assert message(session_id="s") == {"x-byline": "1.eyJzIjoicyJ9"}
+    assert re.fullmatch(r"[\w.-]+", message(**FULL)["x-byline"])
 
 
-def test_without_an_attribution_nothing_is_carried_and_the_member_of_an_earlier_message_is_removed() -> None:
+def test_without_an_attribution_nothing_is_carried_and_the_header_of_an_earlier_message_is_removed() -> None:
     headers: dict[str, str] = {}
     byline.inject(headers)
     assert headers == {}
-    headers = {"Baggage": "byline=1.eyJzIjoicyJ9", "X": "1"}
+    headers = {"X-Byline": "1.eyJzIjoicyJ9", "X": "1"}
     byline.inject(headers)
     assert headers == {"X": "1"}
 
@@ -137,12 +132,12 @@ def test_trace_context_goes_along_but_not_over_that_of_an_instrumentation() -> N
 
 
 def test_kafka_headers_are_a_list_of_text_and_bytes() -> None:
-    headers: list[tuple[str, bytes]] = [("kind", b"\xff\x00"), ("baggage", b"a=1")]
+    headers: list[tuple[str, bytes]] = [("kind", b"\xff\x00"), ("X-Byline", b"1.old")]
     with byline.bound(session_id="s"):
         byline.inject(headers)
-    assert headers == [("kind", b"\xff\x00"), ("baggage", b"a=1,byline=1.eyJzIjoicyJ9")]
+    assert headers == [("kind", b"\xff\x00"), ("x-byline", b"1.eyJzIjoicyJ9")]
     assert byline.extract(headers).session_id == "s"
-    assert byline.extract([(b"BAGGAGE", "byline=1.eyJzIjoicyJ9")]).session_id == "s"
+    assert byline.extract([(b"X-BYLINE", "1.eyJzIjoicyJ9")]).session_id == "s"
 
 
 def test_too_much_metadata_is_left_out_whole_then_tags() -> None:
@@ -155,19 +150,6 @@ def test_too_much_metadata_is_left_out_whole_then_tags() -> None:
     assert internal_metrics.counter_values()["carry.left_out"] == 3
 
 
-def test_a_full_baggage_header_gets_no_member() -> None:
-    headers = {"baggage": "a=" + "x" * 8180}
-    with byline.bound(session_id="s"):
-        byline.inject(headers)
-    assert headers == {"baggage": "a=" + "x" * 8180}
-
-
-def value_of(headers: dict[str, str]) -> str:
-    value = carrier.find_member(headers["baggage"])
-    assert value is not None
-    return value
-
-
 def forge(why: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return a value that a receiver with `KEY` drops for this reason."""
     if why == "unsigned":
@@ -176,7 +158,7 @@ def forge(why: str, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setenv("BYLINE_SIGNING_KEY", "o" * 32)
     if why == "audience":
         monkeypatch.setenv("BYLINE_AUDIENCE", "staging")
-    value = value_of(message(session_id="s", user_id="u"))
+    value = message(session_id="s", user_id="u")["x-byline"]
     if why == "version":
         return "2" + value[1:]
     if why == "malformed":
@@ -193,17 +175,17 @@ def test_what_an_own_service_has_not_signed_is_dropped_and_counted(why: str, mon
     value = forge(why, monkeypatch)
     monkeypatch.setenv("BYLINE_SIGNING_KEY", KEY)
     monkeypatch.delenv("BYLINE_AUDIENCE", raising=False)
-    assert byline.extract({"baggage": f"byline={value}"}) == NONE
+    assert byline.extract({"x-byline": value}) == NONE
     assert dropped() == {why: 1}
 
 
 @pytest.mark.usefixtures("signed")
 def test_every_truncated_or_changed_value_is_dropped() -> None:
-    value = value_of(message(session_id="s", user_id="u"))
+    value = message(session_id="s", user_id="u")["x-byline"]
     for end in range(len(value)):
-        assert byline.extract({"baggage": f"byline={value[:end]}"}) == NONE
+        assert byline.extract({"x-byline": value[:end]}) == NONE
         changed = value[:end] + ("A" if value[end] != "A" else "B") + value[end + 1 :]
-        assert byline.extract({"baggage": f"byline={changed}"}) == NONE
+        assert byline.extract({"x-byline": changed}) == NONE
 
 
 @pytest.mark.usefixtures("signed")
@@ -249,24 +231,24 @@ def send(door: Door, *headers: tuple[str, str], body: bytes = b"{}", **middlewar
 
 @both_doors
 def test_a_request_of_another_service_has_its_attribution(door: Door) -> None:
-    assert send(door, ("baggage", message(**FULL)["baggage"])).session_id == "s-1"
+    assert send(door, ("x-byline", message(**FULL)["x-byline"])).session_id == "s-1"
 
 
 @both_doors
-def test_without_a_key_the_member_is_a_claim_like_others(door: Door) -> None:
+def test_without_a_key_the_header_is_a_claim_like_others(door: Door) -> None:
     """It needs trust, is weaker than headers, and sets no reserved name."""
-    baggage = ("baggage", message(session_id="s", user_id="u", metadata={"caller_x": "1", "k": "1"})["baggage"])
-    assert send(door, baggage, ("x-session-id", "h")) == byline.Attribution(
+    header = ("x-byline", message(session_id="s", user_id="u", metadata={"caller_x": "1", "k": "1"})["x-byline"])
+    assert send(door, header, ("x-session-id", "h")) == byline.Attribution(
         session_id="h", user_id="u", metadata={"k": "1"}
     )
-    assert send(door, baggage, trust={"session"}) == byline.Attribution(session_id="s")
-    assert send(door, baggage, identity=lambda raw: None, trust={"session", "user"}).user_id is None
+    assert send(door, header, trust={"session"}) == byline.Attribution(session_id="s")
+    assert send(door, header, identity=lambda raw: None, trust={"session", "user"}).user_id is None
 
 
 @pytest.mark.usefixtures("signed")
 @both_doors
-def test_a_signed_member_needs_no_trust_and_beats_claims(door: Door) -> None:
-    headers = ("x-session-id", "h"), ("baggage", f"{message(**FULL)['baggage']},user.id=mallory")
+def test_a_signed_header_needs_no_trust_and_beats_claims(door: Door) -> None:
+    headers = ("x-session-id", "h"), ("x-byline", message(**FULL)["x-byline"]), ("baggage", "user.id=mallory")
     body = b'{"user": "mallory", "session_id": "m"}'
     assert send(door, *headers, body=body, trust=()) == FULL
 
@@ -274,20 +256,20 @@ def test_a_signed_member_needs_no_trust_and_beats_claims(door: Door) -> None:
 @pytest.mark.usefixtures("signed")
 @both_doors
 def test_the_login_of_the_receiver_beats_a_signed_user_whole(door: Door) -> None:
-    got = send(door, ("baggage", message(**FULL)["baggage"]), identity=lambda raw: {"user_id": "bob"}, trust=())
+    got = send(door, ("x-byline", message(**FULL)["x-byline"]), identity=lambda raw: {"user_id": "bob"}, trust=())
     assert (got.user_id, got.organization_id, got.session_id) == ("bob", None, "s-1")
-    got = send(door, ("baggage", message(**FULL)["baggage"]), identity=lambda raw: None, trust=())
+    got = send(door, ("x-byline", message(**FULL)["x-byline"]), identity=lambda raw: None, trust=())
     assert (got.user_id, got.organization_id) == ("ada Łovelace", "acme")
 
 
 @pytest.mark.usefixtures("signed")
 @both_doors
 @pytest.mark.parametrize("why", ["unsigned", "forged", "audience", "version", "malformed", "too_long"])
-def test_a_request_with_a_bad_member_goes_on_without_it(door: Door, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_with_a_bad_header_goes_on_without_it(door: Door, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     value = forge(why, monkeypatch)
     monkeypatch.setenv("BYLINE_SIGNING_KEY", KEY)
     monkeypatch.delenv("BYLINE_AUDIENCE", raising=False)
-    assert send(door, ("baggage", f"byline={value}"), ("x-session-id", "h")) == byline.Attribution(session_id="h")
+    assert send(door, ("x-byline", value), ("x-session-id", "h")) == byline.Attribution(session_id="h")
     assert dropped() == {why: 1}
 
 
@@ -295,8 +277,8 @@ def test_a_request_with_a_bad_member_goes_on_without_it(door: Door, why: str, mo
 @both_doors
 def test_a_replayed_request_is_not_believed(door: Door) -> None:
     headers = message(session_id="s", user_id="u")
-    assert send(door, ("baggage", headers["baggage"]), trust=()).user_id == "u"
-    assert send(door, ("baggage", headers["baggage"]), trust=()) == NONE
+    assert send(door, ("x-byline", headers["x-byline"]), trust=()).user_id == "u"
+    assert send(door, ("x-byline", headers["x-byline"]), trust=()) == NONE
     assert dropped() == {"replayed": 1}
 
 

@@ -51,6 +51,7 @@ def test_instrument_has_the_promised_parameters() -> None:
         "llm_spans",
         "stamp",
         "capture_content",
+        "propagate_to",
     ]
     assert {parameter.kind for parameter in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
 

@@ -1,8 +1,11 @@
-"""The attribution in transit: one member of W3C baggage, signed if a key is set.
+"""The attribution in transit: one header, signed if a key is set.
 
 The value is ``1.<form>`` or, with ``BYLINE_SIGNING_KEY``, ``1.<form>.<signature>``: the version, the fields as JSON in
 base64url, and an HMAC-SHA-256 of both. The signed form also has the time, the audience and a random id, so that a
 receiver can drop what is old, meant for others, or sent a second time.
+
+The header is not ``baggage``, although the value would be valid there: OpenTelemetry's propagators of the receiver
+would send a member of the baggage on to every host.
 """
 
 from __future__ import annotations
@@ -24,10 +27,8 @@ from byline.fork import fork_safe_lock
 from byline.internal_metrics import increment
 from byline.settings import SettingError
 
-#: Name of the member of W3C baggage.
-MEMBER: Final = "byline"
-#: Recipients of baggage may drop members beyond this length (W3C Baggage, 3.3.2).
-MAX_BAGGAGE: Final = 8192
+#: Name of the header.
+HEADER: Final = "x-byline"
 #: Seconds that an HTTP request may be under way; also the time for which its id is remembered.
 HTTP_MAX_AGE: Final = 300.0
 #: Seconds that a message may wait in a queue.
@@ -69,7 +70,7 @@ _decode: Final = msgspec.json.Decoder(_Form).decode
 
 
 class Carried(NamedTuple):
-    """A value of the member ``byline`` as received.
+    """A value of the header as received.
 
     Attributes:
         fields: The attribution fields, not yet checked against byline's limits; ``None`` if the value was dropped.
@@ -105,7 +106,7 @@ def find_signing() -> Signing | None:
 
 
 def encode(attribution: Attribution, signing: Signing) -> str | None:
-    """Return the value of the member; ``None`` for an empty attribution, and if the ids alone are too long.
+    """Return the value of the header; ``None`` for an empty attribution, and if the ids alone are too long.
 
     If all fields are too long together, first the metadata is left out and then the tags, whole and never cut.
     """
@@ -130,7 +131,7 @@ def decode(value: str, signing: Signing, max_age: float) -> Carried:
     """Return what a value carries. Counts and explains a value that is dropped.
 
     Args:
-        value: The value of the member.
+        value: The value of the header.
         signing: The keys of the receiver. Without keys nothing is verified; with keys, an unsigned value is dropped.
         max_age: Seconds after which a signed value is too old.
     """
@@ -188,40 +189,6 @@ class SeenValues:
 
 
 seen: Final = SeenValues()
-
-
-def find_member(baggage: str) -> str | None:
-    """Return the value of the member in a ``baggage`` header, ``None`` if there is none.
-
-    Example:
-        >>> find_member("a=1,byline=1.e30;ttl=1,b=2")
-        '1.e30'
-    """
-    for member in baggage.split(","):
-        name, equals, value = member.partition(";")[0].partition("=")
-        if equals and name.strip() == MEMBER:
-            return value.strip()
-    return None
-
-
-def replace_member(baggage: str, value: str | None) -> str:
-    """Return a ``baggage`` header with this value of the member, or without the member; all others stay as they are.
-
-    A header that would become too long for its recipients gets no member.
-
-    Example:
-        >>> replace_member("a=1,byline=1.old", "1.new")
-        'a=1,byline=1.new'
-        >>> replace_member("byline=1.old", None)
-        ''
-    """
-    others = [member for member in baggage.split(",") if member.strip() and member.partition("=")[0].strip() != MEMBER]
-    if value is not None:
-        longer = ",".join([*others, f"{MEMBER}={value}"])
-        if len(longer) <= MAX_BAGGAGE:
-            return longer
-        increment("carry.left_out")
-    return ",".join(others)
 
 
 def _sign(text: str, key: bytes) -> str:

@@ -16,7 +16,7 @@ from byline import carrier as carrier_form
 from byline import request_context
 from byline.attribution import EMPTY, Attribution, merge
 from byline.bound import NO_SPAN, Block, Contexts, run_part
-from byline.carrier import QUEUE_MAX_AGE, find_member, find_signing, replace_member
+from byline.carrier import HEADER, QUEUE_MAX_AGE, find_signing
 from byline.inbound.claim_set import ClaimSet
 from byline.request_context import RequestContext
 
@@ -24,20 +24,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 Headers = Mapping[Any, Any] | Iterable[tuple[Any, Any]]
 
 _propagator: Final = TraceContextTextMapPropagator()
-_BAGGAGE: Final = "baggage"
 _TRACEPARENT: Final = "traceparent"
 _TRACESTATE: Final = "tracestate"
-_READ: Final = frozenset({_BAGGAGE, _TRACEPARENT, _TRACESTATE})
+_READ: Final = frozenset({HEADER, _TRACEPARENT, _TRACESTATE})
 
 
 def inject(carrier: MutableMapping[str, str] | list[tuple[str, bytes]]) -> None:
     """Write the attribution of the current request into the headers of a message, for `extract` and `carried`.
 
-    Sets the member ``byline`` of the header ``baggage`` (W3C Baggage), signed if ``BYLINE_SIGNING_KEY`` is set, and
-    ``traceparent`` and ``tracestate`` (W3C Trace Context) unless the message has a ``traceparent``. All other headers
-    and members stay. Without an attribution a member ``byline`` of an earlier message is removed.
+    Sets the header ``x-byline``, signed if ``BYLINE_SIGNING_KEY`` is set, and ``traceparent`` and ``tracestate`` (W3C
+    Trace Context) unless the message has a ``traceparent``. Without an attribution, the ``x-byline`` of an earlier
+    message is removed.
 
-    Only for messages to your own services and workers: the member contains the ids of the user and the session. For
+    Only for messages to your own services and workers: the header contains the ids of the user and the session. For
     HTTP requests, ``instrument(propagate_to=…)`` does the same by itself and for named hosts only.
 
     Args:
@@ -51,21 +50,23 @@ def inject(carrier: MutableMapping[str, str] | list[tuple[str, bytes]]) -> None:
         >>> byline.extract(message).session_id
         's-1'
     """
-    signing = find_signing()
-    value = None if signing is None else carrier_form.encode(request_context.current(), signing)
     present = _read_headers(carrier)
     headers: dict[str, str] = {}
-    if value is not None or _BAGGAGE in present:
-        headers[_BAGGAGE] = replace_member(present.get(_BAGGAGE, ""), value)
-    if _TRACEPARENT not in present:
-        _propagator.inject(headers)
+    _propagator.inject(headers)
+    if _TRACEPARENT in present:
+        headers = {}
+    signing = find_signing()
+    value = None if signing is None else carrier_form.encode(request_context.current(), signing)
+    if value is not None:
+        headers[HEADER] = value
+    replaced = {HEADER, *headers}
     if isinstance(carrier, list):
-        carrier[:] = [(name, item) for name, item in carrier if _text(name).lower() not in headers]
-        carrier.extend((name, text.encode()) for name, text in headers.items() if text)
+        carrier[:] = [(name, item) for name, item in carrier if _text(name).lower() not in replaced]
+        carrier.extend((name, text.encode()) for name, text in headers.items())
         return
-    for name in [name for name in carrier if name.lower() in headers]:
+    for name in [name for name in carrier if name.lower() in replaced]:
         del carrier[name]
-    carrier.update({name: text for name, text in headers.items() if text})
+    carrier.update(headers)
 
 
 def extract(carrier: Headers, *, max_age: float = QUEUE_MAX_AGE) -> Attribution:
@@ -81,12 +82,12 @@ def extract(carrier: Headers, *, max_age: float = QUEUE_MAX_AGE) -> Attribution:
 
     Example:
         >>> import byline
-        >>> message = {"baggage": "byline=1.eyJzIjoicy0xIn0"}
+        >>> message = {"x-byline": "1.eyJzIjoicy0xIn0"}
         >>> with byline.bound(**byline.extract(message)):
         ...     byline.current().session_id
         's-1'
     """
-    value = find_member(_read_headers(carrier).get(_BAGGAGE, ""))
+    value = _read_headers(carrier).get(HEADER)
     signing = None if value is None else find_signing()
     if value is None or signing is None:
         return EMPTY
@@ -224,7 +225,7 @@ def _unpickle(kind: type[_CarriedFunction], function: Callable[..., Any], header
 
 
 def _read_headers(carrier: Headers) -> dict[str, str]:
-    """Return the headers that byline reads, names in lower case; of repeated ones ``baggage`` is joined."""
+    """Return the headers that `inject` writes, names in lower case."""
     pairs = carrier.items() if isinstance(carrier, Mapping) else carrier
     found: dict[str, str] = {}
     for name, value in pairs:
@@ -232,8 +233,7 @@ def _read_headers(carrier: Headers) -> dict[str, str]:
             continue
         key = _text(name).lower()
         if key in _READ:
-            text = _text(value)
-            found[key] = f"{found[key]},{text}" if key == _BAGGAGE and key in found else text
+            found[key] = _text(value)
     return found
 
 

@@ -16,6 +16,7 @@ from byline.genai.attribution_processor import AttributionSpanProcessor, Stamp
 from byline.genai.span_state import SpanStateProcessor
 from byline.genai.tracer_provider import find_tracer_provider, list_processors
 from byline.http.call_config import LLMSpans
+from byline.http.propagation import OwnServices
 from byline.runtime import Runtime, Runtimes
 from byline.settings import SettingError
 
@@ -31,6 +32,7 @@ def instrument(
     llm_spans: Literal["auto"] | bool = "auto",
     stamp: Stamp = "llm",
     capture_content: bool | None = None,
+    propagate_to: Collection[str] | None = None,
 ) -> None:
     """Attribute the LLM spans of this process. Call this function once, at start; further calls change nothing.
 
@@ -50,6 +52,9 @@ def instrument(
         stamp: ``"llm"`` attributes LLM spans, ``"all"`` every span of a request.
         capture_content: Whether LLM spans get prompts and completions; by default the value of
             ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT``, or ``False`` if that is unset.
+        propagate_to: Your own services, which get the attribution with every HTTP request of the hooked clients:
+            ``["*.svc.internal", "rag:8000", "10.0.0.0/8"]``. By default the value of ``BYLINE_PROPAGATE_TO``. No other
+            host gets it, and no redirect to another origin.
 
     Raises:
         SettingError: An invalid setting, e.g. ``byline.E041`` if only one of the two Langfuse keys is
@@ -60,7 +65,7 @@ def instrument(
         >>> byline.instrument(destinations=[], clients=())
         >>> byline.uninstrument()
     """
-    given = (tracer_provider, destinations, gateways, clients, llm_spans, stamp, capture_content)
+    given = (tracer_provider, destinations, gateways, clients, llm_spans, stamp, capture_content, propagate_to)
     with _runtimes.lock:
         if settings.find("disabled").value:
             return
@@ -80,6 +85,7 @@ def _make_runtime(
     llm_spans: LLMSpans,
     stamp: Stamp,
     capture_content: bool | None,
+    propagate_to: Collection[str] | None,
 ) -> Runtime:
     # Check all settings before any change.
     settings.find("debug")
@@ -102,6 +108,7 @@ def _make_runtime(
         raise SettingError("byline.E024", f"llm_spans={llm_spans!r}", 'pass "auto", True or False')
     aliases = keys.parse_aliases(settings.find("key_aliases").value)
     http.validate_clients(clients)
+    own_services = OwnServices(settings.find("propagate_to").value if propagate_to is None else propagate_to)
     checked = None if destinations is None else validate_destinations(destinations)
     provider = find_tracer_provider(tracer_provider)
     if checked is None:
@@ -116,6 +123,7 @@ def _make_runtime(
         stamp=stamp,
         capture_content=content,
         others=_runtimes.destinations(),
+        own_services=own_services,
     )
     keys.set_aliases(aliases)
     return runtime

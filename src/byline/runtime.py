@@ -15,6 +15,7 @@ from byline.gateways.base import Gateway
 from byline.genai.attribution_processor import AttributionSpanProcessor, Stamp
 from byline.genai.tracer_provider import SideTracer, get_or_add_processor, list_processors
 from byline.http.call_config import LLMSpans
+from byline.http.propagation import OwnServices
 
 #: Seconds that the end of a process may take for all destinations together.
 _SHUTDOWN_TIMEOUT: Final = 5.0
@@ -35,6 +36,7 @@ class Runtime:
         stamp: Which spans get the attribution.
         capture_content: Whether prompts and completions are written onto LLM spans.
         others: The destinations of other providers, whose labels are taken.
+        own_services: The hosts that get the attribution with each HTTP request.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Runtime:
         stamp: Stamp,
         capture_content: bool,
         others: Sequence[Destination] = (),
+        own_services: OwnServices | None = None,
     ) -> None:
         self.tracer_provider = tracer_provider
         #: Whether `opentelemetry-instrument` made the runtime, and no call in the app.
@@ -69,6 +72,7 @@ class Runtime:
                 capture_content=capture_content,
                 side_tracer=self._side_tracer(stamp, recording) if recording and clients else None,
                 processor=self.processor,
+                own_services=own_services,
             )
         except BaseException:
             self.processor.switch_off()

@@ -13,9 +13,10 @@ from byline.gateways.base import Gateway
 from byline.genai.call_results import results
 from byline.genai.classify import OWN_SCOPE
 from byline.genai.tracer_provider import SideTracer
-from byline.http import aiohttp, botocore, httpx, pricing, requests, urllib3
+from byline.http import aiohttp, botocore, httpx, pricing, propagation, requests, urllib3
 from byline.http.call_config import CallConfig, LLMSpans, configs
 from byline.http.patching import ClientPatches
+from byline.http.propagation import OwnServices
 from byline.settings import SettingError
 
 #: Client name → the module to patch, and the patching function.
@@ -28,6 +29,7 @@ CLIENTS: Final[dict[str, tuple[str, Callable[[ClientPatches, Any], None]]]] = {
     "botocore": ("botocore.httpsession", botocore.patch_session),
 }
 _patches: Final = ClientPatches()
+_propagation_patches: Final = ClientPatches()
 
 
 def validate_clients(clients: Literal["auto"] | Collection[str]) -> frozenset[str]:
@@ -49,6 +51,7 @@ def install(
     capture_content: bool,
     side_tracer: SideTracer | None = None,
     processor: SpanProcessor | None = None,
+    own_services: OwnServices | None = None,
 ) -> CallConfig:
     """Hook the HTTP clients, now or when they are imported, and return the settings that are now in force.
 
@@ -66,11 +69,16 @@ def install(
         side_tracer=side_tracer,
         processor=processor,
         enabled=bool(wanted),
+        own_services=own_services or None,
     )
     configs.add(config)
     for name in sorted(wanted):
         module, patch = CLIENTS[name]
         _patches.patch_when_imported(name, module, patch)
+    if own_services:
+        for name in sorted(wanted & propagation.CLIENTS.keys()):
+            module, patch = propagation.CLIENTS[name]
+            _propagation_patches.patch_when_imported(name, module, patch)
     return config
 
 
@@ -82,6 +90,7 @@ def uninstall(config: CallConfig | None = None) -> None:
     deferred.run_deferred()
     configs.remove(config)
     if not configs.active:
+        _propagation_patches.unwrap_all()
         _patches.unwrap_all()
 
 

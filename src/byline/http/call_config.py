@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
@@ -14,6 +14,13 @@ from byline.gateways.base import Gateway
 from byline.genai.tracer_provider import SideTracer, parent_is_unsampled, unwrap_processors
 
 LLMSpans = Literal["auto"] | bool
+
+
+class HostMatcher(Protocol):
+    """A set of hosts."""
+
+    def include(self, host: str, port: int) -> bool:
+        """Return whether a host is one of them."""
 
 
 class CallConfig:
@@ -29,6 +36,7 @@ class CallConfig:
             wants those.
         processor: byline's span processor of the provider.
         enabled: Whether byline sees the LLM calls of this provider.
+        own_services: The hosts that get the attribution with each request, ``None`` for none.
     """
 
     def __init__(
@@ -42,7 +50,9 @@ class CallConfig:
         side_tracer: SideTracer | None = None,
         processor: SpanProcessor | None = None,
         enabled: bool = True,
+        own_services: HostMatcher | None = None,
     ) -> None:
+        self.own_services = own_services
         self.tracer_provider = tracer_provider
         self.tracer = tracer
         self.registry = GatewayRegistry(gateways)
@@ -84,6 +94,12 @@ class CallConfigs:
         """Put settings out of force, all of them for ``None``."""
         self._configs = tuple(each for each in self._configs if config is not None and each is not config)
         self.active = any(each.enabled for each in self._configs)
+
+    def propagates(self, host: str, port: int) -> bool:
+        """Return whether requests to a host get the attribution."""
+        return any(
+            config.own_services is not None and config.own_services.include(host, port) for config in self._configs
+        )
 
     def current(self) -> CallConfig | None:
         """Return the settings for a call made now, ``None`` if byline does not see the call.

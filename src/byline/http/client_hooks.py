@@ -64,7 +64,7 @@ def begin_request(method: Any, url: Any, headers: Callable[[], Any], body: Any) 
     """Begin an LLM request if a request with a text URL is one."""
     if not configs.active or method != "POST":
         return None
-    origin = _parse_origin(url)
+    origin = parse_url(url)
     if origin is None:
         return None
     host, port, path = origin
@@ -90,7 +90,7 @@ class RedirectingClient:
         if sent is None:
             return begin_request(method, url, headers, body)
         # Redirects of any method: the GET that follows a 303 keeps the headers of the POST.
-        origin = _parse_origin(url)
+        origin = parse_url(url)
         if origin is not None and origin[:2] != (sent.host, sent.port):
             remove_ids(sent)
         return None
@@ -144,7 +144,8 @@ def _decode_text(value: Any) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
-def _parse_origin(url: Any) -> tuple[str, int, str] | None:
+def parse_url(url: Any) -> tuple[str, int, str] | None:
+    """Return host, port and path of a URL; ``None`` if it is no valid text."""
     # The client raises an error for an invalid URL.
     if not isinstance(url, str):
         return None

@@ -28,7 +28,7 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, method, url, redirect, **options)
         llm_request = sent.llm_request
         if llm_request.headers:
-            options["headers"] = _copy_headers(app_headers)
+            options["headers"] = copy_headers(app_headers)
             options["headers"].update(llm_request.headers)
         if llm_request.body is not None:
             options["body"] = llm_request.body
@@ -49,15 +49,15 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
     return urlopen
 
 
-def _copy_headers(headers: Any) -> Any:
-    # A copy of the same class, because urllib3's own can hold a name several times.
+def copy_headers(headers: Any) -> Any:
+    """Return a copy of the same class, because urllib3's own can hold a name several times."""
     return headers.copy() if hasattr(headers, "copy") else dict(headers or {})
 
 
 def _remove_ids(options: dict[str, Any], sent: SentRequest) -> None:
     llm_request = sent.llm_request
     if options.get("headers") is not None and llm_request.headers:
-        options["headers"] = _copy_headers(options["headers"])
+        options["headers"] = copy_headers(options["headers"])
         llm_request.restore_headers(options["headers"])
     if llm_request.body is not None and options.get("body") is llm_request.body:
         options["body"] = sent.body

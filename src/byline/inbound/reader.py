@@ -48,7 +48,7 @@ GROUPS: Final = frozenset(GROUP_OF.values())
 #: Claims of these fields are ignored if an identity function is set.
 _IDENTITY_FIELDS: Final = frozenset({"user_id", "organization_id", "environment_id"})
 
-#: Key of a scope or environ with its decoded member ``byline``, which is accepted once but read several times.
+#: Key of a scope or environ with its decoded `carrier.HEADER`, which is accepted once but read several times.
 _CARRIED: Final = "byline.carried"
 #: Members of the body of which only nested members are needed → the paths to these.
 _NESTED_PATHS: Final = {
@@ -95,7 +95,7 @@ class ClaimReader:
             presence_only=_PRESENCE_ONLY,
             known_keys={*TRACE_KEYS, *CONTROL_KEYS, *LANGFUSE_KEYS, *MASKS, "id", *own_nested},
         )
-        self._header_names = HeaderNames([*HEADER_CLAIMS, "baggage", "cookie", *own_headers])
+        self._header_names = HeaderNames([*HEADER_CLAIMS, carrier.HEADER, "baggage", "cookie", *own_headers])
         #: Whether values may become known after the headers and the body have been read.
         self.late = identity is not None or any(source.late for source in self.sources)
 
@@ -123,8 +123,9 @@ class ClaimReader:
         if request.is_handshake():
             claims.add_query_claims(request.query())
         verified = None
+        if carrier.HEADER in headers:
+            verified = self._read_carried(headers[carrier.HEADER], raw, claims)
         if "baggage" in headers:
-            verified = self._read_carried(headers["baggage"], raw, claims)
             claims.add_baggage_claims(headers["baggage"])
         layers = (claims,) if own is None else (own, claims)
         if self.trust is not GROUPS:
@@ -158,17 +159,16 @@ class ClaimReader:
     def _read_carried(self, lines: list[str], raw: MutableMapping[str, Any], claims: ClaimSet) -> ClaimSet:
         """Return the attribution that an own service has signed; add an unsigned one to the claims."""
         carried: carrier.Carried | None = raw.get(_CARRIED)
-        value = carrier.find_member(",".join(lines)) if carried is None else None
         verified = ClaimSet(claims.rejected)
-        if value is not None:
+        if carried is None:
+            # Two values are one that is malformed.
+            value = ",".join(lines)
             carried = carrier.decode(value, self._signing, carrier.HTTP_MAX_AGE)
             if carried.verified and not carrier.seen.is_first(value):
                 carried = carrier.drop("replayed")
             raw[_CARRIED] = carried
-        if carried is None:
-            return verified
         if carried.fields is None:
-            claims.reject("baggage", carried.dropped)
+            claims.reject(carrier.HEADER, carried.dropped)
         elif carried.verified:
             verified.add_app_fields(carried.fields)
         else:
