@@ -88,14 +88,14 @@ def sessions(spans: Sequence[ReadableSpan]) -> list[tuple[Any, Any]]:
 
 
 @both_doors
-def test_spans_say_that_they_started_after_the_response(door: Door, finished: Finished, clock: Clock) -> None:
+def test_spans_started_after_the_response_are_marked(door: Door, finished: Finished, clock: Clock) -> None:
     left = leave_context_behind(door)
     clock.now += 299
     left.run(call_model)
     assert sessions(finished()) == [("s-ada", True)]
 
 
-def test_spans_within_the_request_do_not_say_so(finished: Finished) -> None:
+def test_spans_within_the_request_are_not_marked(finished: Finished) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         call_model()
         await answer(send)

@@ -276,7 +276,7 @@ def test_an_attribution_cannot_be_changed() -> None:
     assert Attribution().metadata is not Attribution().metadata
 
 
-def test_an_attribution_says_nothing_of_what_it_does_not_know() -> None:
+def test_repr_of_attribution_omits_empty_fields() -> None:
     assert msgspec.to_builtins(Attribution(session_id="s")) == {"session_id": "s"}
 
 

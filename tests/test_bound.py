@@ -19,7 +19,7 @@ def session() -> str | None:
     return byline.current().session_id
 
 
-def test_a_block_carries_it_and_nothing_after() -> None:
+def test_bound_block_has_the_attribution_until_its_end() -> None:
     with byline.bound(session_id="s", user_id=7, tags=["a"], metadata={"k": 1}):
         assert byline.current() == byline.Attribution(session_id="s", user_id="7", tags=("a",), metadata={"k": 1})
     assert byline.current() == byline.Attribution()
@@ -35,7 +35,7 @@ def test_blocks_add_to_those_around_them() -> None:
     assert inner.metadata == {"k": 2, "l": 1}
 
 
-def test_what_is_bound_around_a_block_later_reaches_into_it() -> None:
+def test_bind_around_a_block_reaches_into_the_block() -> None:
     with byline.bound(session_id="s"):
         outer = request_context.current_context()
         assert outer is not None
@@ -183,7 +183,7 @@ def test_a_coroutine_function() -> None:
     asyncio.run(run())
 
 
-def test_tasks_that_a_coroutine_starts_belong_to_it() -> None:
+def test_tasks_started_by_a_bound_coroutine_have_its_attribution() -> None:
     async def child() -> str | None:
         await asyncio.sleep(0)
         return session()
@@ -198,7 +198,7 @@ def test_tasks_that_a_coroutine_starts_belong_to_it() -> None:
     assert asyncio.run(run()) == "s"
 
 
-def test_a_generator_carries_it_from_the_first_item_to_the_last_and_not_between_them() -> None:
+def test_bound_generator_has_the_attribution_only_while_it_runs() -> None:
     @byline.bound(session_id="s")
     def items() -> Generator[str | None, None, str]:
         yield session()
@@ -242,7 +242,7 @@ def test_generators_that_take_turns() -> None:
     assert [next(one), next(two), next(one), next(two), next(two), next(one)] == ["1", "2", "1", "2", "2", "1"]
 
 
-def test_what_is_sent_and_thrown_into_a_generator() -> None:
+def test_send_and_throw_of_a_bound_generator() -> None:
     log: list[Any] = []
 
     @byline.bound(session_id="s")
@@ -331,7 +331,7 @@ def test_a_generator_that_moves_between_threads() -> None:
     assert seen == [("s", "MainThread"), ("s", "other"), ("s", "MainThread")]
 
 
-def test_an_async_generator_carries_it_from_the_first_item_to_the_last() -> None:
+def test_bound_async_generator_has_the_attribution_while_it_runs() -> None:
     @byline.bound(session_id="s")
     async def items() -> AsyncIterator[str | None]:
         yield session()
@@ -348,7 +348,7 @@ def test_an_async_generator_carries_it_from_the_first_item_to_the_last() -> None
     asyncio.run(run())
 
 
-def test_what_is_sent_and_thrown_into_an_async_generator() -> None:
+def test_asend_and_athrow_of_a_bound_async_generator() -> None:
     log: list[Any] = []
 
     @byline.bound(session_id="s")

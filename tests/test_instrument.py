@@ -76,7 +76,7 @@ def test_further_calls_change_nothing(own: TracerProvider) -> None:
     assert spans_of(own, "db") == {}
 
 
-def test_uninstrument_stops_it_and_instrument_starts_it_again(own: TracerProvider) -> None:
+def test_uninstrument_and_instrument_again(own: TracerProvider) -> None:
     for _ in range(3):
         byline.instrument(tracer_provider=own, destinations=[], clients=())
         assert spans_of(own) == SIGNED
@@ -85,14 +85,14 @@ def test_uninstrument_stops_it_and_instrument_starts_it_again(own: TracerProvide
     byline.uninstrument()
 
 
-def test_the_processor_is_added_once_however_often_it_is_called(own: TracerProvider) -> None:
+def test_repeated_instrument_adds_one_processor(own: TracerProvider) -> None:
     for _ in range(3):
         byline.instrument(tracer_provider=own, destinations=[], clients=())
         byline.uninstrument()
     assert processors_of(own) == 1
 
 
-def test_another_stamp_after_uninstrument(own: TracerProvider) -> None:
+def test_other_stamp_after_uninstrument(own: TracerProvider) -> None:
     byline.instrument(tracer_provider=own, destinations=[], clients=())
     byline.uninstrument()
     byline.instrument(tracer_provider=own, destinations=[], clients=(), stamp="all")
@@ -100,7 +100,7 @@ def test_another_stamp_after_uninstrument(own: TracerProvider) -> None:
 
 
 @pytest.mark.parametrize("variable", ["BYLINE_DISABLED", "OTEL_SDK_DISABLED"])
-def test_the_environment_can_turn_it_off(variable: str, monkeypatch: pytest.MonkeyPatch, own: TracerProvider) -> None:
+def test_environment_can_disable_byline(variable: str, monkeypatch: pytest.MonkeyPatch, own: TracerProvider) -> None:
     monkeypatch.setenv(variable, "true")
     byline.instrument(tracer_provider=own, destinations=[], clients=())
     assert processors_of(own) == 0
@@ -109,7 +109,7 @@ def test_the_environment_can_turn_it_off(variable: str, monkeypatch: pytest.Monk
     assert spans_of(own) == SIGNED
 
 
-def test_debug_says_where_destinations_come_from(
+def test_debug_names_the_source_of_destinations(
     own: TracerProvider, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Which variable has named each, and what keeps one from being used."""
@@ -229,7 +229,7 @@ def test_destinations_get_the_signed_spans(own: TracerProvider) -> None:
     assert dict(llm.kept.spans[0].attributes or {}) == SIGNED
 
 
-def test_uninstrument_sends_what_waits_and_nothing_after(own: TracerProvider) -> None:
+def test_uninstrument_sends_queued_spans_and_none_after(own: TracerProvider) -> None:
     memory = Memory()
     byline.instrument(tracer_provider=own, destinations=[memory], clients=())
     spans_of(own)
@@ -286,7 +286,7 @@ def otlp(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("otlp")
-def test_otlp_of_the_environment_is_left_to_whoever_exports_there_already(own: TracerProvider) -> None:
+def test_otlp_variables_are_ignored_if_another_exporter_uses_them(own: TracerProvider) -> None:
     """As ``opentelemetry-instrument`` does, or the app itself; twice would be counted twice."""
     own.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
     byline.instrument(tracer_provider=own, clients=())
@@ -339,7 +339,7 @@ def run(program: str, **environ: str) -> str:
 
 
 @pytest.mark.integration
-def test_a_provider_is_made_where_nobody_has_set_one() -> None:
+def test_provider_is_created_if_none_is_set() -> None:
     """With the resource that OpenTelemetry's environment names."""
     program = """
 import byline
@@ -421,7 +421,7 @@ def test_the_entry_point_never_keeps_others_from_being_loaded(
     assert "byline.E041" in caplog.text
 
 
-def test_what_the_app_says_takes_the_place_of_what_the_entry_point_did(own: TracerProvider) -> None:
+def test_instrument_of_the_app_replaces_the_entry_points(own: TracerProvider) -> None:
     """Under ``opentelemetry-instrument`` byline is on before the app's first line."""
     entry = BylineInstrumentor()
     entry.instrument(tracer_provider=own, skip_dep_check=True)
@@ -433,9 +433,7 @@ def test_what_the_app_says_takes_the_place_of_what_the_entry_point_did(own: Trac
     entry.uninstrument()
 
 
-def test_a_second_call_with_other_arguments_says_that_they_are_not_in_force(
-    own: TracerProvider, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_second_instrument_with_other_arguments_warns(own: TracerProvider, caplog: pytest.LogCaptureFixture) -> None:
     """One without any is nothing to speak of."""
     byline.instrument(tracer_provider=own, destinations=[], clients=())
     byline.instrument()

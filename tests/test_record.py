@@ -25,7 +25,7 @@ def test_outside_a_request_nothing_is_known() -> None:
     assert not byline.current()
 
 
-def test_bind_outside_a_request_warns_once_and_says_no_value(caplog: pytest.LogCaptureFixture) -> None:
+def test_bind_outside_a_request_warns_once_without_values(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         byline.bind(session_id="s-secret")
     (entry,) = caplog.records
@@ -248,7 +248,7 @@ def test_the_first_question_may_come_from_many_threads_at_once() -> None:
     assert answers == [whole] * 500
 
 
-def test_identity_may_ask_what_is_known() -> None:
+def test_identity_may_call_current() -> None:
     """It gets what was known before, and no endless question."""
 
     def identity(scope: Any) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def test_identity_may_ask_what_is_known() -> None:
     assert asked == [byline.Attribution()]
 
 
-def test_what_is_no_claim_is_let_go_while_it_is_read() -> None:
+def test_body_without_claims_is_freed_while_the_app_reads() -> None:
     """An upload of a gigabyte is not held until its end."""
     held = []
 

@@ -14,13 +14,13 @@ from byline import errors, internal_metrics
 from byline.settings import BY_NAME, SETTINGS, FoundSetting, SettingError, find, mask_secret, parse_switch
 
 
-def test_a_setting_has_its_default_where_nothing_is_set() -> None:
+def test_setting_has_its_default() -> None:
     assert find("langfuse_base_url", {}) == FoundSetting("https://cloud.langfuse.com", None)
     assert find("capture_content", {}) == FoundSetting(False, None)
     assert find("disabled", {}) == FoundSetting(False, None)
 
 
-def test_a_setting_says_which_variable_it_came_from() -> None:
+def test_setting_names_its_variable() -> None:
     assert find("langfuse_base_url", {"LANGFUSE_HOST": " https://lf.local "}) == FoundSetting(
         "https://lf.local", "LANGFUSE_HOST"
     )
@@ -95,7 +95,7 @@ def test_quotes_around_a_value_are_said() -> None:
 
 
 @pytest.mark.parametrize("name", ["disabled", "debug"])
-def test_a_value_that_cannot_be_read_says_what_to_do(name: str) -> None:
+def test_unreadable_value_is_an_error_with_advice(name: str) -> None:
     variable = BY_NAME[name].variables[0]
     with pytest.raises(SettingError) as caught:
         find(name, {variable: "perhaps"})
@@ -109,7 +109,7 @@ def test_a_value_that_cannot_be_read_says_what_to_do(name: str) -> None:
     ("secret", "shown"),
     [("", ""), ("short", "…"), ("twelve chars", "…"), ("sk-lf-0123456789abcdef", "sk-lf-…ef")],
 )
-def test_a_secret_is_never_shown_whole(secret: str, shown: str) -> None:
+def test_secret_is_not_printed_whole(secret: str, shown: str) -> None:
     assert mask_secret(secret) == shown
     assert not secret or secret not in mask_secret(secret)
 

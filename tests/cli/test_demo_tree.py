@@ -72,7 +72,7 @@ def test_inner_spans_of_frameworks_are_hidden_and_their_children_move_up(
     assert said.count("Not in the tree: endpoint, x.") == 1
 
 
-def test_a_tree_with_all_spans_says_nothing_about_hidden_spans(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tree_with_all_spans_mentions_no_hidden_spans(capsys: pytest.CaptureFixture[str]) -> None:
     said = lines(capsys, [make_span("POST /a", 1, kind="SERVER"), chat("c", 2, 1)])
     assert not any("Not in the tree" in line for line in said)
 

@@ -31,7 +31,7 @@ raise SystemExit(3)
 
 @pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_a_signal(number: signal.Signals) -> None:
+def test_gateway_serves_until_a_signal(number: signal.Signals) -> None:
     """The printed line can be run in a shell."""
     with subprocess.Popen([*COMMAND, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
@@ -46,7 +46,7 @@ def test_it_serves_until_a_signal(number: signal.Signals) -> None:
 
 @pytest.mark.integration
 @pytest.mark.newest
-def test_a_command_uses_it_and_its_model_calls_are_printed() -> None:
+def test_command_uses_the_gateway_and_its_model_calls_are_printed() -> None:
     """The exit code is that of the command."""
     done = subprocess.run([*COMMAND, sys.executable, "-c", CALL], capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr

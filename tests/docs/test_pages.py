@@ -23,7 +23,7 @@ TESTING = (DOCS / "testing.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_what_the_code_says(name: str) -> None:
+def test_page_is_up_to_date_with_the_code(name: str) -> None:
     """If not, run ``python -m tests.docs``."""
     assert (DOCS / name).read_text(encoding="utf-8") == PAGES[name]()
 

@@ -41,7 +41,7 @@ def test_a_destination_may_hear_of_spans_before_byline_does(receiver: Receiver, 
     assert tree(receiver.spans) == (expected if spans == "all" else {None: ["Step"], "Step": ["chat"]})
 
 
-def test_a_destination_that_comes_later_hears_of_what_is_under_way(receiver: Receiver) -> None:
+def test_added_destination_learns_of_open_spans(receiver: Receiver) -> None:
     """Though another one keeps track of it already."""
     later = OTLP(receiver.url, label="later")
     with Receiver() as other, running(OTLP(other.url)) as app:
@@ -73,7 +73,7 @@ def test_a_destination_that_is_added_by_hand_as_well_sends_once(receiver: Receiv
     assert [span.name for span in receiver.spans] == ["job"]
 
 
-def test_a_destination_that_comes_during_a_request_gets_its_app_span_signed(receiver: Receiver) -> None:
+def test_destination_added_during_a_request_gets_the_attributed_server_span(receiver: Receiver) -> None:
     destination = OTLP(receiver.url)
     with running() as app:
         with app.request(session_id="s"):

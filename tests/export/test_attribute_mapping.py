@@ -44,7 +44,9 @@ def replayed(
 
 @both_views
 @pytest.mark.parametrize("instrumentation", INSTRUMENTATIONS)
-def test_every_span_states_what_langfuse_would_guess(receiver: Receiver, instrumentation: str, view: Any) -> None:
+def test_every_span_states_type_model_parameters_and_tokens(
+    receiver: Receiver, instrumentation: str, view: Any
+) -> None:
     """The type of each span, and model, parameters and tokens of each model call."""
     for span in replayed(receiver, instrumentation, spans=view, **EXAMPLE):
         kind = span.attributes[f"{OBSERVATION}type"]

@@ -226,7 +226,7 @@ class Own(SpanExporter):
         self.is_shut_down = True
 
 
-def test_an_exporter_of_ones_own_gets_what_was_given(spool: Path | None) -> None:
+def test_custom_exporter_gets_the_given_spans(spool: Path | None) -> None:
     own = Own(lambda _: SpanExportResult.SUCCESS)
     spans = make_spans("a", "b", size=10)
     with sending("http://127.0.0.1:9", spool, exporter=own) as sender:
@@ -286,7 +286,7 @@ def test_an_exporter_of_ones_own_that_fails_for_one_batch_gets_its_halves() -> N
     assert counted() == {"sent": 15, "dropped.unsent": 1}
 
 
-def test_what_is_left_in_memory_at_the_end_is_counted(receiver: Receiver) -> None:
+def test_spans_left_in_memory_at_shutdown_are_counted(receiver: Receiver) -> None:
     receiver.stop()
     with sending(receiver.url) as sender:
         sender.add(make_spans("a", "b"))
@@ -313,14 +313,14 @@ def test_nothing_is_sent_after_the_deadline(receiver: Receiver, spool: Path | No
     assert receiver.requests == []
 
 
-def test_decoding_gives_back_what_was_encoded() -> None:
+def test_decoding_is_the_inverse_of_encoding() -> None:
     (span,) = decode_spans(make_batch(1, size=20))
     assert span.name == "span 0"
     assert span.context is not None
     assert span.context.trace_flags.sampled
 
 
-def test_what_becomes_of_a_spool_is_said_in_numbers(receiver: Receiver, tmp_path: Path) -> None:
+def test_stats_count_each_outcome_of_spooled_spans(receiver: Receiver, tmp_path: Path) -> None:
     receiver.stop()
     with sending(receiver.url, tmp_path / "spool") as sender:
         sender.add(make_spans("a", "b"))

@@ -61,7 +61,7 @@ def post(app: App, *, read: bool) -> None:
     asyncio.run(run())
 
 
-def test_they_wait_until_it_is_known(receiver: Receiver) -> None:
+def test_spans_wait_until_the_body_is_read(receiver: Receiver) -> None:
     """Else they, and the app span with them, would be filed apart from the calls."""
     with running(OTLP(receiver.url)) as app:
         post(app, read=True)
@@ -70,7 +70,7 @@ def test_they_wait_until_it_is_known(receiver: Receiver) -> None:
     assert {span.attributes.get("session.id") for span in receiver.spans} == {"s"}
 
 
-def test_they_go_with_the_request_where_nobody_reads_the_body(receiver: Receiver) -> None:
+def test_spans_leave_with_the_request_if_nobody_reads_the_body(receiver: Receiver) -> None:
     with running(OTLP(receiver.url)) as app:
         post(app, read=False)
         assert app.destinations[0].flush()

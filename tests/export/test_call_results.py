@@ -65,7 +65,7 @@ def test_of_two_spans_of_one_call_one_has_its_usage(receiver: Receiver) -> None:
     assert usage_of(found["agent"]) == COUNTED
 
 
-def test_a_span_that_is_made_later_gets_the_facts_and_its_twin_gets_none(receiver: Receiver) -> None:
+def test_span_created_later_gets_the_result_and_a_second_span_gets_none(receiver: Receiver) -> None:
     """The first one that says the reply's id has them, in every destination; what a span says itself stays."""
     results.add(0, "r-1", FACTS)
     with Receiver() as other, running(OTLP(receiver.url), OTLP(other.url, label="other")) as app:
@@ -82,7 +82,7 @@ def test_a_span_that_is_made_later_gets_the_facts_and_its_twin_gets_none(receive
             assert usage_of(found["stranger"]) == COUNTED
 
 
-def test_a_span_that_is_made_later_leaves_the_usage_to_a_gateway_that_sends_it(receiver: Receiver) -> None:
+def test_span_created_later_leaves_the_usage_to_a_gateway_that_exports_it(receiver: Receiver) -> None:
     """Nothing of the call was there to be marked when the gateway answered."""
     results.assign_to_gateway(None, 0, "r-1")
     with running(OTLP(receiver.url)) as app:
@@ -103,7 +103,7 @@ def test_the_results_of_calls_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(results) == 4
 
 
-def test_a_span_that_ended_before_its_reply_gets_the_facts(receiver: Receiver) -> None:
+def test_span_that_ended_before_its_response_gets_the_result(receiver: Receiver) -> None:
     """As long as it has not been sent."""
     with running(OTLP(receiver.url)) as app:
         span: Any = app.tracer.start_span("early", attributes=CHAT)
@@ -112,7 +112,7 @@ def test_a_span_that_ended_before_its_reply_gets_the_facts(receiver: Receiver) -
     assert by_name(receiver)["early"].attributes.items() >= FACTS.items()
 
 
-def test_what_a_library_writes_of_a_call_on_the_app_span_is_taken_off(receiver: Receiver) -> None:
+def test_usage_that_a_library_sets_on_the_server_span_is_removed(receiver: Receiver) -> None:
     """It has the sums of its calls, and would pass for one of them."""
     with running(OTLP(receiver.url, spans="all")) as app, app.request() as server:
         server.set_attributes(

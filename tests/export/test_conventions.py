@@ -81,7 +81,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_a_dialect_is_added_to_what_is_there(receiver: Receiver, convention: str) -> None:
+def test_dialect_is_added_to_existing_attributes(receiver: Receiver, convention: str) -> None:
     with running(OTLP(receiver.url, conventions=[convention])) as app, app.request(**EXAMPLE, tags=["beta"]):
         app.chat(**CALL)
     attributes = named(receiver.spans, "Generate Summary").attributes
@@ -127,7 +127,7 @@ def test_none_is_added_unasked(receiver: Receiver) -> None:
     assert not [key for key in attributes if key.startswith(("llm.", "trace.", "traceloop.", "metadata", "input."))]
 
 
-def test_what_an_instrumentation_has_set_stays(receiver: Receiver) -> None:
+def test_attributes_of_an_instrumentation_stay(receiver: Receiver) -> None:
     with running(OTLP(receiver.url, conventions=["openinference"])) as app:
         app.chat(**{**CALL, "llm.model_name": "its own"})
     assert receiver.spans[0].attributes["llm.model_name"] == "its own"

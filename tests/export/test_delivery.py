@@ -49,7 +49,7 @@ def spans_of(name: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 0])
-def test_what_passes_is_tried_again(receiver: Receiver, status: int, production: pytest.LogCaptureFixture) -> None:
+def test_temporary_failure_is_retried(receiver: Receiver, status: int, production: pytest.LogCaptureFixture) -> None:
     destination = OTLP(receiver.url)
     with running(destination) as app:
         receiver.fail(status, headers={"retry-after": "0"})
@@ -76,7 +76,7 @@ def test_a_server_that_asks_to_wait_is_waited_for(receiver: Receiver) -> None:
     ("status", "advice"),
     [(401, "check its keys"), (403, "may write"), (404, "check its URL"), (307, "the URL that it redirects to")],
 )
-def test_a_final_no_is_said_once_with_what_to_do(
+def test_final_refusal_is_logged_once_with_advice(
     receiver: Receiver, status: int, advice: str, production: pytest.LogCaptureFixture
 ) -> None:
     """And is not tried again."""
@@ -109,7 +109,9 @@ def test_a_web_page_has_taken_no_spans(production: pytest.LogCaptureFixture, mon
     assert "where a web page answers" in production.text
 
 
-def test_nobody_there_is_said_with_what_to_do(receiver: Receiver, production: pytest.LogCaptureFixture) -> None:
+def test_unreachable_destination_is_logged_with_advice(
+    receiver: Receiver, production: pytest.LogCaptureFixture
+) -> None:
     """So that one need not know what a client calls it."""
     receiver.stop()
     destination = OTLP(receiver.url)
@@ -144,7 +146,7 @@ def test_spans_that_are_rejected_out_of_a_batch_are_counted(receiver: Receiver) 
     assert spans_of("otlp") == {"sent": 3, "dropped.rejected": 2}
 
 
-def test_every_batch_says_what_it_is(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_batch_has_content_type_and_encoding(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a gzip would be read as protobuf. Headers of the environment are for its own endpoint."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=other")
     destination = OTLP(receiver.url, headers={"x-api-key": "k"})
@@ -275,7 +277,7 @@ def test_a_flush_ends_in_time(receiver: Receiver) -> None:
     assert len(receiver.spans) == 1
 
 
-def test_what_ends_after_the_end_is_counted(receiver: Receiver) -> None:
+def test_spans_that_end_after_shutdown_are_counted(receiver: Receiver) -> None:
     destination = OTLP(receiver.url)
     with running(destination) as app:
         feed: Any = destination.processor()
@@ -307,7 +309,7 @@ def test_an_exporter_of_the_users_own_that_fails_is_counted(production: pytest.L
     assert "with a prompt" not in production.text
 
 
-def test_debug_says_what_goes_where_and_no_secret(
+def test_debug_prints_requests_without_secrets(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("BYLINE_DEBUG", "1")
@@ -325,7 +327,7 @@ def test_debug_says_what_goes_where_and_no_secret(
         assert secret not in said
 
 
-def test_stats_have_what_was_counted(receiver: Receiver) -> None:
+def test_stats_contain_the_counters(receiver: Receiver) -> None:
     destination = OTLP(receiver.url, label="collector")
     with running(destination) as app:
         app.chat()
@@ -334,7 +336,7 @@ def test_stats_have_what_was_counted(receiver: Receiver) -> None:
 
 
 @pytest.mark.integration
-def test_metrics_have_it_too(receiver: Receiver, tmp_path: Path) -> None:
+def test_metrics_contain_the_counters(receiver: Receiver, tmp_path: Path) -> None:
     """In a process of its own, for the global meter provider is set once."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", METRICS, receiver.url, str(tmp_path)],

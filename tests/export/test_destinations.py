@@ -42,7 +42,7 @@ def _from_environment(monkeypatch: pytest.MonkeyPatch, base: str) -> Langfuse:
     return Langfuse()
 
 
-def test_a_langfuse_below_a_path_keeps_it() -> None:
+def test_langfuse_url_keeps_its_path() -> None:
     assert Langfuse(*KEYS, "https://tools.example/langfuse").endpoint == (
         "https://tools.example/langfuse/api/public/otel/v1/traces"
     )
@@ -67,12 +67,12 @@ def test_any_other_host_has_to_be_named(host: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["langfuse.example", "ftp://langfuse.example", "https://", "", "//x"])
-def test_what_is_no_address_is_said(address: str) -> None:
+def test_invalid_url_is_an_error(address: str) -> None:
     with pytest.raises(SettingError, match=r"byline\.E04[04]"):
         OTLP(address)
 
 
-def test_an_address_is_said_again_without_what_is_secret_in_it() -> None:
+def test_error_repeats_the_url_without_its_secrets() -> None:
     """Somebody with several has to know which one is meant."""
     for given, shown in (
         ("langfuse.example", "'langfuse.example/api/public/otel/v1/traces'"),

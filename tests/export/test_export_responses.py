@@ -33,7 +33,7 @@ TAKEN: dict[str, Behaviour] = {
 
 @pytest.mark.parametrize("spooled", [False, True])
 @pytest.mark.parametrize("answer", TAKEN)
-def test_what_a_destination_has_taken_is_not_sent_again(
+def test_accepted_batch_is_not_sent_again(
     answer: str, spooled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its status says so, and that its body never ends does not hold anything up either."""
@@ -111,7 +111,7 @@ def test_nobody_waits_for_ever_or_for_the_past() -> None:
 @pytest.mark.parametrize(
     ("file", "advice"), [("", "use http://"), ("/no/such/file.pem", "OTEL_EXPORTER_OTLP_CERTIFICATE")]
 )
-def test_certificates_that_do_not_fit_are_said_with_what_to_do(
+def test_invalid_certificate_is_logged_with_advice(
     file: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, production: pytest.LogCaptureFixture
 ) -> None:
     """And nothing is lost where there is a spool, for it may be the server that is mended."""

@@ -133,7 +133,7 @@ def test_other_servers_are_said(answer: bytes, reason: str) -> None:
         assert client.send_request("POST", b"x").reason == reason
 
 
-def test_a_refusal_before_the_whole_body_is_read() -> None:
+def test_refusal_before_the_whole_body_is_read() -> None:
     """As servers do with large batches; the response is read all the same."""
 
     def refuse(server: socket.socket) -> None:

@@ -349,7 +349,7 @@ def test_the_callers_prompt_is_linked(receiver: Receiver, path: Path) -> None:
 
 
 @both_paths
-def test_facts_of_a_gateway_are_metadata(receiver: Receiver, path: Path) -> None:
+def test_gateway_values_are_metadata(receiver: Receiver, path: Path) -> None:
     """The list of Aptible: identity, key, budget, cache, limits, overhead."""
     facts = {
         "byline.gateway.name": "aptible",

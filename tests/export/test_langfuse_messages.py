@@ -240,7 +240,7 @@ def test_an_error_after_an_answer_leaves_the_answer(receiver: Receiver, path: Pa
     assert (call.status_message, compact_cell(call.output)) == ("too slow", "Blue.")
 
 
-def test_a_private_error_says_its_code_alone(receiver: Receiver) -> None:
+def test_private_error_shows_its_code_only(receiver: Receiver) -> None:
     failed = {"http.response.status_code": 429, "error.type": "429", "byline.error.message": f"{MARKER}x"}
     with running(Langfuse(*KEYS, receiver.url, privacy=True)) as app:
         app.chat("call", **CONVERSATION, **failed)
@@ -251,7 +251,7 @@ def test_a_private_error_says_its_code_alone(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("masked", ["mask_input", "mask_output"])
-def test_what_a_caller_masks_is_in_no_message(receiver: Receiver, masked: str) -> None:
+def test_content_that_a_caller_masks_is_in_no_message(receiver: Receiver, masked: str) -> None:
     metadata: Any = {masked: True}
     with running(Langfuse(*KEYS, receiver.url)) as app, app.request(metadata=metadata, span_name="Step"):
         app.chat("call", **CONVERSATION)

@@ -138,7 +138,7 @@ def test_a_prompts_version_that_is_a_text_makes_one_path_refuse_the_generation()
 
 
 @both_paths
-def test_content_in_events_comes_before_what_stands_in_attributes(path: Path) -> None:
+def test_content_of_events_precedes_content_of_attributes(path: Path) -> None:
     events = [{"name": "gen_ai.user.message", "attributes": {"content": "hi"}}]
     found = read({"gen_ai.prompt": "g", "gen_ai.completion": "c"}, path, events=events)
     assert (found.input, found.output) == ([{"content": "hi"}], None)
@@ -162,7 +162,7 @@ def test_spellings_of_tags(path: Path, told: Any) -> None:
 
 
 @both_paths
-def test_what_a_resource_says(path: Path) -> None:
+def test_resource_sets_environment_release_and_version(path: Path) -> None:
     """Environment, release and version; no session and no user, and metadata by one path alone."""
     resource = {
         "deployment.environment": "staging",
@@ -199,7 +199,7 @@ def test_tags_are_joined_by_one_path_and_the_last_ones_by_the_other(path: Path) 
     assert found.tags == (["a", "b"] if path == "legacy" else ["a"])
 
 
-def test_what_a_later_child_does_not_say_is_lost_by_the_legacy_path() -> None:
+def test_legacy_path_loses_values_that_a_later_child_omits() -> None:
     """Release, version and whether it is public; session, user and name stay."""
     said = {"langfuse.release": "rel1", "langfuse.version": "v9", "langfuse.trace.public": True, "user.id": "u"}
     spans = make(attributes=said, name="root"), make(2, 1, attributes={"session.id": "s"})
@@ -222,7 +222,7 @@ def test_the_environment_is_the_earliest_ones_by_the_legacy_path() -> None:
     assert trace_of("direct", *spans).environment == "prod"
 
 
-def test_the_first_span_that_is_seen_makes_the_trace_whatever_it_says() -> None:
+def test_first_span_creates_the_trace_with_any_attributes() -> None:
     """With time and environment alone, for the root comes last."""
     child = make(2, 1, at=5, attributes={"langfuse.environment": "prod", "gen_ai.conversation.id": "c"})
     only = trace_of("legacy", child)
@@ -237,7 +237,7 @@ def test_of_two_sessions_one_path_takes_the_latest_to_start_the_other_the_last_t
     assert trace_of("direct", late, early).session == "early"
 
 
-def test_a_name_that_is_too_long_costs_the_trace_all_that_the_event_says() -> None:
+def test_trace_name_over_the_limit_drops_the_whole_trace_event() -> None:
     said = {"langfuse.trace.name": "n" * 1001, "session.id": "s", "user.id": "u"}
     lost = trace_of("legacy", make(attributes=said))
     assert (lost.name, lost.session, lost.user) == (None, None, None)
@@ -246,7 +246,7 @@ def test_a_name_that_is_too_long_costs_the_trace_all_that_the_event_says() -> No
 
 @both_paths
 @pytest.mark.parametrize("key", ["langfuse.internal.as_root", "langfuse.internal.is_app_root"])
-def test_what_counts_as_a_root_below_a_parent_that_nobody_has(path: Path, key: str) -> None:
+def test_root_below_a_parent_that_nobody_sends(path: Path, key: str) -> None:
     """Each path knows a mark of its own; content is taken from such a span by one path alone."""
     attributes = {key: True, f"{OBSERVATION}input": "in"}
     found = trace_of(path, make(1, 9, name="orphan", attributes=attributes))
@@ -275,7 +275,7 @@ def test_metadata_of_a_trace(path: Path) -> None:
 
 
 @both_paths
-def test_a_session_adds_up_what_carries_it(path: Path) -> None:
+def test_session_cost_is_the_sum_of_its_observations(path: Path) -> None:
     """Also spans of one name; what does not carry it costs nothing there."""
     spans = [make(number, attributes={"session.id": "s", "gen_ai.usage.cost": 0.5}) for number in (1, 2)]
     assert session_cost([*spans, make(3, attributes={"gen_ai.usage.cost": 4.0})], path) == {"s": 1.0}

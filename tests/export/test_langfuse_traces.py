@@ -37,7 +37,7 @@ def test_a_conversation_that_an_instrumentation_names_is_the_session_of_the_trac
 
 
 @both_paths
-def test_a_conversation_is_no_session_where_there_is_one(receiver: Receiver, path: Path) -> None:
+def test_conversation_id_is_not_the_session_if_there_is_a_session(receiver: Receiver, path: Path) -> None:
     with running(Langfuse(*KEYS, receiver.url)) as app, app.request(session_id="s-1"):
         app.chat("call", **{"gen_ai.conversation.id": "conv_1"})
     (trace,) = traces(receiver.spans, path).values()
@@ -47,7 +47,7 @@ def test_a_conversation_is_no_session_where_there_is_one(receiver: Receiver, pat
 @both_paths
 @both_views
 @pytest.mark.parametrize("mark", ["langfuse.internal.as_root", "langfuse.internal.is_app_root"])
-def test_what_hangs_below_another_span_is_no_root(receiver: Receiver, path: Path, mark: str, view: Any) -> None:
+def test_span_below_an_exported_parent_is_not_a_root(receiver: Receiver, path: Path, mark: str, view: Any) -> None:
     """Langfuse's SDK marks a span whose parent it does not send itself; here the parent is sent."""
     with running(Langfuse(*KEYS, receiver.url, spans=view)) as app, app.request(), app.span("agent", AGENT):
         marked: dict[str, Any] = {mark: True, f"{OBSERVATION}input": "the call's"}
@@ -116,7 +116,7 @@ def test_nobody_passes_for_another_tenant_by_way_of_metadata(receiver: Receiver,
 
 @both_paths
 @pytest.mark.parametrize(("key", "field"), [("langfuse.session.id", "session"), ("langfuse.user.id", "user")])
-def test_what_the_app_calls_session_or_user_counts_for_the_whole_trace(
+def test_session_and_user_of_the_app_count_for_the_whole_trace(
     receiver: Receiver, path: Path, key: str, field: str
 ) -> None:
     """Langfuse's names go before the ones that the caller's are signed under, on each span by itself."""
@@ -162,7 +162,7 @@ PLACES: list[tuple[dict[str, Any], Any, Any]] = [
 
 @both_paths
 @pytest.mark.parametrize(("attributes", "given", "returned"), PLACES, ids=[str(next(iter(row[0]))) for row in PLACES])
-def test_a_trace_shows_what_was_asked_and_answered_wherever_it_stands(
+def test_trace_shows_question_and_answer_of_any_span(
     receiver: Receiver, path: Path, attributes: dict[str, Any], given: Any, returned: Any
 ) -> None:
     with running(Langfuse(*KEYS, receiver.url)) as app, app.request(span_name="Step"):
@@ -181,7 +181,7 @@ def test_a_trace_of_private_calls_shows_nothing(receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("other", [Langfuse, OTLP])
-def test_what_a_destination_does_not_get_is_not_shown_on_its_outermost_span(receiver: Receiver, other: Any) -> None:
+def test_content_of_filtered_spans_is_not_shown_on_the_root(receiver: Receiver, other: Any) -> None:
     """Though another destination gets it: filters tell whose content may go where."""
     with Receiver(keys=KEYS) as elsewhere:
         whole = Langfuse(*KEYS, elsewhere.url) if other is Langfuse else OTLP(elsewhere.url)

@@ -125,7 +125,7 @@ def test_a_parent_that_was_left_out_stays_left_out(receiver: Receiver) -> None:
     assert tree(receiver.spans) == {None: ["child"], "child": ["grandchild"]}
 
 
-def test_a_parent_stays_in_the_trace_in_which_it_was_sent(receiver: Receiver) -> None:
+def test_parent_stays_in_the_trace_of_its_export(receiver: Receiver) -> None:
     """What ends after another trace was named hangs there, below nothing of the first one."""
     destination = OTLP(receiver.url)
     with running(destination) as app, byline.bound(trace_id="first"):
@@ -151,7 +151,7 @@ def test_a_parent_that_found_no_room_is_no_parent(receiver: Receiver, monkeypatc
     assert tree(receiver.spans) == {None: ["late"]}
 
 
-def test_a_function_that_fails_on_the_app_span_costs_that_span_alone(
+def test_spans_function_that_fails_drops_only_the_server_span(
     receiver: Receiver, production: pytest.LogCaptureFixture
 ) -> None:
     """The step of the request ends with it all the same."""
@@ -171,7 +171,7 @@ def test_a_function_that_fails_on_the_app_span_costs_that_span_alone(
     assert "RuntimeError" in production.text
 
 
-def test_links_within_the_apps_trace_lead_to_where_it_is_filed() -> None:
+def test_links_within_the_apps_trace_lead_to_the_exported_trace() -> None:
     """Those to other traces stay."""
 
     class Kept(OTLP):

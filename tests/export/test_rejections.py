@@ -91,7 +91,7 @@ def test_a_single_span_cannot_be_halved(receiver: Receiver) -> None:
     assert split_batch(Batch(request.body, 1)) == []
 
 
-def test_a_server_that_says_at_once_is_given_time_all_the_same(receiver: Receiver) -> None:
+def test_retry_after_of_zero_still_waits(receiver: Receiver) -> None:
     """Else thousands of posts would be made of one batch."""
     receiver.fail(429, times=None, headers={"retry-after": "0"})
     with running(OTLP(receiver.url)) as app:
@@ -124,7 +124,7 @@ def test_spans_that_end_when_byline_is_gone_are_nobodys(receiver: Receiver) -> N
     assert spans_of("otlp") == {"sent": 3}
 
 
-def test_destinations_of_one_kind_are_told_apart(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+def test_destinations_of_one_kind_have_different_labels(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
     """In counters, and in what is said of them."""
     provider = TracerProvider(shutdown_on_exit=False)
     with Receiver(keys=("pk", "sk")) as other:
@@ -179,7 +179,7 @@ WRONG: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_cannot_be_used_is_refused_at_construction_and_no_secret_is_said(case: str) -> None:
+def test_invalid_settings_fail_at_construction_without_secrets(case: str) -> None:
     with pytest.raises(SettingError) as refused:
         WRONG[case]()
     assert SECRET not in str(refused.value)
@@ -231,7 +231,7 @@ def test_headers_of_the_environment_that_are_for_nobody_are_not_read(
     assert SECRET not in caplog.text
 
 
-def test_a_check_in_a_running_app_hides_nothing_but_what_is_of_itself(
+def test_check_in_a_running_app_hides_only_its_own_warnings(
     receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A warning is given once: what is not heard now would never be."""
@@ -268,7 +268,7 @@ def test_filters_of_many_patterns_are_made_once(monkeypatch: pytest.MonkeyPatch)
     assert [none.accept(span) for span in spans] == [False, False, False]
 
 
-def test_check_says_when_nothing_or_not_all_arrives(receiver: Receiver) -> None:
+def test_check_fails_if_spans_are_missing(receiver: Receiver) -> None:
     """And leaves the counters of the app alone."""
     with running(OTLP(receiver.url)) as app:
         receiver.reject(1)
@@ -279,7 +279,7 @@ def test_check_says_when_nothing_or_not_all_arrives(receiver: Receiver) -> None:
     assert [result.ok for result in results] == [True, False]
 
 
-def test_what_waits_at_the_end_behind_a_destination_that_hangs_is_counted(
+def test_spans_waiting_for_a_hanging_destination_are_counted_at_shutdown(
     receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Span by span, and flushing again and again makes no thread each."""

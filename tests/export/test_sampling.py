@@ -31,7 +31,7 @@ def llm(receiver: Receiver, **options: Any) -> OTLP:
 SESSIONS = [f"session-{number}" for number in range(400)]
 
 
-def test_sessions_are_kept_or_left_out_whole(receiver: Receiver) -> None:
+def test_sessions_are_sampled_whole(receiver: Receiver) -> None:
     """Whatever their traces, about as many as the share says."""
     with running(llm(receiver, sampling=0.25)) as app:
         for _ in range(3):
@@ -56,13 +56,13 @@ print("".join(str(int(is_sampled(f"session-{{n}}", 0.25))) for n in range({len(S
     assert said == {"".join(str(int(is_sampled(session, 0.25))) for session in SESSIONS)}
 
 
-def test_a_larger_share_keeps_what_a_smaller_one_keeps() -> None:
+def test_larger_ratio_keeps_the_sessions_of_a_smaller_ratio() -> None:
     for session in SESSIONS:
         assert is_sampled(session, 0.1) <= is_sampled(session, 0.5) <= is_sampled(session, 1.0)
         assert not is_sampled(session, 0.0)
 
 
-def test_without_a_session_traces_are_kept_or_left_out_whole(receiver: Receiver) -> None:
+def test_traces_without_a_session_are_sampled_whole(receiver: Receiver) -> None:
     """By the caller's trace id where there is one, however it is written."""
     with running(llm(receiver, sampling=0.5)) as app:
         for number in range(40):
@@ -136,7 +136,7 @@ def test_filters(receiver: Receiver, filters: dict[str, Any], expected: list[str
     assert sorted(span.name for span in receiver.spans) == expected
 
 
-def test_what_a_filter_leaves_out_leaves_no_dangling_parent(receiver: Receiver) -> None:
+def test_filtered_span_leaves_no_dangling_parent(receiver: Receiver) -> None:
     """Models count for model calls alone."""
     with running(llm(receiver, models=["gpt-4o"])) as app, app.request(), app.span("agent", AGENT):
         with app.span("mini", {**CHAT, "gen_ai.request.model": "gpt-4o-mini"}):

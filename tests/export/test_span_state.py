@@ -112,7 +112,7 @@ def test_a_span_that_started_before_anybody_looked_is_sent_all_the_same(receiver
 
 
 @pytest.mark.parametrize("spans", ["llm", "all"])
-def test_what_was_exported_is_let_go_without_the_garbage_collector(receiver: Receiver, spans: Any) -> None:
+def test_exported_spans_are_freed_without_the_garbage_collector(receiver: Receiver, spans: Any) -> None:
     """Also of what was not picked, and of what has turned into an LLM span."""
     ended: list[weakref.ref[ReadableSpan]] = []
 

@@ -36,7 +36,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_what_is_taken_leaves_nothing_behind(receiver: Receiver, tmp_path: Path) -> None:
+def test_accepted_batches_leave_no_files(receiver: Receiver, tmp_path: Path) -> None:
     destination = OTLP(receiver.url, spool=tmp_path)
     with running(destination) as app:
         for _ in range(3):
@@ -48,7 +48,7 @@ def test_what_is_taken_leaves_nothing_behind(receiver: Receiver, tmp_path: Path)
 
 
 @pytest.mark.parametrize("status", [429, 500, 503, 0])
-def test_it_is_sent_when_the_destination_is_back(receiver: Receiver, tmp_path: Path, status: int) -> None:
+def test_spool_is_sent_when_the_destination_is_back(receiver: Receiver, tmp_path: Path, status: int) -> None:
     destination = OTLP(receiver.url, spool=tmp_path)
     with running(destination) as app:
         receiver.fail(status, times=None)
@@ -62,7 +62,7 @@ def test_it_is_sent_when_the_destination_is_back(receiver: Receiver, tmp_path: P
     assert spans_of("otlp") == {"spooled": 3, "sent": 3}
 
 
-def test_it_comes_back_by_itself(receiver: Receiver, tmp_path: Path) -> None:
+def test_spool_is_sent_without_a_flush(receiver: Receiver, tmp_path: Path) -> None:
     """Nobody has to flush or to send anything new; the server's wish to be left alone is heard."""
     destination = OTLP(receiver.url, spool=tmp_path)
     with running(destination) as app:
@@ -74,7 +74,7 @@ def test_it_comes_back_by_itself(receiver: Receiver, tmp_path: Path) -> None:
         assert time.monotonic() - started >= 0.9
 
 
-def test_the_next_process_sends_what_the_last_one_could_not(receiver: Receiver, tmp_path: Path) -> None:
+def test_next_process_sends_the_spool_of_the_last_process(receiver: Receiver, tmp_path: Path) -> None:
     receiver.stop()
     with running(OTLP(receiver.url, spool=tmp_path)) as app:
         app.chat("before")
@@ -309,7 +309,7 @@ def test_a_forked_process_sends_its_own(receiver: Receiver, tmp_path: Path) -> N
     assert sorted(span.name for span in receiver.spans) == ["child", "parent"]
 
 
-def test_where_no_thread_can_be_started_what_waits_is_sent_at_the_end(
+def test_spool_is_sent_at_shutdown_if_no_thread_can_start(
     receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a process that is about to end; and it is counted once."""

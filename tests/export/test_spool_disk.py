@@ -61,7 +61,7 @@ def test_writing_does_not_look_through_all_that_waits(tmp_path: Path, listings: 
     assert spool.measure_waiting().files == 200
 
 
-def test_nor_does_it_when_the_spool_is_full(tmp_path: Path, listings: list[Path]) -> None:
+def test_full_spool_is_not_listed_again(tmp_path: Path, listings: list[Path]) -> None:
     """The oldest are known from the last look."""
     spool = DiskStore(tmp_path, name="x", max_bytes=100_000)
     data = os.urandom(1023)
@@ -75,7 +75,7 @@ def test_nor_does_it_when_the_spool_is_full(tmp_path: Path, listings: list[Path]
     assert spool.measure_waiting().spans + spans_of("x")["dropped.spool_full"] == 140
 
 
-def test_a_full_spool_is_full_for_all_who_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_spool_is_full_for_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the others write is seen within a second, and what two would drop is counted once."""
     clock = itertools.count(0.0, 0.1)
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
@@ -86,7 +86,7 @@ def test_a_full_spool_is_full_for_all_who_share_it(tmp_path: Path, monkeypatch: 
     assert both[0].measure_waiting().spans + spans_of("x")["dropped.spool_full"] == 400
 
 
-def test_what_is_being_sent_makes_no_room(tmp_path: Path) -> None:
+def test_batch_in_flight_is_not_dropped_for_room(tmp_path: Path) -> None:
     """It would be counted as sent and as dropped."""
     spool = DiskStore(tmp_path, name="x", max_bytes=5_000)
     first, second = spool.add_batch(make_batch(size=2000)), spool.add_batch(Batch(os.urandom(2000), 10))
@@ -120,7 +120,7 @@ def test_a_disk_that_knows_no_locks_holds_nothing_back(
     assert production.text.count("byline.E070") == 1
 
 
-def test_a_file_is_locked_as_network_file_systems_want_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locked_file_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They lock only what is open for writing."""
     modes = []
     lock = fcntl.flock
@@ -136,7 +136,7 @@ def test_a_file_is_locked_as_network_file_systems_want_it(tmp_path: Path, monkey
     assert set(modes) == {os.O_RDWR}
 
 
-def test_what_cannot_be_deleted_is_not_sent_again(
+def test_file_that_cannot_be_deleted_is_not_sent_again(
     receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, production: pytest.LogCaptureFixture
 ) -> None:
     """A disk that has turned read-only keeps what is sent."""
@@ -170,7 +170,7 @@ def test_a_folder_that_was_tidied_away_is_made_again(receiver: Receiver, tmp_pat
     assert spans_of("otlp") == {"spooled": 1}
 
 
-def test_spans_that_are_rejected_where_the_disk_takes_none_are_counted(receiver: Receiver, tmp_path: Path) -> None:
+def test_rejected_spans_are_counted_if_the_disk_is_full(receiver: Receiver, tmp_path: Path) -> None:
     with running(OTLP(receiver.url, spool=tmp_path)) as app:
         (folder,) = tmp_path.iterdir()
         folder.rmdir()
@@ -209,7 +209,7 @@ def test_halves_that_find_no_room_on_disk_are_counted_once(
     assert files(tmp_path) == []
 
 
-def test_a_spool_stays_where_it_is_when_the_process_goes_elsewhere(
+def test_spool_folder_does_not_follow_the_working_directory(
     receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As daemons do; the next one starts where this one has."""
@@ -233,7 +233,7 @@ def test_a_folder_may_have_any_name(receiver: Receiver, tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("name", ["~nobody-of-this-name/spool", "x" * 300, "/proc/spool"])
-def test_a_folder_that_cannot_be_is_said_with_what_to_do(receiver: Receiver, name: str) -> None:
+def test_folder_that_cannot_be_created_is_logged_with_advice(receiver: Receiver, name: str) -> None:
     with pytest.raises(byline.SettingError, match=r"byline\.E049"):
         OTLP(receiver.url, spool=name)
 
@@ -301,7 +301,7 @@ with spool.hold_batch(spool.add_batch(make_batch())) as data:
 
 
 @pytest.mark.integration
-def test_a_child_does_not_keep_locked_what_its_parent_had_in_hand(tmp_path: Path) -> None:
+def test_child_process_does_not_keep_the_locks_of_its_parent(tmp_path: Path) -> None:
     """The parent is killed while it sends, and its child lives for long."""
     command = [sys.executable, "-c", FORKED, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
@@ -315,7 +315,7 @@ def test_a_child_does_not_keep_locked_what_its_parent_had_in_hand(tmp_path: Path
         parent.communicate()
 
 
-def test_stats_look_once_at_what_waits(receiver: Receiver, tmp_path: Path, listings: list[Path]) -> None:
+def test_stats_list_the_spool_once(receiver: Receiver, tmp_path: Path, listings: list[Path]) -> None:
     """Files, spans and bytes are of one moment, however many wait."""
     receiver.stop()
     byline.instrument(destinations=[OTLP(receiver.url, spool=tmp_path)], clients=())

@@ -88,7 +88,7 @@ def test_steps_within_a_request_last_as_long_as_their_own_calls(receiver: Receiv
             assert (step.start, step.end) == (call.start, call.end)
 
 
-def test_a_step_within_a_request_does_not_last_for_all_of_it(receiver: Receiver) -> None:
+def test_step_within_a_request_ends_before_the_request(receiver: Receiver) -> None:
     """Where the whole app is exported."""
     with running(OTLP(receiver.url)) as app, app.request(span_name="All"):
         app.chat("chat")

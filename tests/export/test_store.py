@@ -52,7 +52,7 @@ def test_a_label_that_is_used_again_sends_no_other_projects_spans(tmp_path: Path
         assert [span.name for span in receiver.spans] == ["of b"]
 
 
-def test_batches_whose_keys_are_refused_are_sent_with_others(tmp_path: Path) -> None:
+def test_batches_refused_for_their_keys_are_sent_with_other_keys(tmp_path: Path) -> None:
     """Refused keys are those of no project."""
     with Receiver(keys=("pk", "sk")) as receiver:
         with sending(receiver.url, tmp_path, headers=A) as sender:

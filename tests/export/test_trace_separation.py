@@ -27,7 +27,7 @@ def users(spans: list[ReceivedSpan]) -> dict[str, Any]:
     return {span.name: span.attributes.get("user.id") for span in spans}
 
 
-def test_what_spans_say_themselves_stays_in_their_trace(receiver: Receiver) -> None:
+def test_attributes_of_spans_stay_in_their_trace(receiver: Receiver) -> None:
     """Within one job, with a trace of the app for each item."""
     with running(OTLP(receiver.url)) as app, byline.bound(tags=["job"]):
         with app.span("first"), app.span("inner"):
@@ -46,9 +46,7 @@ def test_what_spans_say_themselves_stays_in_their_trace(receiver: Receiver) -> N
 
 
 @pytest.mark.parametrize("named", [None, "workflow"])
-def test_what_two_parts_of_a_trace_say_differently_is_not_said_by_a_third(
-    receiver: Receiver, named: str | None
-) -> None:
+def test_conflicting_values_of_two_parts_are_not_spread(receiver: Receiver, named: str | None) -> None:
     """Though each part repeats it, and what is within it."""
     with running(OTLP(receiver.url)) as app, app.request(trace_id=named):
         with byline.bound(user_id="alice"):
@@ -68,7 +66,7 @@ def test_what_two_parts_of_a_trace_say_differently_is_not_said_by_a_third(
     }
 
 
-def test_what_one_part_alone_says_of_the_trace_is_said_by_all_of_it(receiver: Receiver) -> None:
+def test_value_of_one_part_is_spread_to_the_trace(receiver: Receiver) -> None:
     with running(OTLP(receiver.url)) as app, app.request():
         with byline.bound(user_id="alice", session_id="s"):
             app.chat("chat")
@@ -78,7 +76,7 @@ def test_what_one_part_alone_says_of_the_trace_is_said_by_all_of_it(receiver: Re
     assert {span.attributes["session.id"] for span in receiver.spans} == {"s"}
 
 
-def test_what_has_changed_meanwhile_is_no_dispute(receiver: Receiver) -> None:
+def test_changed_value_is_not_a_conflict(receiver: Receiver) -> None:
     """The part still has one user, although its first span went out with another."""
     destination = OTLP(receiver.url)
     with running(destination) as app, app.request():
@@ -174,7 +172,7 @@ def test_a_session_that_is_known_late_does_not_divide_a_trace(receiver: Receiver
     assert tree(receiver.spans) in ({}, {None: ["POST /chat"], "POST /chat": ["first", "second"]})
 
 
-def test_what_a_child_was_filed_below_stays_in_its_trace(receiver: Receiver) -> None:
+def test_exported_parent_stays_in_the_trace_of_its_child(receiver: Receiver) -> None:
     """Although the caller's trace is known only after the child is gone."""
     destination = OTLP(receiver.url)
     with running(destination) as app, byline.bound(), app.span("root"):

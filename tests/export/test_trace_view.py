@@ -75,7 +75,7 @@ def test_requests_with_one_trace_id_become_one_trace_with_a_step_each(receiver: 
         ("0" * 32, f"{to_trace_id('0' * 32):032x}"),
     ],
 )
-def test_a_trace_id_is_taken_as_it_is_or_by_its_hash(receiver: Receiver, given: str, filed: str) -> None:
+def test_trace_id_is_used_unchanged_or_hashed(receiver: Receiver, given: str, filed: str) -> None:
     with running(llm(receiver)) as app, app.request(trace_id=given):
         app.chat()
     assert [span.trace_id for span in receiver.spans] == [filed]
@@ -101,7 +101,7 @@ def test_a_parent_without_a_trace_is_left_out(receiver: Receiver) -> None:
     assert receiver.spans[0].parent_id is None
 
 
-def test_what_is_not_exported_leaves_no_dangling_parent(receiver: Receiver) -> None:
+def test_span_that_is_not_exported_leaves_no_dangling_parent(receiver: Receiver) -> None:
     """Whatever lies between: agents and tools stay, the app's own spans are seen through."""
     with (
         running(llm(receiver)) as app,
@@ -116,7 +116,7 @@ def test_what_is_not_exported_leaves_no_dangling_parent(receiver: Receiver) -> N
     assert tree(receiver.spans) == {None: ["agent"], "agent": ["tool"], "tool": ["chat"]}
 
 
-def test_a_child_sent_before_its_parent_hangs_below_it(receiver: Receiver) -> None:
+def test_child_sent_before_its_parent_is_below_the_parent(receiver: Receiver) -> None:
     """The batch with the child is long gone when the agent ends."""
     destination = llm(receiver)
     with running(destination) as app, app.request(trace_id="t", span_name="Step"):
@@ -129,7 +129,9 @@ def test_a_child_sent_before_its_parent_hangs_below_it(receiver: Receiver) -> No
 
 
 @pytest.mark.parametrize("part", [{}, {"session_id": "part"}])
-def test_a_child_sent_while_its_app_span_is_open_hangs_below_it(receiver: Receiver, part: dict[str, str]) -> None:
+def test_child_sent_while_its_server_span_is_open_is_below_the_server_span(
+    receiver: Receiver, part: dict[str, str]
+) -> None:
     """Also where somebody else has made the app span, before there was a record; and in a part bound anew."""
     destination = OTLP(receiver.url)
     with (
@@ -159,14 +161,14 @@ def test_a_step_spans_its_request(receiver: Receiver) -> None:
     assert step.end == server.end_time
 
 
-def test_a_step_without_an_app_span_covers_its_first_call(receiver: Receiver) -> None:
+def test_step_without_a_server_span_covers_its_first_call(receiver: Receiver) -> None:
     with running(llm(receiver)) as app, byline.bound(span_name="Nightly", trace_id="t"):
         app.chat("first")
         app.chat("second")
     assert tree(receiver.spans) == {None: ["Nightly"], "Nightly": ["first", "second"]}
 
 
-def test_a_step_whose_request_is_cut_off_is_sent_at_the_end(receiver: Receiver) -> None:
+def test_step_of_an_interrupted_request_is_sent_at_shutdown(receiver: Receiver) -> None:
     """The request is still under way when the process stops."""
     app = running(llm(receiver))
     made = app.__enter__()
@@ -176,7 +178,7 @@ def test_a_step_whose_request_is_cut_off_is_sent_at_the_end(receiver: Receiver) 
     assert tree(receiver.spans) == {None: ["Step"], "Step": ["chat gpt-4o"]}
 
 
-def test_a_step_whose_app_span_is_another_providers_is_sent_soon(
+def test_step_below_the_server_span_of_another_provider_is_sent_soon(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody here hears of its end."""
@@ -220,7 +222,7 @@ def test_the_apps_other_exporters_see_its_own_trace_untouched(receiver: Receiver
     assert span.name == "POST /chat"
 
 
-def test_the_whole_app_goes_below_the_callers_trace(receiver: Receiver) -> None:
+def test_all_spans_join_the_callers_trace(receiver: Receiver) -> None:
     with running(OTLP(receiver.url)) as app, app.request(**EXAMPLE):
         with app.span("query"):
             pass
@@ -236,7 +238,7 @@ def test_the_whole_app_goes_below_the_callers_trace(receiver: Receiver) -> None:
     assert {span.attributes["session.id"] for span in receiver.spans} == {"session_abc"}
 
 
-def test_the_whole_app_keeps_its_callers_span_as_parent(receiver: Receiver) -> None:
+def test_all_spans_keep_the_callers_span_as_parent(receiver: Receiver) -> None:
     """Whoever called the app sends that span itself."""
     remote = SpanContext(0xA1, 0xB2, is_remote=True, trace_flags=TraceFlags(1))
     context = trace.set_span_in_context(NonRecordingSpan(remote))
@@ -300,7 +302,7 @@ def test_a_trace_that_is_bound_within_a_request_is_a_trace_of_its_own(receiver: 
     assert named(spans, "other").trace_id == f"{to_trace_id('b'):032x}"
 
 
-def test_what_is_learnt_late_is_on_all_spans(receiver: Receiver) -> None:
+def test_late_attribution_is_on_all_spans(receiver: Receiver) -> None:
     """Also on those that ended before, and in the place of what has changed."""
     with running(llm(receiver)) as app, app.request(session_id="s", user_id="anonymous"):
         app.chat("early", **{"user.name": "kept"})
@@ -312,7 +314,7 @@ def test_what_is_learnt_late_is_on_all_spans(receiver: Receiver) -> None:
     assert named(receiver.spans, "early").attributes["user.name"] == "kept"
 
 
-def test_what_an_instrumentation_says_itself_stays(receiver: Receiver) -> None:
+def test_attributes_of_an_instrumentation_stay(receiver: Receiver) -> None:
     with running(llm(receiver)) as app, app.request(session_id="s"):
         app.chat(**{"gen_ai.conversation.id": "its own"})
     attributes = receiver.spans[0].attributes

@@ -30,7 +30,7 @@ def ask_and_forget(app: App, receiver: Receiver) -> None:
     assert [span.name for span in receiver.spans] == ["call"]
 
 
-def test_an_agent_that_is_never_ended_is_sent_once_it_is_let_go(receiver: Receiver) -> None:
+def test_agent_span_without_end_is_sent_once_released(receiver: Receiver) -> None:
     """With the next spans, as it was last seen, and as long as is known of it."""
     with running(OTLP(receiver.url, spans="llm")) as app, app.request(trace_id="t", session_id="s", span_name="Step"):
         ask_and_forget(app, receiver)
@@ -45,7 +45,7 @@ def test_an_agent_that_is_never_ended_is_sent_once_it_is_let_go(receiver: Receiv
 
 
 @pytest.mark.parametrize("spans", ["llm", "all"])
-def test_what_is_under_way_at_the_end_of_the_process_is_sent_as_it_is(receiver: Receiver, spans: Any) -> None:
+def test_open_parents_are_sent_at_the_end_of_the_process(receiver: Receiver, spans: Any) -> None:
     """An agent that was cut off, and all that is around it."""
     destination = Langfuse("pk-lf-1", "sk-lf-1", receiver.url, spans=spans)
     app = App(destination)
@@ -63,7 +63,7 @@ def test_what_is_under_way_at_the_end_of_the_process_is_sent_as_it_is(receiver: 
     assert named(receiver.spans, "agent").attributes["user.id"] == "ada"
 
 
-def test_what_nothing_hangs_below_is_not_sent_before_its_end(receiver: Receiver) -> None:
+def test_span_without_children_is_not_sent_before_its_end(receiver: Receiver) -> None:
     app = App(OTLP(receiver.url))
     with app.request(), app.span("agent", AGENT):
         app.close()

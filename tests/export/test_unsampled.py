@@ -61,7 +61,7 @@ def ask(provider: TracerProvider, gateway: Gateway, calls: int = 1, **fields: An
     return server.get_span_context()
 
 
-def test_a_dropped_requests_calls_arrive_signed_with_their_facts(receiver: Receiver, gateway: Gateway) -> None:
+def test_calls_of_a_dropped_request_have_attribution_and_results(receiver: Receiver, gateway: Gateway) -> None:
     provider = instrument(Langfuse(*KEYS, receiver.url))
     context = ask(provider, gateway, calls=2, session_id="s", user_id="ada")
     assert byline.flush()
@@ -83,7 +83,7 @@ def test_they_are_regrouped_like_all_others(receiver: Receiver, gateway: Gateway
 
 
 @pytest.mark.newest
-def test_nothing_else_of_the_request_is_recorded_anywhere(receiver: Receiver, gateway: Gateway) -> None:
+def test_other_spans_of_a_dropped_request_are_not_recorded(receiver: Receiver, gateway: Gateway) -> None:
     """Neither its other spans here, nor anything in the app's own exporters; nor do its headers claim otherwise."""
     others = InMemorySpanExporter()
     with Receiver() as whole:

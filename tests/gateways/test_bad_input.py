@@ -215,7 +215,7 @@ ROWS: dict[str, Row] = {
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_what_does_not_fit_is_left_out_and_said(
+def test_values_over_a_limit_are_left_out_and_logged(
     name: str, server: testing.Gateway, watching: Watching, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The debug line names gateway, field and reason; the call itself goes through."""
@@ -237,7 +237,7 @@ def test_what_does_not_fit_is_left_out_and_said(
 
 
 @pytest.mark.parametrize("made", ALL, ids=lambda made: made.name)
-def test_ids_that_are_none_go_nowhere_else(made: type[Gateway]) -> None:
+def test_missing_ids_add_no_fields(made: type[Gateway]) -> None:
     """An GatewayRequest of nothing: no ids, no body, no span."""
     call = GatewayRequest(attribution=Attribution(), headers={"accept": "*/*"})
     made().inject(call)
@@ -352,7 +352,7 @@ BODIES: list[Any] = [
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("made", ALL, ids=lambda made: made.name)
-def test_replies_of_nonsense_are_no_facts(made: type[Gateway], streamed: bool) -> None:
+def test_malformed_responses_give_no_values(made: type[Gateway], streamed: bool) -> None:
     """Never an error, never a number that is none, never a text that is no short one."""
     gateway = made()
     for bad in BAD:
@@ -372,7 +372,7 @@ def test_replies_of_nonsense_are_no_facts(made: type[Gateway], streamed: bool) -
                 assert limit is None or (limit.limit or 0) >= 0
 
 
-def test_nonsense_through_a_real_client_leaves_call_and_span_whole(
+def test_malformed_responses_change_neither_call_nor_span(
     server: testing.Gateway, watching: Watching, finished: Finished
 ) -> None:
     """The SDK gets its answer, the span its model."""

@@ -494,7 +494,7 @@ def test_every_gateway_has_a_row() -> None:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_exactly_the_documented_facts_are_read(
+def test_exactly_the_documented_values_are_read(
     name: str, server: testing.Gateway, watching: Watching, finished: Finished
 ) -> None:
     """Header by header and member by member."""

@@ -250,7 +250,7 @@ def test_exactly_the_documented_fields_leave(
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_nothing_leaves_where_nothing_is_known(name: str, server: testing.Gateway, watching: Watching) -> None:
+def test_request_without_attribution_is_unchanged(name: str, server: testing.Gateway, watching: Watching) -> None:
     """No LLM span and no attribution: the call goes out as the app made it."""
     row = ROWS[name]
     base = server.url + row.path
@@ -263,7 +263,7 @@ def test_nothing_leaves_where_nothing_is_known(name: str, server: testing.Gatewa
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_what_the_app_set_itself_stays(name: str, server: testing.Gateway, watching: Watching) -> None:
+def test_headers_and_members_of_the_app_stay(name: str, server: testing.Gateway, watching: Watching) -> None:
     """Every header and member that byline would write, once set by the app, is left as it is."""
     row = ROWS[name]
     base = server.url + row.path
@@ -324,7 +324,7 @@ def test_body_is_left_alone_for_the_response_cache(server: testing.Gateway, watc
 
 
 @pytest.mark.parametrize("masks", [{"mask_input": True}, {"mask_output": "true"}, {"mask_input": 1, "mask_output": 1}])
-def test_litellm_is_asked_to_keep_no_content_where_the_caller_asks(
+def test_litellm_is_told_of_the_callers_masks(
     masks: dict[str, Any], server: testing.Gateway, watching: Watching
 ) -> None:
     """What it exports by OpenTelemetry heeds the last header alone, which is for both."""
@@ -341,9 +341,7 @@ def test_litellm_is_asked_to_keep_no_content_where_the_caller_asks(
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if not name.startswith("litellm")])
-def test_masks_take_no_room_where_nobody_understands_them(
-    name: str, server: testing.Gateway, watching: Watching
-) -> None:
+def test_masks_are_not_sent_to_gateways_without_masks(name: str, server: testing.Gateway, watching: Watching) -> None:
     """Some gateways take five entries of metadata."""
     row = ROWS[name]
     base = server.url + row.path
@@ -367,7 +365,7 @@ def test_only_bodies_that_take_the_fields_get_them(path: str, server: testing.Ga
     assert request.headers["x-session-id"] == "session-0001"
 
 
-def test_a_subclass_of_the_app_writes_what_its_fields_say(server: testing.Gateway, watching: Watching) -> None:
+def test_subclass_of_gateway_writes_its_fields(server: testing.Gateway, watching: Watching) -> None:
     """So that a gateway nobody knows is a few lines."""
     from byline.gateways import Field
 
@@ -426,7 +424,7 @@ def test_gateway_that_broadcasts_joins_the_trace_that_the_caller_names(
         ({"parent_span_id": "own", "trace_name": "Own"}, False),
     ],
 )
-def test_trace_of_the_apps_own_gets_what_it_has_not(
+def test_trace_member_of_the_app_is_completed(
     own: dict[str, Any], joined: bool, server: testing.Gateway, watching: Watching, finished: Finished
 ) -> None:
     """OpenRouter's: names of the app stay, and its ids are not mixed with ours."""

@@ -133,7 +133,7 @@ def _is_respelt(body: bytes, name: str) -> bool:
 
 @settings(deadline=None)
 @given(texts())
-def test_what_is_no_object_comes_back_unchanged(text: str) -> None:
+def test_body_that_is_not_an_object_is_unchanged(text: str) -> None:
     body = text.encode()
     if not isinstance(json.loads(body), dict):
         assert insert_members(body, {"user": "ada"}) is body
@@ -142,7 +142,7 @@ def test_what_is_no_object_comes_back_unchanged(text: str) -> None:
 
 @settings(deadline=None)
 @given(st.binary(max_size=40))
-def test_any_bytes_come_back_whole(body: bytes) -> None:
+def test_any_bytes_are_kept(body: bytes) -> None:
     """Whatever was sent is still there, in its order."""
     result = insert_members(body, {"user": "ada"})
     if result != body:

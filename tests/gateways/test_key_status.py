@@ -65,7 +65,7 @@ def told(span: ReadableSpan) -> dict[str, Any]:
     return {name.rpartition(".")[2]: attributes[name] for name in names if name in attributes}
 
 
-def test_calls_say_what_is_known_of_their_key_by_then(slow: Slow, watching: Watching, finished: Finished) -> None:
+def test_calls_have_the_key_status_known_so_far(slow: Slow, watching: Watching, finished: Finished) -> None:
     """The first one waits for nothing; once the answer is there, the next ones have it."""
     gateway = OpenRouter(slow.base_url, key_status=True)
     with watching(gateway):
@@ -78,7 +78,7 @@ def test_calls_say_what_is_known_of_their_key_by_then(slow: Slow, watching: Watc
     assert told(second) == {"spend": 1.5, "budget": 10.0, "budget_reset": "monthly"}
 
 
-def test_it_is_asked_once_for_many_calls(server: testing.Gateway, watching: Watching) -> None:
+def test_key_status_is_requested_once_for_many_calls(server: testing.Gateway, watching: Watching) -> None:
     """With the key of the call, and nothing of the request's."""
     gateway = OpenRouter(server.base_url, key_status=True)
     with watching(gateway):
@@ -93,7 +93,7 @@ def test_it_is_asked_once_for_many_calls(server: testing.Gateway, watching: Watc
     assert "x-session-id" not in asked.headers
 
 
-def test_keys_are_told_apart(server: testing.Gateway, watching: Watching) -> None:
+def test_key_status_is_kept_per_key(server: testing.Gateway, watching: Watching) -> None:
     gateway = OpenRouter(server.base_url, key_status=True)
     with watching(gateway):
         for key in ("sk-a", "sk-b", None):
@@ -104,7 +104,7 @@ def test_keys_are_told_apart(server: testing.Gateway, watching: Watching) -> Non
     assert sorted(asked) == ["Bearer sk-a", "Bearer sk-b"]
 
 
-def test_it_is_asked_again_when_the_answer_has_grown_old(server: testing.Gateway) -> None:
+def test_old_key_status_is_requested_again(server: testing.Gateway) -> None:
     status = KeyStatus("openrouter", f"{server.base_url}/key", seconds=0.0)
     for count in (1, 2):
         status.refresh(KEY)
@@ -134,7 +134,7 @@ def test_a_child_process_asks_for_itself(slow: Slow) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_nobody_is_asked_unless_it_is_wanted(server: testing.Gateway, watching: Watching) -> None:
+def test_key_status_is_off_by_default(server: testing.Gateway, watching: Watching) -> None:
     with watching(OpenRouter(server.base_url)):
         ask(server.base_url)
     assert [request.method for request in server.requests] == ["POST"]
@@ -143,7 +143,7 @@ def test_nobody_is_asked_unless_it_is_wanted(server: testing.Gateway, watching: 
 @pytest.mark.parametrize(
     "answer", [b"no JSON", b"[]", b'{"data": 1}', b'{"data": {"usage": "x", "limit": -1, "limit_reset": 5}}', b"{}"]
 )
-def test_answers_of_nonsense_say_nothing(answer: bytes, watching: Watching, finished: Finished) -> None:
+def test_malformed_key_status_is_ignored(answer: bytes, watching: Watching, finished: Finished) -> None:
     class Odd(testing.Gateway):
         def respond(self, request: Request, handler: Handler) -> None:
             if request.method == "GET":
@@ -218,7 +218,7 @@ def test_the_key_does_not_follow_a_redirect(server: testing.Gateway, watching: W
         ("http://llm.internal:8080", "http://llm.internal:8080/api/v1/key"),
     ],
 )
-def test_where_it_is_asked(base_url: str | None, url: str) -> None:
+def test_url_of_the_key_status(base_url: str | None, url: str) -> None:
     status = OpenRouter(base_url, key_status=True).key_status
     assert status is not None
     assert status.url == url

@@ -28,7 +28,7 @@ def no_aliases() -> Iterator[None]:
         {"authorization": "Bearer ", "x-litellm-api-key": "sk-1"},
     ],
 )
-def test_the_key_is_found_wherever_an_sdk_puts_it(headers: dict[str, str]) -> None:
+def test_key_is_found_in_the_header_of_each_sdk(headers: dict[str, str]) -> None:
     assert key_hash_from_headers(headers) == hash_key("sk-1")
 
 
@@ -48,7 +48,7 @@ def test_names_by_the_beginning_of_the_hash() -> None:
 
 
 @pytest.mark.parametrize("entry", ["sk-secret=blue", "0f2c10bf", "0f2c10bf=", "abc=x"])
-def test_what_is_no_hash_is_refused_and_not_said_again(entry: str) -> None:
+def test_invalid_key_hash_is_refused_and_not_repeated(entry: str) -> None:
     """It may be the key itself."""
     with pytest.raises(SettingError, match=r"byline\.E033: entry 2 of") as caught:
         parse_aliases(f"aaaaaaaa=ok,{entry}")

@@ -130,7 +130,7 @@ def told(span: ReadableSpan) -> dict[str, Any]:
 
 @pytest.mark.parametrize("made", [LiteLLM, Aptible], ids=lambda made: made.name)
 @pytest.mark.parametrize("name", ROWS)
-def test_captured_reply_is_read_as_it_was_meant(
+def test_captured_reply_has_the_expected_values(
     name: str, made: type[Gateway], server: testing.Gateway, watching: Watching, finished: Finished
 ) -> None:
     """Fact by fact; Aptible's gateway, whose replies are not documented, is read alike where they look alike."""
@@ -157,7 +157,7 @@ def test_cost_equals_that_of_litellms_own_span(
     assert (owner.totals.cost or 0.0) == pytest.approx(capture["own_cost"])
 
 
-def test_stream_is_read_too_where_the_client_takes_it_whole(
+def test_stream_is_read_if_the_client_reads_the_whole_body(
     server: testing.Gateway, watching: Watching, finished: Finished
 ) -> None:
     """Without asking for a stream of its own."""
@@ -190,7 +190,7 @@ def test_overhead_is_in_seconds(server: testing.Gateway, watching: Watching, fin
     assert (span.attributes or {})["byline.gateway.overhead"] == pytest.approx(0.5625148)
 
 
-def test_model_of_the_deployment_is_told_where_the_body_names_the_group(
+def test_model_of_the_deployment_is_read_if_the_body_names_the_group(
     server: testing.Gateway, watching: Watching, finished: Finished
 ) -> None:
     """LiteLLM rewrites the body's model to the name that was asked for."""

@@ -75,7 +75,7 @@ def attributes_of(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
 
 
-def test_an_llm_span_carries_the_whole_byline(finished: Finished) -> None:
+def test_llm_span_has_all_fields_of_the_attribution(finished: Finished) -> None:
     """Every field under the names that backends read."""
     with byline.bound(**WHOLE):
         call_model()
@@ -107,7 +107,7 @@ def test_other_spans_of_the_request_are_untouched(finished: Finished) -> None:
 
 
 @pytest.mark.usefixtures("stamp_all")
-def test_all_spans_of_the_request_where_that_is_asked_for(finished: Finished) -> None:
+def test_all_spans_are_attributed_with_stamp_all(finished: Finished) -> None:
     """None but model calls is renamed."""
     with byline.bound(**WHOLE):
         tracer.start_span("db", attributes={"user.id": "db user"}).end()
@@ -120,7 +120,7 @@ def test_all_spans_of_the_request_where_that_is_asked_for(finished: Finished) ->
 
 
 @pytest.mark.usefixtures("stamp_all")
-def test_the_app_span_of_an_inner_tracer_is_found_also_where_all_spans_are_stamped(finished: Finished) -> None:
+def test_server_span_of_an_inner_tracer_is_found_with_stamp_all(finished: Finished) -> None:
     app = FastAPI()
 
     @app.post("/chat")
@@ -136,7 +136,7 @@ def test_the_app_span_of_an_inner_tracer_is_found_also_where_all_spans_are_stamp
     assert (attributes_of(span)["session.id"], attributes_of(span)["user.id"]) == ("s", "u")
 
 
-def test_what_the_app_set_is_not_overwritten(finished: Finished) -> None:
+def test_attributes_of_the_app_are_not_overwritten(finished: Finished) -> None:
     with byline.bound(**WHOLE):
         own: dict[str, Any] = {"user.id": "mine", "gen_ai.conversation.id": "mine", "langfuse.trace.metadata.k": 2}
         tracer.start_span("chat", attributes={**LLM, **own}).end()
@@ -156,7 +156,7 @@ def test_spans_outside_any_request_are_untouched(finished: Finished) -> None:
     assert [attributes_of(span) for span in finished()] == [LLM, LLM]
 
 
-def test_spans_that_started_before_the_claims_were_known_are_stamped_with_what_is_known(finished: Finished) -> None:
+def test_spans_started_before_the_body_have_the_claims_of_the_headers(finished: Finished) -> None:
     with byline.bound(session_id="s"):
         call_model()
         byline.bind(user_id="u")
@@ -227,7 +227,7 @@ def test_refresh_saves_the_byline_from_the_attribute_limit(small: tuple[TracerPr
     assert list(attributes)[:3] == ["session.id", "gen_ai.conversation.id", "user.id"]
 
 
-def test_refresh_leaves_what_the_app_has_changed_since(small: tuple[TracerProvider, InMemorySpanExporter]) -> None:
+def test_refresh_keeps_attributes_that_the_app_changed(small: tuple[TracerProvider, InMemorySpanExporter]) -> None:
     provider, exporter = small
     with byline.bound(session_id="s", user_id="u", tags=["a"]):
         owner = request_context.current_context()
@@ -259,7 +259,7 @@ def test_refresh_of_a_span_that_has_ended_or_is_not_recording(
     assert caplog.text == ""
 
 
-def test_a_processor_that_is_switched_off_stamps_nothing() -> None:
+def test_disabled_processor_sets_no_attributes() -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     processor = AttributionSpanProcessor()
@@ -285,13 +285,13 @@ def test_a_processor_that_is_switched_off_stamps_nothing() -> None:
 
 
 @pytest.mark.parametrize("stamp", ["", "LLM", "none", None, 1])
-def test_a_wrong_stamp_fails_at_construction(stamp: Any) -> None:
+def test_invalid_stamp_fails_at_construction(stamp: Any) -> None:
     with pytest.raises(byline.SettingError, match=r"^byline.E021: ") as caught:
         AttributionSpanProcessor(stamp)
     assert caught.value.advice == 'pass "llm" or "all"'
 
 
-def test_an_error_in_the_stamp_costs_the_stamp_alone(
+def test_error_in_the_processor_loses_only_the_attributes(
     finished: Finished, monkeypatch: pytest.MonkeyPatch, production: pytest.LogCaptureFixture
 ) -> None:
     """The span, the app and the log's secrets are safe; it is counted and said once."""
@@ -309,7 +309,7 @@ def test_an_error_in_the_stamp_costs_the_stamp_alone(
     assert internal_metrics.counter_values()["errors.processor"] == 2
 
 
-def test_an_error_in_the_stamp_fails_tests(monkeypatch: pytest.MonkeyPatch, finished: Finished) -> None:
+def test_error_in_the_processor_fails_tests(monkeypatch: pytest.MonkeyPatch, finished: Finished) -> None:
     def fail(self: RequestContext) -> Any:
         raise LookupError
 
@@ -484,7 +484,7 @@ def test_the_callers_key_has_its_name(finished: Finished) -> None:
     assert attributes_of(finished()[0])["byline.caller.key.alias"] == "mobile app"
 
 
-def test_llm_spans_say_which_claims_were_dropped(finished: Finished) -> None:
+def test_llm_spans_name_the_dropped_claims(finished: Finished) -> None:
     """Not every destination gets the app span."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

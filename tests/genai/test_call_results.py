@@ -91,7 +91,7 @@ def test_results_are_bounded_by_bytes(finished: Finished, monkeypatch: pytest.Mo
     assert len(table) == 0
 
 
-def test_a_second_span_of_the_same_stream_gets_the_facts_as_it_starts(finished: Finished) -> None:
+def test_second_span_of_a_stream_gets_the_result_at_its_start(finished: Finished) -> None:
     """One instrumentation ends its span at the headers, and makes another one with the tokens."""
     with byline.bound(session_id="s-1"), trace.get_tracer("app").start_as_current_span("work"):
         first = span_of("logfire.openai")

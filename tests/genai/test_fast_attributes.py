@@ -40,18 +40,18 @@ def test_attributes_are_read_and_set(span: Any) -> None:
     assert dict(span.attributes) == {"a": 1, "b": "new", "c": ("x", "y")}
 
 
-def test_what_has_ended_stays_as_it_is(span: Any) -> None:
+def test_ended_span_is_not_changed(span: Any) -> None:
     span.end()
     set_attributes(span, {"a": "late"})
     assert dict(peek_attributes(span)) == {"a": 1, "b": 2}
 
 
-def test_what_cannot_be_taken_off_stays(span: Any) -> None:
+def test_attributes_of_unknown_containers_are_not_removed(span: Any) -> None:
     """The SDK has no way of its own for that."""
     remove_attributes(span, ("a", "never there"))
     assert dict(peek_attributes(span)) == ({"a": 1, "b": 2} if isinstance(span, Closed) else {"b": 2})
 
 
 @pytest.mark.parametrize("other", [object(), SimpleNamespace(_active_span_processor=None)])
-def test_a_provider_that_keeps_its_processors_elsewhere_shows_none(other: Any) -> None:
+def test_provider_with_other_internals_has_no_processors(other: Any) -> None:
     assert list_processors(other) == []

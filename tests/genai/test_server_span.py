@@ -268,14 +268,14 @@ def test_a_wsgi_request_has_one_server_span(name: str, finished: Finished, expor
 
 
 @pytest.mark.parametrize("app", [A(raw, app_span=False), A(starlette(), app_span=False)])
-def test_no_app_span_where_none_is_wanted(app: Any, finished: Finished) -> None:
+def test_no_server_span_with_app_span_false(app: Any, finished: Finished) -> None:
     assert send(app) == 200
     servers, (llm,) = split(finished())
     assert servers == []
     assert (llm.attributes or {})[names.SESSION_ID] == "h"
 
 
-def test_no_app_span_where_none_is_wanted_of_wsgi(finished: Finished) -> None:
+def test_no_server_span_with_app_span_false_of_wsgi(finished: Finished) -> None:
     assert run_wsgi(W(plain, app_span=False), SENT).body == WSGI_BODY
     servers, (llm,) = split(finished())
     assert servers == []
@@ -283,7 +283,7 @@ def test_no_app_span_where_none_is_wanted_of_wsgi(finished: Finished) -> None:
 
 
 @pytest.mark.newest
-def test_an_app_span_even_where_the_app_seems_to_make_its_own(finished: Finished) -> None:
+def test_server_span_with_app_span_true_beside_an_inner_tracer(finished: Finished) -> None:
     """``True`` asks for it, e.g. where what looks like a tracer is switched off."""
     assert send(A(fastapi(), app_span=True)) == 200
     servers, _ = split(finished())
@@ -293,7 +293,7 @@ def test_an_app_span_even_where_the_app_seems_to_make_its_own(finished: Finished
     }
 
 
-def test_an_existing_server_span_is_enriched_with_app_span_off(finished: Finished) -> None:
+def test_existing_server_span_is_attributed_with_app_span_false(finished: Finished) -> None:
     assert send(ContribAsgi(A(raw, app_span=False))) == 200
     check_signed(finished())
 
@@ -397,7 +397,7 @@ def test_a_broken_traceparent_starts_a_new_trace(parent: str, finished: Finished
     assert check_signed(finished()).parent is None
 
 
-def test_what_the_app_set_on_its_span_stays(finished: Finished) -> None:
+def test_attributes_of_the_app_on_its_server_span_stay(finished: Finished) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         trace.get_current_span().set_attributes({names.SESSION_ID: "the app's", names.USER_ID: "the app's"})
         await raw(scope, receive, send)
@@ -409,7 +409,7 @@ def test_what_the_app_set_on_its_span_stays(finished: Finished) -> None:
     assert attributes[names.CONVERSATION_ID] == "h"
 
 
-def test_what_is_bound_lands_on_the_app_span(finished: Finished) -> None:
+def test_bound_values_are_on_the_server_span(finished: Finished) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         byline.bind(user_id="ada", tags=["beta"])
         await raw(scope, receive, send)
@@ -464,7 +464,7 @@ def test_an_app_that_fails_is_still_signed(make: Callable[[], Any], finished: Fi
     assert span.status.status_code is trace.StatusCode.ERROR
 
 
-def test_an_app_that_fails_before_it_answers(finished: Finished) -> None:
+def test_app_that_fails_before_its_response(finished: Finished) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         count()
@@ -544,7 +544,7 @@ def test_a_wsgi_app_called_in_process_has_a_record_of_its_own(finished: Finished
     assert (span.attributes or {})[names.LLM_CALLS] == 1
 
 
-def test_what_opentelemetry_stumbles_over_costs_the_span_alone(
+def test_failure_of_opentelemetrys_middleware_loses_only_the_span(
     finished: Finished,
     exporter: InMemorySpanExporter,
     monkeypatch: pytest.MonkeyPatch,
@@ -578,7 +578,7 @@ def test_requests_that_opentelemetry_leaves_out(finished: Finished) -> None:
 
 
 @pytest.mark.parametrize("kind", [SpanKind.INTERNAL, SpanKind.CLIENT])
-def test_a_span_of_another_kind_around_the_request_is_not_the_apps(kind: SpanKind, finished: Finished) -> None:
+def test_span_of_another_kind_is_not_the_server_span(kind: SpanKind, finished: Finished) -> None:
     with tracer.start_as_current_span("around", kind=kind):
         send(A(raw))
         send(A(raw, app_span=False))
@@ -611,7 +611,7 @@ def test_apps_that_contain_themselves_are_looked_into_once() -> None:
     assert not server_span.ServerSpanDetector(loop).will_create({"type": "http"})
 
 
-def test_the_wsgi_door_says_what_is_missing(
+def test_wsgi_middleware_names_the_missing_extra(
     monkeypatch: pytest.MonkeyPatch, finished: Finished, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without the extra there is no app span; whoever insists on one is told what to install."""
@@ -624,7 +624,7 @@ def test_the_wsgi_door_says_what_is_missing(
         W(plain, app_span=True)
 
 
-def test_the_environ_shows_no_trace_of_the_app_span() -> None:
+def test_environ_is_unchanged_by_the_server_span() -> None:
     before = environ_of(SENT)
     seen: list[dict[str, Any]] = []
 

@@ -29,7 +29,7 @@ def url_of(gateway: Gateway) -> str:
     return f"{gateway.base_url}/chat/completions"
 
 
-def test_work_that_waits_is_done_however_much_it_is(finished: Finished, gateway: Gateway) -> None:
+def test_all_deferred_work_is_run(finished: Finished, gateway: Gateway) -> None:
     """Each piece ends a span, which looks for work itself; none of it in the context of a request."""
     client = httpx2.Client()
     request = client.build_request("POST", url_of(gateway), json={**CHAT, "stream": True})
@@ -98,7 +98,7 @@ def test_no_lock_that_is_held_at_a_fork_is_held_in_the_child() -> None:
 @pytest.mark.integration
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_what_waits_in_the_parent_is_not_done_in_a_child_as_well() -> None:
+def test_deferred_work_of_the_parent_is_not_run_in_a_child() -> None:
     done: list[int] = []
     deferred.defer(lambda: done.append(os.getpid()))
     child = os.fork()
@@ -110,7 +110,7 @@ def test_what_waits_in_the_parent_is_not_done_in_a_child_as_well() -> None:
     assert done == [os.getpid()]
 
 
-def test_a_second_call_leaves_the_facts_of_an_answered_span_alone(gateway: Gateway, finished: Finished) -> None:
+def test_second_call_does_not_change_the_result_of_an_answered_span(gateway: Gateway, finished: Finished) -> None:
     """Retries follow a failure; what follows a success is another call."""
     tracer = trace.get_tracer("openlit.x")
     with (
@@ -125,7 +125,7 @@ def test_a_second_call_leaves_the_facts_of_an_answered_span_alone(gateway: Gatew
     assert own.parent == outer.get_span_context()
 
 
-def test_a_span_that_is_never_current_gets_its_facts_within_a_tools_span(gateway: Gateway, finished: Finished) -> None:
+def test_span_that_is_never_current_gets_its_result_within_a_tool_span(gateway: Gateway, finished: Finished) -> None:
     """One right below it; a span of before is another call's."""
     tracer = trace.get_tracer("app")
     with (
@@ -150,7 +150,7 @@ def test_a_span_that_is_never_current_gets_its_facts_within_a_tools_span(gateway
     ],
     ids=str,
 )
-def test_aiohttp_refuses_what_it_refuses(options: dict[str, Any], gateway: Gateway) -> None:
+def test_errors_of_aiohttp_are_unchanged(options: dict[str, Any], gateway: Gateway) -> None:
     """With its own errors."""
 
     async def ask() -> None:
@@ -192,7 +192,7 @@ def test_a_redirect_of_aiohttp_that_turns_into_a_get_has_no_body(gateway: Gatewa
     assert "x-session-id" not in second.headers
 
 
-def test_a_hook_that_has_drained_the_body_leaves_no_call_open(gateway: Gateway, finished: Finished) -> None:
+def test_hook_that_reads_the_body_leaves_no_call_open(gateway: Gateway, finished: Finished) -> None:
     """What it has read, byline has not seen."""
 
     def drain(response: httpx2.Response) -> None:

@@ -213,7 +213,7 @@ def test_text_of_a_model_is_not_taken_for_done(gateway: Gateway, finished: Finis
 # Streams that are left half-way
 
 
-def test_stream_that_the_app_leaves_says_so(gateway: Gateway, finished: Finished) -> None:
+def test_stream_that_the_app_leaves_is_marked_as_cut(gateway: Gateway, finished: Finished) -> None:
     """No error of the model, so neither status nor finish reason."""
     gateway.answer([WORD, WORD, STOP, USAGE, DONE], headers=EVENTS)
     gateway.hold(after=2)
@@ -265,7 +265,7 @@ def test_tokens_of_a_stream_that_is_left_are_marked_and_estimated(gateway: Gatew
     assert attributes["gen_ai.usage.cost"] == pytest.approx(0.003015)
 
 
-def test_stream_whose_task_is_cancelled_says_so(gateway: Gateway, finished: Finished) -> None:
+def test_stream_of_a_cancelled_task_is_marked_as_cut(gateway: Gateway, finished: Finished) -> None:
     """As when the app's own client has gone."""
     gateway.answer([WORD, WORD, DONE], headers=EVENTS)
     gateway.hold(after=1)

@@ -343,7 +343,7 @@ def test_each_row_is_on_the_span(
 
 @pytest.mark.parametrize("way", [chat, messages, through_requests], ids=lambda way: way.__name__)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_cache_hit_says_its_key_and_what_it_saved(
+def test_cache_hit_has_its_key_and_savings(
     way: Callable[[Gateway, bool], None], gateway: Gateway, finished: Finished
 ) -> None:
     """And costs nothing."""

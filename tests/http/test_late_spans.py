@@ -38,7 +38,7 @@ def costs(finished: Finished) -> list[Any]:
     return [(span.attributes or {}).get("gen_ai.usage.cost") for span in finished()]
 
 
-def test_span_made_after_the_exchange_gets_the_facts_as_it_starts(gateway: Gateway, finished: Finished) -> None:
+def test_span_made_after_the_exchange_gets_the_result_at_its_start(gateway: Gateway, finished: Finished) -> None:
     """Once: neither the next span of the instrumentation nor anybody else's has them."""
     with byline.bound(session_id="s-1"), httpx2.Client() as client:
         client.post(f"{gateway.base_url}/responses", json=ASK)
@@ -51,7 +51,7 @@ def test_span_made_after_the_exchange_gets_the_facts_as_it_starts(gateway: Gatew
     assert (finished()[3].attributes or {})["session.id"] == "s-1"
 
 
-def test_span_made_at_the_headers_gets_the_facts_of_the_stream(gateway: Gateway, finished: Finished) -> None:
+def test_span_made_at_the_headers_gets_the_result_of_the_stream(gateway: Gateway, finished: Finished) -> None:
     with byline.bound(session_id="s-1"), httpx2.Client() as client:
         body = {**ASK, "stream": True}
         with client.stream("POST", f"{gateway.base_url}/responses", json=body) as response:
@@ -63,7 +63,7 @@ def test_span_made_at_the_headers_gets_the_facts_of_the_stream(gateway: Gateway,
     assert cost > 0
 
 
-def test_span_made_of_an_error_says_what_the_gateway_said(gateway: Gateway, finished: Finished) -> None:
+def test_span_made_of_an_error_has_the_values_of_the_gateway(gateway: Gateway, finished: Finished) -> None:
     """There is no id of a reply by which it could be found later."""
     gateway.fail(429)
     with byline.bound(session_id="s-1"), httpx2.Client() as client:
@@ -76,7 +76,7 @@ def test_span_made_of_an_error_says_what_the_gateway_said(gateway: Gateway, fini
     assert (found.attributes or {})["byline.error.message"]
 
 
-def test_call_whose_span_never_comes_gives_way_to_the_next(gateway: Gateway, finished: Finished) -> None:
+def test_call_without_a_span_is_replaced_by_the_next_call(gateway: Gateway, finished: Finished) -> None:
     with byline.bound(session_id="s-1"), httpx2.Client() as client:
         client.post(f"{gateway.base_url}/responses", json=ASK)
         second = client.post(f"{gateway.base_url}/responses", json=ASK).json()["id"]

@@ -24,7 +24,7 @@ def url_of(gateway: Gateway) -> str:
     return f"{gateway.base_url}/chat/completions"
 
 
-def test_a_body_of_aiohttp_can_be_handed_on_as_it_is(gateway: Gateway, finished: Finished) -> None:
+def test_body_of_aiohttp_can_be_forwarded_as_a_stream(gateway: Gateway, finished: Finished) -> None:
     """One line of a megabyte among it, as of embeddings."""
     reply = json.dumps({"id": "c-1", "model": "m", "choices": [], "x": "y" * 1_000_000}).encode()
     gateway.answer(reply)
@@ -98,9 +98,7 @@ def test_headers_of_urllib3_stay_several_and_none_are_none(gateway: Gateway) -> 
 
 
 @pytest.mark.parametrize("way", ["stream", "keyword", "whole", "after nothing"])
-def test_a_body_of_urllib3_is_seen_to_its_end_however_it_is_read(
-    way: str, gateway: Gateway, finished: Finished
-) -> None:
+def test_body_of_urllib3_is_seen_to_its_end_by_every_method(way: str, gateway: Gateway, finished: Finished) -> None:
     """In parts of a known length too."""
     with urllib3.PoolManager() as pool:
         answer = pool.request("POST", url_of(gateway), json=CHAT, preload_content=False)

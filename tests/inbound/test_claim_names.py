@@ -98,7 +98,7 @@ def test_the_name_is_read(door: Door, field: Field) -> None:
 
 
 @pytest.mark.parametrize("field", [field for field in CLAIM_NAMES if field.needs], ids=key_of)
-def test_a_name_that_needs_company_says_nothing_alone(field: Field) -> None:
+def test_ambiguous_name_needs_its_companion(field: Field) -> None:
     """A body's ``id`` is a session beside messages, and anything at all elsewhere."""
     heard = accepted("asgi", sent_as(field, company=False))
     assert heard.known() == {}
@@ -212,7 +212,7 @@ def test_users_of_anthropic_requests(user_id: Any, known: dict[str, Any]) -> Non
     assert accepted("asgi", claim({"metadata": {"user_id": user_id}})).known() == known
 
 
-def test_what_says_it_in_so_many_words_comes_before_a_session_within_a_user() -> None:
+def test_explicit_session_precedes_a_session_within_a_user() -> None:
     """Wherever it stands."""
     hidden = {"user_id": "user_abc_session_hidden"}
     for body, headers in (
@@ -250,7 +250,7 @@ def test_bytes_that_are_no_text_are_no_id() -> None:
     assert heard.rejected == ["session_id: not printable"]
 
 
-def test_users_of_all_names_are_dropped_where_identity_decides() -> None:
+def test_claimed_users_of_all_names_are_dropped_with_identity() -> None:
     """Whatever name they came under."""
     body = {
         "user": "eve",

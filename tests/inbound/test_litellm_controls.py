@@ -85,7 +85,7 @@ PLACES = {
 
 @both_doors
 @pytest.mark.parametrize("place", PLACES)
-def test_langfuses_keys_within_metadata_are_the_fields_that_it_takes_them_for(door: Door, place: str) -> None:
+def test_langfuse_keys_of_metadata_are_the_fields_of_langfuse(door: Door, place: str) -> None:
     """It reads them where there is no session or user otherwise: as its LangChain integration has them."""
     said = {"langfuse_session_id": "s-1", "langfuse_user_id": "ada", "langfuse_tags": "a", "team": "blue"}
     heard = accepted(door, PLACES[place](said))
@@ -111,7 +111,7 @@ def test_tags_within_metadata_may_be_a_list(door: Door) -> None:
 
 
 @both_doors
-def test_no_crowd_of_metadata_drives_out_what_is_asked(door: Door) -> None:
+def test_many_metadata_keys_do_not_displace_controls(door: Door) -> None:
     """Only fifty keys are kept, these among them."""
     crowd = {f"k{number}": number for number in range(60)}
     heard = accepted(door, claim({"metadata": {**crowd, "mask_input": True, "mask_output": True}}))

@@ -62,7 +62,7 @@ def test_identity_beats_the_apps_own_fields(door: Door) -> None:
 
 
 @both_doors
-def test_identity_that_gives_what_is_no_field_or_no_id(door: Door) -> None:
+def test_identity_with_unknown_fields_and_invalid_ids(door: Door) -> None:
     """It is named, and what is good is kept."""
     heard = accepted(door, SENT, identity=lambda _: {"user_id": object(), "email": "a@b", "organization_id": 5})
     assert heard.attribution.user_id is None
@@ -150,7 +150,7 @@ def test_identity_that_fails_costs_the_user_alone(door: Door, production: pytest
 
 
 @both_doors
-def test_identity_that_fails_says_so_under_pytest(door: Door) -> None:
+def test_identity_that_fails_raises_under_pytest(door: Door) -> None:
     """So that a bug in it fails the tests of the app."""
     with pytest.raises(LookupError):
         accepted(door, SENT, identity=fail)
@@ -183,7 +183,7 @@ TRUSTED: dict[str, tuple[Any, set[str]]] = {
 
 @both_doors
 @pytest.mark.parametrize("case", TRUSTED)
-def test_trust_says_which_groups_of_claims_are_accepted(door: Door, case: str) -> None:
+def test_trust_names_the_accepted_groups_of_claims(door: Door, case: str) -> None:
     """What is not trusted is named."""
     trust, expected = TRUSTED[case]
     heard = accepted(door, SENT, trust=trust)

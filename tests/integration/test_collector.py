@@ -75,7 +75,7 @@ def ask(app: str, session: str) -> None:
     assert answer.status_code == 200
 
 
-def test_spans_come_through_a_collector_and_wait_while_it_is_away(phoenix: str, tmp_path: Path) -> None:
+def test_spans_pass_a_collector_and_wait_while_the_collector_is_down(phoenix: str, tmp_path: Path) -> None:
     """The app is even killed meanwhile; each span is there once in the end, and the step between them."""
     collector_port, app_port = free_port(), free_port()
     base = f"http://127.0.0.1:{app_port}"

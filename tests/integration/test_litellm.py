@@ -240,7 +240,7 @@ kinds = pytest.mark.parametrize(
 
 
 @pytest.mark.parametrize("mask", ["mask_input", "mask_output"])
-def test_what_a_caller_asks_to_be_masked_the_gateway_does_not_record(proxy: Setting, app: str, mask: str) -> None:
+def test_gateway_does_not_record_content_that_a_caller_masks(proxy: Setting, app: str, mask: str) -> None:
     """On its LLM span neither question nor answer, for it knows nothing of the two apart."""
     plain = ask(proxy, app, f"plainly {mask}")
     # Its second mode records no content by default.
@@ -293,7 +293,7 @@ def test_both_have_the_same_session_user_and_names(
 
 
 @kinds
-def test_our_span_says_what_its_headers_and_its_own_span_say(proxy: Setting, app: str, options: dict[str, Any]) -> None:
+def test_span_equals_the_headers_and_the_gateways_own_span(proxy: Setting, app: str, options: dict[str, Any]) -> None:
     """Request, model, provider, attempts, key, limits, tokens, and cost where the client is told of it."""
     found = ask(proxy, app, f"facts {options}", **options)
     ours, theirs, headers = found.ours.attributes, found.theirs.attributes, found.headers
@@ -359,7 +359,7 @@ def test_a_trace_with_a_gateway_that_broadcasts_costs_one_call(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_hit_of_the_cache_costs_nothing_and_says_what_it_saved(proxy: Setting, app: str, stream: bool) -> None:
+def test_cache_hit_costs_nothing_and_has_its_savings(proxy: Setting, app: str, stream: bool) -> None:
     """Its headers repeat the cost of the call that filled the cache."""
     options: dict[str, Any] = {"stream": True, "include_usage": True} if stream else {}
     first = ask(proxy, app, f"cached {stream}", **options)

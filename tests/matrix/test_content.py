@@ -39,7 +39,7 @@ WITH_CONTENT = [cell for cell in CELLS if (Path(__file__).parent / "content" / "
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("cell", WITH_CONTENT, ids=[cell.name for cell in WITH_CONTENT])
-def test_content_leaves_for_those_alone_who_may_have_it(cell: Cell) -> None:
+def test_content_reaches_only_destinations_that_capture_it(cell: Cell) -> None:
     """Nothing that is marked is in any byte for a private destination, on the wire or in its spool.
 
     An open destination gets it, or else this would show nothing; credentials and pictures go nowhere;

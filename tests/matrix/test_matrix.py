@@ -34,6 +34,6 @@ def test_every_reason_is_needed() -> None:
     assert [reason for reason in REASONS if reason not in used] == []
 
 
-def test_documentation_says_what_is_recorded() -> None:
+def test_documentation_equals_the_record() -> None:
     """``python -m tests.matrix`` writes both."""
     assert reach.PAGE.read_text(encoding="utf-8") == reach.write(table.recorded())

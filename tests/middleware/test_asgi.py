@@ -201,7 +201,7 @@ def test_the_byline_reaches_a_task_that_outlives_the_request(finished: Finished)
     signed(finished)
 
 
-def test_fastapi_runs_it_all(finished: Finished) -> None:
+def test_fastapi_works_with_every_kind_of_handler(finished: Finished) -> None:
     """Sync and async handlers, dependencies of both kinds with and without a yield, background tasks."""
     app = FastAPI()
     app.add_middleware(AttributionMiddleware)
@@ -278,7 +278,7 @@ def test_unknown_scopes_pass_untouched() -> None:
         assert seen.pop() == ({"type": kind}, receive, send)
 
 
-def test_send_and_receive_are_the_servers_own_where_nothing_is_to_be_seen() -> None:
+def test_send_and_receive_are_not_wrapped_without_need() -> None:
     """A GET has no body to tee, and without an app span there is nothing to enrich."""
     seen = []
 
@@ -393,7 +393,7 @@ def test_errors_pass_as_they_are(error: BaseException) -> None:
     assert asyncio.run(run()) is error
 
 
-def test_trio_runs_it_too() -> None:
+def test_trio_works() -> None:
     """Nothing here is made for one event loop."""
     heard = []
 
@@ -464,7 +464,7 @@ def test_bind_in_a_thread_of_the_pool_reaches_the_handler() -> None:
     assert post(starlette(handler, DOOR, Middleware(BaseHTTPMiddleware, dispatch=passes))).json() == "bound"
 
 
-def test_bound_within_a_request_adds_to_it_and_ends_with_its_block(finished: Finished) -> None:
+def test_bound_within_a_request_ends_with_its_block(finished: Finished) -> None:
     async def handler(request: Request) -> Response:
         await request.json()
         with byline.bound(session_id="step", tags=["inner"]):

@@ -353,7 +353,7 @@ def check(heard: Heard, known: dict[str, Any], rejected: list[str]) -> None:
 @pytest.mark.usefixtures("provider")
 @pytest.mark.parametrize("name", ASGI_APPS)
 @pytest.mark.parametrize("case", [*BAD, *ASGI_ONLY])
-def test_an_asgi_app_sees_what_it_would_have_seen(case: str, name: str) -> None:
+def test_asgi_app_sees_an_unchanged_request(case: str, name: str) -> None:
     sent, known, rejected = {**BAD, **ASGI_ONLY}[case]
     check(compare(asgi_view, ASGI_APPS[name], sent, asgi.AttributionMiddleware), known, rejected)
 
@@ -361,7 +361,7 @@ def test_an_asgi_app_sees_what_it_would_have_seen(case: str, name: str) -> None:
 @pytest.mark.usefixtures("provider")
 @pytest.mark.parametrize("name", WSGI_APPS)
 @pytest.mark.parametrize("case", [*BAD, *WSGI_ONLY])
-def test_a_wsgi_app_sees_what_it_would_have_seen(case: str, name: str) -> None:
+def test_wsgi_app_sees_an_unchanged_request(case: str, name: str) -> None:
     sent, known, rejected = {**BAD, **WSGI_ONLY}[case]
     if name == "flask" and case in UNREAD_BY_FLASK:
         known, rejected = {}, []
@@ -567,7 +567,7 @@ class _AsgiApp:
 
 
 @pytest.mark.parametrize("app", [_wsgi, _WsgiApp(), _WsgiApp().__call__])
-def test_a_wsgi_app_wants_the_other_door(app: Any) -> None:
+def test_wsgi_app_in_the_asgi_middleware_is_an_error(app: Any) -> None:
     """It would fail with each request, and say something about arguments."""
     wsgi.AttributionMiddleware(wsgi.AttributionMiddleware(app))
     with pytest.raises(SettingError, match=r"byline\.E018.* byline\.wsgi\.$"):
@@ -575,7 +575,7 @@ def test_a_wsgi_app_wants_the_other_door(app: Any) -> None:
 
 
 @pytest.mark.parametrize("app", [_asgi, _AsgiApp(), _AsgiApp().__call__, lambda *given: _asgi(*given)])
-def test_an_asgi_app_wants_the_other_door(app: Any) -> None:
+def test_asgi_app_in_the_wsgi_middleware_is_an_error(app: Any) -> None:
     asgi.AttributionMiddleware(asgi.AttributionMiddleware(app))
     if inspect.isfunction(app) and app.__name__ == "<lambda>":
         wsgi.AttributionMiddleware(app)  # it may be either
@@ -584,7 +584,7 @@ def test_an_asgi_app_wants_the_other_door(app: Any) -> None:
         wsgi.AttributionMiddleware(app)
 
 
-def test_what_an_app_says_of_its_arguments_is_not_asked_for() -> None:
+def test_signature_of_the_app_is_not_evaluated() -> None:
     """A decorator may say it of what is inside, and annotations may name what type checkers alone know."""
 
     def decorated(*given: Any) -> Any:
@@ -603,7 +603,7 @@ def test_what_an_app_says_of_its_arguments_is_not_asked_for() -> None:
 
 @pytest.mark.parametrize("door", support.DOORS)
 @pytest.mark.parametrize("missing", [True, False])
-def test_a_door_without_instrument_says_so_once(
+def test_middleware_without_instrument_warns_once(
     door: support.Door, missing: bool, production: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing else would: no span is signed, and no request fails."""
@@ -616,7 +616,7 @@ def test_a_door_without_instrument_says_so_once(
     assert production.text.count("byline.E019") == missing
 
 
-def test_a_door_is_silent_where_byline_is_turned_off(
+def test_middleware_does_not_warn_if_byline_is_disabled(
     production: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(InstrumentationCheck, "pending", True)

@@ -52,7 +52,7 @@ async def without_lifespan(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.mark.parametrize("app", [well_behaved, without_lifespan])
-def test_what_waits_is_sent_once_the_app_is_done(app: Any, log: list[Any]) -> None:
+def test_queued_spans_are_sent_after_the_apps_shutdown(app: Any, log: list[Any]) -> None:
     live(app, log)
     assert log == [STARTUP, STARTED, SHUTDOWN, "paused", STOPPED]
 
@@ -67,7 +67,7 @@ def test_an_app_that_fails_in_its_lifespan_fails_as_ever(log: list[Any]) -> None
     assert log == [STARTUP]
 
 
-def test_nothing_is_made_up_where_nothing_waits() -> None:
+def test_no_lifespan_is_simulated_without_destinations() -> None:
     with pytest.raises(ValueError, match="only HTTP"):
         live(without_lifespan, [])
 

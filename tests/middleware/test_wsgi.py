@@ -125,7 +125,7 @@ def test_a_generator_that_the_server_leaves_early() -> None:
     assert request_context.current_context() is None
 
 
-def test_a_body_that_nobody_closes_still_ends_the_app_span(finished: Finished, caplog: Any) -> None:
+def test_body_without_close_ends_the_server_span(finished: Finished, caplog: Any) -> None:
     """As test clients leave it where nobody reads the answer; OpenTelemetry has nothing to complain of."""
     app = AttributionMiddleware(answers(Body(b"a")))
     app(environ_of(SENT), lambda *_: None)
@@ -188,7 +188,7 @@ def test_a_wrapper_that_is_no_class() -> None:
 
 @APP_SPANS
 @pytest.mark.parametrize("status", ["200 OK", "204", "418 I'm a teapot", "599 "])
-def test_the_status_passes_as_it_is(status: str, app_span: Any) -> None:
+def test_status_is_unchanged(status: str, app_span: Any) -> None:
     """Also without a reason phrase, which some apps leave out."""
     run = run_wsgi(AttributionMiddleware(answers([b""], status), app_span=app_span), SENT)
     assert run.view() == (status, [("Content-Type", "text/plain")], [b""], [], None)
@@ -277,7 +277,7 @@ def test_errors_in_close(app_span: Any, finished: Finished) -> None:
     assert len(finished()) == (1 if app_span is False else 2)
 
 
-def test_errors_stand_on_the_app_span(finished: Finished) -> None:
+def test_errors_are_on_the_server_span(finished: Finished) -> None:
     run = run_wsgi(AttributionMiddleware(answers(Body(b"a", fail=LookupError("inside")))), SENT)
     assert repr(run.error) == "LookupError('inside')"
     span = finished()[-1]
@@ -332,7 +332,7 @@ def test_nothing_is_left_on_the_servers_thread(finished: Finished) -> None:
     assert [dict(span.attributes or {}) for span in outside] == [{"gen_ai.operation.name": "chat"}] * 4
 
 
-def test_what_the_app_sets_in_its_context_does_not_reach_the_server() -> None:
+def test_context_of_the_app_does_not_reach_the_server() -> None:
     """Such as a span that it attaches and never detaches."""
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
@@ -344,7 +344,7 @@ def test_what_the_app_sets_in_its_context_does_not_reach_the_server() -> None:
     assert otel_context.get_value("apps own") is None
 
 
-def test_what_the_server_set_in_its_context_reaches_the_app() -> None:
+def test_context_of_the_server_reaches_the_app() -> None:
     heard = []
 
     def app(environ: Any, start_response: Any) -> list[bytes]:

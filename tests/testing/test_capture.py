@@ -78,7 +78,7 @@ def test_no_span_is_attributed_after_the_block(own: TracerProvider) -> None:
     assert "session.id" not in (span.attributes or {})  # type: ignore[attr-defined]
 
 
-def test_it_works_together_with_instrument(own: TracerProvider) -> None:
+def test_capture_works_together_with_instrument(own: TracerProvider) -> None:
     byline.instrument(tracer_provider=own, destinations=[], clients=())
     try:
         with capture_spans(own) as spans, byline.bound(session_id="s-1"):

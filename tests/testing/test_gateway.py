@@ -78,7 +78,7 @@ class TestAnswers:
         assert '"cost": ' in lines[-3]
         assert not any('"cost": ' in line for line in lines[:-3])
 
-    def test_the_chunks_of_a_stream_make_the_whole_answer(self, client: openai.OpenAI) -> None:
+    def test_chunks_of_a_stream_are_the_whole_answer(self, client: openai.OpenAI) -> None:
         whole = ask(client).choices[0].message.content
         chunks = list(ask(client, stream=True))
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == whole
@@ -286,7 +286,7 @@ class TestMisbehaves:
             gateway.release()
             assert [line for line in lines if line][-1] == "data: [DONE]"
 
-    def test_stop_ends_what_hangs(self, client: openai.OpenAI, gateway: Gateway) -> None:
+    def test_stop_ends_hanging_requests(self, client: openai.OpenAI, gateway: Gateway) -> None:
         gateway.hang()
         errors: list[Exception] = []
 

@@ -164,7 +164,7 @@ def test_stop_refuses_connections_and_start_reopens_the_same_port() -> None:
     assert len(receiver.requests) == 2
 
 
-def test_it_replaces_langfuse() -> None:
+def test_receiver_replaces_langfuse() -> None:
     """All requests except those of the health endpoint need credentials."""
     with Receiver(keys=KEYS) as langfuse:
         projects = f"{langfuse.url}/api/public/projects"
