@@ -60,3 +60,13 @@ def report_internal_error(where: str) -> None:
         traceback = traceback.tb_next
     place = "" if traceback is None else f" at {traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
     warn_once(where, "byline.E090: %s failed with %s%s; the app goes on without it", where, type(error).__name__, place)
+
+
+def report_callback_error(where: str) -> None:
+    """Handle the current exception of a function of the user's, which may be any but a ``KeyboardInterrupt``.
+
+    ``sys.exit()``, or a cancelled task in an event loop of the function's own, would end byline's thread.
+    """
+    if isinstance(sys.exc_info()[1], KeyboardInterrupt):
+        raise
+    report_internal_error(where)

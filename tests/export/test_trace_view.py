@@ -14,9 +14,11 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 
 import byline
 from byline import request_context
-from byline.attribution import to_span_id, to_trace_id
+from byline.attribution import Attribution, to_span_id, to_trace_id
 from byline.export import OTLP, Langfuse, trace_view
-from byline.genai.span_state import set_server_span
+from byline.export.span_copy import SpanCopy
+from byline.export.trace_view import TraceView
+from byline.genai.span_state import SpanState, set_server_span
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, EXAMPLE, TOOL, App, named, running, tree
 
@@ -204,6 +206,24 @@ def test_a_destination_can_be_used_again(receiver: Receiver) -> None:
         app.chat(f"chat {number}")
         app.provider.shutdown()
     assert [span.name for span in receiver.spans] == ["chat 0", "chat 1"]
+
+
+def test_a_trace_is_not_that_of_an_earlier_destination_at_the_same_address() -> None:
+    """A span may be open while byline is set up anew."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    span: Any = provider.get_tracer("app").start_span("agent")
+    state = SpanState(span, span.get_span_context(), None)
+    addresses: set[int] = set()
+    for number in range(1, 100):
+        view = TraceView(lambda _: False)
+        copy = SpanCopy.from_span(span, span.get_span_context(), state, Attribution(trace_id=f"{number:032x}"))
+        view.place(copy)
+        assert copy.context.trace_id == number
+        if id(view) in addresses:
+            return
+        addresses.add(id(view))
+        del view
+    pytest.skip("this interpreter uses no address twice")
 
 
 def test_the_apps_other_exporters_see_its_own_trace_untouched(receiver: Receiver) -> None:

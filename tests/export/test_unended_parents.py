@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.context import Context
 
 import byline
+from byline import internal_metrics
 from byline.export import OTLP, Langfuse
 from byline.testing import Receiver
-from tests.export.support import AGENT, App, named, running, tree
+from tests.export.support import AGENT, App, Memory, named, running, tree
 
 
 @pytest.fixture
@@ -95,3 +98,29 @@ def test_nothing_is_kept_of_parents_that_have_come_or_gone(receiver: Receiver) -
         assert destination.flush()
         feed: Any = destination.processor()
         assert len(feed._decisions._parents) == 0
+
+
+def test_a_parent_that_the_full_queue_dropped_is_counted_and_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "1")
+    busy, go_on = threading.Event(), threading.Event()
+    memory = Memory()
+    with running(memory) as app:
+        with app.span("parent"):
+            app.chat("child")
+            assert memory.flush()
+            export = memory.kept.export
+
+            def wait(spans: Any) -> Any:
+                busy.set()
+                go_on.wait(60)
+                return export(spans)
+
+            monkeypatch.setattr(memory.kept, "export", wait)
+            app.tracer.start_span("other", context=Context()).end()
+            thread = threading.Thread(target=memory.flush)
+            thread.start()
+            assert busy.wait(60)
+        go_on.set()
+        thread.join()
+    assert memory.names == ["child", "other"]
+    assert internal_metrics.counter_values()["destination.spans.dropped.queue_full"] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +10,16 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace.export import SpanExportResult
 
 import byline
-from byline import internal_metrics
-from byline.export import OTLP
+from byline import internal_metrics, request_context
+from byline.export import OTLP, trace_view
+from byline.genai.span_state import set_server_span
+from byline.inbound.body import BodyBuffer
 from byline.settings import SettingError
 from byline.testing import Receiver
-from tests.export.support import running
+from tests.export.support import Memory, running
 
 
 @pytest.fixture
@@ -106,3 +110,87 @@ def test_fsync_is_true_or_false(tmp_path: Path) -> None:
     assert OTLP("https://collector.example", spool=tmp_path, fsync=True).options.fsync
     with pytest.raises(SettingError, match=r"byline\.E049"):
         OTLP("https://collector.example", fsync="yes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("error", [SystemExit, asyncio.CancelledError])
+@pytest.mark.usefixtures("production")
+def test_a_function_of_the_user_that_wants_to_end_the_thread_costs_one_span(error: type[BaseException]) -> None:
+    """``sys.exit()``, or a cancelled event loop of its own: the other spans of the batch are sent."""
+
+    def select(span: Any) -> bool:
+        if span.name == "bad":
+            raise error
+        return True
+
+    memory = Memory(spans=select)
+    with running(memory) as app:
+        for name in ("first", "bad", "last"):
+            app.chat(name)
+        assert memory.flush()
+    assert memory.names == ["first", "last"]
+    assert internal_metrics.counter_values()["errors.spans"] == 1
+
+
+@pytest.mark.parametrize("error", [SystemExit, asyncio.CancelledError])
+@pytest.mark.usefixtures("production")
+def test_the_spans_of_an_exporter_that_wants_to_end_the_thread_are_counted(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(_: Any) -> SpanExportResult:
+        raise error
+
+    memory = Memory()
+    monkeypatch.setattr(memory.kept, "export", export)
+    with running(memory) as app:
+        app.chat()
+        assert not memory.flush()
+    assert internal_metrics.counter_values()["destination.spans.dropped.unsent"] == 1
+
+
+@pytest.mark.usefixtures("production")
+def test_an_exporter_that_fails_to_shut_down_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError
+
+    memory = Memory()
+    monkeypatch.setattr(memory.kept, "shutdown", fail)
+    with running(memory) as app:
+        app.chat()
+    assert memory.names == ["chat gpt-4o"]
+    assert internal_metrics.counter_values()["errors.exporter"] == 1
+
+
+@pytest.mark.usefixtures("production")
+def test_spans_are_sent_although_nobody_can_tell_whether_they_have_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> bool:
+        raise LookupError
+
+    monkeypatch.setattr(trace_view, "is_provisional", fail)
+    memory = Memory()
+    with running(memory) as app:
+        app.chat()
+        assert memory.flush()
+        assert memory.names == ["chat gpt-4o"]
+
+
+def test_a_child_process_calls_no_function_of_the_user_when_it_starts() -> None:
+    """Another thread of the parent may hold a lock that the function takes."""
+    asked: list[str] = []
+
+    def select(span: Any) -> bool:
+        asked.append(span.name)
+        return True
+
+    memory = Memory(spans=select)
+    body = BodyBuffer(1000, None, lambda _: (True, None), {})
+    with running(memory) as app, app.request():
+        context = request_context.current_context()
+        assert context is not None
+        # The span waits for the body of its request.
+        context.body = body
+        set_server_span(context, trace.get_current_span())
+        app.chat()
+        memory.flush()
+        assert asked == []
+        memory.processor().worker.after_fork()
+        assert asked == []

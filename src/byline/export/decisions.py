@@ -74,8 +74,8 @@ class ExportDecisions:
             return selected
         try:
             return bool(callable(self._spans) and self._spans(span))
-        except Exception:
-            errors.report_internal_error("spans")
+        except BaseException:
+            errors.report_callback_error("spans")
             return False
 
     def keep(self, span_copy: SpanCopy) -> bool:
@@ -138,6 +138,10 @@ class ExportDecisions:
         Args:
             everything: Return those that are still open as well.
         """
+        dropped = [state for state, _ in self._parents.values() if not state.decisions.get(self.destination_id)]
+        for state in dropped:
+            # The parent ended while the queue was full, and is counted.
+            del self._parents[id(state)]
         unended = [each for each in self._parents.values() if everything or each[0].span is None]
         for state, _ in unended:
             del self._parents[id(state)]
@@ -231,8 +235,8 @@ class SpanFilters:
             return True
         try:
             return bool(self._where(span_copy.to_readable_span()))
-        except Exception:
-            errors.report_internal_error("where")
+        except BaseException:
+            errors.report_callback_error("where")
             return False
 
 

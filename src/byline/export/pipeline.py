@@ -121,9 +121,13 @@ class SpanPipeline:
 
     def clear(self) -> int:
         """Forget all spans that are held here. Returns how many of them had ended."""
+        return sum(self._is_selected(queued) for queued in self.forget())
+
+    def forget(self) -> list[QueuedSpan]:
+        """Forget all spans that are held here, without a call of the user's functions. Returns those that had ended."""
         self._trace_view.finish_overdue(everything=True)
         self._decisions.clear()
-        return sum(self._is_selected(queued) for queued in self._held.empty())
+        return self._held.empty()
 
     def _release_held(self, batch: Sequence[QueuedSpan], *, flushing: bool, everything: bool) -> Iterable[QueuedSpan]:
         if everything:

@@ -7,6 +7,7 @@ that all requests with one such id become one trace.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Final, Literal
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext
 
+from byline import errors
 from byline.attribution import to_span_id, to_trace_id
 from byline.export.span_copy import SpanCopy, make_span_context
 from byline.genai import attributes as names
@@ -32,6 +34,7 @@ _MAX_HELD: Final = 2048
 _TIMEOUT: Final = 300.0
 #: The same if the server span has ended, but is not exported to this destination.
 _TIMEOUT_AFTER_END: Final = 10.0
+_numbers: Final = itertools.count()
 _SCOPE: Final = InstrumentationScope(OWN_SCOPE)
 
 
@@ -72,6 +75,8 @@ class TraceView:
     def __init__(
         self, will_export: Callable[[SpanState], bool], *, traces: Traces = "request", whole: bool = False
     ) -> None:
+        #: Not the address, which a later destination may have again.
+        self._number = next(_numbers)
         self._will_export = will_export
         self._traces = traces
         self._whole = whole
@@ -86,7 +91,7 @@ class TraceView:
         trace_id = self._target_trace_id(state, caller_trace_id, app_trace_id, span_copy.context.span_id)
         if state is not None:
             # Children that end later are placed in the same trace.
-            state.exported_trace_ids[id(self)] = trace_id
+            state.exported_trace_ids[self._number] = trace_id
         if trace_id != app_trace_id:
             span_copy.attributes.setdefault(names.APP_TRACE_ID, f"{app_trace_id:032x}")
             span_copy.links = [_move_link(link, app_trace_id, trace_id) for link in span_copy.links]
@@ -131,9 +136,9 @@ class TraceView:
     def _target_trace_id(
         self, state: SpanState | None, caller_trace_id: str | None, app_trace_id: int, span_id: int
     ) -> int:
-        if state is not None and id(self) in state.exported_trace_ids:
+        if state is not None and self._number in state.exported_trace_ids:
             # The span, or one of its children, was already exported into this trace.
-            return state.exported_trace_ids[id(self)]
+            return state.exported_trace_ids[self._number]
         if caller_trace_id:
             return to_trace_id(caller_trace_id)
         if self._traces == "call":
@@ -159,7 +164,7 @@ class TraceView:
                 target = self._target_trace_id(ancestor, caller_trace_id, ancestor.trace_id, ancestor.span_id)
                 if target != trace_id:
                     return None
-                ancestor.exported_trace_ids[id(self)] = trace_id
+                ancestor.exported_trace_ids[self._number] = trace_id
                 return ancestor
             ancestor = ancestor.parent
         return None
@@ -241,9 +246,13 @@ class HoldBackBuffer:
         for queued in (*self._held, *batch):
             state = queued.state
             request_spans = None if state is None else state.request_spans
-            is_held = (request_spans is not None and request_spans.root.body_pending()) or is_provisional(
-                state, flushing=flushing
-            )
+            try:
+                is_held = (request_spans is not None and request_spans.root.body_pending()) or is_provisional(
+                    state, flushing=flushing
+                )
+            except Exception:
+                is_held = False
+                errors.report_internal_error("export")
             (held if is_held else leaving).append(queued)
         while len(held) > _MAX_HELD:
             yield held.popleft()

@@ -163,8 +163,9 @@ class DestinationWorker:
         self._queue.clear()
         self._preparing = 0
         self._deadline = math.inf
+        self._lost = 0
         self._make_locks()
-        self._pipeline.clear()
+        self._pipeline.forget()
         self._sender.after_fork()
 
     def _start_thread(self) -> bool:
@@ -263,11 +264,14 @@ class DestinationWorker:
 
     def _finish(self) -> None:
         with self._working, suppress_instrumentation():
-            if time.monotonic() < self._deadline:
-                self._prepare_queued(len(self._queue), sends=False)
-                self._add(self._pipeline.prepare((), everything=True))
-            else:
-                self._count_closed(self._pipeline.clear())
+            try:
+                if time.monotonic() < self._deadline:
+                    self._prepare_queued(len(self._queue), sends=False)
+                    self._add(self._pipeline.prepare((), everything=True))
+                else:
+                    self._count_closed(self._pipeline.clear())
+            except Exception:
+                errors.report_internal_error("export")
             self._lost += self._sender.close(self._deadline)
 
     def _count_closed(self, spans: int) -> None:

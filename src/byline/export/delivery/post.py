@@ -100,8 +100,8 @@ class ExporterPost:
                 result = self._exporter.export(decode_spans(batch))
         except OSError as error:
             reason = type(error).__name__
-        except Exception as error:
-            errors.report_internal_error("exporter")
+        except BaseException as error:
+            errors.report_callback_error("exporter")
             # A retry of the whole would fail the same way; the cause may be one of the spans.
             return Outcome(type(error).__name__, is_splittable=True)
         else:
@@ -121,7 +121,10 @@ class ExporterPost:
 
     def close(self) -> None:
         """Shut the exporter down."""
-        self._exporter.shutdown()
+        try:
+            self._exporter.shutdown()
+        except BaseException:
+            errors.report_callback_error("exporter")
 
     def after_fork(self) -> None:
         """Do nothing: exporters handle forks themselves."""

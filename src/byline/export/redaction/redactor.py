@@ -179,9 +179,9 @@ class Redactor:
             return new
         try:
             masked = self._mask(name, new)
-        except Exception:
+        except BaseException:
             internal_metrics.increment("mask.failed")
-            errors.report_internal_error("mask")
+            errors.report_callback_error("mask")
             return _MASK_FAILED
         return masked if masked is None or isinstance(masked, str) else str(masked)
 
