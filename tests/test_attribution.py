@@ -1,4 +1,4 @@
-"""The attribution record: what is kept, what is dropped and why, and how layers are merged."""
+"""The attribution record: kept values, dropped values and their reasons, and merging."""
 
 from __future__ import annotations
 

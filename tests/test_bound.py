@@ -70,7 +70,7 @@ def test_one_object_may_be_entered_again_and_within_itself() -> None:
 
 
 def test_one_object_may_be_shared_by_tasks() -> None:
-    """Each leaves what it entered, in whatever order they go."""
+    """Each leaves the context that it entered, in any order."""
     job = byline.bound(session_id="s")
     left = []
 
@@ -219,7 +219,7 @@ def test_bound_generator_has_the_attribution_only_while_it_runs() -> None:
 
 
 def test_a_generator_keeps_its_record() -> None:
-    """What it binds in one step is there in the next one."""
+    """Values bound in one step are there in the next one."""
 
     @byline.bound(session_id="s")
     def items() -> Iterator[str | None]:

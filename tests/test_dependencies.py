@@ -95,5 +95,5 @@ def test_every_import_is_declared(imported: dict[str, dict[str, str]]) -> None:
 
 
 def test_every_declared_dependency_is_imported(imported: dict[str, dict[str, str]]) -> None:
-    """What nothing imports needs no declaration."""
+    """A package without an import needs no declaration."""
     assert declared_distributions() - NOT_IMPORTED - {each for found in imported.values() for each in found} == set()

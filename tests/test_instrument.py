@@ -1,4 +1,4 @@
-"""``instrument()``: once, at start; whatever is wrong is said before anything is changed."""
+"""``instrument()``: once, at start; errors are raised before anything changes."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_environment_can_disable_byline(variable: str, monkeypatch: pytest.Monke
 def test_debug_names_the_source_of_destinations(
     own: TracerProvider, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Which variable has named each, and what keeps one from being used."""
+    """The variable that named each destination, and the reasons against its use."""
     monkeypatch.setenv("BYLINE_DEBUG", "1")
     byline.instrument(tracer_provider=own, clients=())
     assert "the environment names no destination" in capsys.readouterr().err
@@ -132,7 +132,7 @@ def test_debug_names_the_source_of_destinations(
 def test_misspelt_variables_are_said(
     own: TracerProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They would be no settings at all, and nobody would know."""
+    """Their effect would be none, without a message."""
     errors.once.clear()
     monkeypatch.setenv("BYLINE_SPOOL_DIR", "/var/spool/byline")
     monkeypatch.setenv("BYLINE_PRIVAT", "1")
@@ -265,7 +265,7 @@ def test_flush_without_destinations_is_done_at_once() -> None:
 
 
 def test_destinations_of_the_environment(own: TracerProvider, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Langfuse where its keys are set, OTLP where its endpoint is set."""
+    """Langfuse if its keys are set, OTLP if its endpoint is set."""
     with Receiver() as langfuse, Receiver() as otlp:
         monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-x")
         monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-x")
@@ -324,7 +324,7 @@ def test_the_entry_point_instruments_for_opentelemetrys_launcher(own: TracerProv
 
 
 def run(program: str, **environ: str) -> str:
-    """Run a program in a process of its own, where no provider is set yet."""
+    """Run a program in a process of its own, without a provider."""
     base = {name: value for name, value in os.environ.items() if name != "PYTEST_VERSION"}
     ended = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],

@@ -46,7 +46,7 @@ class Wrapper:
 
 
 def provider_of_calls() -> Any:
-    """Return the provider whose settings count for a call that is made now."""
+    """Return the provider whose settings apply to a call that starts now."""
     config = configs.current()
     return None if config is None else config.tracer_provider
 

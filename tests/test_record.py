@@ -1,4 +1,4 @@
-"""The record of a request: ``current``, ``bind``, the totals, and what is known when."""
+"""The request context: ``current``, ``bind``, the totals, and the time at which values are known."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_the_first_question_may_come_from_many_threads_at_once() -> None:
 
 
 def test_identity_may_call_current() -> None:
-    """It gets what was known before, and no endless question."""
+    """It gets the values known before, without an endless recursion."""
 
     def identity(scope: Any) -> dict[str, Any]:
         asked.append(byline.current())

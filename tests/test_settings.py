@@ -165,7 +165,7 @@ def test_counters_of_many_threads_add_up() -> None:
 
 @pytest.mark.integration
 def test_importing_byline_starts_nothing() -> None:
-    """No thread, no log, no tracer provider, no connection, whatever the environment says."""
+    """No thread, no log, no tracer provider, no connection, with any environment."""
     program = (
         "import sys, threading, logging; import byline; from byline.asgi import AttributionMiddleware;"
         "from byline.wsgi import AttributionMiddleware; from opentelemetry import trace;"

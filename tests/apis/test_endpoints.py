@@ -1,4 +1,4 @@
-"""Endpoints that one provider alone has: which requests they take, and what their replies and streams state."""
+"""Endpoints of a single provider: which requests are recognised, and the values of their responses and streams."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sse(*events: dict[str, Any]) -> bytes:
     return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + b"data: [DONE]\n\n"
 
 
-#: Path, host, request, reply or stream; what the call result then has.
+#: Path, host, request, response or stream; the expected attributes of the call result.
 CALLS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any] | bytes, dict[str, Any]]] = {
     "Claude on Vertex AI": (
         f"{CLAUDE}:rawPredict",
@@ -294,7 +294,7 @@ def test_paths_that_end_alike_but_call_no_model_that_is_known(path: str) -> None
     ],
 )
 def test_requests_of_other_apis_at_these_paths(path: str, body: dict[str, Any]) -> None:
-    """They lack what a call of a model has."""
+    """They lack required members of a model call."""
     parser = find_parser(path)
     assert parser is not None
     assert not parser.parse_request(json.dumps(body).encode(), CallResult(), path=path, host="h")

@@ -1,4 +1,4 @@
-"""What hooks cost a request: beside OpenTelemetry's httpx instrumentation, and per chunk of a stream."""
+"""Cost of the client hooks: each request beside OpenTelemetry's httpx instrumentation, and each chunk of a stream."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _install(provider: TracerProvider) -> None:
 
 
 def rows() -> list[Row]:
-    """Return what a request that is no LLM call costs, and a chunk of one that is."""
+    """Return the cost of a request that is no LLM call, and of a chunk of a stream."""
     return [_request(), _chunk()]
 
 

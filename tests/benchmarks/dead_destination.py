@@ -1,4 +1,4 @@
-"""What a destination that is dead costs the app's threads, beside one that takes everything."""
+"""Cost of a dead destination on the app's threads, beside a destination that accepts everything."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROUNDS: Final = 20
 
 
 def rows() -> list[Row]:
-    """Return what either adds to a span that ends."""
+    """Return the time that each destination adds to the end of a span."""
     # That it is said again and again belongs to the exporter's thread.
     for name in ("opentelemetry", "byline"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from byline.gateways.json_splice import insert_members, top_level_members
 from tests.benchmarks.measure import Row, costs
 
-#: What a copy of the body may be dearer by.
+#: The allowed cost above a copy of the body.
 _ALLOWED: Final = 10.0
 _IDS: Final[dict[str, Any]] = {
     "user": "user_12345",
@@ -49,7 +49,7 @@ def splicing(body: bytes, *, known: bool) -> Callable[[int], None]:
 
 
 def rows() -> list[Row]:
-    """Return what a splice costs: with members that the call has read already, and with those that it has not."""
+    """Return the cost of a splice: with members that the call has decoded already, and without."""
     found: list[Row] = []
     for size, name, loops in ((1_000, "1 KB", 2000), (32_000, "32 KB", 1000), (1_000_000, "1 MB", 40)):
         body = body_of(size)

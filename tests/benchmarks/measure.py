@@ -1,4 +1,4 @@
-"""Measures what one variant costs above another, in CPU time of this thread and in one run."""
+"""Measures the CPU time that one variant adds to another, on this thread and in one run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """What byline adds in parts of what the reference adds."""
+        """Time added by byline, as a ratio of the time added by the reference."""
         return self.ours / self.theirs
 
 

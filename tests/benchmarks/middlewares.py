@@ -1,4 +1,4 @@
-"""What the two doors add to a request, beside OpenTelemetry's middlewares."""
+"""Cost of the two middlewares for each request, beside OpenTelemetry's middlewares."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ def drive_wsgi(app: Any, method: str) -> Callable[[int], None]:
 
 
 def rows() -> list[Row]:
-    """Return what the doors cost, without and with a recording app span."""
-    # Nobody signs here, and that is known.
+    """Return the cost of the middlewares, without and with a recording server span."""
+    # These spans have no attribution on purpose.
     InstrumentationCheck.pending = False
     found: list[Row] = []
     provider = TracerProvider(shutdown_on_exit=False)

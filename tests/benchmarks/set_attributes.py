@@ -1,4 +1,4 @@
-"""Stamping a span with twelve attributes, beside OpenTelemetry's BaggageSpanProcessor."""
+"""Setting twelve attributes on a span, beside OpenTelemetry's BaggageSpanProcessor."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CHAT: Final = {"gen_ai.operation.name": "chat"}
 
 
 def rows() -> list[Row]:
-    """Return what either processor adds to a recorded span."""
+    """Return the time that each processor adds to a recorded span."""
     plain, stamped, baggaged = (TracerProvider(shutdown_on_exit=False) for _ in range(3))
     stamped.add_span_processor(AttributionSpanProcessor())
     baggaged.add_span_processor(BaggageSpanProcessor(ALLOW_ALL_BAGGAGE_KEYS))

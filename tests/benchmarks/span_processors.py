@@ -1,4 +1,4 @@
-"""What two destinations cost the spans of a request on the app's threads, beside two plain batch processors."""
+"""Cost of two destinations for the spans of a request on the app's threads, beside two batch processors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _feed(label: str, spans: Spans) -> SpanProcessor:
 
 @contextmanager
 def _request(provider: TracerProvider) -> Iterator[None]:
-    """Be within a request whose body the app has read, below its app span."""
+    """Enter a request with a complete body and a server span."""
     span = provider.get_tracer("bench").start_span("POST /chat", kind=SpanKind.SERVER)
     owner = RequestContext(ClaimReader(), dict(_SCOPE))
     owner.body = BodyBuffer(1 << 24)
@@ -65,7 +65,7 @@ def _request(provider: TracerProvider) -> Iterator[None]:
 
 
 def rows() -> list[Row]:
-    """Return what both kinds of pairs add to an LLM span and to another span of a request."""
+    """Return the time that both pairs add to an LLM span and to another span of a request."""
     # So long that nothing is exported while it is measured.
     patience = {
         "OTEL_BSP_MAX_QUEUE_SIZE": "1000000",

@@ -45,7 +45,7 @@ def make_batch(count: int = 1, size: int = 0) -> Batch:
 
 
 def counted(name: str = "x") -> dict[str, int]:
-    """Return what became of a destination's spans, by counter."""
+    """Return the counters of a destination's spans."""
     prefix = f"{name}.spans."
     values = internal_metrics.counter_values()
     return {key.removeprefix(prefix): count for key, count in values.items() if key.startswith(prefix)}

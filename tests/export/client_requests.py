@@ -1,6 +1,6 @@
-"""What clients ask of an app whose spans go to Langfuse: the lists of what was promised, as requests.
+"""Requests of clients to an app whose spans go to Langfuse: the documented fields of OpenRouter, LiteLLM and Langfuse.
 
-Instrumentations of all kinds are asked the same, see `tests.export.instrumented_app`.
+Apps with all kinds of instrumentations get the same requests, see `tests.export.instrumented_app`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from byline.testing.simulated_model import PRICE_IN, PRICE_OUT, ModelCall
 MODEL: Final = "openai/gpt-4o"
 QUESTION: Final = "Summarize this document..."
 MESSAGES: Final = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTION}]
-#: What is passed to the SDK besides model and messages.
+#: Arguments of the SDK besides model and messages.
 PARAMETERS: Final[dict[str, Any]] = {"temperature": 0.2, "max_tokens": 64, "top_p": 0.9}
 TOOL: Final[dict[str, Any]] = {
     "type": "function",
@@ -120,7 +120,7 @@ ANSWER: Final = _answer()
 
 
 def price(usage: dict[str, float]) -> float:
-    """What the gateway takes for these tokens, in USD."""
+    """The gateway's price of these tokens, in USD."""
     given = sum(count for name, count in usage.items() if name.startswith("input"))
     returned = sum(count for name, count in usage.items() if name.startswith("output"))
     return given * PRICE_IN + returned * PRICE_OUT

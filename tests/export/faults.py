@@ -1,4 +1,4 @@
-"""Destinations that fail, each in its own way, and count what they have accepted all the same."""
+"""Destinations that fail in different ways, and count the spans that they accepted."""
 
 from __future__ import annotations
 

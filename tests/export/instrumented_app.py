@@ -52,7 +52,7 @@ def main(cell: str, gateway: str, langfuse: str, collector: str) -> None:
     setups.after(cell)
     provider: Any = trace.get_tracer_provider()
     provider.add_span_processor(Stamps())
-    # Not before: some instrumentations patch what is imported after them alone.
+    # Some instrumentations patch only modules that are imported after them.
     import openai
 
     async def chat(request: Request) -> JSONResponse:

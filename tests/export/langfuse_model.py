@@ -37,7 +37,7 @@ _UPDATES = (
 
 
 class Observation(NamedTuple):
-    """What one span is shown as."""
+    """A span as Langfuse shows it."""
 
     id: str
     trace_id: str
@@ -61,7 +61,7 @@ class Observation(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What one trace is shown as."""
+    """A trace as Langfuse shows it."""
 
     name: str | None
     session: str | None
@@ -77,25 +77,25 @@ class Trace(NamedTuple):
 
 
 def shown(spans: Sequence[ReceivedSpan], path: Path) -> list[Observation]:
-    """What is shown of the spans. One that is refused is missing."""
+    """The spans as Langfuse shows them, without refused spans."""
     found = [_observe(span, path) for span in spans]
     return [item for item in found if item is not None]
 
 
 def observations(spans: Sequence[ReceivedSpan], path: Path) -> dict[str, Observation]:
-    """What is shown of the spans, by name; of those of one name the last."""
+    """The spans as Langfuse shows them, by name; the last one of each name."""
     return {item.name: item for item in shown(spans, path)}
 
 
 def traces(spans: Sequence[ReceivedSpan], path: Path) -> dict[str, Trace]:
-    """What is shown of each trace, by its id. Spans come in the order of their arrival."""
+    """The traces as Langfuse shows them, by id. Spans are in the order of their arrival."""
     ids = dict.fromkeys(span.trace_id for span in spans)
     merge = _merge if path == "legacy" else _aggregate
     return {trace_id: merge([span for span in spans if span.trace_id == trace_id]) for trace_id in ids}
 
 
 def session_cost(spans: Sequence[ReceivedSpan], path: Path) -> dict[str, float]:
-    """What the sessions' page adds up: only of observations that carry the session themselves."""
+    """The sums of the sessions' page: only of observations that have the session themselves."""
     costs: dict[str, float] = {}
     for item in shown(spans, path):
         if item.session is not None and "total" in item.cost:
@@ -144,11 +144,11 @@ def _observe(span: ReceivedSpan, path: Path) -> Observation | None:
 
 
 def _merge(spans: Sequence[ReceivedSpan]) -> Trace:
-    """Merge trace events by their spans' start: what is not said keeps what is there, what is null overwrites it."""
+    """Merge trace events by their spans' start: a missing value keeps the earlier one, null overwrites it."""
     events = [
         event
         for number, span in enumerate(spans)
-        # The first one that is seen of a trace makes it, whatever it says.
+        # The first span of a trace creates the trace.
         if (event := _event(span)) is not None or (number == 0 and (event := _shallow(span)))
     ]
     record: dict[str, Any] = {}
@@ -172,7 +172,7 @@ def _shallow(span: ReceivedSpan) -> dict[str, Any]:
 
 
 def _event(span: ReceivedSpan) -> dict[str, Any] | None:
-    """The event by which a span makes or updates its trace, ``None`` where it does not."""
+    """The event by which a span creates or updates its trace, ``None`` if there is none."""
     a = span.attributes
     root = span.parent_id is None or a.get("langfuse.internal.as_root") in (True, "true")
     below = tuple(key for key in _UPDATES if key.endswith("."))
@@ -218,7 +218,7 @@ def _deep(record: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
 
 
 def _aggregate(spans: Sequence[ReceivedSpan]) -> Trace:
-    """Take of each field what the last span says that says anything, as they were written."""
+    """Take the last value of each field, in the order of writing."""
     last: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
     for span in spans:

@@ -35,7 +35,7 @@ _LEVELS: Final = {
 }
 _INPUTS: Final = ("prompt_tokens", "input_tokens", "prompt")
 _OUTPUTS: Final = ("completion_tokens", "output_tokens", "completion")
-#: What is counted apart: its name there, and the ends of its spellings.
+#: Token counts with a column of their own: Langfuse's name, and the ends of the attribute names.
 _PARTS: Final = {
     "input_cached_tokens": ("cache_read.input_tokens", "cache_read_input_tokens", "prompt_details.cache_read"),
     "input_cache_creation": (
@@ -45,7 +45,7 @@ _PARTS: Final = {
     "output_reasoning_tokens": ("reasoning.output_tokens", "reasoning_tokens", "completion_details.reasoning"),
     "output_audio_tokens": ("audio.output_tokens", "completion_details.audio"),
 }
-#: Where input and output are looked for, beside what scopes of other languages have.
+#: Attributes of input and output, besides those of other languages' scopes.
 _CONTENT: Final[tuple[tuple[str, str], ...]] = (
     ("langfuse.observation.input", "langfuse.observation.output"),
     ("event gen_ai.client.inference.operation.details", "event gen_ai.client.inference.operation.details"),
@@ -73,7 +73,7 @@ def first(a: Attributes, *keys: str) -> Any:
 
 
 def text(value: Any) -> str | None:
-    """A value as JavaScript's JSON.stringify writes it where it is no text."""
+    """A value as JavaScript's JSON.stringify writes it, unless it is text."""
     return value if value is None or isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
@@ -152,7 +152,7 @@ def usage_of(a: Attributes) -> dict[str, float]:
 
 
 def counted_for(given: Any, returned: Any) -> dict[str, float]:
-    """What the server counts itself of a model call that states no tokens, roughly; it has a price for them too."""
+    """Token counts that the server estimates for a model call without usage; the server prices them too."""
     found = {"input": given, "output": returned}
     counts: dict[str, float] = {side: len(str(value)) // 4 + 1 for side, value in found.items() if value}
     return {**counts, "total": sum(counts.values())} if counts else {}
@@ -224,7 +224,7 @@ def _content_at(span: ReceivedSpan, place: str) -> Any:
     return span.attributes.get(place) or numbered or None
 
 
-# --- what a span says of its trace
+# --- trace attributes of a span
 
 
 def session_of(a: Attributes) -> str | None:
@@ -266,7 +266,7 @@ def is_public(a: Attributes) -> bool:
 
 
 def metadata_of(a: Attributes, of: str) -> dict[str, Any]:
-    """What can be filtered by: the keys that stand at the top."""
+    """Metadata that can be filtered by: the top-level keys."""
     found: dict[str, Any] = {}
     for root in (f"langfuse.{of}.metadata", "langfuse.metadata"):
         found |= json_object(a.get(root)) | _below(a, root + ".")
@@ -274,7 +274,7 @@ def metadata_of(a: Attributes, of: str) -> dict[str, Any]:
 
 
 def further_of(span: ReceivedSpan) -> dict[str, Any]:
-    """Where all the rest is kept, as texts that nothing can be filtered by."""
+    """All other metadata, as texts that cannot be filtered by."""
     found = {"resourceAttributes": span.resource, "scope": {"name": span.scope}}
     if span.scope.startswith("langfuse-sdk"):
         return found
@@ -290,7 +290,7 @@ def _langchains(field: str) -> Iterable[str]:
 
 
 def json_object(stated: Any) -> dict[str, Any]:
-    """What a JSON text says; nothing where it is no text or no object."""
+    """The object of a JSON text; an empty one for anything else."""
     try:
         found = json.loads(stated) if isinstance(stated, str) else {}
     except ValueError:

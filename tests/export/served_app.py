@@ -1,4 +1,4 @@
-"""Apps for real servers, whose spans go to the receiver that the environment names."""
+"""Apps for real servers; their spans go to the receiver that the environment names."""
 
 from __future__ import annotations
 

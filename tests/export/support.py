@@ -1,4 +1,4 @@
-"""What the tests of the drain share: an app whose spans go to a receiver."""
+"""Shared by the tests of export: an app whose spans go to a receiver."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHAT = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "gen_
 AGENT = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "helper"}
 TOOL = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "search"}
 
-#: What the example in OpenRouter's page sends.
+#: The example of OpenRouter's documentation.
 EXAMPLE: dict[str, Any] = {
     "user_id": "user_12345",
     "session_id": "session_abc",

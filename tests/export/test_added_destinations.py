@@ -1,4 +1,4 @@
-"""Destinations that come first, late or twice: what they hear of a request is told as ever."""
+"""Destinations that are added first, late or twice get all spans of a request."""
 
 from __future__ import annotations
 

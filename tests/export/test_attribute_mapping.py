@@ -34,7 +34,7 @@ def receiver() -> Iterator[Receiver]:
 def replayed(
     receiver: Receiver, instrumentation: str, scenario: str | None = None, **fields: Any
 ) -> list[ReceivedSpan]:
-    """Return what Langfuse receives of an instrumentation's spans."""
+    """Return the spans of an instrumentation as Langfuse receives them."""
     options = {name: fields.pop(name) for name in ("spans", "privacy") if name in fields}
     with running(Langfuse(*KEYS, receiver.url, **options)) as app, app.request(**fields):
         for item in recorded(instrumentation, scenario):

@@ -1,4 +1,4 @@
-"""The sender of one destination: what fails is tried again by itself, and every span is counted once."""
+"""The sender of one destination: failed batches are retried, and every span is counted once."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def post(app: App, *, read: bool) -> None:
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         with app.span("check access"):
             pass
-        # Whatever takes its time here lets a batch go.
+        # Time for a batch to leave.
         app.destinations[0].flush()
         if read:
             await receive()
@@ -62,7 +62,7 @@ def post(app: App, *, read: bool) -> None:
 
 
 def test_spans_wait_until_the_body_is_read(receiver: Receiver) -> None:
-    """Else they, and the app span with them, would be filed apart from the calls."""
+    """Otherwise they and the server span would be in another trace than the calls."""
     with running(OTLP(receiver.url)) as app:
         post(app, read=True)
     assert tree(receiver.spans) == {None: ["POST /"], "POST /": ["Step", "check access"], "Step": ["Ask"]}

@@ -1,4 +1,4 @@
-"""What arrives of a call that has several spans, or whose span was made or ended apart from the exchange."""
+"""Results of calls with several spans, or with a span that was created or ended apart from the HTTP exchange."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from byline.testing import Gateway, ReceivedSpan, Receiver
 from tests.export.support import AGENT, CHAT, running
 
 ASK: Any = {"model": "openai/gpt-4o", "messages": [{"role": "user", "content": "Who wrote this?"}]}
-#: What an instrumentation writes of its own.
+#: Attributes that an instrumentation sets itself.
 COUNTED = {"gen_ai.usage.input_tokens": 7, "gen_ai.usage.output_tokens": 3, "llm.usage.total_tokens": 10}
 FACTS: Any = {"gen_ai.response.id": "r-1", "gen_ai.usage.cost": 0.5, "byline.gateway.name": "openrouter"}
 
@@ -61,12 +61,12 @@ def test_of_two_spans_of_one_call_one_has_its_usage(receiver: Receiver) -> None:
     assert usage_of(found["outer"]) == {}
     assert usage_of(found["inner"])["gen_ai.usage.cost"] > 0
     assert COUNTED.items() <= usage_of(found["inner"]).items()
-    # An agent's is a sum, which other backends count by themselves.
+    # The usage of an agent span is a total, which other backends compute themselves.
     assert usage_of(found["agent"]) == COUNTED
 
 
 def test_span_created_later_gets_the_result_and_a_second_span_gets_none(receiver: Receiver) -> None:
-    """The first one that says the reply's id has them, in every destination; what a span says itself stays."""
+    """The first span with the response id gets the result, at every destination; its own attributes stay."""
     results.add(0, "r-1", FACTS)
     with Receiver() as other, running(OTLP(receiver.url), OTLP(other.url, label="other")) as app:
         app.chat("first", **{"gen_ai.response.id": "r-1", "byline.gateway.name": "mine"})
@@ -113,7 +113,7 @@ def test_span_that_ended_before_its_response_gets_the_result(receiver: Receiver)
 
 
 def test_usage_that_a_library_sets_on_the_server_span_is_removed(receiver: Receiver) -> None:
-    """It has the sums of its calls, and would pass for one of them."""
+    """The server span has the request's totals, and would look like one of the calls."""
     with running(OTLP(receiver.url, spans="all")) as app, app.request() as server:
         server.set_attributes(
             {**CHAT, **COUNTED, "byline.llm.calls": 1, "http.route": "/chat", "llm.request.type": "chat"}

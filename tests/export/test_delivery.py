@@ -1,4 +1,4 @@
-"""Delivery: what passes is tried again, what does not is said once, and every span is accounted for."""
+"""Delivery: temporary failures are retried, final ones are logged once, and every span is counted."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def dead() -> str:
 
 
 def spans_of(name: str) -> dict[str, int]:
-    """What was counted of a destination's spans."""
+    """Return the counters of a destination's spans."""
     prefix = f"{name}.spans."
     return {
         key.removeprefix(prefix): count
@@ -95,7 +95,7 @@ def test_final_refusal_is_logged_once_with_advice(
 
 
 def test_a_web_page_has_taken_no_spans(production: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever its status says: a login page answers 200 to anything, and what it was sent is lost."""
+    """A login page answers 200 to every request, and the spans are lost."""
     with Gateway() as site:
         site.answer("<html>Sign in</html>", headers={"content-type": "text/html"}, times=9)
         # The gateway takes posts at such paths alone.
@@ -112,7 +112,7 @@ def test_a_web_page_has_taken_no_spans(production: pytest.LogCaptureFixture, mon
 def test_unreachable_destination_is_logged_with_advice(
     receiver: Receiver, production: pytest.LogCaptureFixture
 ) -> None:
-    """So that one need not know what a client calls it."""
+    """The advice does not depend on the words of the HTTP client."""
     receiver.stop()
     destination = OTLP(receiver.url)
     with running(destination) as app:
@@ -190,7 +190,7 @@ def test_credentials_follow_no_redirect(receiver: Receiver) -> None:
 
 
 def test_ten_thousand_spans_through_a_dead_destination_are_all_accounted_for(dead: str) -> None:
-    """The queue is as long as ever, and what found no room is counted, span by span."""
+    """The queue keeps its length, and dropped spans are counted exactly."""
     destination = OTLP(dead)
     with running(destination) as app:
         feed: Any = destination.processor()
@@ -219,7 +219,7 @@ def test_a_dead_destination_takes_no_more_memory_the_longer_it_is_dead(
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
 
-    # What is logged of a failure holds on to its batch, and pytest to what is logged.
+    # Log records refer to the failed batch, and pytest keeps log records.
     logging.disable(logging.CRITICAL)
     with running(OTLP(dead, spans="llm")) as app:
         tracemalloc.start()

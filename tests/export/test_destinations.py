@@ -1,4 +1,4 @@
-"""Addresses, keys and hosts of destinations: right or said at once, with an id and what to do."""
+"""URLs, keys and hosts of destinations: valid, or an error with an id and advice."""
 
 from __future__ import annotations
 

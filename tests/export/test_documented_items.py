@@ -66,7 +66,7 @@ def _answer(**more: Any) -> dict[str, Any]:
 
 
 def drained(gateway: Gateway, receiver: Receiver, known: Any, *, stream: bool = False) -> list[ReceivedSpan]:
-    """Return what Langfuse receives of one request of a known tenant."""
+    """Return the spans of one request of a known tenant as Langfuse receives them."""
 
     async def answer(request: Request) -> JSONResponse:
         await request.json()

@@ -1,4 +1,4 @@
-"""What servers and what stands between answer: taken is what was said to be taken, whatever becomes of the rest."""
+"""Responses of destinations and proxies: the status decides whether a batch was accepted."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_wish_that_cannot_be_read_is_none(wish: str) -> None:
 
 
 def test_nobody_waits_for_ever_or_for_the_past() -> None:
-    """Whatever is wished."""
+    """For all settings."""
     assert asked_to_wait("-5") == asked_to_wait("Sat, 01 Jan 2000 00:00:00 GMT") == 0.0
     assert asked_to_wait("99999999999") == asked_to_wait("Fri, 31 Dec 9999 23:59:59 GMT") == 3600.0
 
@@ -114,7 +114,7 @@ def test_nobody_waits_for_ever_or_for_the_past() -> None:
 def test_invalid_certificate_is_logged_with_advice(
     file: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, production: pytest.LogCaptureFixture
 ) -> None:
-    """And nothing is lost where there is a spool, for it may be the server that is mended."""
+    """Nothing is lost with a spool, because the server may be repaired."""
     if file:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", file)
     with Receiver() as receiver, running(OTLP(receiver.url.replace("http:", "https:"), spool=tmp_path)) as app:

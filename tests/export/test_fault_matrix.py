@@ -44,7 +44,7 @@ def dropped(counts: dict[str, int]) -> int:
 
 
 def check_memory(counts: dict[str, int], receiver: Receiver, *, loses_responses: bool) -> None:
-    """Every span is counted once, as what became of it."""
+    """Every span is counted once, by its outcome."""
     arrived = Counter(span.name for span in receiver.spans)
     assert counts.get("sent", 0) + dropped(counts) == SPANS
     if loses_responses:
@@ -106,7 +106,7 @@ def test_a_flush(fault: str, is_spooled: bool, tmp_path: Path, production: pytes
 
 
 class Ended(NamedTuple):
-    """A process that has ended, and what it has told of its spans."""
+    """A process that has ended, and its counters."""
 
     end: str
     spool: Path | None
@@ -152,7 +152,7 @@ def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.integration
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_end_of_a_process(fault: str, ended: Ended) -> None:
-    """SIGKILL leaves what is on disk; what is in memory alone is lost with the process."""
+    """After SIGKILL the spans on disk remain; spans in memory are lost with the process."""
     receiver = ended.faulty[fault].receiver
     loses_responses = FAULTS[fault].loses_responses
     is_killed = ended.end == "SIGKILL"

@@ -1,4 +1,4 @@
-"""Isolation: no value of one request on another request's span, also where gateways repeat reply ids."""
+"""Isolation: no value of one request is on another request's span, also if gateways repeat response ids."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class RepeatingIds(IdGenerator):
 
 @dataclass(frozen=True)
 class Tenant:
-    """One request, whose values all contain a mark of its own."""
+    """One request; all its values contain a mark of its own."""
 
     door: Literal["asgi", "wsgi", "job"]
     steps: tuple[str, ...]
@@ -396,7 +396,7 @@ def text_of(span: ReceivedSpan | ReadableSpan) -> str:
 
 
 def check_spans(spans: Sequence[ReceivedSpan | ReadableSpan], calls: dict[int, Call]) -> Counter[int]:
-    """Assert that each span has values of one tenant only; returns the calls whose usage is on the spans."""
+    """Assert that each span has values of one tenant only; return the calls with usage on the spans."""
     arrived: Counter[int] = Counter()
     for span in spans:
         assert len(marks_of(text_of(span))) <= 1, text_of(span)

@@ -1,4 +1,4 @@
-"""What Langfuse's pages show of a conversation, by the rules that its server and pages apply."""
+"""Conversations on Langfuse's pages, by the rules of its server and its pages."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def compact_cell(value: str | None) -> Any:
-    """What the Input and Output columns of a list show of a value, as Langfuse 4.16 reads it."""
+    """A value in the Input and Output columns of a list, as Langfuse 4.16 reads it."""
     try:
         parsed = json.loads(value or "null")
     except ValueError:

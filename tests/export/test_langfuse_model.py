@@ -1,4 +1,4 @@
-"""The model of Langfuse's mapping says what its ingestion code was seen to do."""
+"""The model of Langfuse's mapping equals the observed behaviour of its ingestion code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make(number: int = 1, parent: int | None = None, **more: Any) -> ReceivedSpa
 
 
 def read(attributes: dict[str, Any], path: Path = "direct", **more: Any) -> Any:
-    """What is shown of one span with these attributes, ``None`` where it is refused."""
+    """One span with these attributes as Langfuse shows it, ``None`` if it is refused."""
     return next(iter(shown([make(attributes=attributes, **more)], path)), None)
 
 
@@ -45,7 +45,7 @@ def trace_of(path: Path, *spans: ReceivedSpan) -> Trace:
     return found
 
 
-#: attributes → what is shown under which name
+#: attributes → field of the observation and its value
 ROWS: list[tuple[dict[str, Any], str, Any]] = [
     ({"session.id": 42}, "session", "42"),
     ({"session.id": True}, "session", "true"),
@@ -257,7 +257,7 @@ def test_root_below_a_parent_that_nobody_sends(path: Path, key: str) -> None:
 
 @both_paths
 def test_input_and_output_of_a_trace(path: Path) -> None:
-    """The root's own; what is said of the trace counts by one path alone, and what comes last."""
+    """The root's own values; trace attributes count on one path only, the last one wins."""
     said = {"langfuse.trace.input": "said"}
     root = make(attributes={f"{OBSERVATION}input": "in", f"{OBSERVATION}output": "out"})
     found = trace_of(path, root, make(2, 1, attributes=said), make(3, 1, attributes={"session.id": "s"}))
@@ -276,7 +276,7 @@ def test_metadata_of_a_trace(path: Path) -> None:
 
 @both_paths
 def test_session_cost_is_the_sum_of_its_observations(path: Path) -> None:
-    """Also spans of one name; what does not carry it costs nothing there."""
+    """Also of spans with the same name; observations without the session are not counted."""
     spans = [make(number, attributes={"session.id": "s", "gen_ai.usage.cost": 0.5}) for number in (1, 2)]
     assert session_cost([*spans, make(3, attributes={"gen_ai.usage.cost": 4.0})], path) == {"s": 1.0}
     assert len(observations(spans, path)) == 1
@@ -293,7 +293,7 @@ def test_levels_and_messages_of_failed_spans(path: Path) -> None:
 
 @both_paths
 def test_tokens_that_nobody_states_are_counted_by_the_server(path: Path) -> None:
-    """Where there is a model and content, and no error; noughts are a statement."""
+    """If there is a model and content, and no error; zeros count as usage."""
     asked = {"model": "m", "input.value": "q" * 40}
     assert read(asked, path).usage == {"input": 11, "total": 11}
     assert read({**asked, f"{OBSERVATION}usage_details": "{}"}, path).usage["input"] == 11

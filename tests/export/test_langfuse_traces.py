@@ -1,4 +1,4 @@
-"""What Langfuse shows of a trace as a whole: whose it is, what it is called, and what was asked and answered in it."""
+"""Traces in Langfuse: user, session, name, input and output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def receiver() -> Iterator[Receiver]:
 def test_a_conversation_that_an_instrumentation_names_is_the_session_of_the_trace(
     receiver: Receiver, path: Path
 ) -> None:
-    """Where nobody has named a session: one path hears of conversations at the root alone."""
+    """If no session is named: one path reads the conversation id of the root only."""
     with running(Langfuse(*KEYS, receiver.url, spans="all")) as app, app.request():
         app.chat(**{"gen_ai.conversation.id": "conv_1"})
     (trace,) = traces(receiver.spans, path).values()
@@ -48,7 +48,7 @@ def test_conversation_id_is_not_the_session_if_there_is_a_session(receiver: Rece
 @both_views
 @pytest.mark.parametrize("mark", ["langfuse.internal.as_root", "langfuse.internal.is_app_root"])
 def test_span_below_an_exported_parent_is_not_a_root(receiver: Receiver, path: Path, mark: str, view: Any) -> None:
-    """Langfuse's SDK marks a span whose parent it does not send itself; here the parent is sent."""
+    """Langfuse's SDK marks a span if its parent is not exported; here the parent is exported."""
     with running(Langfuse(*KEYS, receiver.url, spans=view)) as app, app.request(), app.span("agent", AGENT):
         marked: dict[str, Any] = {mark: True, f"{OBSERVATION}input": "the call's"}
         app.chat(**marked)
@@ -70,7 +70,7 @@ def test_a_span_that_nothing_is_sent_above_stays_a_root(receiver: Receiver, path
 def test_tenant_and_totals_are_on_the_outermost_span_too(
     receiver: Receiver, path: Path, view: Any, step: str | None
 ) -> None:
-    """One path takes the metadata of a trace from there alone, whatever kind of span it is."""
+    """One path reads the trace's metadata from the root only, of any kind of span."""
     with (
         running(Langfuse(*KEYS, receiver.url, spans=view)) as app,
         app.request(organization_id="org", environment_id="env", span_name=step) as span,
@@ -129,7 +129,7 @@ def test_session_and_user_of_the_app_count_for_the_whole_trace(
     assert set(told.values()) == {"app"} == {getattr(trace, field)}
 
 
-#: Where instrumentations of today and of before put what was asked and answered.
+#: Attributes of input and output, of current and earlier instrumentations.
 PLACES: list[tuple[dict[str, Any], Any, Any]] = [
     ({"traceloop.entity.input": "q", "traceloop.entity.output": "a"}, "q", "a"),
     ({"input.value": "q", "output.value": "a"}, "q", "a"),
@@ -182,7 +182,7 @@ def test_a_trace_of_private_calls_shows_nothing(receiver: Receiver) -> None:
 
 @pytest.mark.parametrize("other", [Langfuse, OTLP])
 def test_content_of_filtered_spans_is_not_shown_on_the_root(receiver: Receiver, other: Any) -> None:
-    """Though another destination gets it: filters tell whose content may go where."""
+    """Even if another destination gets the span: filters decide whose content may leave."""
     with Receiver(keys=KEYS) as elsewhere:
         whole = Langfuse(*KEYS, elsewhere.url) if other is Langfuse else OTLP(elsewhere.url)
         part = Langfuse(*KEYS, receiver.url, models=["gpt-*"])

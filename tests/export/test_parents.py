@@ -1,4 +1,4 @@
-"""Parents: what hangs below a span hangs below one that is exported too, whoever else looks on."""
+"""Parents: the exported parent of a span is exported too, also beside other processors."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_an_app_that_records_without_sampling_fills_no_queue(
 
 
 def test_another_providers_span_is_no_parent(receiver: Receiver) -> None:
-    """Nobody here hears of its end, whether or not a destination of its own does."""
+    """Byline does not see its end, with or without a destination of that provider."""
     silent = TracerProvider(shutdown_on_exit=False).get_tracer("silent")
     with Receiver() as other, running(OTLP(receiver.url)) as app, running(OTLP(other.url, label="other")) as beside:
         with silent.start_as_current_span("silent"), app.request(), beside.span("beside"), app.span("within"):
@@ -96,7 +96,7 @@ def test_another_providers_span_is_no_parent(receiver: Receiver) -> None:
 
 @pytest.mark.parametrize("has_record", [True, False])
 def test_a_request_that_starts_within_another_one_is_its_own(receiver: Receiver, has_record: bool) -> None:
-    """As pipelined ones do; where nothing is known of it, it is a part of the first."""
+    """As pipelined requests do; without any information, the second belongs to the first."""
     with running(OTLP(receiver.url)) as app, app.request(session_id="first", user_id="ada"):
         server = app.tracer.start_span("second", kind=SpanKind.SERVER)
         owner = request_context.RequestContext()
@@ -126,7 +126,7 @@ def test_a_parent_that_was_left_out_stays_left_out(receiver: Receiver) -> None:
 
 
 def test_parent_stays_in_the_trace_of_its_export(receiver: Receiver) -> None:
-    """What ends after another trace was named hangs there, below nothing of the first one."""
+    """Spans that end after another trace was named are in that trace, without a parent of the first."""
     destination = OTLP(receiver.url)
     with running(destination) as app, byline.bound(trace_id="first"):
         with app.span("root"):
@@ -140,7 +140,7 @@ def test_parent_stays_in_the_trace_of_its_export(receiver: Receiver) -> None:
 
 
 def test_a_parent_that_found_no_room_is_no_parent(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what ends after it."""
+    """Spans that end after it."""
     destination = OTLP(receiver.url)
     with running(destination) as app:
         with monkeypatch.context() as full, app.span("parent"):

@@ -1,6 +1,6 @@
-"""What OpenRouter, LiteLLM and Langfuse promise, through real instrumentations, each in its own environment.
+"""The documented fields of OpenRouter, LiteLLM and Langfuse through real instrumentations, each in its own environment.
 
-Langfuse shows the same of all of them, on both of its write paths.
+Langfuse shows the same for all of them, on both of its write paths.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ both_paths = pytest.mark.parametrize("path", ["legacy", "direct"])
 
 
 class Drained(NamedTuple):
-    """What came of all requests to an app with one instrumentation."""
+    """The exported spans of all requests to an app with one instrumentation."""
 
     cell: str
     langfuse: list[ReceivedSpan]
@@ -121,7 +121,7 @@ def test_openrouters_further_rows(drained: Drained, path: Path) -> None:
     assert trace.name == "Document Processing Pipeline"
 
 
-# --- what all of them promise of calls that end otherwise
+# --- calls with errors, streams and masks
 
 
 @both_paths
@@ -177,7 +177,7 @@ def test_litellms_existing_trace(drained: Drained, path: Path) -> None:
 
 @both_paths
 def test_litellms_masks(drained: Drained, path: Path) -> None:
-    """What is masked is not there, on no span; the other side is."""
+    """Masked content is on no span; the other side is."""
     for asked, hidden, kept in (
         ("mask_input", QUESTION, "This is the answer"),
         ("mask_output", "This is the answer", QUESTION),
@@ -191,7 +191,7 @@ def test_litellms_masks(drained: Drained, path: Path) -> None:
 
 
 def test_litellms_names_of_attributes(drained: Drained) -> None:
-    """A destination writes them where it is told to."""
+    """A destination writes them if configured."""
     (span,) = [span for span in drained.collector if span.trace_id == REQUESTS["controls"].filed]
     expected = {
         "langfuse.generation.name": "welcome-message",

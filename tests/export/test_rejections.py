@@ -61,7 +61,7 @@ def spans_of(label: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("spooled", [False, True])
 def test_a_batch_that_is_too_large_is_sent_in_parts(spooled: bool, tmp_path: Path) -> None:
-    """Down to what the destination takes."""
+    """Until the destination accepts the parts."""
     with Picky(most=3) as picky, running(OTLP(picky.url, spool=tmp_path if spooled else "")) as app:
         for number in range(20):
             app.chat(f"chat {number}")
@@ -125,7 +125,7 @@ def test_spans_that_end_when_byline_is_gone_are_nobodys(receiver: Receiver) -> N
 
 
 def test_destinations_of_one_kind_have_different_labels(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
-    """In counters, and in what is said of them."""
+    """In counters and messages."""
     provider = TracerProvider(shutdown_on_exit=False)
     with Receiver(keys=("pk", "sk")) as other:
         both = [OTLP(receiver.url), OTLP(other.url)]
@@ -142,11 +142,11 @@ def test_destinations_of_one_kind_have_different_labels(receiver: Receiver, capl
 
 
 def test_with_a_spool_spans_are_in_memory_alone_for_half_a_second(receiver: Receiver, tmp_path: Path) -> None:
-    """What is on disk survives the process."""
+    """Spans on disk survive the process."""
     destination = OTLP(receiver.url, spool=tmp_path)
     with running(destination) as app:
         app.chat()
-        # Nobody asks for it: the batch goes out by itself, long before the SDK's five seconds.
+        # Without a flush: the batch leaves by itself, long before the SDK's five seconds.
         assert receiver.wait_for(1, timeout=4.0)
 
 
@@ -223,7 +223,7 @@ def test_broken_headers_of_the_environment_are_not_logged(
 def test_headers_of_the_environment_that_are_for_nobody_are_not_read(
     spooled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """OpenTelemetry's own parser logs what it cannot read."""
+    """OpenTelemetry's own parser logs invalid values."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"Bearer {SECRET}")
     with running(OTLP("http://127.0.0.1:4318", spool=tmp_path if spooled else "")):
         pass
@@ -234,7 +234,7 @@ def test_headers_of_the_environment_that_are_for_nobody_are_not_read(
 def test_check_in_a_running_app_hides_only_its_own_warnings(
     receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A warning is given once: what is not heard now would never be."""
+    """A warning is logged once only: a hidden warning would be lost."""
     errors.once.clear()
 
     def meanwhile(_: ReadableSpan) -> bool:

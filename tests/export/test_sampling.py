@@ -32,7 +32,7 @@ SESSIONS = [f"session-{number}" for number in range(400)]
 
 
 def test_sessions_are_sampled_whole(receiver: Receiver) -> None:
-    """Whatever their traces, about as many as the share says."""
+    """In any traces, about as many as the ratio."""
     with running(llm(receiver, sampling=0.25)) as app:
         for _ in range(3):
             for session in SESSIONS:
@@ -63,7 +63,7 @@ def test_larger_ratio_keeps_the_sessions_of_a_smaller_ratio() -> None:
 
 
 def test_traces_without_a_session_are_sampled_whole(receiver: Receiver) -> None:
-    """By the caller's trace id where there is one, however it is written."""
+    """By the caller's trace id if there is one, in any spelling."""
     with running(llm(receiver, sampling=0.5)) as app:
         for number in range(40):
             for written in (f"ab{number:030x}", f"AB{number:030X}"):

@@ -1,4 +1,4 @@
-"""Orderly ends: whatever server runs the app, and however it is told to stop, nothing that waits is lost."""
+"""Orderly shutdown: nothing in a queue is lost, with any server and any way to stop it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that are killed while they send: what was on disk arrives, and none of it twice that was acknowledged."""
+"""Processes killed while they send: spans on disk arrive, and accepted ones arrive once."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ def process(url: str, spool: Path, first: int, count: int, how: str) -> Iterator
 
 
 def files(folder: Path) -> list[str]:
-    """What waits; what a process was killed over while it wrote it was never said to be safe."""
+    """Files that wait in the spool; a file that was being written at the kill was never reported as stored."""
     return [path.name for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
 
 
 @pytest.mark.parametrize("takes", [False, True], ids=["not taken", "taken without an answer"])
 def test_killed_half_way_and_started_again_every_span_arrives(tmp_path: Path, takes: bool) -> None:
-    """None twice by its id, but for what was taken while its sender died before it heard so.
+    """None twice by its id, except batches that were accepted while their sender died before the response.
 
-    That comes once more, for nobody can know of it.
+    Those are sent once more, because no process knows of their acceptance.
     """
     with Interrupted(takes=takes) as receiver:
         with process(receiver.url, tmp_path, 0, 1500, "stay") as killed:
@@ -96,7 +96,7 @@ def test_killed_half_way_and_started_again_every_span_arrives(tmp_path: Path, ta
 
 
 def test_two_processes_with_one_spool_are_killed_again_and_again(tmp_path: Path) -> None:
-    """At whatever moment: all that either said to be safe arrives; twice comes at most the batch under way."""
+    """At any moment: all spans reported as stored arrive; at most the batch in flight arrives twice."""
     safe: set[str] = set()
     dice = random.Random(7)
     with Receiver() as receiver:

@@ -1,4 +1,4 @@
-"""What is kept of spans under way: the same for all threads of a request, and nothing afterwards."""
+"""The state of open spans: the same for all threads of a request, and freed afterwards."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def receiver() -> Iterator[Receiver]:
 
 
 def states_of(others: list[Any]) -> list[Any]:
-    """Return all that is kept of spans and requests, without what other tests have left."""
+    """Return all states of spans and requests, without those that other tests left."""
     gc.collect()
     found = [each for each in gc.get_objects() if type(each) in (SpanState, RequestSpans)]
     return [each for each in found if not any(each is other for other in others)]
 
 
 def test_threads_of_one_request_share_its_step(receiver: Receiver) -> None:
-    """Whoever is first makes it, and it is made once."""
+    """The first caller creates the state, and it is created once."""
     with running(OTLP(receiver.url, spans="llm")) as app, app.request(trace_id="t", span_name="Step"):
         together = threading.Barrier(16)
 
@@ -113,7 +113,7 @@ def test_a_span_that_started_before_anybody_looked_is_sent_all_the_same(receiver
 
 @pytest.mark.parametrize("spans", ["llm", "all"])
 def test_exported_spans_are_freed_without_the_garbage_collector(receiver: Receiver, spans: Any) -> None:
-    """Also of what was not picked, and of what has turned into an LLM span."""
+    """Also of spans that were not selected, and of spans that turned into LLM spans."""
     ended: list[weakref.ref[ReadableSpan]] = []
 
     class Watching(SpanProcessor):
@@ -139,7 +139,7 @@ def test_exported_spans_are_freed_without_the_garbage_collector(receiver: Receiv
 
 
 def test_a_span_that_ends_in_another_request_is_not_taken_for_its(receiver: Receiver) -> None:
-    """Though it has turned into an LLM span only after its start, when nobody keeps track of it."""
+    """It turned into an LLM span after its start, when its state was gone."""
     with running(OTLP(receiver.url, spans="llm")) as app:
         with app.request(session_id="first"):
             span = app.tracer.start_span("chat")

@@ -34,7 +34,7 @@ OPENINFERENCE = {
 
 
 class App:
-    """An app with one LLM request after the other, and what a Langfuse destination gets of its spans."""
+    """An app with one LLM request after the other, and its spans at a Langfuse destination."""
 
     def __init__(self, gateway: Gateway, receiver: Receiver, provider: TracerProvider) -> None:
         self.gateway = gateway
@@ -60,7 +60,7 @@ class App:
             yield span
 
     def spans(self) -> list[ReceivedSpan]:
-        """Return what has arrived once the process is over."""
+        """Return the spans that arrived by the end of the process."""
         byline.uninstrument()
         return self.receiver.spans
 

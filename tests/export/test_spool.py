@@ -1,4 +1,4 @@
-"""The spool: what a destination does not take waits on disk, past the end of the process, and arrives once."""
+"""The spool: spans that a destination does not accept wait on disk, past the end of the process, and arrive once."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_spool_is_sent_when_the_destination_is_back(receiver: Receiver, tmp_path
 
 
 def test_spool_is_sent_without_a_flush(receiver: Receiver, tmp_path: Path) -> None:
-    """Nobody has to flush or to send anything new; the server's wish to be left alone is heard."""
+    """Without a flush and without new spans; the server's Retry-After is respected."""
     destination = OTLP(receiver.url, spool=tmp_path)
     with running(destination) as app:
         receiver.fail(429, headers={"retry-after": "1"})
@@ -132,7 +132,7 @@ def test_a_batch_that_is_refused_for_itself_does_not_hold_up_the_others(
 
 @pytest.mark.integration
 def test_many_processes_share_a_spool(receiver: Receiver, tmp_path: Path) -> None:
-    """Whoever comes first sends a batch, and nobody sends it again."""
+    """The first process sends a batch, and no other process sends it again."""
     receiver.stop()
     for number in range(20):
         with running(OTLP(receiver.url, spool=tmp_path, spans="llm")) as app:
@@ -246,7 +246,7 @@ def test_a_batch_larger_than_the_spool_is_sent_at_once(receiver: Receiver, tmp_p
 
 
 def test_no_secret_and_no_hidden_content_is_on_disk(receiver: Receiver, tmp_path: Path) -> None:
-    """Whatever may not leave is not written down either; and the folder is this user's alone."""
+    """Redacted values are not written to disk; the folder belongs to this user alone."""
     receiver.stop()
     secret = "sk-lf-0123456789abcdef"
     destination = Langfuse("pk-lf-0123456789", secret, receiver.url, spool=tmp_path, privacy=True)
@@ -293,7 +293,7 @@ def test_a_dead_destination_never_holds_up_the_app(receiver: Receiver, tmp_path:
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_process_sends_its_own(receiver: Receiver, tmp_path: Path) -> None:
-    """And leaves what waits in its parent to that one."""
+    """The parent's spans are left to the parent."""
     destination = OTLP(receiver.url, spool=tmp_path)
     app = App(destination)
     app.chat("parent")

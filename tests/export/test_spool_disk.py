@@ -76,7 +76,7 @@ def test_full_spool_is_not_listed_again(tmp_path: Path, listings: list[Path]) ->
 
 
 def test_full_spool_is_full_for_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the others write is seen within a second, and what two would drop is counted once."""
+    """Files of other processes are seen within a second; a file dropped by two processes is counted once."""
     clock = itertools.count(0.0, 0.1)
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     both = [DiskStore(tmp_path, name="x", max_bytes=50_000) for _ in range(2)]
@@ -121,7 +121,7 @@ def test_a_disk_that_knows_no_locks_holds_nothing_back(
 
 
 def test_locked_file_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They lock only what is open for writing."""
+    """Network file systems lock only files that are open for writing."""
     modes = []
     lock = fcntl.flock
 
@@ -139,7 +139,7 @@ def test_locked_file_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.Mon
 def test_file_that_cannot_be_deleted_is_not_sent_again(
     receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, production: pytest.LogCaptureFixture
 ) -> None:
-    """A disk that has turned read-only keeps what is sent."""
+    """A disk that turned read-only keeps the accepted file."""
     unlink = Path.unlink
 
     def keep(path: Path, *, missing_ok: bool = False) -> None:
@@ -187,7 +187,7 @@ def test_rejected_spans_are_counted_if_the_disk_is_full(receiver: Receiver, tmp_
 def test_halves_that_find_no_room_on_disk_are_counted_once(
     receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is dropped was not sent, and what was sent is not dropped."""
+    """A dropped batch was not sent, and a sent batch is not dropped."""
     left = [None, None]
     put = DiskStore.add_batch
 
@@ -212,7 +212,7 @@ def test_halves_that_find_no_room_on_disk_are_counted_once(
 def test_spool_folder_does_not_follow_the_working_directory(
     receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As daemons do; the next one starts where this one has."""
+    """As daemons do; the next process starts in the first folder."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     receiver.stop()
@@ -239,7 +239,7 @@ def test_folder_that_cannot_be_created_is_logged_with_advice(receiver: Receiver,
 
 
 def test_files_of_others_are_left_alone(receiver: Receiver, tmp_path: Path) -> None:
-    """However old, and whatever they point to."""
+    """Of any age and with any target."""
     destination = OTLP(receiver.url, spool=tmp_path)
     (folder,) = tmp_path.iterdir()
     secret = tmp_path / "secret"
@@ -264,7 +264,7 @@ def test_files_of_others_are_left_alone(receiver: Receiver, tmp_path: Path) -> N
 def test_a_folder_that_another_has_laid_ready_for_everybody_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is said to a model would be theirs to read."""
+    """Others could read the prompts."""
     DiskStore(tmp_path / "own", name="x")
     (tmp_path / "own").chmod(0o777)
     DiskStore(tmp_path / "own", name="x")

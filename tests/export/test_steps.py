@@ -1,4 +1,4 @@
-"""Steps of jobs, which have no app span with which they end."""
+"""Steps of jobs, which have no server span that ends them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def test_a_jobs_step_lasts_for_all_its_calls(receiver: Receiver) -> None:
-    """Also where the first ones are sent long before the last one is made."""
+    """Also if the first spans are sent long before the last one starts."""
     destination = OTLP(receiver.url, spans="llm")
     with running(destination) as app:
         with byline.bound(span_name="Nightly", trace_id="t"):
@@ -89,7 +89,7 @@ def test_steps_within_a_request_last_as_long_as_their_own_calls(receiver: Receiv
 
 
 def test_step_within_a_request_ends_before_the_request(receiver: Receiver) -> None:
-    """Where the whole app is exported."""
+    """If all spans of the app are exported."""
     with running(OTLP(receiver.url)) as app, app.request(span_name="All"):
         app.chat("chat")
         with byline.bound(span_name="Part"):

@@ -1,4 +1,4 @@
-"""The spool's files: whose they are, what they really hold, and where they lie."""
+"""The spool's files: their owner, their real content, and their location."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_folder_of_ones_own_is_closed_to_others(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if nobody else may write to it; and a link to a folder is none."""
+    """Even if nobody else may write to it; a link to a folder is refused."""
     (tmp_path / "spool").mkdir(mode=0o755)
     (tmp_path / "link").symlink_to(tmp_path / "spool")
     with pytest.raises(SettingError, match=r"byline\.E049"):

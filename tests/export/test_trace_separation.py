@@ -1,4 +1,4 @@
-"""One job for many users: what is said, asked or sampled for one of them stays with that one."""
+"""One job for many users: the attribution, masks and sampling of one part stay with that part."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_attributes_of_spans_stay_in_their_trace(receiver: Receiver) -> None:
 
 @pytest.mark.parametrize("named", [None, "workflow"])
 def test_conflicting_values_of_two_parts_are_not_spread(receiver: Receiver, named: str | None) -> None:
-    """Though each part repeats it, and what is within it."""
+    """Though each part repeats the value, and parts within it."""
     with running(OTLP(receiver.url)) as app, app.request(trace_id=named):
         with byline.bound(user_id="alice"):
             app.chat("alice's")
@@ -157,7 +157,7 @@ def test_the_sessions_of_a_jobs_parts_are_sampled_each_by_itself(receiver: Recei
 @pytest.mark.parametrize("number", range(6))
 @pytest.mark.parametrize("how", ["bound to the whole", "set on the span"])
 def test_a_session_that_is_known_late_does_not_divide_a_trace(receiver: Receiver, number: int, how: str) -> None:
-    """Also where its first call was made in a part of the request."""
+    """Also if its first call was made in a part of the request."""
     destination = OTLP(receiver.url, sampling=0.5)
     with running(destination) as app, app.request(trace_id=f"t-{number}") as server:
         with byline.bound(tags=["part"]):
@@ -189,7 +189,7 @@ def test_exported_parent_stays_in_the_trace_of_its_child(receiver: Receiver) -> 
 
 
 def test_an_agent_that_outgrows_its_attributes_stays_the_parent(receiver: Receiver) -> None:
-    """Also of what ends while it is under way, when it is no longer known by its attributes."""
+    """Also for spans that end meanwhile, after their attributes have changed."""
     destination = OTLP(receiver.url, spans="llm")
     with running(destination) as app, app.request(), app.span("agent", AGENT) as agent:
         for number in range(300):
@@ -200,7 +200,7 @@ def test_an_agent_that_outgrows_its_attributes_stays_the_parent(receiver: Receiv
 
 
 def test_a_span_that_turns_into_a_model_call_belongs_to_the_step(receiver: Receiver) -> None:
-    """With what lies between."""
+    """With the spans between."""
     with (
         running(OTLP(receiver.url)) as app,
         app.request(trace_id="t", span_name="Step"),

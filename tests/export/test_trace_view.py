@@ -1,4 +1,4 @@
-"""The drain: trace → step → generation, under the caller's own trace id, with no dangling parent."""
+"""The trace view: trace → step → generation, under the caller's own trace id, without dangling parents."""
 
 from __future__ import annotations
 
@@ -97,14 +97,14 @@ def test_the_callers_parent_becomes_the_parent(receiver: Receiver, given: str, p
 
 
 def test_a_parent_without_a_trace_is_left_out(receiver: Receiver) -> None:
-    """It would be looked for in the app's trace, where it is not."""
+    """Langfuse would look for it in the app's trace."""
     with running(llm(receiver)) as app, app.request(parent_span_id="00f067aa0ba902b7"):
         app.chat()
     assert receiver.spans[0].parent_id is None
 
 
 def test_span_that_is_not_exported_leaves_no_dangling_parent(receiver: Receiver) -> None:
-    """Whatever lies between: agents and tools stay, the app's own spans are seen through."""
+    """Through any spans between: agents and tools stay, the app's own spans are skipped."""
     with (
         running(llm(receiver)) as app,
         app.request(),
@@ -134,7 +134,7 @@ def test_child_sent_before_its_parent_is_below_the_parent(receiver: Receiver) ->
 def test_child_sent_while_its_server_span_is_open_is_below_the_server_span(
     receiver: Receiver, part: dict[str, str]
 ) -> None:
-    """Also where somebody else has made the app span, before there was a record; and in a part bound anew."""
+    """Also if another instrumentation made the server span before the request context, and in a bound part."""
     destination = OTLP(receiver.url)
     with (
         running(destination) as app,
@@ -183,7 +183,7 @@ def test_step_of_an_interrupted_request_is_sent_at_shutdown(receiver: Receiver) 
 def test_step_below_the_server_span_of_another_provider_is_sent_soon(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody here hears of its end."""
+    """Byline does not see its end."""
     monkeypatch.setattr(trace_view, "_TIMEOUT_AFTER_END", 0.0)
     destination = llm(receiver)
     other = TracerProvider(shutdown_on_exit=False).get_tracer("other")
@@ -259,7 +259,7 @@ def test_all_spans_join_the_callers_trace(receiver: Receiver) -> None:
 
 
 def test_all_spans_keep_the_callers_span_as_parent(receiver: Receiver) -> None:
-    """Whoever called the app sends that span itself."""
+    """The caller sends that span itself."""
     remote = SpanContext(0xA1, 0xB2, is_remote=True, trace_flags=TraceFlags(1))
     context = trace.set_span_in_context(NonRecordingSpan(remote))
     with (
@@ -273,7 +273,7 @@ def test_all_spans_keep_the_callers_span_as_parent(receiver: Receiver) -> None:
 
 
 def test_llm_spans_alone_do_not_hang_below_another_processes_span(receiver: Receiver) -> None:
-    """Nobody knows whether it was sent there."""
+    """Unknown whether the parent was sent there."""
     remote = SpanContext(0xA1, 0xB2, is_remote=True, trace_flags=TraceFlags(1))
     context = trace.set_span_in_context(NonRecordingSpan(remote))
     with (
@@ -286,7 +286,7 @@ def test_llm_spans_alone_do_not_hang_below_another_processes_span(receiver: Rece
 
 
 def test_a_predicate_leaves_no_dangling_parent_either(receiver: Receiver) -> None:
-    """It is asked of the parent that is still open, and kept to what it said."""
+    """The open parent decides, and its decision is kept."""
 
     def wanted(span: Any) -> bool:
         return (span.attributes or {}).get("want") is True
@@ -301,7 +301,7 @@ def test_a_predicate_leaves_no_dangling_parent_either(receiver: Receiver) -> Non
 
 
 def test_each_call_may_be_a_trace_of_its_own(receiver: Receiver) -> None:
-    """What hangs below it stays with it."""
+    """Its children stay with it."""
     with running(llm(receiver, traces="call")) as app, app.request():
         with app.span("agent", AGENT):
             app.chat("inner")
@@ -323,7 +323,7 @@ def test_a_trace_that_is_bound_within_a_request_is_a_trace_of_its_own(receiver: 
 
 
 def test_late_attribution_is_on_all_spans(receiver: Receiver) -> None:
-    """Also on those that ended before, and in the place of what has changed."""
+    """Also on spans that ended before, replacing changed values."""
     with running(llm(receiver)) as app, app.request(session_id="s", user_id="anonymous"):
         app.chat("early", **{"user.name": "kept"})
         byline.bind(user_id="ada", tags=["beta"])

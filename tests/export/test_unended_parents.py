@@ -1,4 +1,4 @@
-"""Parents that never come by themselves: what is sent already must not hang below nothing."""
+"""Parents without an end: exported children must have an exported parent."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def instrument(*destinations: Destination, sampler: Sampler = ParentBased(ALWAYS
 
 
 def ask(provider: TracerProvider, gateway: Gateway, calls: int = 1, **fields: Any) -> SpanContext:
-    """Serve a request within which a model is called; return the context of its app span."""
+    """Serve a request with a model call; return the context of its server span."""
     with (
         byline.bound(**fields),
         provider.get_tracer("app").start_as_current_span("POST /chat", kind=SpanKind.SERVER) as server,
@@ -107,7 +107,7 @@ def test_other_spans_of_a_dropped_request_are_not_recorded(receiver: Receiver, g
 
 
 def test_skip_means_skip(receiver: Receiver, gateway: Gateway) -> None:
-    """Also by default, where the whole app is what a destination is for."""
+    """Also by default, for a destination of all spans."""
     with Receiver() as recording:
         provider = instrument(
             Langfuse(*KEYS, receiver.url, unsampled="skip"), OTLP(receiver.url), OTLP(recording.url, unsampled="record")

@@ -45,7 +45,7 @@ def _running() -> Iterator[testing.Gateway]:
 
 @pytest.fixture
 def server(_running: testing.Gateway) -> testing.Gateway:
-    """The server, which nobody has asked for anything yet."""
+    """The server, before any request."""
     _running.requests.clear()
     _running._script.clear()
     return _running

@@ -41,7 +41,7 @@ SECRET = "geheim-ä-日"
 
 
 class Row(NamedTuple):
-    """What is known, what is to leave (``None``: not at all), and what the log says of the rest."""
+    """The attribution, the values that are sent (``None``: none), and the log of the others."""
 
     make: type[Gateway]
     known: dict[str, Any]
@@ -250,7 +250,7 @@ def test_missing_ids_add_no_fields(made: type[Gateway]) -> None:
 )
 @pytest.mark.parametrize("made", ALL, ids=lambda made: made.name)
 def test_bodies_that_are_no_json_object_stay(made: type[Gateway], body: bytes) -> None:
-    """Whoever sends them gets the gateway's own answer to them."""
+    """The app gets the gateway's own response to them."""
     call = GatewayRequest(
         attribution=Attribution(session_id="session-0001", user_id="ada", tags=("a",)),
         headers={},
@@ -261,7 +261,7 @@ def test_bodies_that_are_no_json_object_stay(made: type[Gateway], body: bytes) -
     assert call.body == body
 
 
-#: Whatever may stand in the place of a number, an id or a word.
+#: Values in the place of a number, an id or a word.
 BAD = [
     "",
     " ",

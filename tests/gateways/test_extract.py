@@ -1,4 +1,4 @@
-"""What is read of each gateway's documented reply: every fact on the LLM span, and nothing made up."""
+"""Documented responses of each gateway: every value is on the LLM span, and no other value."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ LIMITS_READ = {
 
 
 class Row(NamedTuple):
-    """A reply and what it makes of the span: its ``byline.*``, cost and model attributes."""
+    """A response and the expected attributes of the span: ``byline.*``, cost and model."""
 
     make: type[Gateway]
     headers: dict[str, str]
@@ -465,7 +465,7 @@ ROWS: dict[str, Row] = {
     ),
     "gemini": Row(Gemini, {}, {"id": "c-1"}, {}),
 }
-#: What every exchange has, whatever the reply says.
+#: Attributes of every exchange.
 USUAL = {"byline.duration", "byline.gateway.key.hash", "byline.gateway.name"}
 
 
@@ -475,7 +475,7 @@ def ask(base_url: str) -> None:
 
 
 def told(span: ReadableSpan) -> dict[str, Any]:
-    """What the span has of the reply, besides what every exchange has."""
+    """Return the attributes from the response, without those of every exchange."""
     names = ("gen_ai.response.model", "gen_ai.usage.cost", "gen_ai.usage.cache_write.input_tokens")
     return {
         name: value
@@ -518,7 +518,7 @@ def test_exactly_the_documented_values_are_read(
 def test_replies_tell_a_gateway_that_nobody_configured(
     name: str, server: testing.Gateway, watching: Watching, finished: Finished
 ) -> None:
-    """Its facts are read just the same; no id has gone to it."""
+    """Its values are read all the same; no id was sent to it."""
     row = ROWS[name]
     server.answer({"object": "chat.completion", "choices": [], **row.body}, headers=row.headers)
     with watching():
@@ -599,7 +599,7 @@ def test_spans_of_others_are_exported_without_the_usage_of_a_gateway_that_broadc
 def test_another_gateways_reply_is_not_read_as_its_own(
     server: testing.Gateway, watching: Watching, finished: Finished
 ) -> None:
-    """What Portkey says is no concern of whoever stands at an address named as OpenRouter."""
+    """Headers of Portkey are not read from an address configured as OpenRouter."""
     server.answer(
         {"object": "chat.completion", "choices": [], "id": "c-1"},
         headers={"x-portkey-trace-id": "t", "x-portkey-cache-status": "HIT", "x-litellm-key-spend": "3"},

@@ -1,4 +1,4 @@
-"""What leaves for each gateway, through the real OpenAI SDK: exactly the documented names, and nothing else."""
+"""Requests to each gateway through the real OpenAI SDK: exactly the documented names, and nothing else."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ JOINED = {"traceparent": "00-{trace}-{span}-01"}
 
 
 class Row(NamedTuple):
-    """One gateway: which headers are added, and what the body has besides the app's own."""
+    """One gateway: the added headers, and the members added to the app's body."""
 
     make: Callable[[str], Gateway]
     headers: dict[str, str]
@@ -220,7 +220,7 @@ def changes(before: testing.Request, after: testing.Request) -> dict[str, str]:
 
 
 def filled(expected: Any, span: ReadableSpan) -> Any:
-    """Put the ids of the LLM span into what is expected."""
+    """Put the ids of the LLM span into the expected values."""
     context = span.get_span_context()
     assert context is not None
     text = json.dumps(expected)
@@ -327,7 +327,7 @@ def test_body_is_left_alone_for_the_response_cache(server: testing.Gateway, watc
 def test_litellm_is_told_of_the_callers_masks(
     masks: dict[str, Any], server: testing.Gateway, watching: Watching
 ) -> None:
-    """What it exports by OpenTelemetry heeds the last header alone, which is for both."""
+    """Its OpenTelemetry export reads only the last header, which is for both."""
     base = server.url + "/v1"
     with watching(LiteLLM(base)):
         for metadata in (masks, dict.fromkeys(masks, False), {}):
@@ -366,7 +366,7 @@ def test_only_bodies_that_take_the_fields_get_them(path: str, server: testing.Ga
 
 
 def test_subclass_of_gateway_writes_its_fields(server: testing.Gateway, watching: Watching) -> None:
-    """So that a gateway nobody knows is a few lines."""
+    """An unknown gateway takes a few lines."""
     from byline.gateways import Field
 
     class House(Gateway):

@@ -1,4 +1,4 @@
-"""The body of a call stays valid JSON without repeated names, whatever the app sends."""
+"""The body of a call stays valid JSON without repeated names, for any body of the app."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The splice: what it adds is there, and everything else is byte for byte what it was."""
+"""The splice: added members are there, all other bytes are unchanged."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ ADDED = st.dictionaries(
 
 
 def cut_out(before: bytes, after: bytes) -> bytes:
-    """Take away the one run of bytes by which ``after`` is longer; fail where it is not just longer."""
+    """Remove the one run of bytes by which ``after`` is longer; fail if there is another difference."""
     start = 0
     while start < len(before) and before[start] == after[start]:
         start += 1
@@ -94,7 +94,7 @@ def cut_out(before: bytes, after: bytes) -> bytes:
 def test_everything_that_was_not_added_stays_byte_for_byte(
     text: str, added: dict[str, Any], before: str, after: str
 ) -> None:
-    """And what was not there before is there, with its value; what was there keeps its own."""
+    """New members have their value; existing members keep theirs."""
     body = f"{before}{text}{after}".encode()
     present = json.loads(body)
     result = insert_members(body, added)
@@ -112,7 +112,7 @@ def test_everything_that_was_not_added_stays_byte_for_byte(
 def test_everything_around_a_widened_member_stays_byte_for_byte(
     text: str, name: str, added: dict[str, Any], before: str
 ) -> None:
-    """Only the named object grows, only where it is an object, and only by what it has not."""
+    """Only the named object grows, only if it is an object, and only by missing members."""
     body = f"{before}{text}".encode()
     present = json.loads(body)
     result = insert_into_member(body, name, added)
@@ -143,7 +143,7 @@ def test_body_that_is_not_an_object_is_unchanged(text: str) -> None:
 @settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_any_bytes_are_kept(body: bytes) -> None:
-    """Whatever was sent is still there, in its order."""
+    """All bytes of the body are still there, in their order."""
     result = insert_members(body, {"user": "ada"})
     if result != body:
         assert cut_out(body, result) in (b'"user":"ada",', b'"user":"ada"', b'user":"ada","')
@@ -185,13 +185,13 @@ def test_examples(body: bytes, expected: bytes) -> None:
     ],
 )
 def test_bodies_that_json_does_not_allow_come_back_as_they_are(body: bytes) -> None:
-    """Also those that only Python reads, e.g. with a byte order mark: nobody knows what the server makes of them."""
+    """Also bodies that only Python reads, such as one with a byte order mark: servers may read them differently."""
     assert insert_members(body, {"user": "ada"}) is body
     assert insert_into_member(body, "metadata", {"user_id": "ada"}) is body
 
 
 def test_deep_nesting_is_no_error() -> None:
-    """It is spliced where the decoder can look through it, and left alone where it cannot."""
+    """Deep bodies are spliced if the decoder can read them, and otherwise unchanged."""
     for depth in (100, 100_000):
         body = b'{"a":' + b"[" * depth + b"]" * depth + b"}"
         result = insert_members(body, {"user": "ada"})
@@ -212,7 +212,7 @@ def test_of_a_repeated_member_the_last_one_counts() -> None:
 
 
 def test_members_that_the_caller_has_read_are_not_read_again() -> None:
-    """The body is not looked at: what is there is what the caller says."""
+    """The body is not searched: the caller names its members."""
     assert (
         insert_members(b"{ no JSON at all }", {"user": "ada"}, {"a": msgspec.Raw(b"1")})
         == b'{"user":"ada", no JSON at all }'

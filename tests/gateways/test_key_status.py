@@ -119,7 +119,7 @@ def test_old_key_status_is_requested_again(server: testing.Gateway) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_child_process_asks_for_itself(slow: Slow) -> None:
-    """Whoever asks in the parent at the fork will never answer here, and holds no lock."""
+    """The request of the parent at the fork gets no response here, and no lock stays held."""
     status = KeyStatus("openrouter", f"{slow.base_url}/key")
     status.refresh(KEY)
     slow.wait_for(1)

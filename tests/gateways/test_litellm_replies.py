@@ -47,7 +47,7 @@ PRICED = {
 }
 UNSTATED = {"byline.gateway.request.id", "byline.gateway.overhead"}
 
-#: capture → what is read of it, besides call id and overhead, which every one has
+#: capture → expected values, besides call id and overhead, which every capture has
 ROWS: dict[str, dict[str, Any]] = {
     # The reset of the limits comes under the provider's name alone.
     "plain": {**ROUTED, **LIMITED, **PRICED, "byline.gateway.key.spend": COST},
@@ -59,7 +59,7 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     # The headers say 0.0 for cost and spend, because they are sent before the tokens: nothing is read.
     "stream": {**ROUTED, **LIMITED},
-    # The last chunk has the cost, where the client asked for usage.
+    # The last chunk has the cost, if the client asked for usage.
     "stream_usage": {**ROUTED, **LIMITED, "gen_ai.usage.cost": COST, "byline.cost.source": "gateway"},
     "cache_miss": {
         **ROUTED,
@@ -68,7 +68,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "byline.gateway.key.spend": 1.25037,
         "byline.gateway.key.budget": 50.0,
     },
-    # The headers repeat the full cost: it is what the hit has saved. No provider was asked, so that
+    # The headers repeat the full cost, which is the savings of the hit. No provider was asked, so that
     # the limits are the key's own.
     "cache_hit": {
         **ROUTED,
@@ -133,7 +133,7 @@ def told(span: ReadableSpan) -> dict[str, Any]:
 def test_captured_reply_has_the_expected_values(
     name: str, made: type[Gateway], server: testing.Gateway, watching: Watching, finished: Finished
 ) -> None:
-    """Fact by fact; Aptible's gateway, whose replies are not documented, is read alike where they look alike."""
+    """Value by value; Aptible's undocumented responses are read the same way if they look the same."""
     with watching(made(server.url)):
         capture = replay(server, name)
     (span,) = finished()

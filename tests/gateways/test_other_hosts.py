@@ -32,14 +32,14 @@ KNOWN: dict[str, Any] = {
     "metadata": {"spied_key": "spied-value"},
     "organization_id": "spied-organization",
 }
-#: Both that providers take only where it is asked for, and both headers that only an operator knows.
+#: Members that providers accept only on request, and headers that only an operator knows.
 ASKED: dict[type[Gateway], dict[str, Any]] = {
     OpenAIAPI: {"safety_identifier": True},
     AnthropicAPI: {"user_id": True},
     AzureAPIM: {"session_header": "x-policy-session", "user_header": "x-policy-user"},
 }
 PATHS = ["/chat/completions", "/responses", "/messages", "/embeddings"]
-#: Where each gateway is called: Anthropic's ids go into messages alone.
+#: The path for each gateway: Anthropic's ids go into messages only.
 CALLED = [(made.name, "/messages" if made is AnthropicAPI else "/chat/completions") for made in ALL]
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Who? ü"}], "input": "x"}).encode()
 HEADERS = {"content-type": "application/json", "authorization": "Bearer k", "accept": "*/*", "user-agent": "app"}
@@ -92,7 +92,7 @@ def all_at(url: str) -> list[Gateway]:
 
 
 def views(requests: list[testing.Request]) -> list[tuple[Any, ...]]:
-    """What arrived, as it can be compared."""
+    """The received request in a form that can be compared."""
     return [(request.method, request.path, request.headers, request.body) for request in requests]
 
 
@@ -130,7 +130,7 @@ def test_nothing_leaves_to_other_names(
 def test_nothing_goes_on_after_a_redirect_to_another_origin(
     send: Callable[[str], None], status: int, server: testing.Gateway, spy: testing.Gateway, watching: Watching
 ) -> None:
-    """What was written for the gateway is taken back: the spy gets what the app alone would have sent it."""
+    """The fields for the gateway are removed again: the other host gets the app's own request."""
 
     def run() -> list[tuple[Any, ...]]:
         spy.requests.clear()

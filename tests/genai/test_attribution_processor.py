@@ -1,4 +1,4 @@
-"""The stamp: every LLM span of a request carries its byline, no other span is touched."""
+"""The attribution processor: every LLM span of a request has its attribution, no other span is changed."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_the_generation_name_names_model_calls_alone(case: str, finished: Finish
 
 @pytest.fixture
 def small() -> tuple[TracerProvider, InMemorySpanExporter]:
-    """A provider whose spans hold 30 attributes."""
+    """A provider with a limit of 30 attributes."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider(span_limits=SpanLimits(max_span_attributes=30), shutdown_on_exit=False)
     provider.add_span_processor(AttributionSpanProcessor())
@@ -410,7 +410,7 @@ def test_text_that_no_exporter_can_encode_is_not_noted(finished: Finished) -> No
 
 
 def test_the_route_is_the_frameworks_template(finished: Finished) -> None:
-    """Low in cardinality, where the framework tells it."""
+    """With low cardinality, if the framework has a route."""
     app = FastAPI()
 
     @app.post("/chats/{chat_id}")
@@ -470,7 +470,7 @@ def test_a_job_that_never_ends_does_not_fill_the_memory() -> None:
 
 
 def test_the_callers_key_has_its_name(finished: Finished) -> None:
-    """Where the operator has given it one."""
+    """If the operator has configured one."""
     keys.set_aliases({keys.hash_key("caller-key"): "mobile app"})
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -485,7 +485,7 @@ def test_the_callers_key_has_its_name(finished: Finished) -> None:
 
 
 def test_llm_spans_name_the_dropped_claims(finished: Finished) -> None:
-    """Not every destination gets the app span."""
+    """Not every destination gets the server span."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         call_model()

@@ -1,4 +1,4 @@
-"""Facts that come apart from their span, and spans that stand for the same call."""
+"""Results that arrive apart from their span, and several spans of one call."""
 
 from __future__ import annotations
 

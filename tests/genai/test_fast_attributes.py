@@ -1,4 +1,4 @@
-"""What byline knows of the SDK's insides is a short cut: where they are others, the SDK's own methods do the work."""
+"""Access to the SDK's private attributes is a shortcut: with other internals, the SDK's own methods are used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from byline.genai.tracer_provider import list_processors
 
 
 class Closed:
-    """A span that shows what is public, and nothing of how it keeps its attributes."""
+    """A span with public attributes only."""
 
     def __init__(self, inner: Any) -> None:
         self.is_recording = inner.is_recording

@@ -1,4 +1,4 @@
-"""The app span: never two server spans, never none, and the request's byline and totals on it."""
+"""The server span: never two, never none, with the request's attribution and totals."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def instrumented(app: FastAPI) -> FastAPI:
     return app
 
 
-#: How the app, the door and whoever makes the server span may stand to each other.
+#: The order of the app, the middleware and the instrumentation that makes the server span.
 ASGI_APPS: dict[str, Callable[[], Any]] = {
     "raw": lambda: A(raw),
     "Starlette": lambda: starlette(A),
@@ -284,7 +284,7 @@ def test_no_server_span_with_app_span_false_of_wsgi(finished: Finished) -> None:
 
 @pytest.mark.newest
 def test_server_span_with_app_span_true_beside_an_inner_tracer(finished: Finished) -> None:
-    """``True`` asks for it, e.g. where what looks like a tracer is switched off."""
+    """``True`` asks for it, for example if an inner tracer is switched off."""
     assert send(A(fastapi(), app_span=True)) == 200
     servers, _ = split(finished())
     assert {span.instrumentation_scope.name for span in servers if span.instrumentation_scope} == {
@@ -301,7 +301,7 @@ def test_existing_server_span_is_attributed_with_app_span_false(finished: Finish
 @pytest.mark.usefixtures("unsampled")
 @every_asgi_app
 def test_a_request_that_is_sampled_away_has_no_span(name: str, finished: Finished) -> None:
-    """Whoever asked the sampler first has its answer; another span would undo it."""
+    """The sampler has decided once for the request; a second span would undo the decision."""
     assert send(ASGI_APPS[name]()) == 200
     assert finished() == ()
 
@@ -365,7 +365,7 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 @pytest.mark.parametrize("name", ["raw", "FastAPI", "around FastAPI", "contrib inside", "FastAPIInstrumentor"])
 def test_traceparent_joins_as_opentelemetry_does(name: str, finished: Finished) -> None:
-    """A caller's ``trace`` header names the trace in the drain, and never replaces W3C trace context."""
+    """A caller's ``trace`` header names the trace at destinations, and never replaces W3C trace context."""
     send(ASGI_APPS[name](), claim({}, headers=[("traceparent", PARENT), ("x-session-id", "h"), ("trace", "mine")]))
     span = check_signed(finished())
     check_joined(span)
@@ -476,7 +476,7 @@ def test_app_that_fails_before_its_response(finished: Finished) -> None:
 
 
 def inner_call(inner: Any) -> Starlette:
-    """Return an app whose handler calls another app in its own process."""
+    """Return an app with a handler that calls another app in its own process."""
 
     async def outer(request: Request) -> Response:
         await request.json()
@@ -495,7 +495,7 @@ def inner_call(inner: Any) -> Starlette:
 def test_an_app_called_in_process_has_a_record_of_its_own(
     inner: Callable[[], Any], outer: Callable[[Any], Any], finished: Finished
 ) -> None:
-    """What it is told stays with it: neither its byline nor its totals reach the caller's span."""
+    """Neither its attribution nor its totals reach the caller's span."""
     assert send(outer(inner_call(inner()))) == 200
     spans = finished()
     llm = [span for span in spans if "gen_ai.operation.name" in (span.attributes or {})]
@@ -614,7 +614,7 @@ def test_apps_that_contain_themselves_are_looked_into_once() -> None:
 def test_wsgi_middleware_names_the_missing_extra(
     monkeypatch: pytest.MonkeyPatch, finished: Finished, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without the extra there is no app span; whoever insists on one is told what to install."""
+    """Without the extra there is no server span; ``app_span=True`` is an error with advice."""
     monkeypatch.setattr("byline.genai.wsgi_server_span.OpenTelemetryMiddleware", None)
     for _ in range(2):
         assert run_wsgi(W(plain), SENT).body == WSGI_BODY

@@ -1,4 +1,4 @@
-"""A gateway on loopback whose calls byline sees."""
+"""A gateway on loopback, whose calls byline records."""
 
 from __future__ import annotations
 

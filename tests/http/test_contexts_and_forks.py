@@ -1,4 +1,4 @@
-"""Where contexts, forks, collections of garbage and odd arguments come together."""
+"""Contexts, forks, garbage collection and unusual arguments."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _forever() -> _Forever:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_no_lock_that_is_held_at_a_fork_is_held_in_the_child() -> None:
-    """The thread that held it does not exist there. Those of all modules, and none besides for what a request makes."""
+    """The thread that held the lock does not exist in the child. Locks of all modules, and none for each request."""
     locks = {
         f"{name}.{each}": value
         for name, module in sys.modules.items()
@@ -111,7 +111,7 @@ def test_deferred_work_of_the_parent_is_not_run_in_a_child() -> None:
 
 
 def test_second_call_does_not_change_the_result_of_an_answered_span(gateway: Gateway, finished: Finished) -> None:
-    """Retries follow a failure; what follows a success is another call."""
+    """A retry follows a failure; after a success there is another call."""
     tracer = trace.get_tracer("openlit.x")
     with (
         tracer.start_as_current_span("chat", attributes={"gen_ai.operation.name": "chat"}) as outer,
@@ -193,7 +193,7 @@ def test_a_redirect_of_aiohttp_that_turns_into_a_get_has_no_body(gateway: Gatewa
 
 
 def test_hook_that_reads_the_body_leaves_no_call_open(gateway: Gateway, finished: Finished) -> None:
-    """What it has read, byline has not seen."""
+    """Byline has not seen the body that the hook read."""
 
     def drain(response: httpx2.Response) -> None:
         for _ in response.iter_raw():

@@ -1,4 +1,4 @@
-"""Streams that end before their last event, or whose last event the app does not read past."""
+"""Streams that end before their last event, or whose reader stops at the last event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Row by row, what a gateway's trace drain promises to send, on the LLM span of the app's own process.
+"""Values that a gateway's trace export documents, row by row, on the LLM span of the app's own process.
 
 The rows are those of the "What Gets Sent" list of a gateway's documentation; the gateway here answers
 each API in its own shape, under the headers of a LiteLLM proxy.

@@ -121,7 +121,7 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    # Before the servers, whose middlewares read the key at construction.
+    # Before the servers: their middlewares read the key at construction.
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
         patch.setenv("BYLINE_SIGNING_KEY", "k" * 32)
         yield Fleet(stack)

@@ -132,7 +132,7 @@ def test_a_response_of_urllib3_that_is_dropped_goes_at_once(gateway: Gateway, fi
 
 @pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")
 def test_a_response_of_aiohttp_that_is_dropped_ends_its_call(gateway: Gateway, finished: Finished) -> None:
-    """Nobody has read it."""
+    """Nothing was read."""
 
     async def ask() -> None:
         async with aiohttp.ClientSession() as session:

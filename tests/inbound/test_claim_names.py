@@ -11,7 +11,7 @@ from byline.gateways.base import Field
 from byline.inbound.claim_names import AGENT_PROTOCOL_CLAIMS, BYLINE_CLAIMS, CLAIM_NAMES, canonical_header_name
 from tests.support import Door, Sent, accepted, both_doors, claim
 
-#: kind → what is sent, and what it makes of its field
+#: kind → the claim, and the accepted value of its field
 SAMPLES: dict[str, tuple[Any, Any]] = {
     "text": ("value-1", "value-1"),
     "id": ("value-1", "value-1"),
@@ -21,7 +21,7 @@ SAMPLES: dict[str, tuple[Any, Any]] = {
     "trace": ({"trace_id": "value-1"}, "value-1"),
     "entry": ("value-1", "value-1"),
 }
-#: What stands at a path of the body besides the value, where a name needs company.
+#: Companions of ambiguous names of the body.
 COMPANY: dict[str, Any] = {
     "messages": [{"role": "user", "content": "x" * 300}],
     "input": "x" * 300,
@@ -76,7 +76,7 @@ def sent_as(*fields: Field, value: Any = None, company: bool = True, **more: Any
 
 
 def door_for(door: Door, field: Field) -> Door:
-    # Only ASGI has websockets, whose handshake is where a query counts.
+    # Only ASGI has websockets, and only their handshake has a query with claims.
     return "asgi" if field.where == "query" else door
 
 
@@ -183,7 +183,7 @@ def test_the_order_of_the_table() -> None:
     ],
 )
 def test_protocols_of_agents(door: Door, body: dict[str, Any], known: dict[str, Any]) -> None:
-    """Also what looks like them, and is none."""
+    """Also names that only look similar."""
     heard = accepted(door, claim(body))
     assert heard.known() == known
     assert heard.rejected == []
@@ -251,7 +251,7 @@ def test_bytes_that_are_no_text_are_no_id() -> None:
 
 
 def test_claimed_users_of_all_names_are_dropped_with_identity() -> None:
-    """Whatever name they came under."""
+    """Under any name."""
     body = {
         "user": "eve",
         "safety_identifier": "eve",

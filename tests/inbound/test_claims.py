@@ -1,4 +1,4 @@
-"""Where a claim may come from, and which one wins; every row holds for both doors."""
+"""Sources of claims and their precedence; every row holds for ASGI and WSGI."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support import Door, Sent, accepted, both_doors, claim, run_asgi
 
 TRACE_JSON = '{"trace_id": "w-1", "trace_name": "Pipeline", "k": 1}'
 
-#: name: request, what is known of it, what was dropped
+#: name: request, accepted attribution, dropped claims
 CLAIMS: dict[str, tuple[Sent, dict[str, Any], list[str]]] = {
     "nothing": (Sent(), {}, []),
     "session header": (Sent(headers=[("x-session-id", "s")]), {"session_id": "s"}, []),
@@ -281,6 +281,6 @@ def test_a_websocket_may_claim_in_its_query(case: str) -> None:
 
 
 def test_a_dash_goes_before_an_underscore() -> None:
-    """Where the server tells them apart, as proxies strip and set the spelling with dashes."""
+    """If the server distinguishes them, because proxies strip and set the spelling with dashes."""
     heard = accepted("asgi", Sent(headers=[("x_session_id", "forged"), ("x-session-id", "s")]))
     assert heard.attribution.session_id == "s"

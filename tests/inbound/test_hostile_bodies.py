@@ -19,7 +19,7 @@ VALUES = b",".join(b'"v%d": [%s[]]' % (number, b"[]," * 2000) for number in rang
 #: Twice the longest body. Decoding any of them whole takes 50 MiB and more.
 MAX_BYTES = 16 * 1024 * 1024
 
-#: name: body, fields setting, what is known of it, what was dropped
+#: name: body, fields setting, accepted attribution, dropped claims
 BODIES: dict[str, tuple[bytes, dict[str, str], dict[str, Any], list[str]]] = {
     "empty lists in the trace": (
         b'{"user": "u", "trace": {"trace_id": "w", "z": %s}}' % LISTS,

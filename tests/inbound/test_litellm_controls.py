@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import Door, Sent, accepted, both_doors, claim
 
-#: control → what is sent, and what becomes of it
+#: control → the claim, and its effect
 CONTROLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "generation_name": ("Welcome", {"generation_name": "Welcome"}),
     "parent_observation_id": ("p-1", {"parent_span_id": "p-1"}),
@@ -25,7 +25,7 @@ CONTROLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "generation_id": ("g-1", {"metadata": {"generation_id": "g-1"}}),
     "mask_input": (True, {"metadata": {"mask_input": True}}),
     "mask_output": (True, {"metadata": {"mask_output": True}}),
-    # What speaks of how a record of theirs is to be changed says nothing here.
+    # Controls about changes of LiteLLM's own records have no effect here.
     "update_trace_keys": (["name"], {}),
     "debug_langfuse": (True, {}),
 }
@@ -71,7 +71,7 @@ def test_a_trace_that_exists_goes_before_one_that_may_not(door: Door, first: str
     assert accepted(door, Sent(headers=headers)).known() == {"trace_id": "existing_trace_id"}
 
 
-#: where metadata may come from
+#: sources of metadata
 PLACES = {
     "trace object": lambda metadata: claim({"trace": metadata}),
     "metadata": lambda metadata: claim({"metadata": metadata}),
@@ -86,7 +86,7 @@ PLACES = {
 @both_doors
 @pytest.mark.parametrize("place", PLACES)
 def test_langfuse_keys_of_metadata_are_the_fields_of_langfuse(door: Door, place: str) -> None:
-    """It reads them where there is no session or user otherwise: as its LangChain integration has them."""
+    """Langfuse reads them if there is no other session or user, as its LangChain integration sends them."""
     said = {"langfuse_session_id": "s-1", "langfuse_user_id": "ada", "langfuse_tags": "a", "team": "blue"}
     heard = accepted(door, PLACES[place](said))
     assert heard.known() == {"session_id": "s-1", "user_id": "ada", "tags": ("a",), "metadata": {"team": "blue"}}
@@ -95,7 +95,7 @@ def test_langfuse_keys_of_metadata_are_the_fields_of_langfuse(door: Door, place:
 @both_doors
 @pytest.mark.parametrize("place", PLACES)
 def test_nobody_passes_for_another_user_by_way_of_metadata(door: Door, place: str) -> None:
-    """Where identity decides, or where users and sessions are not trusted."""
+    """If identity decides, or if users and sessions are not trusted."""
     said = {"langfuse_session_id": "s-1", "langfuse_user_id": "admin", "team": "blue"}
     anonymous = accepted(door, PLACES[place](said), identity=lambda _: None)
     assert anonymous.known() == {"session_id": "s-1", "metadata": {"team": "blue"}}

@@ -19,7 +19,7 @@ from tests.support import Door, Sent, accepted, both_doors, claim
 
 CHAT = {"conversation": {"id": "c-1", "n": 7, "none": None}, "labels": ["a", "b"], "extra": {"k": 1}, "text": "x"}
 
-#: name: fields, request, what is known, what was dropped
+#: name: fields, request, accepted attribution, dropped claims
 SOURCES: dict[str, tuple[dict[str, Any], Sent, dict[str, Any], list[str]]] = {
     "body": ({"session_id": "body:conversation.id"}, claim(CHAT), {"session_id": "c-1"}, []),
     "number in the body": ({"session_id": "body:conversation.n"}, claim(CHAT), {"session_id": "7"}, []),
@@ -139,7 +139,7 @@ def test_a_parameter_of_starlettes_router() -> None:
 
 
 def test_a_parameter_that_is_asked_for_before_the_router_has_matched() -> None:
-    """What comes late is read late: an early question does not settle the answer."""
+    """Late values are read late: an early question does not fix the answer."""
     early = []
 
     def chat(request: Request) -> Response:
@@ -216,7 +216,7 @@ WRONG |= {
 @both_doors
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_setting_fails_at_construction(door: Door, case: str) -> None:
-    """With a stable id, the problem, and what to do about it."""
+    """With a stable id, the problem and the advice."""
     settings, identifier, advice = WRONG[case]
     make: Any = asgi.AttributionMiddleware if door == "asgi" else wsgi.AttributionMiddleware
     with pytest.raises(byline.SettingError) as caught:

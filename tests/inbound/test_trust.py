@@ -1,4 +1,4 @@
-"""``identity`` and ``trust``: what the app knows for sure beats what a client says of itself."""
+"""``identity`` and ``trust``: values of the app precede claims of clients."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SENT = claim(
 
 @both_doors
 def test_identity_beats_every_claimed_user(door: Door) -> None:
-    """Other claims stay; the claimed user is dropped even where identity knows no user."""
+    """Other claims stay; the claimed user is dropped even if identity knows no user."""
     known = accepted(door, SENT, identity=lambda _: {"user_id": "real", "organization_id": "org"})
     assert (known.attribution.user_id, known.attribution.organization_id) == ("real", "org")
     assert (known.attribution.session_id, known.attribution.trace_id) == ("h", "w")
@@ -56,14 +56,14 @@ def test_identity_may_answer_with_an_attribution(door: Door) -> None:
 
 @both_doors
 def test_identity_beats_the_apps_own_fields(door: Door) -> None:
-    """``fields`` names what the client sends, which is a claim like any other."""
+    """``fields`` names claims of the client, like any other claim."""
     heard = accepted(door, SENT, fields={"user_id": "body:user"}, identity=lambda _: {"user_id": "real"})
     assert heard.attribution.user_id == "real"
 
 
 @both_doors
 def test_identity_with_unknown_fields_and_invalid_ids(door: Door) -> None:
-    """It is named, and what is good is kept."""
+    """The wrong field is named, and the valid fields are kept."""
     heard = accepted(door, SENT, identity=lambda _: {"user_id": object(), "email": "a@b", "organization_id": 5})
     assert heard.attribution.user_id is None
     assert heard.attribution.organization_id == "5"
@@ -184,7 +184,7 @@ TRUSTED: dict[str, tuple[Any, set[str]]] = {
 @both_doors
 @pytest.mark.parametrize("case", TRUSTED)
 def test_trust_names_the_accepted_groups_of_claims(door: Door, case: str) -> None:
-    """What is not trusted is named."""
+    """Untrusted claims are named."""
     trust, expected = TRUSTED[case]
     heard = accepted(door, SENT, trust=trust)
     assert set(heard.known()) == expected

@@ -20,7 +20,7 @@ from tests.integration.conftest import free_port, need, running
 pytestmark = pytest.mark.integration
 
 KEY = "sk-team-blue-0123456789"
-#: What the testing gateway states for its answers, so that LiteLLM arrives at the same cost either way.
+#: The price that the test gateway states for its responses, so that LiteLLM computes the same cost either way.
 CONFIG = """
 model_list:
   - model_name: smart
@@ -39,7 +39,7 @@ general_settings:
   master_key: sk-4f1d0c5e7b9a2386d1e0f7a6b5c4d3e2
   custom_auth: custom_auth.auth
 """
-#: Virtual keys need a database; this says what one would have said.
+#: Virtual keys need a database; these values replace it.
 AUTH = """
 from litellm.proxy._types import UserAPIKeyAuth
 
@@ -71,7 +71,7 @@ CLAIMED: dict[str, Any] = {
 
 
 class Setting(NamedTuple):
-    """A proxy in one of its modes, its upstream, and where both proxy and app export."""
+    """A proxy in one of its modes, its upstream, and the receiver of both proxy and app."""
 
     mode: str
     url: str
@@ -137,7 +137,7 @@ def broadcast_app(proxy: Setting, request: pytest.FixtureRequest) -> Iterator[st
 
 
 class Exchange(NamedTuple):
-    """What the proxy answered, and what came of it."""
+    """The proxy's response, and the exported spans."""
 
     headers: dict[str, str]
     last: dict[str, Any]
@@ -207,14 +207,14 @@ def ancestors(span: ReceivedSpan, spans: list[ReceivedSpan]) -> list[str]:
 
 
 def cost_of(span: ReceivedSpan) -> float:
-    """What a span says that it cost, under the names of whoever made it."""
+    """Return the cost of a span, under any instrumentation's name."""
     stated = {span.attributes[name] for name in COSTS if name in span.attributes}
     assert len(stated) <= 1
     return float(next(iter(stated), 0.0))
 
 
 def price_of(span: ReceivedSpan) -> float:
-    """What LiteLLM is to arrive at by its configured prices."""
+    """The cost that LiteLLM computes from its configured prices."""
     names = (
         ("gen_ai.usage.input_tokens", "llm.token_count.prompt"),
         (
@@ -294,7 +294,7 @@ def test_both_have_the_same_session_user_and_names(
 
 @kinds
 def test_span_equals_the_headers_and_the_gateways_own_span(proxy: Setting, app: str, options: dict[str, Any]) -> None:
-    """Request, model, provider, attempts, key, limits, tokens, and cost where the client is told of it."""
+    """Request, model, provider, attempts, key, limits, tokens, and cost if the client is told."""
     found = ask(proxy, app, f"facts {options}", **options)
     ours, theirs, headers = found.ours.attributes, found.theirs.attributes, found.headers
     assert ours["byline.gateway.name"] == "litellm"
@@ -326,7 +326,7 @@ def test_span_equals_the_headers_and_the_gateways_own_span(proxy: Setting, app: 
         tokens = theirs["gen_ai.usage.input_tokens"], theirs["gen_ai.usage.output_tokens"]
         assert theirs["gen_ai.response.id"] == ours["gen_ai.response.id"]
     if options == {"stream": True}:
-        # Nobody tells this client of tokens and cost, but LiteLLM's own span has them.
+        # This client gets no tokens and no cost; LiteLLM's own span has them.
         assert "gen_ai.usage.input_tokens" not in ours
         assert ours.get("byline.cost.source") != "gateway"
         return

@@ -1,4 +1,4 @@
-"""``python -m tests.matrix [CELL…]``: runs cells, records what they say and writes ``docs/reach.md``."""
+"""``python -m tests.matrix [CELL…]``: runs cells, records their verdicts and writes ``docs/reach.md``."""
 
 from __future__ import annotations
 

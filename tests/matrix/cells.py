@@ -1,4 +1,4 @@
-"""The cells of the matrix: an instrumentation, the SDK that it covers, and what is installed for them."""
+"""The cells of the matrix: an instrumentation, the SDK that it covers, and their packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A virtual environment for each cell, made once and kept for as long as what is asked of it stays the same."""
+"""A virtual environment for each cell, created once and kept while its packages stay the same."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _MADE: Final = ".installed"
 
 
 def directory() -> Path:
-    """Return where the environments are; ``BYLINE_MATRIX_VENVS`` names another place."""
+    """Return the folder of the environments; ``BYLINE_MATRIX_VENVS`` names another one."""
     return Path(os.environ.get("BYLINE_MATRIX_VENVS") or ROOT / ".ci" / "venvs" / "matrix")
 
 
 def make(cell: Cell) -> Path:
-    """Return the Python of a cell's environment, in which byline is this checkout. Makes it where needed."""
+    """Return the Python of a cell's environment, with byline from this checkout. Creates it if needed."""
     # Cells that differ in a setting alone share one.
     place = directory() / next(other.name for other in CELLS if other.packages == cell.packages)
     python = place / "bin" / "python"

@@ -1,4 +1,4 @@
-"""Runs a cell in its environment and reads what it found."""
+"""Runs a cell in its environment and reads its result."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from tests.matrix.scenarios import SCENARIOS, Scenario
 
 
 async def run(scenario: Scenario, app: Any, gateway: Gateway, calls: Any) -> dict[str, Any]:
-    """Run one scenario; returns who asked in which trace, what they got, and what the gateway was asked."""
+    """Run one scenario; return session and trace of each request, its response, and the gateway's requests."""
     method, before = scenario.method, len(gateway.requests)
     name = scenario.name.replace(" ", "-")
     asked = [(f"session-{name}-{number}", secrets.token_hex(16)) for number in range(scenario.requests)]
@@ -63,7 +63,7 @@ async def run_all(cell: cells.Cell, gateway: Gateway) -> dict[str, Any]:
     for scenario in SCENARIOS:
         if hasattr(calls, scenario.method):
             print(scenario.name, file=sys.stderr, flush=True)
-            # One after the other without a pause: what is late belongs to its scenario by its trace.
+            # One after the other without a pause: a late span belongs to its scenario by its trace.
             done[scenario.name] = await run(scenario, app, gateway, calls)
     return done
 

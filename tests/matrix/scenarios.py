@@ -1,4 +1,4 @@
-"""What is done in each cell."""
+"""The scenarios that run in each cell."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ _openai_v2 = _instrumentor("opentelemetry.instrumentation.openai_v2", "OpenAIIns
 _http_spans = _instrumentor("opentelemetry.instrumentation.httpx", "HTTPX2ClientInstrumentor")
 _without_anthropics_own = _set("ANTHROPIC_OPEN_TELEMETRY", "false")
 
-#: Cell → what is done after `byline.instrument`.
+#: Cell → steps after `byline.instrument`.
 AFTER: Final[dict[str, Callable[[], None]]] = {
     "http-spans": _http_spans,
     "genai-openai": _instrumentor("opentelemetry.instrumentation.genai.openai", "OpenAIInstrumentor"),
@@ -90,7 +90,7 @@ AFTER: Final[dict[str, Callable[[], None]]] = {
     "openllmetry-anthropic-alone": _openllmetry_anthropic,
     "google-genai-otel": _instrumentor("opentelemetry.instrumentation.google_genai", "GoogleGenAiSdkInstrumentor"),
 }
-#: Cell → what is done before it: settings, and those that bring the tracer provider.
+#: Cell → steps before it: settings, and the tracer provider of some vendors.
 BEFORE: Final[dict[str, Callable[[], None]]] = {
     "http-spans-first": _http_spans,
     "logfire": _logfire,
@@ -102,10 +102,10 @@ BEFORE: Final[dict[str, Callable[[], None]]] = {
 
 
 def before(cell: str) -> None:
-    """Switch on what comes before `byline.instrument`."""
+    """Run the steps before `byline.instrument`."""
     BEFORE.get(cell, _nothing)()
 
 
 def after(cell: str) -> None:
-    """Switch on what comes after it."""
+    """Run the steps after `byline.instrument`."""
     AFTER.get(cell, _nothing)()

@@ -1,4 +1,4 @@
-"""The table of all verdicts: as recorded, as found, and where the two differ."""
+"""The table of all verdicts: as recorded, as measured, and the differences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.matrix import verdict
 
 EXPECTED: Final = Path(__file__).parent / "expected.json"
 
-#: Column → what is as good as it gets. Whose span it is, is neither good nor bad.
+#: Column → the best value. Whether byline or an instrumentation made the span is neither good nor bad.
 GOOD: Final[dict[str, Any]] = {
     "byline": "yes",
     "facts": "yes",
@@ -23,7 +23,7 @@ GOOD: Final[dict[str, Any]] = {
 
 
 def row_of(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is recorded of a cell: the versions and a verdict a scenario."""
+    """Return the record of a cell: the versions and one verdict per scenario."""
     return {
         "versions": found["versions"],
         "scenarios": {name: judged._asdict() for name, judged in verdict.judge(found).items()},
@@ -42,7 +42,7 @@ def record(rows: Mapping[str, Any]) -> None:
 
 
 def differences(expected: Mapping[str, Any], row: Mapping[str, Any]) -> list[str]:
-    """Return what has got worse, better or otherwise different, a line each."""
+    """Return the verdicts that are worse, better or otherwise different, one line each."""
     lines: list[str] = []
     for scenario in expected["scenarios"].keys() | row["scenarios"].keys():
         before, now = expected["scenarios"].get(scenario), row["scenarios"].get(scenario)

@@ -13,7 +13,7 @@ from tests.matrix.content.marks import PLAN, content_in
 from tests.matrix.verdict import COST, USAGE, is_llm
 
 PRIVATE = ("private", "langfuse", "spool")
-#: What each cell's spans show of the calls where nothing is hidden, besides what byline captures itself.
+#: Attributes of each cell's spans with content, besides byline's own.
 SHOWN = {
     "openai-v2": {"gen_ai.input.messages"},
     "openllmetry-openai": {"gen_ai.request.structured_output_schema", "gen_ai.headers"},
@@ -29,7 +29,7 @@ SHOWN = {
 }
 #: Personal data of the caller, which a private destination does not get either.
 PERSONAL = {"byline.caller.address", "byline.caller.user_agent"}
-#: What byline, or who follows the GenAI conventions, writes in every cell.
+#: Attributes with content of the GenAI conventions, in every cell.
 ALWAYS = {"gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.tool.definitions", "byline.error.message"}
 
 

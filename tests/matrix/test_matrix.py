@@ -12,7 +12,7 @@ from tests.matrix.reasons import REASONS, reason_for
 @pytest.mark.matrix
 @pytest.mark.parametrize("cell", CELLS, ids=[cell.name for cell in CELLS])
 def test_cell_reaches_as_far_as_recorded(cell: Cell) -> None:
-    """No scenario is worse than recorded, and what is better is recorded, so that it stays so."""
+    """No scenario is worse than recorded; a better one must be recorded, so that it stays."""
     row = table.row_of(running.run(cell))
     different = table.differences(table.recorded()[cell.name], row)
     assert not different, "\n".join(different)
@@ -20,7 +20,7 @@ def test_cell_reaches_as_far_as_recorded(cell: Cell) -> None:
 
 @pytest.mark.parametrize("cell", CELLS, ids=[cell.name for cell in CELLS])
 def test_every_no_has_a_reason(cell: Cell) -> None:
-    """What is recorded as less than a yes says why it cannot be one."""
+    """Every recorded verdict below a yes has a reason."""
     without = [flaw for flaw in table.flaws(table.recorded()[cell.name]) if reason_for(cell.name, *flaw) is None]
     assert not without
 

@@ -1,4 +1,4 @@
-"""What a cell's spans say: signed, with facts, whose, and how often."""
+"""Verdicts on a cell's spans: attributed, with results, of the right request, and counted once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from byline.genai import classify
 from tests.matrix.app import TRACE_NAME
 from tests.matrix.scenarios import SCENARIOS, Scenario
 
-#: Where instrumentations, and byline, write that tokens were used, and what they cost.
+#: Attributes of tokens and cost, of instrumentations and of byline.
 USAGE: Final = (
     "gen_ai.usage.input_tokens",
     "gen_ai.usage.prompt_tokens",
@@ -55,7 +55,7 @@ def _judge(
     scenario: Scenario, done: Mapping[str, Any], exported: list[dict[str, Any]], others: list[dict[str, Any]]
 ) -> Verdict:
     requests: list[dict[str, Any]] = done["requests"]
-    # A span that was made without its parent is in a trace of its own; its reply's id tells whose it is.
+    # A span without its parent is in a trace of its own; the response id shows its request.
     sessions = {key: request["session"] for request in requests for key in (request["trace"], *request["ids"])}
     ids = [reply for request in requests for reply in request["ids"]]
     calls: int = done["calls"]
@@ -80,7 +80,7 @@ def _judge(
 def _sort(
     scenario: Scenario, done: Mapping[str, Any], spans: list[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the scenario's spans, those of an LLM, those of a model call, and those that have its facts."""
+    """Return the scenario's spans, the LLM spans, the model calls, and the spans with results."""
     mine = [span for span in spans if _belongs(span, done["requests"])]
     of_llm = [span for span in mine if is_llm(span)]
     leaves = [span for span in of_llm if classify.is_model_call(span["name"], span["attributes"])]
@@ -101,7 +101,7 @@ def _others(
 def is_llm(span: Mapping[str, Any]) -> bool:
     """Whether a received span is an LLM span."""
     if span["kind"] == "SERVER":
-        # litellm writes what it knows on the app span.
+        # litellm writes its values on the server span.
         return False
     return classify.is_llm_scope(span["scope"]) or not classify.KEYS.isdisjoint(span["attributes"])
 
@@ -157,7 +157,7 @@ def _tells(span: Mapping[str, Any], scenario: Scenario, unsaid: list[str]) -> bo
 
 
 def _has_id(span: Mapping[str, Any], ids: list[str]) -> bool:
-    """Whether a span has the id of a reply that the app got, where it got one."""
+    """Return whether a span has the id of a response that the app got, if the app got one."""
     return not ids or span["attributes"].get("gen_ai.response.id") in ids
 
 

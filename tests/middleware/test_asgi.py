@@ -1,4 +1,4 @@
-"""The ASGI door: the byline reaches whatever works for a request, and nothing beyond it."""
+"""The ASGI middleware: the attribution reaches all work of a request, and nothing else."""
 
 from __future__ import annotations
 
@@ -279,7 +279,7 @@ def test_unknown_scopes_pass_untouched() -> None:
 
 
 def test_send_and_receive_are_not_wrapped_without_need() -> None:
-    """A GET has no body to tee, and without an app span there is nothing to enrich."""
+    """A GET has no body to record, and without a server span there is nothing to add."""
     seen = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -330,7 +330,7 @@ def test_a_file_is_sent_by_the_server(tmp_path: Any) -> None:
 
 
 def test_nothing_is_left_in_the_context_of_the_server(finished: Finished) -> None:
-    """Requests of one task, one after another, with and without claims, also where one fails."""
+    """Requests of one task, one after another, with and without claims, also after a failure."""
     heard = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -440,7 +440,7 @@ def test_raw_threads_that_carry_opentelemetrys_context_keep_the_byline(finished:
 
 
 def test_raw_threads_without_any_context_have_no_byline(finished: Finished) -> None:
-    """Nobody can tell for whom they work, and a guess would be another user's."""
+    """Their user is unknown, and a guess would be another user's."""
 
     async def handler(request: Request) -> Response:
         await request.json()

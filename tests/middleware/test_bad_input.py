@@ -46,7 +46,7 @@ def deep(levels: int) -> bytes:
     return b"[" * levels + b"]" * levels
 
 
-#: name: request, what is known besides the header's session, what is named as dropped
+#: name: request, attribution besides the header's session, dropped claims
 BAD: dict[str, tuple[Sent, dict[str, Any], list[str]]] = {
     "good": (sent(b'{"user": "u"}'), {"user_id": "u"}, []),
     "empty": (sent(b""), {}, []),
@@ -207,7 +207,7 @@ BAD: dict[str, tuple[Sent, dict[str, Any], list[str]]] = {
     ),
 }  # fmt: skip
 
-#: What only one door can show, for the servers differ there.
+#: Requests of one protocol only, because the servers differ.
 ASGI_ONLY: dict[str, tuple[Sent, dict[str, Any], list[str]]] = {
     "content length too small": (sent([b'{"user": ', b'"u"}'], content_length="4"), {"user_id": "u"}, []),
     "content length too large": (sent(b'{"user": "u"}', content_length="400"), {"user_id": "u"}, []),
@@ -237,14 +237,14 @@ def forget() -> None:
 
 
 def listen() -> None:
-    """Make an LLM span, which makes byline read what it can, and note what it has read."""
+    """Make an LLM span, for which byline reads the claims, and note them."""
     call_model()
     owner = request_context.current_context()
     heard.append(None if owner is None else Heard(owner.attribution(), owner.rejected))
 
 
 def decoded(body: bytes) -> str:
-    """Say what an app makes of a body."""
+    """Return the app's view of a body."""
     try:
         return repr(json.loads(body))[:1000]
     except (ValueError, RecursionError) as error:
@@ -366,7 +366,7 @@ def test_wsgi_app_sees_an_unchanged_request(case: str, name: str) -> None:
     if name == "flask" and case in UNREAD_BY_FLASK:
         known, rejected = {}, []
     if name == "flask" and case == "content length too small":
-        # Flask believes the length, and byline reads what the app has read.
+        # Flask reads up to the declared length, and byline reads the same bytes.
         known, rejected = {}, UNREADABLE
     check(compare(wsgi_view, WSGI_APPS[name], sent, wsgi.AttributionMiddleware), known, GONE.get(case, rejected))
 
@@ -390,7 +390,7 @@ def test_wsgi_app_sees_an_unchanged_request(case: str, name: str) -> None:
     header=st.binary(max_size=30),
 )
 def test_no_input_shows(body: bytes, cuts: list[int], header: bytes) -> None:
-    """Whatever comes, in whatever pieces: the view is the same, and what is kept keeps the limits."""
+    """For any input in any pieces: the app's view is unchanged, and accepted values keep the limits."""
     edges = [0, *sorted(cuts), len(body)]
     chunks = [body[start:end] for start, end in itertools.pairwise(edges)]
     request = Sent(chunks, headers=[("trace", header), ("baggage", header), ("x-session-id", header)])
@@ -451,7 +451,7 @@ def test_an_app_that_never_reads_the_input() -> None:
 
 @pytest.mark.usefixtures("provider")
 def test_a_body_that_never_ends() -> None:
-    """The app decides when it has had enough; what byline keeps of it is bounded."""
+    """The app decides how much to read; byline keeps a bounded part."""
     kept = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -535,7 +535,7 @@ def test_chunks_of_other_types_than_bytes(make: Any) -> None:
 
 
 def test_scopes_and_messages_with_as_little_as_some_servers_send() -> None:
-    """No headers, no method, no body in a message: what an app can bear, the door bears."""
+    """No headers, no method, no body in a message: the middleware accepts the same messages as the app."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         assert await receive() == {"type": "http.request"}
@@ -585,7 +585,7 @@ def test_asgi_app_in_the_wsgi_middleware_is_an_error(app: Any) -> None:
 
 
 def test_signature_of_the_app_is_not_evaluated() -> None:
-    """A decorator may say it of what is inside, and annotations may name what type checkers alone know."""
+    """A decorator may change the signature, and annotations may name types of type checkers only."""
 
     def decorated(*given: Any) -> Any:
         return _asgi(*given)

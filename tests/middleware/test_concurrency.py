@@ -41,7 +41,7 @@ def call_model(number: int) -> None:
 
 
 def check(finished: Finished, calls: int, requests: int = REQUESTS) -> None:
-    """Each LLM span and each app span carries its own request's session, user and bound tag."""
+    """Each LLM span and each server span has its own request's session, user and bound tag."""
     spans: list[dict[str, Any]] = [dict(span.attributes or {}) for span in finished()]
     llm = [attributes for attributes in spans if "app.request" in attributes]
     for attributes in llm:

@@ -1,4 +1,4 @@
-"""What is asked before the app reads the body is answered anew afterwards."""
+"""Values read before the app reads the body are read again afterwards."""
 
 from __future__ import annotations
 

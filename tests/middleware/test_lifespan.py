@@ -1,4 +1,4 @@
-"""The lifespan passes message by message; at its end, what waits is sent."""
+"""The lifespan passes message by message; at its end, queued spans are sent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STARTED, STOPPED = {"type": "lifespan.startup.complete"}, {"type": "lifespan.shu
 
 @pytest.fixture
 def log() -> Iterator[list[Any]]:
-    """What happened, in order; pausing is a part of it."""
+    """The events in their order, pauses included."""
     found: list[Any] = []
     shutdown.hooks.register(on_server_stop=lambda: found.append("paused"), on_exit=lambda: None)
     yield found
@@ -88,7 +88,7 @@ def test_a_farewell_that_fails_does_not_keep_the_server_from_ending(production: 
 
 
 def test_threads_of_the_app_that_are_all_in_use_do_not_hold_up_the_end(log: list[Any]) -> None:
-    """Such as requests that wait for a model and that nobody waits for any more."""
+    """Such as requests that wait for a model after their client is gone."""
     over = threading.Event()
 
     async def busy(scope: Any, receive: Any, send: Any) -> None:

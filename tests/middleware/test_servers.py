@@ -1,4 +1,4 @@
-"""The doors under real servers: what goes over the wire is the same, byte for byte."""
+"""The middlewares under real servers: the bytes on the wire are unchanged."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_client_that_goes_away_half_way(finished: Finished) -> None:
 
 
 def test_a_client_that_stops_listening() -> None:
-    """A stream whose reader has gone ends as it would, and the next request has its own byline."""
+    """A stream without its reader ends as without byline, and the next request has its own attribution."""
     ended = threading.Event()
     heard = []
 
@@ -303,7 +303,7 @@ def test_a_wsgi_client_that_goes_away_half_way(finished: Finished) -> None:
 
 
 def test_gunicorns_file_wrapper_passes() -> None:
-    """Gunicorn sends a file with sendfile where it gets its own class, and only then."""
+    """Gunicorn uses sendfile only for its own file wrapper class."""
     wrapper = importlib.import_module("gunicorn.http.wsgi").FileWrapper
     environ = environ_of(Sent(path="/file", content_type=None)) | {"wsgi.file_wrapper": wrapper}
     answer = wsgi.AttributionMiddleware(wsgi_app)(environ, lambda *_: None)

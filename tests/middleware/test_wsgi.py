@@ -1,4 +1,4 @@
-"""The WSGI door: servers, apps and response bodies keep all that PEP 3333 gives them."""
+"""The WSGI middleware: servers, apps and response bodies keep everything that PEP 3333 provides."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read(environ: Any) -> None:
 
 
 class Body:
-    """A response body that notes what happens to it."""
+    """A response body that notes its calls."""
 
     def __init__(self, *chunks: bytes, fail: BaseException | None = None) -> None:
         self._chunks = iter(chunks)
@@ -126,7 +126,7 @@ def test_a_generator_that_the_server_leaves_early() -> None:
 
 
 def test_body_without_close_ends_the_server_span(finished: Finished, caplog: Any) -> None:
-    """As test clients leave it where nobody reads the answer; OpenTelemetry has nothing to complain of."""
+    """As test clients do if nobody reads the response; OpenTelemetry logs no complaint."""
     app = AttributionMiddleware(answers(Body(b"a")))
     app(environ_of(SENT), lambda *_: None)
     run_wsgi(app, SENT)
@@ -180,7 +180,7 @@ def test_a_file_wrapper_reaches_the_server(app_span: Any) -> None:
 
 
 def test_a_wrapper_that_is_no_class() -> None:
-    """UWSGI's is a function: what it returns is a body like any other."""
+    """UWSGI's is a function: its result is a body like any other."""
     environ = environ_of(SENT) | {"wsgi.file_wrapper": lambda stream, *_: [stream.read()]}
     run = run_wsgi(AttributionMiddleware(answers(iter([b"x"]))), SENT, environ)
     assert run.body == b"x"
@@ -215,7 +215,7 @@ def test_write_and_exc_info(app_span: Any) -> None:
 
 @APP_SPANS
 def test_exc_info_after_the_headers_went_out(app_span: Any) -> None:
-    """The server raises it, through the app and the door."""
+    """The server raises it, through the app and the middleware."""
 
     def app(environ: Any, start_response: Any) -> Iterator[bytes]:
         import sys
@@ -288,7 +288,7 @@ def test_errors_are_on_the_server_span(finished: Finished) -> None:
 @pytest.mark.parametrize("body", [[b"a", b"b"], (b"a",), iter([b"a"]), Body(b"a"), [], iter(())])
 @APP_SPANS
 def test_wsgirefs_validator_passes_inside_and_outside(body: Any, app_span: Any) -> None:
-    """Every rule of PEP 3333, as the standard library checks them, on both sides of the door."""
+    """Every rule of PEP 3333, as the standard library checks them, on both sides of the middleware."""
 
     def app(environ: Any, start_response: Any) -> Any:
         stream = environ["wsgi.input"]
@@ -306,7 +306,7 @@ def test_wsgirefs_validator_passes_inside_and_outside(body: Any, app_span: Any) 
 
 
 def test_nothing_is_left_on_the_servers_thread(finished: Finished) -> None:
-    """Requests of one thread, one after another, also where a body is dropped or fails."""
+    """Requests of one thread, one after another, also if a body is dropped or fails."""
     heard = []
 
     def app(environ: Any, start_response: Any) -> Iterator[bytes]:

@@ -47,7 +47,7 @@ def post(gateway: Gateway, path: str, **more: Any) -> httpx2.Response:
 
 class TestAnswers:
     def test_chat_states_usage_and_cost_as_openrouter_does(self, client: openai.OpenAI) -> None:
-        """The usage object has all members, and the cost is the sum of its parts."""
+        """The usage object has all members, and the cost is the total of its parts."""
         reply = client.chat.completions.with_raw_response.create(model="openai/gpt-4o", messages=MESSAGES)
         body = reply.parse().to_dict()
         usage: Any = body["usage"]

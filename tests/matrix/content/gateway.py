@@ -1,4 +1,4 @@
-"""The testing gateway, whose answers are marked: texts, reasoning, arguments, vectors, errors, whole and streamed."""
+"""The test gateway with marked responses: texts, reasoning, arguments, vectors, errors, whole and streamed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Marking(Gateway):
 
 
 class _Marked:
-    """Stands before a handler and marks what it is to send."""
+    """Wraps a handler and marks its responses."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler

@@ -1,4 +1,4 @@
-"""What is looked for in everything that leaves: marked texts, a vector, an image and two credentials."""
+"""Marks that the test searches in everything that leaves: texts, a vector, an image and two credentials."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLAN: Final = "gold-plan-7"
 
 
 def mark(place: str) -> str:
-    """Return a text of content that says where it was put."""
+    """Return a text of content that names its place."""
     return f"{MARKER}-{place} is what nobody else may read"
 
 
@@ -50,12 +50,12 @@ def content_in(raw: bytes) -> list[str]:
 
 
 def forbidden_in(raw: bytes) -> list[str]:
-    """Return what may leave for nobody and is in these bytes."""
+    """Return the marks that may never leave and are in these bytes."""
     return [repr(text) for text in _NEVER if text in raw]
 
 
 def places_of(span: dict[str, Any]) -> list[str]:
-    """Return where on a received span content is: names of attributes, and what else a span has."""
+    """Return the places of a received span that contain content: names of attributes, and other members."""
     found = [name for name, value in span["attributes"].items() if content_in(f"{name} {value}".encode())]
     found += [f"resource {name}" for name, value in span["resource"].items() if content_in(str(value).encode())]
     found += [word for word in ("name", "status_message", "scope") if content_in(str(span[word]).encode())]

@@ -51,7 +51,7 @@ SETTINGS: Final = {
 
 
 def make_app(calls: Any) -> Any:
-    """Return an app that does what apps do around a call: it retrieves, it fails."""
+    """Return an app with a retrieval, a call and a failure."""
 
     async def endpoint(request: Request) -> Response:
         await request.json()
@@ -120,12 +120,12 @@ def destinations(spool: Path) -> Iterator[tuple[dict[str, Receiver], list[Any]]]
 
 
 def mask(name: str, value: str) -> str:
-    """Mask whatever is marked."""
+    """Mask every marked text."""
     return "masked" if content_in(value.encode()) else value
 
 
 def raw_of(requests: Iterable[Any]) -> bytes:
-    """Return what was posted, headers and all."""
+    """Return the posted requests, with their headers."""
     return b"\n".join(
         json.dumps([request.path, request.headers]).encode() + gzip.decompress(request.body) for request in requests
     )

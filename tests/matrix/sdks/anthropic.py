@@ -56,7 +56,7 @@ class Calls:
             yield event.message.id if event.type == "message_start" else ""
 
     def tool_call(self) -> list[str]:
-        """The model calls a tool, and is told what it gave."""
+        """The model calls a tool, and gets its result."""
         first = self.client.messages.create(**MESSAGE, tools=[TOOL])
         call = next(block for block in first.content if block.type == "tool_use")
         messages = [

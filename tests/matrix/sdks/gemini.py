@@ -16,7 +16,7 @@ TOOL: Final[dict[str, Any]] = {
 class Calls:
     """Every API of google-genai that the matrix uses."""
 
-    #: What Gemini's reply does not hold.
+    #: Members that Gemini's response lacks.
     unsaid: ClassVar[dict[str, list[str]]] = {
         "embeddings": ["gen_ai.response.model", "gen_ai.usage.input_tokens", "gen_ai.usage.cost"]
     }
@@ -54,7 +54,7 @@ class Calls:
         return []
 
     def tool_call(self) -> list[str]:
-        """The model calls a tool, and is told what it gave."""
+        """The model calls a tool, and gets its result."""
         first = self.client.models.generate_content(**ASK, config={"tools": [TOOL]})
         contents = [
             {"role": "user", "parts": [{"text": ASK["contents"]}]},

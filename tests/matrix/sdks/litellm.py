@@ -40,7 +40,7 @@ class Calls:
             yield chunk.id
 
     def responses(self) -> list[str]:
-        """A whole answer of the Responses API, whose id LiteLLM writes anew."""
+        """A whole response of the Responses API; LiteLLM replaces its id."""
         self.sdk.responses(model="openai/gpt-4o", input="Who?", **self.where)
         return []
 
@@ -56,7 +56,7 @@ class Calls:
         return []
 
     def tool_call(self) -> list[str]:
-        """The model calls a tool, and is told what it gave."""
+        """The model calls a tool, and gets its result."""
         first = self.sdk.completion(**self.ask, tools=[TOOL])
         message = first.choices[0].message
         tool = message.tool_calls[0]

@@ -74,12 +74,12 @@ class Calls:
                 yield event.response.id
 
     def embeddings(self) -> list[str]:
-        """Two embeddings in one call, whose reply has no id of its own in OpenAI's API."""
+        """Two embeddings in one call; OpenAI's response has no id of its own."""
         self.client.embeddings.create(model="openai/text-embedding-3-small", input=["a", "b"], encoding_format="float")
         return []
 
     def tool_call(self) -> list[str]:
-        """The model calls a tool, and is told what it gave."""
+        """The model calls a tool, and gets its result."""
         first = self.client.chat.completions.create(**CHAT, tools=[TOOL])
         call = first.choices[0].message
         messages = [

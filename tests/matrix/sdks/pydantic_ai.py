@@ -50,7 +50,7 @@ class Calls:
         return []
 
     async def async_tool_call(self) -> list[str]:
-        """The model calls a tool, and is told what it gave."""
+        """The model calls a tool, and gets its result."""
         return ids_of(await self.with_tool.run(QUESTION))
 
 

@@ -9,7 +9,7 @@ QUESTION: Final = "Who wrote this?"
 
 
 class Calls:
-    """Agents of Strands, on OpenAI's chat completions, which Strands streams. It hands the response's id to nobody."""
+    """Agents of Strands, on OpenAI's streamed chat completions. Strands hides the id of the response."""
 
     def __init__(self, url: str) -> None:
         self.strands: Any = importlib.import_module("strands")
@@ -31,7 +31,7 @@ class Calls:
         return []
 
     def tool_call(self) -> list[str]:
-        """The model calls a tool, and is told what it gave."""
+        """The model calls a tool, and gets its result."""
         self._agent(self.strands.tool(look_up))(QUESTION)
         return []
 

@@ -49,7 +49,7 @@ CHAT: Final[dict[str, Any]] = {
         "json_schema": {"name": "shape", "description": mark("format"), "schema": SCHEMA, "strict": True},
     },
 }
-#: What only OpenAI's SDK takes.
+#: Arguments of OpenAI's SDK only.
 EXTRA: Final[dict[str, Any]] = {
     "prediction": {"type": "content", "content": mark("prediction")},
     "extra_body": {"extra": mark("extra"), "plugins": [{"id": "web", "search_prompt": mark("plugin")}]},

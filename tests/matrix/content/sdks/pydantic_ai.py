@@ -52,7 +52,7 @@ class Calls:
         return _ids_of(await self.responder.run(self.question))
 
     async def async_tool_call(self) -> list[str]:
-        """The model calls a tool, and is told what it gave."""
+        """The model calls a tool, and gets its result."""
         return _ids_of(await self.with_tool.run(self.question))
 
     async def async_broken_tool(self) -> list[str]:
