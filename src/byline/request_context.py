@@ -81,6 +81,7 @@ class RequestContext:
 
     Attributes:
         parent: The context that `byline.bound` was entered in.
+        key: A number that no other request of this process has, the same for all parts of a request.
         response_sent: Whether the last message of the response has been sent.
         body: The buffer of the request body, ``None`` if the body is not read.
         server_span: The server span of the request, from byline or another instrumentation.
@@ -102,7 +103,6 @@ class RequestContext:
         "_claimed",
         "_claims_rejected",
         "_expires_at",
-        "_key",
         "_merged",
         "_reader",
         "_reading_thread",
@@ -110,6 +110,7 @@ class RequestContext:
         "_spans",
         "_usage",
         "body",
+        "key",
         "parent",
         "response_sent",
         "scope_or_environ",
@@ -130,6 +131,7 @@ class RequestContext:
         self._reader = reader
         self.scope_or_environ = scope_or_environ
         self.parent = parent
+        self.key: int = next(_keys) if parent is None else parent.key
         self.response_sent = False
         self._after_response = after_response
         self._expires_at: float | None = None
@@ -139,7 +141,6 @@ class RequestContext:
         self.server_span_attributes: Mapping[str, Any] = {}
         self.server_span_attribution: Attribution | None = None
         self.span_attributes: tuple[Attribution, dict[str, AttributeValue]] | None = None
-        self._key = 0
         self._spans: RequestSpans | None = None
         self._bound: Mapping[str, Any] | None = None
         self._merged: Attribution | None = None
@@ -193,18 +194,6 @@ class RequestContext:
     def has_calls(self) -> bool:
         """Whether the request has made an LLM call."""
         return self._usage is not None
-
-    @property
-    def key(self) -> int:
-        """A number that no other request of this process has, the same for all parts of a request."""
-        if not self._key:
-            if self.parent is not None:
-                self._key = self.parent.key
-            else:
-                with _lock:
-                    if not self._key:
-                        self._key = next(_keys)
-        return self._key
 
     def spans(self) -> RequestSpans:
         """Return the object that the spans of this context share."""

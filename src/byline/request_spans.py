@@ -10,6 +10,8 @@ from byline.attribution import EMPTY, Attribution
 from byline.fork import fork_safe_lock
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
+
     from byline.request_context import RequestContext
 
 #: A job may never end, with one trace for each of its items.
@@ -32,7 +34,7 @@ class RequestSpans:
         expires_at: When work that starts is no longer work of the request, see `RequestContext.expires_at`.
         server_span_id: The span id of the server span, 0 if the request has none.
         has_steps: Whether the request, or a part of it, names a step of its trace.
-        trace_key: A text that is unique to this request within its trace; ids of steps are made from it.
+        first_span: The context of the server span; without a server span, that of the first span.
         call_spans: The spans of model calls of this part, see `byline.genai.call_spans`.
         traces: The values that the spans share in each of their traces, the latest 500 traces.
         version: A number that grows with each change of a shared value; counted on `root`.
@@ -42,24 +44,26 @@ class RequestSpans:
     __slots__ = (
         "__weakref__",
         "_context",
+        "_request_key",
         "_server_span",
         "attribution",
         "call_spans",
         "expires_at",
         "exported_attributes",
+        "first_span",
         "has_steps",
         "is_complete",
         "parent",
         "previous_attributions",
         "root",
         "server_span_id",
-        "trace_key",
         "traces",
         "version",
     )
 
     def __init__(self, context: RequestContext) -> None:
         self._context = weakref.ref(context)
+        self._request_key = context.key
         self.attribution: Attribution = EMPTY
         self.previous_attributions: tuple[Attribution, ...] = ()
         self.is_complete = False
@@ -68,7 +72,7 @@ class RequestSpans:
         self.expires_at = context.expires_at
         self.server_span_id = 0
         self.has_steps = False
-        self.trace_key = ""
+        self.first_span: SpanContext | None = None
         self.call_spans: Any = None
         self.traces: dict[int, TraceValues] = {}
         self.version = 1
@@ -78,8 +82,19 @@ class RequestSpans:
         if self.parent is None and server_span is not None and server_span.is_recording():
             span_context = server_span.get_span_context()
             self.server_span_id = span_context.span_id
-            self.trace_key = build_trace_key(span_context.trace_id, span_context.span_id, context.key)
+            self.first_span = span_context
             self._server_span = weakref.ref(server_span)
+
+    @property
+    def trace_key(self) -> str:
+        """A text that no other request has; ids of steps are made from it.
+
+        The ids of the first span tell processes apart. The request key tells requests apart whose caller sent the same
+        trace id, if an id generator of the app repeats span ids.
+        """
+        span = self.first_span
+        ids = "" if span is None else f"{span.trace_id:032x}{span.span_id:016x}"
+        return f"{ids}{self._request_key:x}"
 
     def server_span_ended(self) -> bool:
         """Return whether the server span has ended, also if the request has none."""
@@ -130,15 +145,6 @@ class RequestSpans:
             self.attribution = current
             if current.span_name:
                 self.root.has_steps = True
-
-
-def build_trace_key(trace_id: int, span_id: int, request_key: int) -> str:
-    """Return a text that no other request has.
-
-    The ids tell processes apart. The request key tells requests apart whose caller sent the same trace id, if an id
-    generator of the app repeats span ids.
-    """
-    return f"{trace_id:032x}{span_id:016x}{request_key:x}"
 
 
 class TraceValues:

@@ -102,7 +102,7 @@ class ExportDecisions:
     def mark_dropped(self, state: SpanState | None) -> None:
         """Record that a span is not exported, so that no later span gets it as its parent."""
         if state is not None:
-            state.decisions[self.destination_id] = False
+            state.decide(self.destination_id, exports=False)
 
     def will_export(self, parent: SpanState) -> bool:
         """Return whether a span is or will be exported; if so, record that, because its child will refer to it."""
@@ -124,7 +124,7 @@ class ExportDecisions:
         except Exception:
             errors.report_internal_error("export")
             return False
-        parent.decisions[self.destination_id] = True
+        parent.decide(self.destination_id, exports=True)
         if span_copy is not None and parent.ended is None:
             # Not by span id, which another trace may have as well.
             self._parents[id(parent)] = (parent, span_copy)

@@ -9,8 +9,8 @@ from byline import errors, internal_metrics
 from byline.export.decisions import ExportDecisions
 from byline.export.pipeline import QueuedSpan
 from byline.export.worker import DestinationWorker
-from byline.genai.call_spans import await_calls, on_llm_span_end
-from byline.genai.span_state import SpanState, SpanStateProcessor, receive_end, start_state
+from byline.genai import call_spans
+from byline.genai.span_state import SpanState, SpanStateProcessor, start_state
 
 
 class DestinationSpanProcessor(SpanStateProcessor):
@@ -30,6 +30,7 @@ class DestinationSpanProcessor(SpanStateProcessor):
         self._warns_if_full = True
         self.worker = worker
         self._decisions = decisions
+        self.destination_id = decisions.destination_id
         self._retired = False
 
     @property
@@ -42,40 +43,31 @@ class DestinationSpanProcessor(SpanStateProcessor):
         if self.worker.closed:
             return
         try:
-            self.on_span_start(span, start_state(span, parent_context))
+            call_spans.start_span(start_state(span, parent_context), span, self.destination_id)
         except Exception:
             errors.report_internal_error("export")
-
-    def on_span_start(self, span: Span, state: SpanState) -> None:
-        """Note that this destination receives the end of the span."""
-        if not self.worker.closed:
-            if state.is_llm and not state.destinations:
-                await_calls(state)
-            receive_end(state, span, self._decisions.destination_id)
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue the span, if the processor was added to a provider by itself."""
         try:
             state = self.take_ended(span)
-            if state is not None:
+            if state is not None and not self._retired:
+                call_spans.end_span(state, span)
                 self.on_span_end(span, state)
         except Exception:
             errors.report_internal_error("export")
 
     def on_span_end(self, span: ReadableSpan, state: SpanState) -> None:
         """Queue the span if the destination may export it."""
-        context = span.get_span_context()
         # A provider keeps its processors for good, also those of destinations that were removed.
-        if self._retired or context is None:
+        if self._retired:
             return
-        if state.refresh_request() and state.is_llm:
-            # Only destinations need to know which spans stand for one call.
-            on_llm_span_end(state, span)
         selected = self._decisions.preselect(span, state, sampled=state.is_sampled)
         closes = state.ends_request
         if selected is False and (closes is None or not closes.has_steps):
             return
-        if not self.worker.enqueue(QueuedSpan(span, context, state, selected, closes)) and selected is not False:
+        queued = QueuedSpan(span, state.span_context, state, selected, closes)
+        if not self.worker.enqueue(queued) and selected is not False:
             self._count_dropped(state)
 
     def _count_dropped(self, state: SpanState) -> None:

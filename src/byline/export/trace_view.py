@@ -91,7 +91,7 @@ class TraceView:
         trace_id = self._target_trace_id(state, caller_trace_id, app_trace_id, span_copy.context.span_id)
         if state is not None:
             # Children that end later are placed in the same trace.
-            state.exported_trace_ids[self._number] = trace_id
+            state.place(self._number, trace_id)
         if trace_id != app_trace_id:
             span_copy.attributes.setdefault(names.APP_TRACE_ID, f"{app_trace_id:032x}")
             span_copy.links = [_move_link(link, app_trace_id, trace_id) for link in span_copy.links]
@@ -164,7 +164,7 @@ class TraceView:
                 target = self._target_trace_id(ancestor, caller_trace_id, ancestor.trace_id, ancestor.span_id)
                 if target != trace_id:
                     return None
-                ancestor.exported_trace_ids[self._number] = trace_id
+                ancestor.place(self._number, trace_id)
                 return ancestor
             ancestor = ancestor.parent
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Final, Literal
 
@@ -14,7 +16,7 @@ from byline import deferred, errors, settings
 from byline.attribution import is_printable
 from byline.gateways.keys import find_alias, hash_key
 from byline.genai import attributes as names
-from byline.genai import classify, server_span
+from byline.genai import call_spans, classify, server_span
 from byline.genai.attributes import (
     AFTER_RESPONSE,
     ATTRIBUTION,
@@ -55,6 +57,8 @@ class AttributionSpanProcessor(SpanStateProcessor):
         self.stamp = stamp
         self.enabled = True
         self._listeners: tuple[SpanListener, ...] = ()
+        #: The listeners, as bits.
+        self._destinations = 0
         InstrumentationCheck.pending = False
 
     def switch_on(self, stamp: Stamp, listeners: Sequence[SpanListener] = ()) -> None:
@@ -67,12 +71,14 @@ class AttributionSpanProcessor(SpanStateProcessor):
         """
         self.stamp = stamp
         self._listeners = tuple(listeners)
+        self._destinations = functools.reduce(operator.or_, [each.destination_id for each in listeners], 0)
         self.enabled = True
 
     def switch_off(self) -> None:
         """Do nothing until switched on again."""
         self.enabled = False
         self._listeners = ()
+        self._destinations = 0
 
     def on_start(self, span: Span, parent_context: otel_context.Context | None = None) -> None:
         """Make the state of the span and set the attribution, if the span is one to be attributed."""
@@ -92,8 +98,8 @@ class AttributionSpanProcessor(SpanStateProcessor):
                     set_attributes(span, result)
             elif context is not None and self.stamp == "all":
                 _set_attribution(span, context, rename=False)
-            for listener in self._listeners:
-                listener.on_span_start(span, state)
+            if self._destinations:
+                call_spans.start_span(state, span, self._destinations)
         except Exception:
             errors.report_internal_error("processor")
 
@@ -114,8 +120,10 @@ class AttributionSpanProcessor(SpanStateProcessor):
             context = state.request_context if state.is_llm else None
             if context is not None and context.root().server_span_ends_first:
                 server_span.set_request_attributes(context.root())
-            for listener in self._listeners:
-                listener.on_span_end(span, state)
+            if self._listeners:
+                call_spans.end_span(state, span)
+                for listener in self._listeners:
+                    listener.on_span_end(span, state)
         except Exception:
             errors.report_internal_error("processor")
 

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.trace import SpanKind
 
 from byline.fork import fork_safe_lock
@@ -24,7 +24,7 @@ from byline.genai import classify
 from byline.genai.attributes import CALL_RESULT, COST, ERROR_MESSAGE, ERROR_TYPE, RESPONSE_ID
 from byline.genai.call_results import results
 from byline.genai.fast_attributes import peek_attributes
-from byline.genai.span_state import SpanState
+from byline.genai.span_state import SpanState, receive_end
 
 #: Calls of one part of a request that are remembered, the latest.
 _MAX_CALLS: Final = 256
@@ -72,7 +72,7 @@ class _CallSpans:
     Attributes:
         own: Calls of byline's own spans that have no other span.
         others: Ended spans of instrumentations that byline has no result for.
-        open: Instrumentations' spans under way that may be model calls.
+        open: LLM spans that have started; they may have ended since.
         response_ids: Ids of the responses of which a span with tokens has ended.
     """
 
@@ -85,17 +85,28 @@ class _CallSpans:
         self.response_ids: deque[Any] = deque(maxlen=_MAX_CALLS)
 
 
-def await_calls(state: SpanState) -> None:
-    """Remember an instrumentation's span that starts: it may stand for a call that byline makes a span of."""
-    if _may_be_call(state):
+def start_span(state: SpanState, span: Span, destinations: int) -> None:
+    """Note what destinations have to know of a span that starts.
+
+    Args:
+        state: The state of the span.
+        span: The span.
+        destinations: The destinations that receive the end of the span, as bits.
+    """
+    if state.is_llm and not state.destinations:
+        # The span may stand for a call that byline makes a span of.
         with _lock:
-            spans = _call_spans(state)
-            while spans.open and not _is_open(spans.open[0]()):
-                spans.open.popleft()
-            spans.open.append(weakref.ref(state))
+            _call_spans(state).open.append(weakref.ref(state))
+    receive_end(state, span, destinations)
 
 
-def on_llm_span_end(state: SpanState, span: ReadableSpan) -> None:
+def end_span(state: SpanState, span: ReadableSpan) -> None:
+    """Find out what destinations have to know of an ended span, once for all of them."""
+    if state.refresh_request() and state.is_llm:
+        _compare_spans(state, span)
+
+
+def _compare_spans(state: SpanState, span: ReadableSpan) -> None:
     """Find the other span of the call that an ended LLM span stands for."""
     attributes = peek_attributes(span)
     if state.own_result is not None:
@@ -289,8 +300,12 @@ def _call_spans(state: SpanState) -> _CallSpans:
 
 
 def _count_call(state: SpanState, number: int) -> None:
-    for ancestor in _ancestors(state):
+    ancestor = state.parent
+    for _ in range(_MAX_DEPTH):
+        if ancestor is None:
+            return
         ancestor.model_calls_below += number
+        ancestor = ancestor.parent
 
 
 def _ancestors(state: SpanState) -> Iterator[SpanState]:

@@ -150,13 +150,16 @@ def is_llm_span(span: ReadableSpan) -> bool:
         >>> is_llm_span(tracer.start_span("x", attributes={"gen_ai.conversation.id": "s-1"}))
         False
     """
+    return is_llm(span, peek_attributes(span))
+
+
+def is_llm(span: ReadableSpan, attributes: Mapping[str, Any]) -> bool:
+    """Return whether a span with these attributes is a model call, an agent step or a tool call."""
     scope = span.instrumentation_scope
     if scope is not None and is_llm_scope(scope.name):
         return True
-    if span.kind is SpanKind.SERVER:
-        # Some libraries also set GenAI attributes on the server span.
-        return False
-    return not KEYS.isdisjoint(peek_attributes(span))
+    # Some libraries also set GenAI attributes on the server span.
+    return not KEYS.isdisjoint(attributes) and span.kind is not SpanKind.SERVER
 
 
 def model_call_or_none(name: str, attributes: Mapping[str, Any]) -> bool | None:

@@ -18,9 +18,11 @@ from byline.genai.attributes import AttributeValue
 
 def peek_attributes(span: ReadableSpan | Span) -> Mapping[str, Any]:
     """Return the live attributes of a span: read them at once, neither change nor store them."""
-    container: Any = getattr(span, "_attributes", None)
-    inner = getattr(container, "_dict", None)
-    return inner if isinstance(inner, dict) else getattr(span, "attributes", None) or {}
+    try:
+        inner: Any = span._attributes._dict  # type: ignore[union-attr]
+    except AttributeError:
+        inner = None
+    return inner if type(inner) is dict else getattr(span, "attributes", None) or {}
 
 
 def set_attributes(span: Span, attributes: Mapping[str, AttributeValue]) -> None:
@@ -40,9 +42,10 @@ def set_attributes(span: Span, attributes: Mapping[str, AttributeValue]) -> None
         span.set_attributes(attributes)
         return
     with lock:
-        # As in the SDK, a key that is set again moves to the end.
-        for key in inner.keys() & attributes.keys():
-            del inner[key]
+        if not attributes.keys().isdisjoint(inner):
+            # As in the SDK, a key that is set again moves to the end.
+            for key in inner.keys() & attributes.keys():
+                del inner[key]
         inner.update(attributes)
 
 

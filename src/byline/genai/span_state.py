@@ -16,10 +16,11 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanContext, SpanKind
 
+from byline.fork import fork_safe_lock
 from byline.genai import classify
 from byline.genai.fast_attributes import peek_attributes
 from byline.request_context import RequestContext, current_context
-from byline.request_spans import RequestSpans, build_trace_key
+from byline.request_spans import RequestSpans
 
 _STATE: Final = "_byline_state"
 #: Attributes that identify an LLM span. Long conversations push them out of the SDK's attribute limit.
@@ -27,6 +28,7 @@ _IDENTIFYING: Final = classify.KEYS | {"gen_ai.request.model", "gen_ai.response.
 #: Stands for every destination in `SpanState.destinations`.
 _EVERY_DESTINATION: Final = -1
 _MAX_DEPTH: Final = 16
+_lock: Final = fork_safe_lock()
 _NESTED_REQUEST: Final = otel_context.create_key("byline-nested-request")
 
 
@@ -34,8 +36,7 @@ class SpanState:
     """State of one span.
 
     Attributes:
-        span_id: The span id.
-        trace_id: The trace id in the app's own traces.
+        span_context: The span's context in the app's own traces.
         parent: The state of the parent span, ``None`` for a root and below a remote parent.
         is_llm: Whether the span stands for a model call, an agent step or a tool call.
         identifying_attributes: The attributes by which that was known at the start.
@@ -53,7 +54,6 @@ class SpanState:
         is_exporting: Whether a destination has begun to export the span.
         model_calls_below: How many model calls have ended below the span.
         ended: The span as it ended.
-        is_sampled: Whether the app's sampler lets the ended span be exported.
         destinations: The destinations that receive `on_end` for the span, as bits.
         decisions: Whether a destination exports the span, by destination, once that is decided.
         exported_trace_ids: The trace in which a destination exports the span, by destination.
@@ -75,8 +75,9 @@ class SpanState:
     is_exporting = False
     model_calls_below = 0
     ended: ReadableSpan | None = None
-    is_sampled = True
     destinations = 0
+    decisions: Mapping[int, bool] = {}
+    exported_trace_ids: Mapping[int, int] = {}
     _context: weakref.ref[RequestContext] | None = None
     _request_spans: RequestSpans | None = None
     _ends_request: weakref.ref[RequestSpans] | None = None
@@ -86,13 +87,26 @@ class SpanState:
     _is_refreshed = False
     _call_spans: Any = None
 
+    # Most spans need few of the attributes above: setting the others for each span would take longer than all the rest.
     def __init__(self, span: ReadableSpan, context: SpanContext, parent: SpanState | None) -> None:
-        self.span_id = context.span_id
-        self.trace_id = context.trace_id
+        self.span_context = context
         self.parent = parent
-        self.decisions: dict[int, bool] = {}
-        self.exported_trace_ids: dict[int, int] = {}
         self._span = weakref.ref(span)
+
+    @property
+    def span_id(self) -> int:
+        """The span id."""
+        return self.span_context.span_id
+
+    @property
+    def trace_id(self) -> int:
+        """The trace id in the app's own traces."""
+        return self.span_context.trace_id
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the app's sampler lets the span be exported."""
+        return self.span_context.trace_flags.sampled
 
     @property
     def span(self) -> ReadableSpan | None:
@@ -161,10 +175,21 @@ class SpanState:
             ended.refresh()
         return True
 
+    def decide(self, destination: int, *, exports: bool) -> None:
+        """Note whether a destination exports the span."""
+        # Each destination has a thread of its own.
+        with _lock:
+            self.decisions = {**self.decisions, destination: exports}
+
+    def place(self, destination: int, trace_id: int) -> None:
+        """Note the trace in which a destination exports the span."""
+        with _lock:
+            self.exported_trace_ids = {**self.exported_trace_ids, destination: trace_id}
+
     def mark_as_llm(self, attributes: Mapping[str, Any]) -> None:
         """Note that the span is an LLM span, for itself and for the spans above it."""
         self.is_llm = True
-        self.identifying_attributes = {key: attributes[key] for key in _IDENTIFYING.intersection(attributes)}
+        self.identifying_attributes = {key: attributes[key] for key in attributes if key in _IDENTIFYING}
         state: SpanState | None = self
         while state is not None and not state.has_llm_descendant:
             state.has_llm_descendant = True
@@ -206,13 +231,18 @@ class SpanState:
 
 
 class SpanListener(Protocol):
-    """Receives the spans of a provider together with their states."""
+    """Receives the ended spans of a provider together with their states.
 
-    def on_span_start(self, span: Span, state: SpanState) -> None:
-        """Receive a span that starts."""
+    Attributes:
+        destination_id: One bit that stands for the listener in `SpanState.destinations`.
+    """
+
+    @property
+    def destination_id(self) -> int:
+        """See the class."""
 
     def on_span_end(self, span: ReadableSpan, state: SpanState) -> None:
-        """Receive the copy of a span that has ended."""
+        """Receive the copy of a span that has ended, after `call_spans.end_span`."""
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Send all waiting spans."""
@@ -235,7 +265,10 @@ class SpanStateProcessor(SpanProcessor):
 
     def _on_ending(self, span: Span) -> None:
         """Keep the state for `on_end`; a span that started before byline gets one here."""
-        self._ending[id(span.get_span_context())] = state_of(span) or start_state(span, None, is_ending=True)
+        state: SpanState | None = getattr(span, _STATE, None)
+        if state is None:
+            state = start_state(span, None, is_ending=True)
+        self._ending[id(span.get_span_context())] = state
 
     def take_ended(self, span: ReadableSpan) -> SpanState | None:
         """Return the state of an ended span. Call once, in `on_end`."""
@@ -248,10 +281,9 @@ class SpanStateProcessor(SpanProcessor):
             state = SpanState(span, context, None)
         if state.ended is None:
             state.ended = span
-            state.is_sampled = context.trace_flags.sampled
-            if not state.is_llm and classify.is_llm_span(span):
+            if not state.is_llm and classify.is_llm(span, attributes := peek_attributes(span)):
                 # The instrumentation set its attributes after the start.
-                state.mark_as_llm(peek_attributes(span))
+                state.mark_as_llm(attributes)
         return state
 
 
@@ -269,7 +301,7 @@ def start_state(
         return state
     parent_span = trace.get_current_span(parent_context)
     parent = getattr(parent_span, _STATE, None)
-    if parent is None and isinstance(parent_span, Span) and parent_span.is_recording() and parent_span is not span:
+    if parent is None and parent_span.is_recording() and isinstance(parent_span, Span) and parent_span is not span:
         # The parent started before byline's processors were added.
         parent = SpanState(parent_span, parent_span.get_span_context(), None)
         if share_provider(parent_span, span):
@@ -288,19 +320,19 @@ def start_state(
     setattr(span, _STATE, state)
     if context is not None:
         state.started_in = context.key
-    if parent is not None:
-        context = _choose_request(context, state, parent, is_explicit=parent_context is not None)
+    if parent is not None and (context is None or parent_context is not None):
+        context = _choose_request(context, state, parent)
     if context is not None and (span.kind is not SpanKind.SERVER or belongs_to_request(context, span)):
-        state.link_to_request(context)
-    if classify.is_llm_span(span):
-        state.mark_as_llm(peek_attributes(span))
+        state._context = weakref.ref(context)
+        state._request_key = context.key
+    attributes = peek_attributes(span)
+    if classify.is_llm(span, attributes):
+        state.mark_as_llm(attributes)
     return state
 
 
-def _choose_request(
-    context: RequestContext | None, state: SpanState, parent: SpanState, *, is_explicit: bool
-) -> RequestContext | None:
-    """Return the request of a span that starts, given the current request context and the parent span."""
+def _choose_request(context: RequestContext | None, state: SpanState, parent: SpanState) -> RequestContext | None:
+    """Return the request of a span that starts without a current request, or with a parent that its maker names."""
     if context is None:
         context = parent.request_context
         request_spans = parent.request_spans if context is None else None
@@ -310,7 +342,7 @@ def _choose_request(
         state.is_outside_request = expired or parent.is_outside_request
         return None if expired else context
     # A worker that one request has started makes spans for others, and names the parent (LangChain, LiteLLM).
-    if is_explicit and parent.request_key not in (0, context.key):
+    if parent.request_key not in (0, context.key):
         current = trace.get_current_span().get_span_context()
         if (current.trace_id, current.span_id) != (parent.trace_id, parent.span_id):
             return parent.request_context
@@ -320,9 +352,10 @@ def _choose_request(
 def current_request(otel: otel_context.Context | None = None) -> RequestContext | None:
     """Return the current request context, also in a thread that has only OpenTelemetry's context."""
     context = current_context()
-    if context is None:
-        nested: Any = otel_context.get_value(_NESTED_REQUEST, otel)
-        context = None if nested is None else nested()
+    if context is not None:
+        return context
+    nested: Any = otel_context.get_value(_NESTED_REQUEST, otel)
+    context = None if nested is None else nested()
     return None if context is None or context.is_expired() else context
 
 
@@ -361,16 +394,22 @@ def belongs_to_request(context: RequestContext, span: ReadableSpan) -> bool:
     return True
 
 
-def receive_end(state: SpanState, span: Span, destination: int) -> None:
-    """Note that this destination receives `on_end` for the span, and for its open ancestors of the same provider."""
-    state.destinations |= destination
+def receive_end(state: SpanState, span: Span, destinations: int) -> None:
+    """Note that destinations receive `on_end` for the span, and for its open ancestors of the same provider.
+
+    Args:
+        state: The state of the span.
+        span: A span that starts.
+        destinations: The destinations, as bits.
+    """
+    state.destinations |= destinations
     request_spans = state.request_spans
-    if request_spans is not None and not request_spans.root.trace_key:
-        request_spans.root.trace_key = build_trace_key(state.trace_id, state.span_id, state.request_key)
+    if request_spans is not None and request_spans.root.first_span is None:
+        request_spans.root.first_span = state.span_context
     ancestor = state.parent
-    while ancestor is not None and not ancestor.destinations & destination:
+    while ancestor is not None and ancestor.destinations & destinations != destinations:
         if share_provider(ancestor.span, span):
-            ancestor.destinations |= destination
+            ancestor.destinations |= destinations
         ancestor = ancestor.parent
 
 
