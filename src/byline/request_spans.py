@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from byline.attribution import EMPTY, Attribution
 from byline.fork import fork_safe_lock
+from byline.inbound.request import langfuse_trace_id
 
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
@@ -33,6 +34,8 @@ class RequestSpans:
         root: The spans of the whole request.
         expires_at: When work that starts is no longer work of the request, see `RequestContext.expires_at`.
         server_span_id: The span id of the server span, 0 if the request has none.
+        remote_parent: The caller's span, if the server span is a child of one.
+        is_below_langfuse: Whether the caller says that this is a span of Langfuse's SDK.
         has_steps: Whether the request, or a part of it, names a step of its trace.
         first_span: The context of the server span; without a server span, that of the first span.
         call_spans: The spans of model calls of this part, see `byline.genai.call_spans`.
@@ -52,9 +55,11 @@ class RequestSpans:
         "exported_attributes",
         "first_span",
         "has_steps",
+        "is_below_langfuse",
         "is_complete",
         "parent",
         "previous_attributions",
+        "remote_parent",
         "root",
         "server_span_id",
         "traces",
@@ -71,6 +76,8 @@ class RequestSpans:
         self.root: RequestSpans = self if self.parent is None else self.parent.root
         self.expires_at = context.expires_at
         self.server_span_id = 0
+        self.remote_parent: SpanContext | None = None
+        self.is_below_langfuse = False
         self.has_steps = False
         self.first_span: SpanContext | None = None
         self.call_spans: Any = None
@@ -84,6 +91,12 @@ class RequestSpans:
             self.server_span_id = span_context.span_id
             self.first_span = span_context
             self._server_span = weakref.ref(server_span)
+            # byline creates spans of the SDK only, and other spans do not record.
+            remote_parent: SpanContext | None = getattr(server_span, "parent", None)
+            if remote_parent is not None and remote_parent.is_remote:
+                request = context.request()
+                self.remote_parent = remote_parent
+                self.is_below_langfuse = request is not None and langfuse_trace_id(request) == remote_parent.trace_id
 
     @property
     def trace_key(self) -> str:

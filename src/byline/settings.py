@@ -165,6 +165,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "true: prompts and completions are removed before export",
         parse_switch,
     ),
+    Setting(
+        "caller_spans",
+        ("BYLINE_CALLER_SPANS",),
+        "auto",
+        "here, elsewhere or auto: whether the spans of callers are in the same place as byline's",
+        str.lower,
+    ),
     Setting("sampling", ("BYLINE_SAMPLING",), "1", "Share of sessions that are exported, 0 to 1", _parse_share),
     Setting("key_aliases", ("BYLINE_KEY_ALIASES",), "", "Names of API keys, hash=name, separated by commas"),
     Setting("spool", ("BYLINE_SPOOL",), "", "Folder in which spans wait while a destination is unavailable"),

@@ -96,11 +96,12 @@ def test_the_callers_parent_becomes_the_parent(receiver: Receiver, given: str, p
     assert outermost.parent_id == parent
 
 
-def test_a_parent_without_a_trace_is_left_out(receiver: Receiver) -> None:
-    """Langfuse would look for it in the app's trace."""
-    with running(llm(receiver)) as app, app.request(parent_span_id="00f067aa0ba902b7"):
+def test_a_parent_without_a_trace_is_in_the_apps_trace(receiver: Receiver) -> None:
+    """Which is the caller's own, if the caller sends its trace context."""
+    with running(llm(receiver)) as app, app.request(parent_span_id="00f067aa0ba902b7") as server:
         app.chat()
-    assert receiver.spans[0].parent_id is None
+    (span,) = receiver.spans
+    assert (span.parent_id, span.trace_id) == ("00f067aa0ba902b7", f"{server.get_span_context().trace_id:032x}")
 
 
 def test_span_that_is_not_exported_leaves_no_dangling_parent(receiver: Receiver) -> None:

@@ -159,8 +159,14 @@ class Destination:
 
     def _make_pipeline(self, decisions: ExportDecisions) -> SpanPipeline:
         options = self.options
-        trace_view = TraceView(decisions.will_export, traces=options.traces, whole=options.spans == "all")
         own_transforms = self.transforms()
+        trace_view = TraceView(
+            decisions.will_export,
+            traces=options.traces,
+            whole=options.spans == "all",
+            caller_spans=options.caller_spans,
+            is_langfuse=map_span in own_transforms,
+        )
         transforms: list[SpanTransform] = [Redactor(private=options.privacy, mask=options.mask).redact]
         collect = None
         if map_span in own_transforms:

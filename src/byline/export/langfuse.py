@@ -79,16 +79,16 @@ class Langfuse(Destination):
 
     def transforms(self) -> Sequence[SpanTransform]:
         """Return the mapping to Langfuse's attributes, and the default release and environment if any is set."""
-        defaults = {
-            names.ENVIRONMENT: settings.find("langfuse_environment").value,
-            names.RELEASE: settings.find("langfuse_release").value,
-        }
-        defaults = {name: value for name, value in defaults.items() if value}
+        environment = settings.find("langfuse_environment").value
+        release = settings.find("langfuse_release").value
+        defaults = {names.ENVIRONMENT: environment} if environment else {}
+        all_defaults = {**defaults, names.RELEASE: release} if release else defaults
 
         def set_defaults(span_copy: SpanCopy) -> None:
-            span_copy.attributes = {**defaults, **span_copy.attributes}
+            stated = defaults if span_copy.is_guest else all_defaults
+            span_copy.attributes = {**stated, **span_copy.attributes}
 
-        return (set_defaults, map_span, drop_mapped) if defaults else (map_span, drop_mapped)
+        return (set_defaults, map_span, drop_mapped) if all_defaults else (map_span, drop_mapped)
 
     def check(self) -> list[CheckResult]:
         """Test the credentials, then an export."""

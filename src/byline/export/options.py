@@ -15,7 +15,7 @@ from byline.export.decisions import SpanFilters, SpanPredicate, Spans, Unsampled
 from byline.export.delivery.store import DEFAULT_BYTES, DiskStore
 from byline.export.redaction.redactor import Mask, validate_privacy
 from byline.export.redaction.secrets import scrub
-from byline.export.trace_view import Traces, validate_traces
+from byline.export.trace_view import CallerSpans, Traces, validate_caller_spans, validate_traces
 from byline.genai.dialects import validate_conventions
 from byline.settings import SettingError
 
@@ -29,6 +29,7 @@ class Options(TypedDict, total=False):
     """Keyword arguments of every destination besides its own; `DestinationOptions` documents them."""
 
     traces: Traces
+    caller_spans: CallerSpans | None
     unsampled: Unsampled
     sampling: float | None
     keep_errors: bool
@@ -56,6 +57,12 @@ class DestinationOptions:
             destination's thread.
         traces: ``"request"`` puts the spans of a request in the trace that the caller named, else in the app's;
             ``"call"`` drops the app's parents, so that each call is a trace of its own unless the caller named one.
+        caller_spans: Whether the spans of callers, which are the remote parents of requests, are in the same place, by
+            default ``BYLINE_CALLER_SPANS`` or ``"auto"``. Below a span that is ``"here"``, the outermost exported span
+            of a request is its child, and the trace keeps the caller's name, input, output, release and version.
+            Below a span that is ``"elsewhere"``, it is the root of the trace. ``"auto"`` means here in Langfuse if
+            the request's baggage has the ``langfuse_trace_id`` that Langfuse's SDK adds, and with ``spans="all"``;
+            else elsewhere.
         unsampled: ``"record"`` also sends LLM calls of requests that the app's sampler dropped, each by itself;
             ``"skip"`` does not.
         sampling: Share of the sessions that is sent, 0 to 1, by default ``BYLINE_SAMPLING`` or all. A request
@@ -86,8 +93,8 @@ class DestinationOptions:
         allow_http: Hosts that may get spans unencrypted; loopback addresses always may.
 
     Raises:
-        SettingError: ``byline.E043``, ``byline.E045`` to ``byline.E049``, ``byline.E055``, ``byline.E056`` or
-            ``byline.E063``: docs/errors.md has the settings of each.
+        SettingError: ``byline.E043``, ``byline.E045`` to ``byline.E049``, ``byline.E055``, ``byline.E056``,
+            ``byline.E063`` or ``byline.E100``: docs/errors.md has the settings of each.
     """
 
     def __init__(
@@ -95,6 +102,7 @@ class DestinationOptions:
         *,
         spans: Spans = "all",
         traces: Traces = "request",
+        caller_spans: CallerSpans | None = None,
         unsampled: Unsampled = "skip",
         sampling: float | None = None,
         keep_errors: bool = False,
@@ -118,6 +126,8 @@ class DestinationOptions:
             raise SettingError("byline.E048", f"unsampled={unsampled!r}", 'pass "record" or "skip"')
         self.spans: Spans = spans
         self.traces: Traces = validate_traces(traces, spans)
+        caller_spans = settings.find("caller_spans").value if caller_spans is None else caller_spans
+        self.caller_spans: CallerSpans = validate_caller_spans(caller_spans)
         self.unsampled: Unsampled = unsampled
         self.sampling = settings.find("sampling").value if sampling is None else validate_sampling(sampling)
         self.privacy = settings.find("privacy").value if privacy is None else privacy

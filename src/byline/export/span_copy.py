@@ -26,6 +26,8 @@ class SpanCopy:
         attribution: The attribution of its request.
         is_llm: Whether the span stands for a model call, an agent step or a tool call.
         is_duplicate: Whether another span carries tokens and cost of the call that this span stands for.
+        is_guest: Whether the exported trace is somebody else's, whose release and version must stay.
+        starts_trace: Whether the span is the outermost of its trace, although the caller named a parent.
         propagated_version: The version of its request at which it got the trace attributes of other spans.
     """
 
@@ -37,6 +39,7 @@ class SpanCopy:
         "end_time",
         "events",
         "is_duplicate",
+        "is_guest",
         "is_llm",
         "kind",
         "links",
@@ -46,6 +49,7 @@ class SpanCopy:
         "resource",
         "scope",
         "start_time",
+        "starts_trace",
         "state",
         "status",
     )
@@ -84,6 +88,8 @@ class SpanCopy:
         self.attribution = attribution
         self.is_llm = False
         self.is_duplicate = False
+        self.is_guest = False
+        self.starts_trace = False
         self.propagated_version = -1
         self._dropped_attributes = 0
 

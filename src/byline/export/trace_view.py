@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal
@@ -17,7 +18,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext
 
 from byline import errors
-from byline.attribution import to_span_id, to_trace_id
+from byline.attribution import Attribution, to_span_id, to_trace_id
 from byline.export.span_copy import SpanCopy, make_span_context
 from byline.genai import attributes as names
 from byline.genai.call_spans import is_provisional
@@ -27,8 +28,10 @@ from byline.request_spans import RequestSpans
 from byline.settings import SettingError
 
 Traces = Literal["request", "call"]
+CallerSpans = Literal["auto", "here", "elsewhere"]
 
 _MAX_STEPS: Final = 10_000
+_MAX_FIRST_REQUESTS: Final = 10_000
 _MAX_HELD: Final = 2048
 #: Seconds that a step waits for the end of its request after the last span of the step.
 _TIMEOUT: Final = 300.0
@@ -47,6 +50,14 @@ def validate_traces(traces: Traces, spans: object) -> Traces:
     return traces
 
 
+def validate_caller_spans(caller_spans: CallerSpans) -> CallerSpans:
+    """Return the setting. Raises `SettingError` ``byline.E100`` if it cannot be used."""
+    if caller_spans not in ("auto", "here", "elsewhere"):
+        problem = f"caller_spans={caller_spans!r}"
+        raise SettingError("byline.E100", problem, 'pass "auto", "here" or "elsewhere" to the destination')
+    return caller_spans
+
+
 class _Step:
     __slots__ = ("last_used", "root", "span_copy")
 
@@ -62,6 +73,17 @@ class _Step:
         return now - self.last_used > (_TIMEOUT_AFTER_END if ended else _TIMEOUT)
 
 
+class _FirstRequest:
+    """The request that was first exported to a trace, and whether it states a release and a version."""
+
+    __slots__ = ("root", "states_release", "states_version")
+
+    def __init__(self, root: RequestSpans) -> None:
+        self.root = weakref.ref(root)
+        self.states_release = False
+        self.states_version = False
+
+
 class TraceView:
     """Places the spans of one destination in their trace.
 
@@ -70,16 +92,27 @@ class TraceView:
         traces: ``"request"`` uses the caller's trace, else the app's; ``"call"`` makes a trace of each call
             without an exported LLM span above it, if the caller names no trace.
         whole: Whether the app's own spans are exported, so that remote parents stay parents.
+        caller_spans: Whether remote parents are exported to the same place.
+        is_langfuse: Whether spans go to Langfuse, where the root of a trace gives the trace its name, input and output.
     """
 
     def __init__(
-        self, will_export: Callable[[SpanState], bool], *, traces: Traces = "request", whole: bool = False
+        self,
+        will_export: Callable[[SpanState], bool],
+        *,
+        traces: Traces = "request",
+        whole: bool = False,
+        caller_spans: CallerSpans = "auto",
+        is_langfuse: bool = False,
     ) -> None:
         #: Not the address, which a later destination may have again.
         self._number = next(_numbers)
         self._will_export = will_export
         self._traces = traces
         self._whole = whole
+        self._caller_spans = caller_spans
+        self._is_langfuse = is_langfuse
+        self._first_requests: OrderedDict[int, _FirstRequest] = OrderedDict()
         self._open_steps: OrderedDict[int, _Step] = OrderedDict()
         self._finished_steps: OrderedDict[int, None] = OrderedDict()
 
@@ -98,12 +131,19 @@ class TraceView:
         if attribution.generation_name and span_copy.is_model_call:
             span_copy.name = attribution.generation_name
         ancestor = self._nearest_exported(state, trace_id)
+        request_spans = None if state is None else state.request_spans
+        root = None if request_spans is None else request_spans.root
+        is_named = bool(caller_trace_id) and to_trace_id(caller_trace_id or "") == trace_id
+        first = self._first_request(trace_id, root, attribution) if is_named and root is not None else None
+        if self._is_langfuse and root is not None:
+            span_copy.is_guest = self._is_guest(attribution, root, trace_id, first)
         if ancestor is None:
-            parent = self._outer_parent(span_copy, trace_id, caller_trace_id)
+            parent = self._outer_parent(span_copy, root, trace_id, first, is_named=is_named)
         else:
             parent = make_span_context(trace_id, ancestor.span_id)
         if attribution.span_name and _belongs_to_step(span_copy, ancestor):
             parent = self._step(span_copy, trace_id, parent)
+            span_copy.starts_trace = False
         span_copy.context = make_span_context(trace_id, span_copy.context.span_id, like=span_copy.context)
         span_copy.parent = parent
 
@@ -169,18 +209,84 @@ class TraceView:
             ancestor = ancestor.parent
         return None
 
-    def _outer_parent(self, span_copy: SpanCopy, trace_id: int, caller_trace_id: str | None) -> SpanContext | None:
-        if caller_trace_id and to_trace_id(caller_trace_id) == trace_id:
-            parent_id = span_copy.attribution.parent_span_id
-            return make_span_context(trace_id, to_span_id(parent_id)) if parent_id else None
+    def _outer_parent(
+        self,
+        span_copy: SpanCopy,
+        root: RequestSpans | None,
+        trace_id: int,
+        first: _FirstRequest | None,
+        *,
+        is_named: bool,
+    ) -> SpanContext | None:
+        """Return the parent of a span that is no child of an exported span of this process."""
+        attribution = span_copy.attribution
+        parent_id = attribution.parent_span_id
+        if parent_id and (is_named or (not attribution.trace_id and trace_id == span_copy.context.trace_id)):
+            # In a trace that nobody else writes to, the span is the outermost one all the same.
+            span_copy.starts_trace = not is_named and (root is None or root.remote_parent is None)
+            return make_span_context(trace_id, to_span_id(parent_id))
+        if root is not None and self._is_below_caller(root, trace_id):
+            return root.remote_parent
+        if is_named:
+            # In Langfuse each root of a trace replaces name, input and output of the trace. A span whose parent is
+            # missing replaces nothing, and is shown beside the roots.
+            is_later = first is not None and first.root() is not root and not attribution.trace_name
+            return make_span_context(trace_id, to_span_id(f"byline {trace_id:032x}")) if is_later else None
         parent = span_copy.parent
         if not self._whole or parent is None:
             return None
         if parent.is_remote:
             # The caller exports its own span, unless the caller's sampler has dropped it.
-            return parent if parent.trace_flags.sampled else None
+            return parent if parent.trace_flags.sampled and self._caller_spans != "elsewhere" else None
         # A local parent without a state was dropped by the sampler.
         return parent if span_copy.state is None else None
+
+    def _is_below_caller(self, root: RequestSpans, trace_id: int) -> bool:
+        """Return whether the caller of a request exports its span to the same trace of the same backend."""
+        parent = root.remote_parent
+        if parent is None or parent.trace_id != trace_id or not parent.trace_flags.sampled:
+            return False
+        if self._caller_spans == "auto":
+            return self._is_langfuse and root.is_below_langfuse
+        return self._caller_spans == "here"
+
+    def _first_request(self, trace_id: int, root: RequestSpans, attribution: Attribution) -> _FirstRequest | None:
+        """Return the first request that was exported to a trace which callers name.
+
+        Only what it has stated is known, and no value of it: the trace id is chosen by callers, so that a request
+        may name another caller's trace.
+        """
+        if not self._is_langfuse:
+            return None
+        first = self._first_requests.get(trace_id)
+        if first is None:
+            first = self._first_requests[trace_id] = _FirstRequest(root)
+            while len(self._first_requests) > _MAX_FIRST_REQUESTS:
+                self._first_requests.popitem(last=False)
+        else:
+            self._first_requests.move_to_end(trace_id)
+        if first.root() is root:
+            first.states_release |= attribution.release is not None
+            first.states_version |= attribution.version is not None
+        return first
+
+    def _is_guest(
+        self, attribution: Attribution, root: RequestSpans, trace_id: int, first: _FirstRequest | None
+    ) -> bool:
+        """Return whether release and version of the trace are somebody else's: the caller's, or an earlier request's.
+
+        Values that all spans of this process state, such as the default release, are equal in each request.
+        """
+        if self._is_below_caller(root, trace_id):
+            return True
+        if first is None:
+            parent = root.remote_parent
+            return bool(attribution.parent_span_id) and parent is not None and parent.trace_id == trace_id
+        if first.root() is root:
+            return False
+        return (first.states_release and attribution.release is None) or (
+            first.states_version and attribution.version is None
+        )
 
     def _step(self, span_copy: SpanCopy, trace_id: int, parent: SpanContext | None) -> SpanContext:
         name = span_copy.attribution.span_name or ""
@@ -206,6 +312,7 @@ class TraceView:
                 state=span_copy.state,
                 attribution=span_copy.attribution,
             )
+            step_copy.is_guest, step_copy.starts_trace = span_copy.is_guest, span_copy.starts_trace
             if names.APP_TRACE_ID in span_copy.attributes:
                 step_copy.attributes[names.APP_TRACE_ID] = span_copy.attributes[names.APP_TRACE_ID]
             step = self._open_steps[step_id] = _Step(step_copy, root)

@@ -24,11 +24,9 @@ from byline.inbound.claim_names import (
     RESERVED_KEY,
     TRACE_KEYS,
 )
-from byline.inbound.request import parse_query
+from byline.inbound.request import MAX_BAGGAGE, parse_query
 
 _MAX_REASONS: Final = 50
-#: Recipients of baggage may drop members beyond this length (W3C Baggage, 3.3.2).
-_MAX_BAGGAGE: Final = 8192
 #: Separates user and session in the user ids of Claude Code.
 _SESSION_SEPARATOR: Final = "_session_"
 _KEYS_WITH_MEANING: Final = (*LANGFUSE_KEYS, *attribution.MASKS)
@@ -241,9 +239,9 @@ class ClaimSet(dict[str, Any]):
     def add_baggage_claims(self, lines: list[str]) -> None:
         """Add the claims in W3C baggage."""
         members = ",".join(lines)
-        if len(members) > _MAX_BAGGAGE:
+        if len(members) > MAX_BAGGAGE:
             # Only whole members, because a truncated id would identify something else.
-            members = members[: _MAX_BAGGAGE + 1].rpartition(",")[0]
+            members = members[: MAX_BAGGAGE + 1].rpartition(",")[0]
             self.reject("baggage", "too long")
         for member in members.split(","):
             name, equals, value = member.partition(";")[0].partition("=")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from types import FunctionType, MethodType
 from typing import Any, Final, Literal
@@ -13,6 +14,10 @@ from byline.settings import SettingError
 
 _MAX_QUERY_FIELDS: Final = 1000
 _CGI_HEADERS: Final = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
+#: Recipients of baggage may drop members beyond this length (W3C Baggage, 3.3.2).
+MAX_BAGGAGE: Final = 8192
+#: Langfuse's SDKs add this member to the baggage of requests that are sent within one of their spans.
+_LANGFUSE_TRACE: Final = re.compile(r"(?:^|,)\s*langfuse_trace_id\s*=\s*([0-9a-f]{32})\s*(?:[;,]|$)", re.ASCII)
 
 
 def decode_header(value: bytes) -> str:
@@ -46,6 +51,9 @@ class HeaderNames:
         self.names = frozenset(canonical_header_name(name) for name in names)
         self.asgi = {name.encode("latin-1", "replace"): name for name in self.names}
         self.wsgi = {f"HTTP_{name.upper().replace('-', '_')}": name for name in self.names}
+
+
+_BAGGAGE: Final = HeaderNames(["baggage"])
 
 
 class AsgiRequest:
@@ -199,6 +207,15 @@ def _decode_native(value: Any) -> str:
 def request_of(raw: MutableMapping[str, Any]) -> Request:
     """Return the request of an ASGI scope or a WSGI environ."""
     return WsgiRequest(raw) if "REQUEST_METHOD" in raw else AsgiRequest(raw)
+
+
+def langfuse_trace_id(request: Request) -> int:
+    """Return the trace in which the caller says to have a span of Langfuse's SDK, 0 if it says nothing."""
+    for line in request.collect_headers(_BAGGAGE).get("baggage", ()):
+        match = _LANGFUSE_TRACE.search(line[:MAX_BAGGAGE])
+        if match is not None:
+            return int(match[1], 16)
+    return 0
 
 
 def parse_query(query: str) -> list[tuple[str, str]]:

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
 
+from opentelemetry.sdk.resources import Resource
+
 from byline.export.langfuse_mapping import messages
 from byline.export.langfuse_mapping.generation import (
     COMPLETION_START,
@@ -65,6 +67,17 @@ _LEVELS: Final = frozenset(
     {"DEBUG", "TRACE", "VERBOSE", "DEFAULT", "INFO", "LOG", "WARN", "WARNING", "ERROR", "FATAL", "CRITICAL"}
 )
 _ENVIRONMENTS: Final = ("langfuse.environment", "deployment.environment.name", "deployment.environment")
+#: Attributes that make a span which is no root replace release and version of its trace in Langfuse, with blanks if
+#: the span has none → attributes that Langfuse reads as well, and that do not.
+_UNOBTRUSIVE: Final = {
+    names.SESSION_ID: names.CONVERSATION_ID,
+    "langfuse.session.id": names.CONVERSATION_ID,
+    names.USER_ID: METADATA + "langfuse_user_id",
+    "langfuse.user.id": METADATA + "langfuse_user_id",
+    names.TAGS: METADATA + "langfuse_tags",
+}
+#: Attributes of a resource that Langfuse reads as release and version of the trace.
+_RESOURCE_LABELS: Final = frozenset({"langfuse.release", "service.version"})
 _ROOT_MARKS: Final = ("langfuse.internal.as_root", "langfuse.internal.is_app_root")
 _STATUS_CODE: Final = names.CALL_RESULT["status_code"]
 
@@ -135,6 +148,8 @@ def map_span(span: SpanCopy) -> None:
         _map_prompt(attributes)
     _map_metadata(attributes)
     _map_trace_labels(span)
+    if span.is_guest:
+        _leave_trace_unchanged(span)
 
 
 def drop_mapped(span: SpanCopy) -> None:
@@ -305,7 +320,9 @@ def _to_metadata(name: str, value: Any) -> Any:
 def _map_trace_labels(span: SpanCopy) -> None:
     """Set session and environment, and remove the marks of a root from spans that are none."""
     attributes = span.attributes
-    if span.parent is not None and not span.parent.is_remote:
+    if span.starts_trace:
+        attributes.update(dict.fromkeys(_ROOT_MARKS, True))
+    elif span.parent is not None and (span.is_guest or not span.parent.is_remote):
         # Langfuse's SDK may mark a span below another one as root; Langfuse would then name the trace after that span.
         for name in _ROOT_MARKS:
             attributes.pop(name, None)
@@ -317,6 +334,24 @@ def _map_trace_labels(span: SpanCopy) -> None:
         environment = next(filter(None, map(resource.get, _ENVIRONMENTS)), None)
         if environment:
             attributes[names.ENVIRONMENT] = clean_environment_name(str(environment))
+
+
+def _leave_trace_unchanged(span: SpanCopy) -> None:
+    """State session, user, tags and metadata so that Langfuse keeps the release and the version of the trace.
+
+    If the caller names the trace, Langfuse merges all labels of the span into the trace in any case.
+    """
+    attributes = span.attributes
+    if names.TRACE_NAME not in attributes:
+        for name in [name for name in attributes if name in _UNOBTRUSIVE or name.startswith(names.METADATA)]:
+            other = _UNOBTRUSIVE.get(name) or METADATA + name[len(names.METADATA) :]
+            attributes[other] = attributes.pop(name)
+    if span.resource is not None and not _RESOURCE_LABELS.isdisjoint(span.resource.attributes):
+        resource = span.resource.attributes
+        if "service.version" in resource:
+            attributes.setdefault(METADATA + "service_version", resource["service.version"])
+        kept = {name: value for name, value in resource.items() if name not in _RESOURCE_LABELS}
+        span.resource = Resource(kept, span.resource.schema_url)
 
 
 def _take_first(attributes: dict[str, Any], keys: Iterable[str]) -> Any:

@@ -44,7 +44,7 @@ class TraceIO:
     def apply(self, span: SpanCopy) -> None:
         """Set input and output of the trace on its root, unless the root has some."""
         request_spans = None if span.state is None else span.state.request_spans
-        if span.parent is not None or request_spans is None:
+        if (span.parent is not None and not span.starts_trace) or request_spans is None:
             return
         recorded = request_spans.root.in_trace(span.trace_id).first_and_last
         if not recorded:
