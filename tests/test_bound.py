@@ -432,6 +432,32 @@ def test_a_block_inside_an_async_generator_that_is_closed_by_another_task() -> N
     asyncio.run(run())
 
 
+def test_block_inside_an_abandoned_async_generator_leaves_nothing_in_the_consumer() -> None:
+    """The event loop closes the generator in a context of its own, in which the block cannot be undone."""
+
+    async def items() -> AsyncGenerator[int, None]:
+        with byline.bound(session_id="inner"):
+            yield 1
+            yield 2
+
+    async def run() -> None:
+        generator = items()
+        async for _ in generator:
+            break
+        assert session() == "inner"
+        del generator
+        gc.collect()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert session() == "outer"
+
+    async def main() -> None:
+        with byline.bound(session_id="outer"):
+            await asyncio.create_task(run())
+
+    asyncio.run(main())
+
+
 def test_values_outside_the_limits_are_dropped_and_named() -> None:
     with byline.bound(session_id="x" * 201, user_id="u", colour="blue"):
         assert byline.current() == byline.Attribution(user_id="u")

@@ -14,6 +14,7 @@ import pytest
 
 import byline
 from byline import asgi, request_context, wsgi
+from byline.attribution import merge
 from byline.inbound.body import BodyBuffer
 from byline.inbound.reader import ClaimReader
 from byline.request_context import RequestContext, UsageTotals
@@ -277,3 +278,36 @@ def test_body_without_claims_is_freed_while_the_app_reads() -> None:
     assert asyncio.run(run_asgi(asgi.AttributionMiddleware(app), sent)).error is None
     assert len(held) == 20
     assert max(held) <= 100_000
+
+
+def test_value_bound_while_another_thread_reads_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    with byline.bound(session_id="s"):
+        context = request_context.current_context()
+        assert context is not None
+
+        def merge_and_bind(layers: Any) -> Any:
+            monkeypatch.setattr(request_context, "merge", merge)
+            merged = merge(layers)
+            context.bind({"user_id": "u"})
+            return merged
+
+        monkeypatch.setattr(request_context, "merge", merge_and_bind)
+        context.attribution()
+        assert byline.current() == byline.Attribution(session_id="s", user_id="u")
+
+
+def test_totals_of_threads_that_count_the_first_calls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = RequestContext()
+
+    class Slow(UsageTotals):
+        __slots__ = ()
+
+        def __init__(self) -> None:
+            super().__init__()
+            monkeypatch.setattr(request_context, "UsageTotals", UsageTotals)
+            # As another thread does before this one is done.
+            context.totals.add()
+
+    monkeypatch.setattr(request_context, "UsageTotals", Slow)
+    context.totals.add()
+    assert context.totals.calls == 2

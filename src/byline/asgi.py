@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
 from anyio import CapacityLimiter, to_thread
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -131,7 +130,7 @@ class AttributionMiddleware:
             await self._call_app(scope, receive, send, None, adds_attributes=False)
         finally:
             if token is not None:
-                otel_context.detach(token)
+                server_span.detach_quietly(token)
 
     async def _call_in_server_span(self, scope: Scope, receive: Receive, send: Send) -> None:
         # None if OpenTelemetry leaves this request out, e.g. because of OTEL_PYTHON_EXCLUDED_URLS.
@@ -156,7 +155,7 @@ class AttributionMiddleware:
             await self.app(scope, receive, send)
         finally:
             if otel_token is not None:
-                otel_context.detach(otel_token)
+                server_span.detach_quietly(otel_token)
             try:  # noqa: SIM105 - contextlib.suppress takes longer than the rest of this block
                 request_context.detach(token)
             except ValueError:
@@ -229,22 +228,30 @@ async def run_lifespan(app: ASGIApp, scope: Scope, receive: Receive, send: Send)
     that stopped it, without the exit of the interpreter. For an app without a lifespan, such as Django's,
     byline answers the messages.
     """
-    is_used = False
+    is_used = is_shutting_down = False
 
     async def receive_message() -> Message:
-        nonlocal is_used
+        nonlocal is_used, is_shutting_down
         is_used = True
-        return await receive()
+        message = await receive()
+        is_shutting_down = message["type"] == "lifespan.shutdown"
+        return message
 
     async def send_message(message: Message) -> None:
-        nonlocal is_used
+        nonlocal is_used, is_shutting_down
         is_used = True
         if message["type"] in _LAST_LIFESPAN_MESSAGES:
+            is_shutting_down = False
             await _flush_destinations()
         await send(message)
 
     try:
-        await app(scope, receive_message, send_message)
+        try:
+            await app(scope, receive_message, send_message)
+        finally:
+            if is_shutting_down:
+                # The app failed, or does not answer.
+                await _flush_destinations()
         return
     except Exception:
         # An app that fails in a lifespan of its own has received a message.

@@ -56,8 +56,11 @@ class Block:
     ) -> None:
         context = request_context.attached()
         attached = self._attached.pop(context, None) if context is not None else None
+        if attached is None and len(self._attached) == 1:
+            # An async generator that was closed late is left in the context of other code.
+            context, attached = self._attached.popitem()
         if attached is not None and context is not None:
-            _detach_quietly(attached)
+            context.is_left = not _detach_quietly(attached)
             context.end()
 
     def __call__(self, function: F) -> F:
@@ -259,12 +262,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked_pools.after_fork)
 
 
-def _detach_quietly(attached: _Attached) -> None:
+def _detach_quietly(attached: _Attached) -> bool:
     try:
         request_context.detach(attached.token)
     except ValueError:
         # The block was left in another ``contextvars`` context, as async generators are when they are closed
         # late. Do not change the value in that context.
-        return
+        return False
     if attached.otel_token is not None:
         otel_context.detach(attached.otel_token)
+    return True

@@ -83,6 +83,8 @@ class RequestContext:
         parent: The context that `byline.bound` was entered in.
         key: A number that no other request of this process has, the same for all parts of a request.
         response_sent: Whether the last message of the response has been sent.
+        is_left: Whether the block of `byline.bound` was left in another ``contextvars`` context than the block was
+            entered in, which still has this context attached.
         body: The buffer of the request body, ``None`` if the body is not read.
         server_span: The server span of the request, from byline or another instrumentation.
         server_span_ends_first: Whether the server span was made inside the middleware and therefore ends before
@@ -96,7 +98,6 @@ class RequestContext:
     __slots__ = (
         "__weakref__",
         "_after_response",
-        "_attribution_below",
         "_body_was_complete",
         "_bound",
         "_bound_rejected",
@@ -110,6 +111,7 @@ class RequestContext:
         "_spans",
         "_usage",
         "body",
+        "is_left",
         "key",
         "parent",
         "response_sent",
@@ -133,6 +135,7 @@ class RequestContext:
         self.parent = parent
         self.key: int = next(_keys) if parent is None else parent.key
         self.response_sent = False
+        self.is_left = False
         self._after_response = after_response
         self._expires_at: float | None = None
         self.body: BodyBuffer | None = None
@@ -143,8 +146,7 @@ class RequestContext:
         self.span_attributes: tuple[Attribution, dict[str, AttributeValue]] | None = None
         self._spans: RequestSpans | None = None
         self._bound: Mapping[str, Any] | None = None
-        self._merged: Attribution | None = None
-        self._attribution_below: Attribution | None = None
+        self._merged: tuple[Mapping[str, Any], Attribution, Attribution] | None = None
         self._claimed: Attribution | None = None
         self._settled = False
         self._reading_thread: int | None = None
@@ -159,12 +161,14 @@ class RequestContext:
             below = self._claimed
         else:
             below = self._read_claims() if self.parent is None else self.parent.attribution()
-        if self._bound is None:
+        bound = self._bound
+        if bound is None:
             return below
-        if self._merged is None or below is not self._attribution_below:
-            self._attribution_below = below
-            self._merged = merge([self._bound, attribution_fields(below)])
-        return self._merged
+        merged = self._merged
+        if merged is None or merged[0] is not bound or merged[1] is not below:
+            # Kept with the values of which it is made: another thread may bind in the meantime.
+            merged = self._merged = (bound, below, merge([bound, attribution_fields(below)]))
+        return merged[2]
 
     def bind(self, fields: Mapping[str, Any] | Attribution) -> None:
         """Add fields from app code, which win over claims; later calls win over earlier ones."""
@@ -174,7 +178,6 @@ class RequestContext:
             claims.add_app_fields(fields)
             self._bound_rejected = rejected or None
             self._bound = attribution_fields(merge([claims, self._bound])) if self._bound else claims
-            self._merged = None
 
     @property
     def rejected(self) -> list[str]:
@@ -187,7 +190,11 @@ class RequestContext:
         """The usage totals of the whole request, to which its parts add."""
         root = self.root()
         if root._usage is None:
-            root._usage = UsageTotals()
+            totals = UsageTotals()
+            with _lock:
+                # Another thread of the request may have been faster.
+                if root._usage is None:
+                    root._usage = totals
         return root._usage
 
     @property
@@ -294,8 +301,11 @@ detach = _current.reset
 def current_context() -> RequestContext | None:
     """Return the current request context; ``None`` outside a request or a job, and long after its end."""
     context = _current.get()
-    if context is not None and context.expires_at is not None and context.is_expired():
-        return None
+    if context is not None and context.expires_at is not None:
+        while context is not None and context.is_left:
+            context = context.parent
+        if context is None or context.is_expired():
+            return None
     return context
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import SpanLimits
 
 from byline.export import Langfuse
 from byline.testing import ReceivedSpan, Receiver
 from tests.export.langfuse_model import moment, observations
-from tests.export.support import TOOL, running
+from tests.export.support import TOOL, Memory, running
 
 KEYS = ("pk-lf-1", "sk-lf-1")
 OBSERVATION = "langfuse.observation."
@@ -121,3 +122,12 @@ def test_names_are_cut_to_the_limit_of_langfuse(receiver: Receiver, key: str) ->
         assert len(span.attributes[key]) <= 1000
         operation = span.attributes.get("ai.operationId", "")
         assert len(f"{span.attributes['ai.telemetry.functionId']}:{operation}") <= 1000
+
+
+def test_ids_are_whole_although_the_spans_of_the_app_have_a_limit() -> None:
+    """`OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT` cuts texts; a cut id is another id."""
+    memory = Memory()
+    session = "s" * 60
+    with running(memory, span_limits=SpanLimits(max_span_attribute_length=20)) as app, app.request(session_id=session):
+        app.chat("chat")
+    assert memory.values("session.id") == {"POST /chat": session, "chat": session}

@@ -169,3 +169,21 @@ def test_usage_is_left_out_in_every_spelling() -> None:
         "langfuse.observation.usage_details": "{}",
     }
     assert strip_usage({**kept, **usage}) == kept
+
+
+def test_results_that_were_taken_or_replaced_take_no_room() -> None:
+    """Thousands of results may pass through one response id: some servers repeat a constant one."""
+    table = CallResults()
+    table.add(1, "kept", FACTS)
+    call = object()
+    for _ in range(40):
+        table.add(2, "constant", {"text": "x" * 1_000_000})
+        taker = SpanState(span_of(), span_of().get_span_context(), None)
+        taker._request_key = 2
+        table.claim(taker, "constant")
+        assert taker.result is not None
+        table.add(3, "streamed", {"text": "x" * 1_000_000}, call)
+    taker = SpanState(span_of(), span_of().get_span_context(), None)
+    taker._request_key = 1
+    table.claim(taker, "kept")
+    assert taker.result == FACTS

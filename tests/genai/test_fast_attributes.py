@@ -7,8 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 
+from byline.genai.attributes import ROUTE
 from byline.genai.fast_attributes import peek_attributes, remove_attributes, set_attributes
 from byline.genai.tracer_provider import list_processors
 
@@ -50,6 +51,14 @@ def test_attributes_of_unknown_containers_are_not_removed(span: Any) -> None:
     """The SDK has no way of its own for that."""
     remove_attributes(span, ("a", "never there"))
     assert dict(peek_attributes(span)) == ({"a": 1, "b": 2} if isinstance(span, Closed) else {"b": 2})
+
+
+def test_text_that_the_limit_would_cut_is_left_out() -> None:
+    """A cut id is another id."""
+    provider = TracerProvider(shutdown_on_exit=False, span_limits=SpanLimits(max_span_attribute_length=4))
+    span: Any = provider.get_tracer("tests").start_span("chat")
+    set_attributes(span, {"user.id": "alice", "tags": ("a", "longer"), "short": "1234", "n": 12345, ROUTE: "/chat"})
+    assert dict(span.attributes) == {"short": "1234", "n": 12345, ROUTE: "/cha"}
 
 
 @pytest.mark.parametrize("other", [object(), SimpleNamespace(_active_span_processor=None)])

@@ -18,7 +18,7 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware as Contri
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware as ContribWsgi
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 from starlette.applications import Starlette
@@ -671,3 +671,17 @@ def test_a_request_that_starts_in_the_context_of_another_one(make: Callable[[], 
     assert [(span.attributes or {})[names.SESSION_ID] for span in llm] == ["1", "2"]
     assert names.REQUEST_ID not in (servers[1].attributes or {})
     check_joined(servers[1])
+
+
+def test_value_replaces_an_earlier_one_that_the_limit_of_the_span_would_cut() -> None:
+    provider = TracerProvider(shutdown_on_exit=False, span_limits=SpanLimits(max_span_attribute_length=20))
+    span: Any = provider.get_tracer("app").start_span("POST /chat", kind=SpanKind.SERVER)
+    with byline.bound(session_id="s" * 40):
+        context = request_context.current_context()
+        assert context is not None
+        context.server_span = span
+        server_span.set_request_attributes(context)
+        assert "session.id" not in span.attributes
+        byline.bind(session_id="later")
+        server_span.set_request_attributes(context)
+    assert span.attributes["session.id"] == "later"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -476,3 +476,27 @@ def test_bound_within_a_request_ends_with_its_block(finished: Finished) -> None:
     inner, outer = (dict(span.attributes or {}) for span in finished() if span.name in ("inner", "outer"))
     assert (inner[names.SESSION_ID], inner[names.USER_ID], inner[names.TAGS]) == ("step", "ada", ("inner",))
     assert (outer[names.SESSION_ID], names.TAGS in outer) == ("s", False)
+
+
+def test_driver_that_changes_the_context_within_a_request_sees_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """Each step of the app runs in another copy of the context, as in a generator of a framework."""
+
+    class Step:
+        def __await__(self) -> Generator[None, None, None]:
+            yield
+
+    async def receive() -> Any:
+        await Step()
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+
+    async def send(_: Any) -> None: ...
+
+    with byline.bound(session_id="outer"):
+        running: Any = AttributionMiddleware(app, app_span=False)(scope_of(Sent()), receive, send)
+        contextvars.copy_context().run(running.send, None)
+        with pytest.raises(StopIteration):
+            contextvars.copy_context().run(running.send, None)
+    assert caplog.records == []

@@ -57,6 +57,19 @@ def test_queued_spans_are_sent_after_the_apps_shutdown(app: Any, log: list[Any])
     assert log == [STARTUP, STARTED, SHUTDOWN, "paused", STOPPED]
 
 
+async def failing_at_the_end(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send(STARTED)
+    await receive()
+    raise ValueError("cannot close")
+
+
+def test_queued_spans_are_sent_if_the_app_fails_at_its_shutdown(log: list[Any]) -> None:
+    with pytest.raises(ValueError, match="cannot close"):
+        live(failing_at_the_end, log)
+    assert log == [STARTUP, STARTED, SHUTDOWN, "paused"]
+
+
 def test_an_app_that_fails_in_its_lifespan_fails_as_ever(log: list[Any]) -> None:
     async def failing(scope: Any, receive: Any, send: Any) -> None:
         await receive()

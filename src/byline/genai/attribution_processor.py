@@ -95,7 +95,7 @@ class AttributionSpanProcessor(SpanStateProcessor):
                 on_llm_span_start(span)
                 result = results.pop_for_second_span(span, state)
                 if result is not None:
-                    set_attributes(span, result)
+                    span.set_attributes(result)
             elif context is not None and self.stamp == "all":
                 _set_attribution(span, context, rename=False)
             if self._destinations:

@@ -77,16 +77,12 @@ class _Entry:
     __slots__ = ("added", "assigned", "in_gateway", "pending", "size")
 
     def __init__(self) -> None:
-        self.pending: dict[object, ResultAttributes] = {}
+        #: With their sizes.
+        self.pending: dict[object, tuple[ResultAttributes, int]] = {}
         self.assigned = False
         self.in_gateway = False
         self.added = 0.0
         self.size = _ENTRY_BYTES
-
-    def take_pending(self) -> ResultAttributes | None:
-        """Return the oldest result that waits, which waits no longer."""
-        call = next(iter(self.pending), None)
-        return None if call is None else self.pending.pop(call)
 
 
 class CallResults:
@@ -129,7 +125,7 @@ class CallResults:
             entry = self._entries.get(key)
             if entry is None:
                 return None
-            result = entry.take_pending()
+            result = self._take_pending(entry)
             if not entry.pending:
                 del self._entries[key]
                 self._size -= entry.size
@@ -164,7 +160,7 @@ class CallResults:
             entry = self._entries.get((state.request_key, response_id))
             if entry is None or not entry.pending:
                 return
-            state.result = entry.take_pending()
+            state.result = self._take_pending(entry)
             state.carries_usage = entry.assigned = True
             state.usage_elsewhere = entry.in_gateway
 
@@ -193,10 +189,22 @@ class CallResults:
         size = _ENTRY_BYTES + sum(_ATTRIBUTE_BYTES + len(str(value)) for value in result.values())
         with self._lock:
             entry = self._entry(key)
-            entry.pending[call] = result
-            entry.size += size
-            self._size += size
+            # A later result of the same call replaces the earlier one, and its size.
+            size_before = entry.pending[call][1] if call in entry.pending else 0
+            entry.pending[call] = (result, size)
+            entry.size += size - size_before
+            self._size += size - size_before
             self._make_room()
+
+    def _take_pending(self, entry: _Entry) -> ResultAttributes | None:
+        """Return the oldest result of an entry, which waits no longer."""
+        call = next(iter(entry.pending), None)
+        if call is None:
+            return None
+        result, size = entry.pending.pop(call)
+        entry.size -= size
+        self._size -= size
+        return result
 
     def _entry(self, key: _Key) -> _Entry:
         entry = self._entries.get(key)

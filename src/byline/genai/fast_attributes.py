@@ -8,12 +8,15 @@ otherwise they use the SDK's methods.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Span
 
-from byline.genai.attributes import AttributeValue
+from byline.genai.attributes import CALLER_USER_AGENT, REJECTED, ROUTE, AttributeValue
+
+#: Texts that are no ids, and that no destination adds.
+_MAY_BE_CUT: Final = frozenset({CALLER_USER_AGENT, REJECTED, ROUTE})
 
 
 def peek_attributes(span: ReadableSpan | Span) -> Mapping[str, Any]:
@@ -26,7 +29,10 @@ def peek_attributes(span: ReadableSpan | Span) -> Mapping[str, Any]:
 
 
 def set_attributes(span: Span, attributes: Mapping[str, AttributeValue]) -> None:
-    """Set attributes that need no cleaning: texts, numbers, and tuples of texts."""
+    """Set attributes that need no cleaning: texts, numbers, and tuples of texts.
+
+    A text that the span's limit would cut is left out, because a cut id is another id. Destinations add the text.
+    """
     container: Any = getattr(span, "_attributes", None)
     try:
         inner: dict[str, AttributeValue] = container._dict
@@ -39,7 +45,8 @@ def set_attributes(span: Span, attributes: Mapping[str, AttributeValue]) -> None
     except AttributeError:
         is_writable = False
     if not is_writable or not span.is_recording():
-        span.set_attributes(attributes)
+        limit = getattr(container, "max_value_len", None)
+        span.set_attributes(attributes if limit is None else _without_long(attributes, limit))
         return
     with lock:
         if not attributes.keys().isdisjoint(inner):
@@ -47,6 +54,14 @@ def set_attributes(span: Span, attributes: Mapping[str, AttributeValue]) -> None
             for key in inner.keys() & attributes.keys():
                 del inner[key]
         inner.update(attributes)
+
+
+def _without_long(attributes: Mapping[str, AttributeValue], limit: int) -> dict[str, AttributeValue]:
+    def fits(value: AttributeValue) -> bool:
+        texts = value if isinstance(value, tuple) else (value,)
+        return all(not isinstance(text, str) or len(text) <= limit for text in texts)
+
+    return {key: value for key, value in attributes.items() if key in _MAY_BE_CUT or fits(value)}
 
 
 def remove_attributes(span: Span, keys: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
+from opentelemetry import trace
 from opentelemetry.sdk.trace import Span
 
 from byline.call_result import CallResult
@@ -15,7 +16,8 @@ from byline.genai.attributes import AttributeValue, call_attributes
 from byline.genai.attribution_processor import reapply
 from byline.genai.call_results import keep_result, results
 from byline.genai.fast_attributes import remove_attributes
-from byline.genai.span_state import state_of
+from byline.genai.span_correlation import is_of_current_request
+from byline.genai.span_state import current_request, state_of
 from byline.request_context import RequestContext
 
 _GENAI_UTIL: Final = "opentelemetry.util.genai.invocation"
@@ -31,6 +33,10 @@ def genai_util_attributes() -> MutableMapping[str, AttributeValue] | None:
     """
     module = sys.modules.get(_GENAI_UTIL)
     if module is None:
+        return None
+    span = trace.get_current_span()
+    if state_of(span) is not None and current_request() is not None and not is_of_current_request(span):
+        # A request that the app sends to itself runs within the invocation of the outer request.
         return None
     for name in _CONTEXT_KEYS:
         key = getattr(module, name, None)

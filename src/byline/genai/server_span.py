@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import MutableMapping
 from contextvars import Token
@@ -63,6 +64,15 @@ def detach_ended_span() -> Token[Context] | None:
     if not context.is_valid or context.is_remote or span.is_recording() or not context.trace_flags.sampled:
         return None
     return otel_context.attach(trace.set_span_in_context(INVALID_SPAN))
+
+
+def detach_quietly(token: Token[Context]) -> None:
+    """Detach an OpenTelemetry context, unless a driver has changed the ``contextvars`` context since the attachment.
+
+    Such a driver drops the value with its context, and `opentelemetry.context.detach` would log an error.
+    """
+    with contextlib.suppress(ValueError):
+        token.var.reset(token)
 
 
 def created_by_otel_middleware(span: Span) -> Span | None:

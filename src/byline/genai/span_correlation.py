@@ -78,11 +78,11 @@ def find_llm_span() -> Span | None:
     current = trace.get_current_span()
     reference = _last_llm_span.get()
     last = None if reference is None else reference()
-    if last is not None and not _is_of_current_request(last):
+    if last is not None and not is_of_current_request(last):
         last = None
     state = state_of(current)
     # A thread without the request's context is led back to the request by the current span.
-    in_request = current_request() is None or _is_of_current_request(current)
+    in_request = current_request() is None or is_of_current_request(current)
     if in_request and state is not None and state.is_llm and isinstance(current, Span) and current.is_recording():
         if last is None or not last.is_recording() or state.is_model_call:
             return current
@@ -96,7 +96,7 @@ def find_llm_span() -> Span | None:
     return last
 
 
-def _is_of_current_request(span: trace.Span) -> bool:
+def is_of_current_request(span: trace.Span) -> bool:
     """Return whether a span started in the current request, or before the current job.
 
     A request that an app sends to itself, without a server, runs in the context of the outer request.
