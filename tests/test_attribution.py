@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from byline import attribution
 from byline.attribution import EMPTY, FIELDS, INVALID_JSON, SCALARS, Attribution, Rejected, merge
 from byline.inbound.claim_set import ClaimSet
-from byline.inbound.reader import GROUP_OF, GROUPS
+from byline.inbound.trust import GROUP_OF, GROUPS
 
 
 class Plan(str, enum.Enum):

@@ -11,14 +11,15 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from byline import errors, request_context, shutdown
-from byline.genai import server_span
+from byline.genai import caller_trace, server_span
 from byline.genai.attribution_processor import InstrumentationCheck
 from byline.genai.server_span import ServerSpanSetting
 from byline.genai.span_state import attach_nested_request, set_server_span
 from byline.genai.tracer_provider import has_tracer_provider
 from byline.inbound.body import DEFAULT_LIMIT, BodyBuffer, is_json, parse_length
-from byline.inbound.reader import GROUPS, ClaimReader, Identity, Trust
+from byline.inbound.reader import ClaimReader
 from byline.inbound.request import plain_headers, require_protocol
+from byline.inbound.trust import Identity, Trust
 from byline.request_context import DEFAULT_AFTER_RESPONSE, RequestContext, validate_after_response
 
 #: The key of a scope that this middleware handles already, so that a second middleware passes the request on.
@@ -41,8 +42,7 @@ class AttributionMiddleware:
 
     Safe if the callers are your own: services, back-ends, gateways, or a front-end whose users see only their
     own conversations anyway. By default every claim is accepted from everybody, as LLM gateways do with their
-    callers. Not safe on a public endpoint whose reports must not be forged: pass ``identity`` there, which beats
-    every claimed user, and a narrower ``trust``.
+    callers. Not safe if strangers call the endpoint: pass ``public=True`` and ``identity`` there.
 
     Args:
         app: The ASGI app.
@@ -54,8 +54,15 @@ class AttributionMiddleware:
             so that authentication further inside has run. Claimed users and organizations are
             ignored once this is set.
         trust: Which claims are accepted and from whom: a set of the groups ``session``, ``user``,
-            ``trace``, ``labels`` and ``metadata``, or a function of the scope that returns such a
-            set or a bool.
+            ``trace``, ``labels``, ``metadata`` and ``masks``, or a function of the scope that returns such a
+            set or a bool. By default all groups but ``masks`` (``mask_input`` and ``mask_output``, which hide
+            content from you). Without ``trace``, the request does not join the trace of its ``traceparent``
+            either; that is decided when the request begins.
+        public: Whether strangers call the endpoint. Only sessions are accepted unless ``trust`` names more, and
+            only as sessions of the user that ``identity`` returns. The request starts a trace of its own, linked
+            to the caller's. Header names count exactly as written. Gateways get no claims, unless the gateway's
+            ``forward_claims`` names them. The caller's API key is the one that ``identity`` returns as
+            ``api_key`` or ``key_alias``.
         body_limit: Bytes of a JSON body that are buffered until the app has read the body. A longer
             body is passed on unchanged, but claims in the body are not read.
         app_span: ``"auto"`` creates a server span if the request has none and a tracer provider is
@@ -64,7 +71,7 @@ class AttributionMiddleware:
             attributed to it; ``None`` for no limit. See `byline.unbound`.
 
     Raises:
-        SettingError: ``byline.E010`` to ``byline.E016`` and ``byline.E018``, at construction.
+        SettingError: ``byline.E010`` to ``byline.E016``, ``byline.E018`` and ``byline.E110``, at construction.
 
     Example:
         >>> from starlette.applications import Starlette
@@ -78,14 +85,15 @@ class AttributionMiddleware:
         *,
         fields: Mapping[str, str | Iterable[str]] | None = None,
         identity: Identity | None = None,
-        trust: Trust = GROUPS,
+        trust: Trust | None = None,
+        public: bool = False,
         body_limit: int = DEFAULT_LIMIT,
         app_span: ServerSpanSetting = "auto",
         after_response: float | None = DEFAULT_AFTER_RESPONSE,
     ) -> None:
         require_protocol(app, "asgi")
         self.app = app
-        self._reader = ClaimReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
+        self._reader = ClaimReader(fields=fields, identity=identity, trust=trust, public=public, body_limit=body_limit)
         self._app_span = server_span.validate_app_span(app_span)
         self._after_response = validate_after_response(after_response)
         self._otel_middleware: ASGIApp | None = None
@@ -99,6 +107,8 @@ class AttributionMiddleware:
             else:
                 await self.app(scope, receive, send)
             return
+        if self._reader.policy.may_isolate and not self._reader.policy.accepts_trace(scope):
+            scope[caller_trace.KEY] = caller_trace.hide_in_scope(scope)
         try:
             span = server_span.current_server_span(trace.get_current_span())
             if span is not None or not self._app_span or not has_tracer_provider():
@@ -143,6 +153,8 @@ class AttributionMiddleware:
         if InstrumentationCheck.pending:
             InstrumentationCheck.warn_if_not_instrumented()
         context = RequestContext(self._reader, scope, after_response=self._after_response)
+        if caller_trace.KEY in scope:
+            self._isolate(context, scope, span)
         if adds_attributes:
             set_server_span(context, span)
             send = _add_attributes_before_end(context, send)
@@ -164,6 +176,15 @@ class AttributionMiddleware:
             if adds_attributes:
                 server_span.set_request_attributes(context)
             context.end()
+
+    def _isolate(self, context: RequestContext, scope: Scope, span: trace.Span | None) -> None:
+        hidden: caller_trace.HiddenTrace = scope.pop(caller_trace.KEY)
+        context.is_isolated = True
+        if span is not None:
+            hidden.link_from(span)
+        if span is not None or not self._reader.policy.public:
+            # On a public endpoint no instrumentation inside may see them either.
+            scope["headers"] = hidden.headers
 
     def _app_makes_server_span(self, scope: Scope) -> bool:
         if self._detector is None:

@@ -93,6 +93,8 @@ class RequestContext:
         server_span_attribution: The attribution that they were made from.
         span_attributes: The attribution and the attributes that spans of this context get, made once for equal
             attributions.
+        caller_key: The caller's API key and its name, if ``identity`` has stated them.
+        is_isolated: Whether the request must not be filed under the trace of its ``traceparent``.
     """
 
     __slots__ = (
@@ -104,6 +106,7 @@ class RequestContext:
         "_claimed",
         "_claims_rejected",
         "_expires_at",
+        "_identified",
         "_merged",
         "_reader",
         "_reading_thread",
@@ -111,6 +114,8 @@ class RequestContext:
         "_spans",
         "_usage",
         "body",
+        "caller_key",
+        "is_isolated",
         "is_left",
         "key",
         "parent",
@@ -154,6 +159,9 @@ class RequestContext:
         self._usage: UsageTotals | None = None
         self._claims_rejected: list[str] | None = None
         self._bound_rejected: list[str] | None = None
+        self._identified: Attribution = EMPTY
+        self.caller_key: tuple[str | None, ...] = ()
+        self.is_isolated = False
 
     def attribution(self) -> Attribution:
         """Return the attribution as far as it is known, reading claims that have arrived since the last call."""
@@ -169,6 +177,31 @@ class RequestContext:
             # Kept with the values of which it is made: another thread may bind in the meantime.
             merged = self._merged = (bound, below, merge([bound, attribution_fields(below)]))
         return merged[2]
+
+    def vouched(self) -> Attribution:
+        """Return the part of the attribution that the app states: by ``identity``, `bind` or `byline.bound`.
+
+        The rest are claims of the caller.
+        """
+        if self.parent is None:
+            self.attribution()
+            below = self._identified
+        else:
+            below = self.parent.vouched()
+        bound = self._bound
+        return below if bound is None else merge([bound, attribution_fields(below)])
+
+    @property
+    def is_public(self) -> bool:
+        """Whether the middleware of the request is in its public mode."""
+        reader = self.root()._reader
+        return reader is not None and reader.policy.public
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether the app states who its users are: by an identity function, or by the public mode."""
+        reader = self.root()._reader
+        return reader is not None and (reader.policy.public or reader.identity is not None)
 
     def bind(self, fields: Mapping[str, Any] | Attribution) -> None:
         """Add fields from app code, which win over claims; later calls win over earlier ones."""
@@ -276,7 +309,11 @@ class RequestContext:
             return self._claimed or EMPTY
         self._reading_thread = thread
         try:
-            claimed, self._claims_rejected, known = reader.read(request_of(scope_or_environ), scope_or_environ, body)
+            claims = reader.read(request_of(scope_or_environ), scope_or_environ, body)
+            claimed, self._claims_rejected, known = claims.attribution, claims.rejected, claims.is_final
+            self._identified = claims.identified
+            if claims.caller_key != self.caller_key:
+                self.caller_key, self.span_attributes = claims.caller_key, None
         except Exception:
             claimed, known = EMPTY, True
             errors.report_internal_error("inbound")

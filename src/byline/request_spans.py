@@ -42,6 +42,9 @@ class RequestSpans:
         traces: The values that the spans share in each of their traces, the latest 500 traces.
         version: A number that grows with each change of a shared value; counted on `root`.
         exported_attributes: An attribution, and the attributes that are made of it for export.
+        is_identified: Whether the middleware has an identity function or is in its public mode.
+        vouched: The part of the attribution that the app states, see `RequestContext.vouched`.
+        refused_trace_id: The trace of the caller that the request must not be filed under, 0 if there is none.
     """
 
     __slots__ = (
@@ -57,21 +60,26 @@ class RequestSpans:
         "has_steps",
         "is_below_langfuse",
         "is_complete",
+        "is_identified",
         "parent",
         "previous_attributions",
+        "refused_trace_id",
         "remote_parent",
         "root",
         "server_span_id",
         "traces",
         "version",
+        "vouched",
     )
 
     def __init__(self, context: RequestContext) -> None:
         self._context = weakref.ref(context)
         self._request_key = context.key
         self.attribution: Attribution = EMPTY
+        self.vouched: Attribution = EMPTY
         self.previous_attributions: tuple[Attribution, ...] = ()
         self.is_complete = False
+        self.is_identified = context.is_identified
         self.parent: RequestSpans | None = None if context.parent is None else context.parent.spans()
         self.root: RequestSpans = self if self.parent is None else self.parent.root
         self.expires_at = context.expires_at
@@ -97,6 +105,7 @@ class RequestSpans:
                 request = context.request()
                 self.remote_parent = remote_parent
                 self.is_below_langfuse = request is not None and langfuse_trace_id(request) == remote_parent.trace_id
+        self.refused_trace_id = _refused_trace_id(server_span) if context.is_isolated else 0
 
     @property
     def trace_key(self) -> str:
@@ -156,8 +165,16 @@ class RequestSpans:
                 self.previous_attributions = (*self.previous_attributions[-4:], self.attribution)
                 self.root.note_change()
             self.attribution = current
+            self.vouched = context.vouched()
             if current.span_name:
                 self.root.has_steps = True
+
+
+def _refused_trace_id(server_span: Any) -> int:
+    """Return the trace that a server span has joined, 0 if the span is the root of a trace."""
+    if server_span is None or (server_span.is_recording() and getattr(server_span, "parent", None) is None):
+        return 0
+    return int(server_span.get_span_context().trace_id)
 
 
 class TraceValues:

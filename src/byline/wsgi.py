@@ -9,15 +9,16 @@ from typing import Any, Final
 from opentelemetry import trace
 
 from byline import deferred, errors, request_context
-from byline.genai import server_span
+from byline.genai import caller_trace, server_span
 from byline.genai.attribution_processor import InstrumentationCheck
 from byline.genai.server_span import ServerSpanSetting
 from byline.genai.span_state import attach_nested_request, set_server_span
 from byline.genai.tracer_provider import has_tracer_provider
 from byline.genai.wsgi_server_span import ADVICE, WsgiServerSpan, WsgiServerSpans
 from byline.inbound.body import DEFAULT_LIMIT
-from byline.inbound.reader import GROUPS, ClaimReader, Identity, Trust
+from byline.inbound.reader import ClaimReader
 from byline.inbound.request import require_protocol
+from byline.inbound.trust import Identity, Trust
 from byline.inbound.wsgi_input import tee_wsgi_input
 from byline.request_context import DEFAULT_AFTER_RESPONSE, RequestContext, validate_after_response
 from byline.settings import SettingError
@@ -34,8 +35,7 @@ class AttributionMiddleware:
 
     Safe if the callers are your own: services, back-ends, gateways, or a front-end whose users see only their
     own conversations anyway. By default every claim is accepted from everybody, as LLM gateways do with their
-    callers. Not safe on a public endpoint whose reports must not be forged: pass ``identity`` there, which beats
-    every claimed user, and a narrower ``trust``.
+    callers. Not safe if strangers call the endpoint: pass ``public=True`` and ``identity`` there.
 
     The app, every step of its response body and its ``close()`` run in one copied context, so that generators
     keep the attribution and nothing is left behind on the worker's thread.
@@ -49,8 +49,15 @@ class AttributionMiddleware:
             attribution fields, or ``None``. Called late, when an LLM span or the app needs them.
             Claimed users and organizations are ignored once this is set.
         trust: Which claims are accepted and from whom: a set of the groups ``session``, ``user``,
-            ``trace``, ``labels`` and ``metadata``, or a function of the environ that returns such a
-            set or a bool.
+            ``trace``, ``labels``, ``metadata`` and ``masks``, or a function of the environ that returns such a
+            set or a bool. By default all groups but ``masks`` (``mask_input`` and ``mask_output``, which hide
+            content from you). Without ``trace``, the request does not join the trace of its ``traceparent``
+            either; that is decided when the request begins.
+        public: Whether strangers call the endpoint. Only sessions are accepted unless ``trust`` names more, and
+            only as sessions of the user that ``identity`` returns. The request starts a trace of its own, linked
+            to the caller's. Gateways get no claims, unless the gateway's
+            ``forward_claims`` names them. The caller's API key is the one that ``identity`` returns as
+            ``api_key`` or ``key_alias``.
         body_limit: Bytes of a JSON body that are buffered until the app has read the body. A longer
             body is passed on unchanged, but claims in the body are not read.
         app_span: ``"auto"`` creates a server span if the request has none and a tracer provider is
@@ -60,7 +67,7 @@ class AttributionMiddleware:
             to it; ``None`` for no limit. See `byline.unbound`.
 
     Raises:
-        SettingError: ``byline.E010`` to ``byline.E018``, at construction.
+        SettingError: ``byline.E010`` to ``byline.E018`` and ``byline.E110``, at construction.
 
     Example:
         >>> def app(environ, start_response):
@@ -75,14 +82,15 @@ class AttributionMiddleware:
         *,
         fields: Mapping[str, str | Iterable[str]] | None = None,
         identity: Identity | None = None,
-        trust: Trust = GROUPS,
+        trust: Trust | None = None,
+        public: bool = False,
         body_limit: int = DEFAULT_LIMIT,
         app_span: ServerSpanSetting = "auto",
         after_response: float | None = DEFAULT_AFTER_RESPONSE,
     ) -> None:
         require_protocol(app, "wsgi")
         self.app = app
-        self._reader = ClaimReader(fields=fields, identity=identity, trust=trust, body_limit=body_limit)
+        self._reader = ClaimReader(fields=fields, identity=identity, trust=trust, public=public, body_limit=body_limit)
         self._app_span = server_span.validate_app_span(app_span)
         self._after_response = validate_after_response(after_response)
         self._spans = WsgiServerSpans() if app_span is True else None
@@ -100,7 +108,10 @@ class AttributionMiddleware:
         environ[_CONTEXT_KEY] = context
         context.body = tee_wsgi_input(environ, self._reader.body_limit)
         python_context.run(request_context.attach, context)
-        span = self._start_server_span(python_context, context, environ)
+        if self._reader.policy.may_isolate and not self._reader.policy.accepts_trace(environ):
+            span = self._start_isolated_server_span(python_context, context, environ)
+        else:
+            span = self._start_server_span(python_context, context, environ)
         if request_context.attached() is not None:
             # The copied context is the request's own: nothing has to be restored.
             python_context.run(attach_nested_request, context)
@@ -138,6 +149,19 @@ class AttributionMiddleware:
                 )
                 return None
         return python_context.run(self._spans.start, context, environ)
+
+    def _start_isolated_server_span(
+        self, python_context: Context, context: RequestContext, environ: Environ
+    ) -> WsgiServerSpan | None:
+        hidden = caller_trace.hide_in_environ(environ)
+        context.is_isolated = True
+        span = self._start_server_span(python_context, context, environ)
+        if context.server_span is not None:
+            hidden.link_from(context.server_span)
+        if context.server_span is not None or not self._reader.policy.public:
+            # On a public endpoint no instrumentation inside may see them either.
+            environ.update(hidden.headers)
+        return span
 
     def _app_makes_server_span(self, environ: Environ) -> bool:
         if self._detector is None:

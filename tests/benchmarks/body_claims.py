@@ -32,7 +32,7 @@ def read(reader: ClaimReader) -> None:
     body = BodyBuffer(1 << 24, len(LARGE))
     for chunk in _CHUNKS:
         body.append(chunk, last=chunk is _CHUNKS[-1])
-    claimed, _, _ = reader.read(AsgiRequest(dict(_SCOPE)), dict(_SCOPE), body)
+    claimed, *_ = reader.read(AsgiRequest(dict(_SCOPE)), dict(_SCOPE), body)
     assert claimed.session_id == "session_abc"
 
 

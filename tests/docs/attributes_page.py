@@ -24,6 +24,8 @@ _CALLER: Final = {
     names.CALLER_USER_AGENT: "The caller's user agent.",
     names.ROUTE: "The route's pattern if the framework provides one (Starlette 1.7 and newer), else the path.",
     names.REQUEST_ID: "The request's id, if the request has one.",
+    names.VOUCHED: "The fields whose values your app has stated, by `identity`, `bind()` or `bound()`. All others are "
+    "claims of the caller.",
     names.REJECTED: "Which claims were dropped and why, never their values.",
     names.AFTER_RESPONSE: "True on a span that started after the response, or after the `bound` block of a job.",
 }

@@ -139,9 +139,9 @@ CLAIMS: dict[str, tuple[Sent, dict[str, Any], list[str]]] = {
             "release": "r",
             "version": "v",
             "tags": ("a", "b"),
-            "metadata": {"k": "v", "generation_id": "g", "team": "blue", "mask_input": True},
+            "metadata": {"k": "v", "generation_id": "g", "team": "blue"},
         },
-        [],
+        ["metadata.mask_input: not trusted"],
     ),
     "tags as text": (claim({"metadata": {"tags": "a, b"}}), {"tags": ("a", "b")}, []),
     "body's own session before its metadata's": (

@@ -112,7 +112,7 @@ def test_a_bounded_part_of_a_body_is_decoded(name: str) -> None:
     reader = ClaimReader(fields=fields)
     tracemalloc.start()
     try:
-        attribution, reasons, _ = reader.read(AsgiRequest(scope), scope, body)
+        attribution, reasons, *_ = reader.read(AsgiRequest(scope), scope, body)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -127,6 +127,6 @@ def test_long_metadata_values_cost_no_other_value() -> None:
     scope = {"type": "http", "headers": []}
     body = BodyBuffer(1 << 24, len(data))
     body.append(data, last=True)
-    attribution, reasons, _ = ClaimReader().read(AsgiRequest(scope), scope, body)
+    attribution, reasons, *_ = ClaimReader().read(AsgiRequest(scope), scope, body)
     assert attribution == Attribution(trace_name="T", metadata={"k": "v"})
     assert reasons == ["metadata.doc: too long"]

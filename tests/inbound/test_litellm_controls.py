@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from byline.inbound.trust import GROUPS
 from tests.support import Door, Sent, accepted, both_doors, claim
 
 #: control → the claim, and its effect
@@ -43,7 +44,7 @@ HEADERS = {
 @pytest.mark.parametrize("control", CONTROLS)
 def test_a_control_in_the_metadata(door: Door, control: str) -> None:
     value, known = CONTROLS[control]
-    heard = accepted(door, claim({"metadata": {control: value}}))
+    heard = accepted(door, claim({"metadata": {control: value}}), trust={*GROUPS, "masks"})
     assert heard.known() == known
     assert heard.rejected == []
 
@@ -54,7 +55,7 @@ def test_a_control_as_a_header(door: Door, control: str) -> None:
     """With its prefix; dashes are as good as underscores."""
     value, known = HEADERS.get(control, CONTROLS[control])
     for name in (f"langfuse_{control}", f"Langfuse-{control.replace('_', '-')}"):
-        heard = accepted(door, Sent(headers=[(name, value)]))
+        heard = accepted(door, Sent(headers=[(name, value)]), trust={*GROUPS, "masks"})
         assert heard.known() == known
         assert heard.rejected == []
 
@@ -114,6 +115,7 @@ def test_tags_within_metadata_may_be_a_list(door: Door) -> None:
 def test_many_metadata_keys_do_not_displace_controls(door: Door) -> None:
     """Only fifty keys are kept, these among them."""
     crowd = {f"k{number}": number for number in range(60)}
-    heard = accepted(door, claim({"metadata": {**crowd, "mask_input": True, "mask_output": True}}))
+    masked = {"metadata": {**crowd, "mask_input": True, "mask_output": True}}
+    heard = accepted(door, claim(masked), trust={*GROUPS, "masks"})
     kept = heard.attribution.metadata
     assert (len(kept), kept["mask_input"], kept["mask_output"]) == (50, True, True)

@@ -45,7 +45,7 @@ SOURCES: dict[str, tuple[dict[str, Any], Sent, dict[str, Any], list[str]]] = {
         ["session_id: not text"],
     ),
     "header": ({"user_id": "header:X-User"}, claim(headers=[("x-USER", "u")]), {"user_id": "u"}, []),
-    "underscored header": ({"user_id": "header:X_User"}, claim(headers=[("X-User", "u")]), {"user_id": "u"}, []),
+    "underscored header": ({"user_id": "header:X_User"}, claim(headers=[("X_User", "u")]), {"user_id": "u"}, []),
     "two headers": (
         {"user_id": "header:X-User"},
         claim(headers=[("x-user", "u"), ("x-user", "v")]),
@@ -187,7 +187,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "fields as a list": ({"fields": ["session_id"]}, "byline.E013", "body:conversation.id"),
     "unknown trust group": ({"trust": {"sessions"}}, "byline.E011", "session, trace, user"),
     "trust as text": ({"trust": "session"}, "byline.E011", "a set of"),
-    "trust as None": ({"trust": None}, "byline.E011", "an empty set"),
+    "public as text": ({"public": "yes"}, "byline.E110", "True or False"),
     "trust as a number": ({"trust": 1}, "byline.E011", "an empty set"),
     "negative body limit": ({"body_limit": -1}, "byline.E014", "0 to read no bodies"),
     "body limit as text": ({"body_limit": "1MB"}, "byline.E014", "number of bytes"),

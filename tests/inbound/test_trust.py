@@ -218,4 +218,4 @@ def test_the_docstring_opens_with_when_the_default_is_safe() -> None:
     for middleware in (asgi.AttributionMiddleware, wsgi.AttributionMiddleware):
         opening = (middleware.__doc__ or "").split("Args:")[0]
         assert "Safe if" in opening
-        assert "Not safe on a public endpoint" in opening
+        assert "Not safe if strangers call the endpoint: pass ``public=True``" in opening

@@ -179,12 +179,36 @@ _FILTERED_ATTRIBUTES: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
+#: Filter → the attribution fields of its attributes. A caller's claim of one passes no filter: a caller could choose
+#: the destinations of its spans.
+_CLAIMABLE: Final[dict[str, tuple[str, ...]]] = {
+    "organizations": ("organization_id",),
+    "environments": ("environment", "environment_id"),
+}
+
+
+#: The environment of the app itself, in the current and the earlier name of OpenTelemetry.
+_RESOURCE_ENVIRONMENT: Final = ("deployment.environment.name", "deployment.environment")
+
+
+def _is_claim(span_copy: SpanCopy, fields: tuple[str, ...], value: Any) -> bool:
+    """Return whether the caller has claimed a value of these fields, which the app has not stated."""
+    request = None if span_copy.state is None else span_copy.state.request_spans
+    if request is None or value is None:
+        return False
+    states = [(*request.previous_attributions, request.attribution), (request.vouched,)]
+    claimed, vouched = (any(getattr(each, field) == value for each in found for field in fields) for found in states)
+    return claimed and not vouched
+
+
 class SpanFilters:
     """The filters of a destination; a span has to pass each filter that is set.
 
     Args:
-        organizations: Patterns of organization ids, in which ``*`` matches anything.
-        environments: Patterns of deployment environments, or of ids of the tenants' environments.
+        organizations: Patterns of organization ids, in which ``*`` matches anything. A value that a caller has only
+            claimed matches nothing.
+        environments: Patterns of deployment environments, or of ids of the tenants' environments. A value that a
+            caller has only claimed matches nothing.
         keys: Patterns of hashes or aliases of API keys, the callers' or the gateway's.
         models: Patterns of model names; only model calls are filtered by them.
         where: A function of the finished span.
@@ -229,6 +253,10 @@ class SpanFilters:
             if name == "models" and not span_copy.is_model_call:
                 continue
             values = [span_copy.attributes.get(key) for key in _FILTERED_ATTRIBUTES[name]]
+            if name in _CLAIMABLE:
+                values = [value for value in values if not _is_claim(span_copy, _CLAIMABLE[name], value)]
+                if name == "environments" and not any(values) and span_copy.resource is not None:
+                    values = [span_copy.resource.attributes.get(key) for key in _RESOURCE_ENVIRONMENT]
             if not any(value is not None and pattern.fullmatch(str(value)) for value in values):
                 return False
         if self._where is None:
@@ -276,9 +304,13 @@ def sampling_key(span_copy: SpanCopy) -> str:
     """Return the session id by which a span is sampled, else its trace id as the caller or the app named it.
 
     All spans of one request and trace use the key of the first one, because a session may become known late.
-    Spans that state another session have their own key.
+    Spans that state another session have their own key. If the app identifies its users, the key is the session, user
+    or organization that the app has stated, else one of the request's own.
     """
     trace_id = span_copy.trace_id
+    identified = _identified_sampling_key(span_copy)
+    if identified is not None:
+        return identified
     known = span_copy.attribution.session_id
     stated = span_copy.attributes.get(names.SESSION_ID)
     request = None if span_copy.state is None else span_copy.state.request_spans
@@ -288,6 +320,23 @@ def sampling_key(span_copy: SpanCopy) -> str:
         stated = None
     key = _request_sampling_key(request, str(known or stated or ""), trace_id)
     return str(stated) if stated and key != _hex_trace_id(trace_id) else key
+
+
+def _identified_sampling_key(span_copy: SpanCopy) -> str | None:
+    """Return the key of a request whose users the app identifies, ``None`` for other requests.
+
+    A claimed session or trace would let callers choose whether their own requests are exported.
+    """
+    request = None if span_copy.state is None else span_copy.state.request_spans
+    if request is None or not request.root.is_identified:
+        return None
+    vouched = request.vouched
+    key = vouched.session_id or vouched.user_id or vouched.organization_id
+    if key:
+        return key
+    # A number that no caller can choose, unlike a trace id.
+    root = request.root
+    return root.trace_key if root.first_span is not None else _hex_trace_id(span_copy.context.trace_id)
 
 
 def _request_sampling_key(request: RequestSpans, session: str, trace_id: int) -> str:

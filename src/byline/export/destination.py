@@ -167,7 +167,9 @@ class Destination:
             caller_spans=options.caller_spans,
             is_langfuse=map_span in own_transforms,
         )
-        transforms: list[SpanTransform] = [Redactor(private=options.privacy, mask=options.mask).redact]
+        transforms: list[SpanTransform] = [
+            Redactor(private=options.privacy, mask=options.mask, honors_masks=not options.audit).redact
+        ]
         collect = None
         if map_span in own_transforms:
             # Before the redaction: it puts content on the trace as well.

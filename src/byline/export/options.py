@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     unsampled: Unsampled
     sampling: float | None
     keep_errors: bool
+    audit: bool
     privacy: bool | None
     mask: Mask | None
     organizations: Collection[str] | None
@@ -68,6 +69,8 @@ class DestinationOptions:
         sampling: Share of the sessions that is sent, 0 to 1, by default ``BYLINE_SAMPLING`` or all. A request
             without a session is sampled by its trace id. Both are hashed, so every process decides the same.
         keep_errors: Whether failed spans are sent regardless of ``sampling``.
+        audit: Whether the destination gets every call: no sampling, no filters, calls that the app's sampler dropped
+            as well, and no masks that callers ask for. ``privacy`` and ``mask``, which you set, still apply.
         privacy: Whether content is redacted, by default ``BYLINE_PRIVACY``: prompts, completions, system
             instructions, tool definitions, arguments and results, and error messages, which repeat them. Tokens,
             cost, timing, model and custom metadata stay. Credentials and binary parts are never sent.
@@ -94,7 +97,7 @@ class DestinationOptions:
 
     Raises:
         SettingError: ``byline.E043``, ``byline.E045`` to ``byline.E049``, ``byline.E055``, ``byline.E056``,
-            ``byline.E063`` or ``byline.E100``: docs/errors.md has the settings of each.
+            ``byline.E063``, ``byline.E100`` or ``byline.E112``: docs/errors.md has the settings of each.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class DestinationOptions:
         unsampled: Unsampled = "skip",
         sampling: float | None = None,
         keep_errors: bool = False,
+        audit: bool = False,
         privacy: bool | None = None,
         mask: Mask | None = None,
         organizations: Collection[str] | None = None,
@@ -122,6 +126,10 @@ class DestinationOptions:
     ) -> None:
         if spans not in ("llm", "all") and not callable(spans):
             raise SettingError("byline.E043", f"spans={spans!r}", 'pass "llm", "all" or a function of the span')
+        filters = {"organizations": organizations, "environments": environments, "keys": keys, "models": models}
+        self.audit = _validate_audit(audit, {**filters, "where": where, "sampling": sampling})
+        if self.audit:
+            sampling, unsampled = 1.0, "record"
         if unsampled not in ("record", "skip"):
             raise SettingError("byline.E048", f"unsampled={unsampled!r}", 'pass "record" or "skip"')
         self.spans: Spans = spans
@@ -170,6 +178,19 @@ class DestinationOptions:
             raise SettingError("byline.E049", f"spool {self.spool} has no such home directory", advice) from None
         DiskStore(folder, name=label)
         return folder
+
+
+def _validate_audit(audit: Any, excluded: Mapping[str, Any]) -> bool:
+    if not isinstance(audit, bool):
+        raise SettingError("byline.E112", f"audit is {type(audit).__name__}", "pass True or False")
+    given = [name for name, value in excluded.items() if value is not None]
+    if audit and given:
+        raise SettingError(
+            "byline.E112",
+            f"audit=True gets every call, and {', '.join(given)} would leave some out",
+            "pass one of them",
+        )
+    return audit
 
 
 def _validate_label(label: Any) -> str | None:

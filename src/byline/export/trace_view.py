@@ -181,6 +181,11 @@ class TraceView:
             return state.exported_trace_ids[self._number]
         if caller_trace_id:
             return to_trace_id(caller_trace_id)
+        refused_by = _request_that_refuses(state, app_trace_id)
+        if refused_by is not None:
+            # A stranger has chosen the app's trace id, and may have chosen that of another request.
+            first = refused_by.first_span
+            return to_trace_id(refused_by.trace_key if first is not None else f"{app_trace_id:032x}{span_id:016x}")
         if self._traces == "call":
             top = span_id if state is None else self._outermost_exported(state).span_id
             return to_trace_id(f"{app_trace_id:032x}{top:016x}")
@@ -234,6 +239,10 @@ class TraceView:
             return make_span_context(trace_id, to_span_id(f"byline {trace_id:032x}")) if is_later else None
         parent = span_copy.parent
         if not self._whole or parent is None:
+            return None
+        if trace_id != parent.trace_id and _request_that_refuses(span_copy.state, parent.trace_id) is not None:
+            if parent.is_remote:
+                span_copy.links = [*span_copy.links, Link(parent)]
             return None
         if parent.is_remote:
             # The caller exports its own span, unless the caller's sampler has dropped it.
@@ -370,6 +379,13 @@ class HoldBackBuffer:
         """Return all held spans, because the destination shuts down."""
         held, self._held = list(self._held), deque()
         return held
+
+
+def _request_that_refuses(state: SpanState | None, trace_id: int) -> RequestSpans | None:
+    """Return the request of a span if the request must not be filed under this trace."""
+    request_spans = None if state is None else state.request_spans
+    root = None if request_spans is None else request_spans.root
+    return root if root is not None and root.refused_trace_id == trace_id else None
 
 
 def _belongs_to_step(span_copy: SpanCopy, ancestor: SpanState | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 from byline.call_result import CallResult, RateLimit
@@ -17,6 +17,7 @@ class AzureAPIM(Gateway):
         base_url: The URL of the service, unless that is at ``*.azure-api.net``.
         broadcasts: As for every gateway.
         key_aliases: As for every gateway.
+        forward_claims: As for every gateway.
         session_header: The header from which your policy reads the session; by default no session is sent.
         user_header: The header from which your policy reads the user; by default no user is sent.
         remaining_tokens_header: As in your ``llm-token-limit`` policy.
@@ -36,12 +37,13 @@ class AzureAPIM(Gateway):
         *,
         broadcasts: bool = False,
         key_aliases: Mapping[str, str] | None = None,
+        forward_claims: Collection[str] = (),
         session_header: str | None = None,
         user_header: str | None = None,
         remaining_tokens_header: str = "remaining-tokens",
         remaining_quota_tokens_header: str = "remaining-quota-tokens",
     ) -> None:
-        super().__init__(base_url, broadcasts=broadcasts, key_aliases=key_aliases)
+        super().__init__(base_url, broadcasts=broadcasts, key_aliases=key_aliases, forward_claims=forward_claims)
         self.session_header = session_header
         self.user_header = user_header
         self.remaining_tokens_header = remaining_tokens_header.lower()

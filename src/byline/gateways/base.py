@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from byline.attribution import Attribution, MetadataValue, to_trace_id
+from byline.attribution import FIELDS, Attribution, MetadataValue, to_trace_id
 from byline.call_result import CallResult
 from byline.gateways.header_values import encode_header_value, merge_ids_and_metadata
 from byline.gateways.json_splice import encode_members, insert_into_member, insert_members, top_level_members
@@ -149,9 +149,12 @@ class Gateway:
         broadcasts: ``True`` if the gateway exports its own traces to the same destination. The
             gateway's generation then carries usage and cost, and byline's span does not repeat them.
         key_aliases: Names of API keys by the SHA-256 of the key in hex, or a prefix of that hash.
+        forward_claims: Attribution fields that the gateway gets although a caller has only claimed them: those by
+            which the gateway can route (`routes_on`), and of requests to a public endpoint all fields.
 
     Raises:
-        SettingError: ``byline.E032`` if ``base_url`` is not an http(s) URL.
+        SettingError: ``byline.E032`` if ``base_url`` is not an http(s) URL, ``byline.E111`` if ``forward_claims``
+            names something else than attribution fields.
 
     Example:
         >>> Gateway("http://llm.internal:4000").recognises("llm.internal", 4000, "/v1/chat/completions")
@@ -168,6 +171,10 @@ class Gateway:
     sends_traceparent: ClassVar[bool] = False
     #: The longest header value that the gateway accepts.
     max_header_value: ClassVar[int] = 512
+    #: Fields by which the gateway can choose a model, a deployment or a budget.
+    routes_on: ClassVar[frozenset[str]] = frozenset()
+    #: Fields that the gateway gets although a caller has only claimed them.
+    forward_claims: frozenset[str] = frozenset()
     #: Whether this is a model provider: responses are read as a gateway's, ``byline.gateway.name`` is not set.
     is_provider: ClassVar[bool] = False
 
@@ -185,9 +192,15 @@ class Gateway:
                 setattr(cls, new, cls.__dict__[old])
 
     def __init__(
-        self, base_url: str | None = None, *, broadcasts: bool = False, key_aliases: Mapping[str, str] | None = None
+        self,
+        base_url: str | None = None,
+        *,
+        broadcasts: bool = False,
+        key_aliases: Mapping[str, str] | None = None,
+        forward_claims: Collection[str] = (),
     ) -> None:
         self.base_url = base_url
+        self.forward_claims = _validate_forward_claims(forward_claims)
         self.broadcasts = broadcasts
         self.key_aliases = dict(key_aliases or {})
         self._origin: tuple[str, int | None, str] | None = None
@@ -220,6 +233,10 @@ class Gateway:
 
     def extract(self, response: GatewayResponse, result: CallResult) -> None:
         """Copy the gateway's own response headers and body fields into ``result``."""
+
+    def withheld_claims(self, *, public: bool) -> frozenset[str]:
+        """Return the fields of which the gateway gets no claims of a caller."""
+        return (FIELDS if public else self.routes_on) - self.forward_claims
 
     def set_traceparent(self, request: GatewayRequest) -> None:
         """Set the LLM span's ``traceparent`` if the span is recorded and the app has not set that header."""
@@ -285,6 +302,20 @@ class Gateway:
     leave_out = log_omitted
     settle = leave_usage_to_gateway
     alias_of = find_key_alias
+
+
+def _validate_forward_claims(fields: Any) -> frozenset[str]:
+    try:
+        names = frozenset() if isinstance(fields, str) else frozenset(fields)
+    except TypeError:
+        names = frozenset({"?"})
+    if isinstance(fields, str) or not names <= FIELDS:
+        raise SettingError(
+            "byline.E111",
+            f"forward_claims={fields!r} names no attribution fields",
+            f"pass a set of {', '.join(sorted(FIELDS))}",
+        )
+    return names
 
 
 def _parse_origin(base_url: object) -> tuple[str, int, str]:

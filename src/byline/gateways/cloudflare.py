@@ -16,6 +16,7 @@ class Cloudflare(Gateway):
     """Cloudflare AI Gateway. It accepts five metadata entries; session and user come first."""
 
     name: ClassVar[str] = "cloudflare"
+    routes_on: ClassVar[frozenset[str]] = frozenset({"metadata"})
     hosts: ClassVar[tuple[str, ...]] = ("gateway.ai.cloudflare.com",)
     fields: ClassVar[tuple[Field, ...]] = (
         Field("trace_id", "header", "cf-aig-otel-trace-id"),

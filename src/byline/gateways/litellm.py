@@ -35,6 +35,7 @@ class LiteLLM(Gateway):
     """
 
     name: ClassVar[str] = "litellm"
+    routes_on: ClassVar[frozenset[str]] = frozenset({"tags"})
     sends_traceparent: ClassVar[bool] = True
     fields: ClassVar[tuple[Field, ...]] = (
         Field("session_id", "header", "x-litellm-session-id"),

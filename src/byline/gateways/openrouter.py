@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Final
 
 from byline.call_result import CallResult
@@ -39,6 +39,7 @@ class OpenRouter(Gateway):
         base_url: The URL, if not OpenRouter's own.
         broadcasts: As for every gateway.
         key_aliases: As for every gateway.
+        forward_claims: As for every gateway.
         key_status: Whether to get the spend and budget of the API key in use from OpenRouter in the
             background, because responses do not have them. The key is sent to OpenRouter only.
 
@@ -58,9 +59,10 @@ class OpenRouter(Gateway):
         *,
         broadcasts: bool = False,
         key_aliases: Mapping[str, str] | None = None,
+        forward_claims: Collection[str] = (),
         key_status: bool = False,
     ) -> None:
-        super().__init__(base_url, broadcasts=broadcasts, key_aliases=key_aliases)
+        super().__init__(base_url, broadcasts=broadcasts, key_aliases=key_aliases, forward_claims=forward_claims)
         self.key_status = KeyStatus(self.name, _status_url(base_url)) if key_status else None
 
     def matches_response(self, headers: Mapping[str, str]) -> bool:

@@ -22,6 +22,7 @@ class Portkey(Gateway):
     """
 
     name: ClassVar[str] = "portkey"
+    routes_on: ClassVar[frozenset[str]] = frozenset({"metadata"})
     hosts: ClassVar[tuple[str, ...]] = ("api.portkey.ai",)
     sends_traceparent: ClassVar[bool] = True
     fields: ClassVar[tuple[Field, ...]] = (

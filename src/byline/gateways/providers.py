@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar, Final
 
 from byline.call_result import CallResult
@@ -30,6 +30,7 @@ class OpenAI(Gateway):
         base_url: The URL, if not the provider's own.
         broadcasts: As for every gateway.
         key_aliases: As for every gateway.
+        forward_claims: As for every gateway.
         safety_identifier: Whether to send the hash of the user's id as ``safety_identifier``.
     """
 
@@ -44,9 +45,10 @@ class OpenAI(Gateway):
         *,
         broadcasts: bool = False,
         key_aliases: Mapping[str, str] | None = None,
+        forward_claims: Collection[str] = (),
         safety_identifier: bool = False,
     ) -> None:
-        super().__init__(base_url, broadcasts=broadcasts, key_aliases=key_aliases)
+        super().__init__(base_url, broadcasts=broadcasts, key_aliases=key_aliases, forward_claims=forward_claims)
         self.safety_identifier = safety_identifier
 
     def inject(self, request: GatewayRequest) -> None:
@@ -67,6 +69,7 @@ class Anthropic(Gateway):
         base_url: The URL, if not the provider's own.
         broadcasts: As for every gateway.
         key_aliases: As for every gateway.
+        forward_claims: As for every gateway.
         user_id: Whether to send the hash of the user's id as ``metadata.user_id``.
     """
 
@@ -80,9 +83,10 @@ class Anthropic(Gateway):
         *,
         broadcasts: bool = False,
         key_aliases: Mapping[str, str] | None = None,
+        forward_claims: Collection[str] = (),
         user_id: bool = False,
     ) -> None:
-        super().__init__(base_url, broadcasts=broadcasts, key_aliases=key_aliases)
+        super().__init__(base_url, broadcasts=broadcasts, key_aliases=key_aliases, forward_claims=forward_claims)
         self.user_id = user_id
 
     def inject(self, request: GatewayRequest) -> None:

@@ -34,6 +34,7 @@ STEP_NAME: Final = "byline.step.name"
 GENERATION_NAME: Final = "byline.generation.name"
 APP_TRACE_ID: Final = "byline.app.trace_id"
 REJECTED: Final = "byline.rejected"
+VOUCHED: Final = "byline.vouched"
 AFTER_RESPONSE: Final = "byline.after_response"
 
 ORGANIZATION_ID: Final = "byline.organization.id"

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.trace import SpanKind
 
 from byline import deferred, errors, settings
-from byline.attribution import is_printable
+from byline.attribution import EMPTY, Attribution, is_printable
 from byline.gateways.keys import find_alias, hash_key
 from byline.genai import attributes as names
 from byline.genai import call_spans, classify, server_span
@@ -23,6 +23,7 @@ from byline.genai.attributes import (
     GENERATION_NAME,
     METADATA,
     REJECTED,
+    VOUCHED,
     AttributeValue,
     attribution_attributes,
 )
@@ -38,6 +39,7 @@ STAMPS: Final = ("llm", "all")
 
 _INHERITED: Final = frozenset(name for attributes in ATTRIBUTION.values() for name in attributes)
 _MAX_CLIENT_VALUE: Final = 200
+_FIELDS: Final = Attribution.__struct_fields__
 
 
 class AttributionSpanProcessor(SpanStateProcessor):
@@ -148,9 +150,29 @@ def request_attributes(context: RequestContext) -> dict[str, AttributeValue]:
         rejected = context.rejected
         # The server span has the rejected claims too, but not every destination receives the server span.
         rejection: dict[str, AttributeValue] = {REJECTED: tuple(rejected)} if rejected else {}
-        cached = (attribution, {**client_attributes(context), **rejection, **attribution_attributes(attribution)})
+        cached = (
+            attribution,
+            {
+                **client_attributes(context),
+                **rejection,
+                **vouched_attribute(context, attribution),
+                **attribution_attributes(attribution),
+            },
+        )
         context.span_attributes = cached
     return cached[1]
+
+
+def vouched_attribute(context: RequestContext, attribution: Attribution) -> dict[str, AttributeValue]:
+    """Return the names of the fields whose values the app itself has stated; all others are claims of the caller.
+
+    Empty in a job, which has no caller.
+    """
+    vouched = context.vouched()
+    if vouched is EMPTY or context.request() is None:
+        return {}
+    fields = [field for field in _FIELDS if (value := getattr(vouched, field)) and value == getattr(attribution, field)]
+    return {VOUCHED: tuple(fields)} if fields else {}
 
 
 def client_attributes(context: RequestContext) -> dict[str, AttributeValue]:
@@ -175,6 +197,13 @@ def client_attributes(context: RequestContext) -> dict[str, AttributeValue]:
         elif folded == "authorization" and value[:7].lower() == "bearer " and len(value) > 7:
             attributes.setdefault(names.KEY_HASH, hash_key(value[7:].strip()))
     alias = find_alias(str(attributes.get(names.KEY_HASH, "")) or None)
+    if context.root().caller_key or context.is_public:
+        # The key in the headers may be another one than the key that the app has checked.
+        attributes.pop(names.KEY_HASH, None)
+        key, alias = context.root().caller_key or (None, None)
+        if key is not None:
+            attributes[names.KEY_HASH] = hash_key(key)
+            alias = alias or find_alias(hash_key(key))
     if alias is not None:
         attributes[names.KEY_ALIAS] = alias
     address = request.address()

@@ -9,7 +9,7 @@ import msgspec
 from opentelemetry.sdk.trace import Span
 
 from byline import errors
-from byline.attribution import EMPTY
+from byline.attribution import EMPTY, MASKS, Attribution
 from byline.call_result import CallResult
 from byline.gateways.base import Gateway, GatewayRequest, GatewayResponse
 from byline.gateways.keys import find_alias
@@ -47,7 +47,7 @@ def inject(
     all_headers = dict(headers)
     span_context = None if span is None else span.get_span_context()
     outgoing = GatewayRequest(
-        attribution=EMPTY if context is None else context.attribution(),
+        attribution=EMPTY if context is None else _sendable(gateway, context),
         headers=all_headers,
         body=body,
         members=members,
@@ -65,6 +65,21 @@ def inject(
         {name: value for name, value in all_headers.items() if headers.get(name) != value},
         None if outgoing.body is body else outgoing.body,
     )
+
+
+def _sendable(gateway: Gateway, context: RequestContext) -> Attribution:
+    """Return the attribution without the claims that the gateway must not get."""
+    attribution = context.attribution()
+    withheld = gateway.withheld_claims(public=context.is_public)
+    if not any(getattr(attribution, field) for field in withheld):
+        return attribution
+    vouched = context.vouched()
+    kept = {field: getattr(vouched, field) for field in withheld}
+    if "metadata" in kept:
+        # Requests for masking have been accepted by name.
+        masks = {key: value for key, value in attribution.metadata.items() if key in MASKS}
+        kept["metadata"] = {**masks, **vouched.metadata}
+    return msgspec.structs.replace(attribution, **kept)
 
 
 def extract(

@@ -42,12 +42,14 @@ class ClaimSet(dict[str, Any]):
     ``rejected`` is the request's list of dropped claims: field name and reason, never the value.
     """
 
-    __slots__ = ("_is_from_app", "rejected")
+    __slots__ = ("_is_from_app", "caller_key", "rejected")
 
     def __init__(self, rejected: list[str]) -> None:
         super().__init__()
         self.rejected = rejected
         self._is_from_app = False
+        #: The caller's API key and its name, if the app has stated them.
+        self.caller_key: tuple[str | None, ...] = ()
 
     def reject(self, field: str, reason: str) -> None:
         """Record that a claim was dropped."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
-from inspect import iscoroutinefunction
-from typing import Any, Final, cast
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any, Final, NamedTuple
 
 from byline import carrier, errors
-from byline.attribution import FIELDS as ATTRIBUTION_FIELDS
-from byline.attribution import MASKS, Attribution, merge
+from byline.attribution import EMPTY, MASKS, Attribution, merge
 from byline.inbound import sources
 from byline.inbound.body import DEFAULT_LIMIT, BodyBuffer, BodyDecoder
 from byline.inbound.claim_names import (
@@ -18,35 +16,12 @@ from byline.inbound.claim_names import (
     HEADER_CLAIMS,
     LANGFUSE_KEYS,
     TRACE_KEYS,
+    canonical_header_name,
 )
 from byline.inbound.claim_set import ClaimSet
 from byline.inbound.request import HeaderNames, Request
+from byline.inbound.trust import CALLER_KEYS, ClaimPolicy, Identity, Trust
 from byline.settings import SettingError
-
-Identity = Callable[[MutableMapping[str, Any]], "Mapping[str, Any] | Attribution | None"]
-Predicate = Callable[[MutableMapping[str, Any]], "bool | str | Collection[str] | None"]
-Trust = Collection[str] | Predicate
-
-#: Attribution field → claim group.
-GROUP_OF: Final[dict[str, str]] = {
-    "session_id": "session",
-    "user_id": "user",
-    "organization_id": "user",
-    "environment_id": "user",
-    "trace_id": "trace",
-    "parent_span_id": "trace",
-    "trace_name": "labels",
-    "span_name": "labels",
-    "generation_name": "labels",
-    "environment": "labels",
-    "release": "labels",
-    "version": "labels",
-    "tags": "labels",
-    "metadata": "metadata",
-}
-GROUPS: Final = frozenset(GROUP_OF.values())
-#: Claims of these fields are ignored if an identity function is set.
-_IDENTITY_FIELDS: Final = frozenset({"user_id", "organization_id", "environment_id"})
 
 #: Key of a scope or environ with its decoded `carrier.HEADER`, which is accepted once but read several times.
 _CARRIED: Final = "byline.carried"
@@ -60,6 +35,24 @@ _NESTED_PATHS: Final = {
 _PRESENCE_ONLY: Final = frozenset(field.needs for field in CLAIM_NAMES if field.needs) - BODY_CLAIMS.keys()
 
 
+class ReadClaims(NamedTuple):
+    """The claims of a request as far as they are known.
+
+    Attributes:
+        attribution: The accepted claims.
+        rejected: Field name and reason of each dropped claim.
+        is_final: Whether all values that become known late are known.
+        identified: The part of the attribution that ``identity`` returned.
+        caller_key: The caller's API key and its name, as ``identity`` returned them.
+    """
+
+    attribution: Attribution
+    rejected: list[str]
+    is_final: bool
+    identified: Attribution = EMPTY
+    caller_key: tuple[str | None, ...] = ()
+
+
 class ClaimReader:
     """Reads the claims of any number of requests with the settings of one middleware."""
 
@@ -68,41 +61,40 @@ class ClaimReader:
         *,
         fields: Mapping[str, str | Iterable[str]] | None = None,
         identity: Identity | None = None,
-        trust: Trust = GROUPS,
+        trust: Trust | None = None,
+        public: bool = False,
         body_limit: int = DEFAULT_LIMIT,
     ) -> None:
         if type(body_limit) is not int or body_limit < 0:
             raise SettingError(
                 "byline.E014", f"body_limit={body_limit!r}", "pass a number of bytes, 0 to read no bodies"
             )
-        if identity is not None and not is_plain_function(identity):
-            raise SettingError(
-                "byline.E015",
-                f"identity={identity!r} is not a synchronous function",
-                "pass a plain function of the scope or environ, not a coroutine function",
-            )
         self.sources = sources.validate_fields(fields)
         self.identity = identity
-        self.trust = validate_trust(trust)
+        self.policy = ClaimPolicy(trust, identity, public=public)
         self.body_limit = body_limit
         self._signing = carrier.Signing.from_settings()
         own_members = [source.path[0] for source in self.sources if source.kind == "body"]
         own_nested = [source.path[1] for source in self.sources if len(source.path) > 1]
-        own_headers = [source.name for source in self.sources if source.kind == "header"]
+        own_headers = [source.written for source in self.sources if source.kind == "header"]
         self._body_decoder = BodyDecoder(
             [*own_members, *BODY_CLAIMS],
             nested={name: paths for name, paths in _NESTED_PATHS.items() if name not in own_members},
             presence_only=_PRESENCE_ONLY,
             known_keys={*TRACE_KEYS, *CONTROL_KEYS, *LANGFUSE_KEYS, *MASKS, "id", *own_nested},
         )
-        self._header_names = HeaderNames([*HEADER_CLAIMS, carrier.HEADER, "baggage", "cookie", *own_headers])
+        claim_headers = {name: field.name for name, (_, field) in HEADER_CLAIMS.items()}
+        self._header_names = HeaderNames(
+            {**claim_headers, carrier.HEADER: carrier.HEADER, "baggage": "baggage", "cookie": "cookie"},
+            # A proxy that sets one of these headers may pass the other spelling on.
+            exact={canonical_header_name(name): name for name in own_headers},
+            all_exact=public,
+        )
         #: Whether values may become known after the headers and the body have been read.
         self.late = identity is not None or any(source.late for source in self.sources)
 
-    def read(
-        self, request: Request, raw: MutableMapping[str, Any], body: BodyBuffer | None
-    ) -> tuple[Attribution, list[str], bool]:
-        """Return the claims known so far, the dropped ones, and whether all late values are known.
+    def read(self, request: Request, raw: MutableMapping[str, Any], body: BodyBuffer | None) -> ReadClaims:
+        """Return the claims known so far.
 
         Args:
             request: The request.
@@ -125,28 +117,21 @@ class ClaimReader:
         verified = None
         if carrier.HEADER in headers:
             verified = self._read_carried(headers[carrier.HEADER], raw, claims)
-        if "baggage" in headers:
+        if "baggage" in headers and not self.policy.public:
             claims.add_baggage_claims(headers["baggage"])
         layers = (claims,) if own is None else (own, claims)
-        if self.trust is not GROUPS:
-            accepted = self._accepted_fields(raw)
-            for layer in layers:
-                layer.keep_only(accepted, "not trusted")
-        # An own service has read its caller's claims by its own rules: what it signed needs no trust.
-        if verified:
-            _leave_identity_to("own service", layers)
-        if identified is not None:
-            _leave_identity_to("identity", layers)
-            if verified and not _IDENTITY_FIELDS.isdisjoint(identified):
-                _leave_identity_to("identity", (verified,))
-            layers = (identified, *((verified,) if verified else ()), *layers)
-        elif verified:
-            layers = (verified, *layers)
+        self.policy.apply(layers, identified, verified, raw)
         late_values_known = not self.late or (
             (identified is None or bool(identified))
             and all(source.field in (own or ()) for source in self.sources if source.late)
         )
-        return merge(layers), rejected, late_values_known
+        if verified:
+            layers = (verified, *layers)
+        if identified is None:
+            return ReadClaims(merge(layers), rejected, late_values_known)
+        return ReadClaims(
+            merge((identified, *layers)), rejected, late_values_known, merge((identified,)), identified.caller_key
+        )
 
     def _read_sources(
         self, request: Request, headers: Mapping[str, list[str]], members: Mapping[str, Any], rejected: list[str]
@@ -192,53 +177,15 @@ class ClaimReader:
         claims = ClaimSet(rejected)
         try:
             values = identity(raw)
+            if isinstance(values, Mapping) and any(key in values for key in CALLER_KEYS):
+                claims.caller_key = tuple(_text_or_none(values.get(key)) for key in CALLER_KEYS)
+                values = {field: value for field, value in values.items() if field not in CALLER_KEYS}
             if values is not None:
                 claims.add_app_fields(values)
         except Exception:
             errors.report_internal_error("identity")
         return claims
 
-    def _accepted_fields(self, raw: MutableMapping[str, Any]) -> frozenset[str]:
-        try:
-            return accepted_fields(self.trust, raw)
-        except Exception:
-            errors.report_internal_error("trust")
-            return frozenset()
 
-
-def _leave_identity_to(source: str, layers: Iterable[ClaimSet]) -> None:
-    for layer in layers:
-        layer.keep_only(ATTRIBUTION_FIELDS - _IDENTITY_FIELDS, f"{source} decides")
-
-
-def validate_trust(trust: Trust) -> Trust:
-    """Return a set of claim groups or a function. Raises `SettingError` ``byline.E011`` for anything else."""
-    if is_plain_function(trust):
-        return trust
-    try:
-        groups = None if isinstance(trust, str) else frozenset(cast("Collection[str]", trust))
-    except TypeError:
-        groups = None
-    if groups is None or not groups <= GROUPS:
-        raise SettingError(
-            "byline.E011",
-            f"trust={trust!r} names no claim groups",
-            f"pass a set of {', '.join(sorted(GROUPS))}, an empty set, or a plain function of the request",
-        )
-    return GROUPS if groups == GROUPS else groups
-
-
-def is_plain_function(value: object) -> bool:
-    """Return whether a value is callable and not a coroutine function, because a span's start cannot await."""
-    return callable(value) and not iscoroutinefunction(value) and not iscoroutinefunction(type(value).__call__)
-
-
-def accepted_fields(trust: Trust, raw: MutableMapping[str, Any]) -> frozenset[str]:
-    """Return the attribution fields that a request may claim."""
-    accepted = trust(raw) if callable(trust) else trust
-    if accepted is True:
-        return ATTRIBUTION_FIELDS
-    if not accepted:
-        return frozenset()
-    groups = GROUPS.intersection((accepted,) if isinstance(accepted, str) else accepted)
-    return frozenset(field for field, group in GROUP_OF.items() if group in groups)
+def _text_or_none(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

@@ -9,7 +9,6 @@ from types import FunctionType, MethodType
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl
 
-from byline.inbound.claim_names import canonical_header_name
 from byline.settings import SettingError
 
 _MAX_QUERY_FIELDS: Final = 1000
@@ -44,16 +43,30 @@ def plain_headers(scope: MutableMapping[str, Any]) -> dict[bytes, bytes] | None:
 class HeaderNames:
     """The headers that a reader needs, under the names that each protocol uses.
 
-    The names are canonical: lower case, with dashes.
+    Args:
+        names: Canonical name, in lower case with dashes → the name as written.
+        exact: The same for names of which no other spelling counts: ``X_Account`` is not ``X-Account``.
+        all_exact: Whether no other spelling counts for any name.
+
+    The environ of WSGI has both spellings under one key, so that a WSGI server has to refuse one of them.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self.names = frozenset(canonical_header_name(name) for name in names)
-        self.asgi = {name.encode("latin-1", "replace"): name for name in self.names}
+    def __init__(
+        self, names: Mapping[str, str], *, exact: Mapping[str, str] | None = None, all_exact: bool = False
+    ) -> None:
+        exact = exact or {}
+        self.names = frozenset({*names, *exact})
+        #: The names as received, in lower case.
+        self.asgi = {name.encode("latin-1", "replace"): name for name in names if name not in exact and not all_exact}
+        self.asgi.update({written.lower().encode("latin-1", "replace"): name for name, written in exact.items()})
+        if all_exact:
+            self.asgi.update({written.lower().encode("latin-1", "replace"): name for name, written in names.items()})
+        #: The names that also count with underscores instead of dashes.
+        self.folding = {} if all_exact else {raw: name for raw, name in self.asgi.items() if name not in exact}
         self.wsgi = {f"HTTP_{name.upper().replace('-', '_')}": name for name in self.names}
 
 
-_BAGGAGE: Final = HeaderNames(["baggage"])
+_BAGGAGE: Final = HeaderNames({"baggage": "baggage"})
 
 
 class AsgiRequest:
@@ -86,7 +99,7 @@ class AsgiRequest:
                 else:
                     found[name] = [decode_header(value)]
             elif b"_" in folded:
-                name = names.get(folded.replace(b"_", b"-"))
+                name = wanted.folding.get(folded.replace(b"_", b"-"))
                 if name is not None:
                     underscored = underscored or {}
                     underscored.setdefault(name, []).append(decode_header(value))

@@ -19,7 +19,7 @@ _KINDS: Final = ("body", "header", "query", "path", "cookie")
 class FieldSource:
     """One part of a request from which one attribution field is read, e.g. ``body:conversation.id``."""
 
-    __slots__ = ("field", "kind", "name", "path", "template")
+    __slots__ = ("field", "kind", "name", "path", "template", "written")
 
     def __init__(self, field: str, spec: object) -> None:
         kind, colon, name = spec.partition(":") if isinstance(spec, str) else ("", "", "")
@@ -31,7 +31,8 @@ class FieldSource:
             )
         self.field = field
         self.kind = kind
-        self.name = canonical_header_name(name.strip()) if kind == "header" else name.strip()
+        self.written = name.strip()
+        self.name = canonical_header_name(self.written) if kind == "header" else self.written
         self.path = tuple(self.name.split(".")) if kind == "body" else ()
         self.template = _compile_template(field, self.name) if kind == "path" and self.name.startswith("/") else None
 

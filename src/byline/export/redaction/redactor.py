@@ -65,16 +65,20 @@ class Redactor:
         mask: A function ``(name, value)``, called for each text outside the allow-list and for metadata,
             request parameters, URLs and errors. The result replaces the text, and ``None`` removes the
             attribute. If the function raises, nothing of the text is sent.
+        honors_masks: Whether callers may ask that content of their own requests is removed.
     """
 
-    def __init__(self, *, private: bool, mask: Mask | None = None) -> None:
+    def __init__(self, *, private: bool, mask: Mask | None = None, honors_masks: bool = True) -> None:
+        self._honors_masks = honors_masks
         self._private = private
         self._mask = mask
         self._resources: dict[int, tuple[Resource, Resource]] = {}
 
     def redact(self, span: SpanCopy) -> None:
         """Redact a span copy in place; a caller's ``mask_input`` and ``mask_output`` count for its own spans."""
-        hidden = BOTH if self._private else masked_sides(span.attributes)
+        hidden = self._private_sides
+        if self._honors_masks and not self._private:
+            hidden = masked_sides(span.attributes)
         whole = span.attributes
         span.attributes = dict(self.redact_attributes(whole, hidden))
         span.name = scrub(span.name)
