@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import re
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import Any
@@ -459,8 +460,32 @@ def test_block_inside_an_abandoned_async_generator_leaves_nothing_in_the_consume
 
 
 def test_values_outside_the_limits_are_dropped_and_named() -> None:
-    with byline.bound(session_id="x" * 201, user_id="u", colour="blue"):
+    with byline.bound(session_id="x" * 201, user_id="u"):
         assert byline.current() == byline.Attribution(user_id="u")
         owner = request_context.current_context()
         assert owner is not None
-        assert owner.rejected == ["session_id: too long", "colour: no attribution field"]
+        assert owner.rejected == ["session_id: too long"]
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("user", "did you mean 'user_id'?"),
+        ("session", "did you mean 'session_id'?"),
+        ("trace", "did you mean 'trace_id'?"),
+        ("organization", "did you mean 'organization_id'?"),
+        ("tag", "did you mean 'tags'?"),
+        ("sesion_id", "did you mean 'session_id'?"),
+        ("colour", "pass one of environment, environment_id, "),
+    ],
+)
+@pytest.mark.parametrize("function", ["bind", "bound"])
+def test_an_unknown_field_raises_in_the_app(function: str, name: str, advice: str) -> None:
+    """Also outside a request, as a misspelt argument of any function does; nothing is bound."""
+    expected = re.escape(f"byline.E101: {function}() has no attribution field {name!r}; {advice}")
+    with byline.bound(user_id="ada"):
+        with pytest.raises(TypeError, match=expected):
+            getattr(byline, function)(**{"session_id": "s-1", name: "x"})
+        assert byline.current() == byline.Attribution(user_id="ada")
+    with pytest.raises(TypeError, match=expected):
+        getattr(byline, function)(**{name: "x"})

@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from byline import errors, request_context, shutdown
 from byline.genai import caller_trace, server_span
-from byline.genai.attribution_processor import InstrumentationCheck
 from byline.genai.server_span import ServerSpanSetting
+from byline.genai.setup_check import InstrumentationCheck
 from byline.genai.span_state import attach_nested_request, set_server_span
 from byline.genai.tracer_provider import has_tracer_provider
 from byline.inbound.body import DEFAULT_LIMIT, BodyBuffer, is_json, parse_length
@@ -92,6 +92,7 @@ class AttributionMiddleware:
         after_response: float | None = DEFAULT_AFTER_RESPONSE,
     ) -> None:
         require_protocol(app, "asgi")
+        InstrumentationCheck.has_middleware = True
         self.app = app
         self._reader = ClaimReader(fields=fields, identity=identity, trust=trust, public=public, body_limit=body_limit)
         self._app_span = server_span.validate_app_span(app_span)

@@ -157,6 +157,9 @@ class bound(Block):  # noqa: N801 - used like a function
     Args:
         **fields: Attribution fields, as for `byline.bind`.
 
+    Raises:
+        TypeError: ``byline.E101`` for a name that is not an attribution field.
+
     Example:
         >>> import byline
         >>> @byline.bound(session_id="nightly", tags=["batch"])
@@ -168,6 +171,7 @@ class bound(Block):  # noqa: N801 - used like a function
 
     def __init__(self, **fields: Any) -> None:
         super().__init__()
+        request_context.check_fields("bound", fields)
         self._fields = fields
 
     def __enter__(self) -> bound:

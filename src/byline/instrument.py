@@ -60,6 +60,8 @@ def instrument(
         SettingError: An invalid setting, e.g. ``byline.E041`` if only one of the two Langfuse keys is
             set, ``byline.E022`` if the tracer provider accepts no span processors.
 
+    Where spans are sent is logged once as ``INFO`` by the logger ``byline``.
+
     Example:
         >>> import byline
         >>> byline.instrument(destinations=[], clients=())
@@ -74,7 +76,9 @@ def instrument(
             if not _replaces(earlier, *given):
                 return
             _runtimes.close(earlier)
-        _runtimes.add(_make_runtime(*given))
+        runtime = _make_runtime(*given)
+        _runtimes.add(runtime)
+        runtime.log_destinations()
 
 
 def _make_runtime(
@@ -110,10 +114,13 @@ def _make_runtime(
     http.validate_clients(clients)
     own_services = OwnServices(settings.find("propagate_to").value if propagate_to is None else propagate_to)
     checked = None if destinations is None else validate_destinations(destinations)
+    nowhere: list[str] | None = None
     provider = find_tracer_provider(tracer_provider)
     if checked is None:
         processors = [each for each in list_processors(provider) if not isinstance(each, SpanStateProcessor)]
         checked = export.destinations_from_environment(processors)
+        if not checked and not processors:
+            nowhere = export.set_variables()
     runtime = Runtime(
         provider,
         destinations=checked,
@@ -125,6 +132,8 @@ def _make_runtime(
         others=_runtimes.destinations(),
         own_services=own_services,
     )
+    if nowhere is not None:
+        runtime.expect_destination(nowhere)
     keys.set_aliases(aliases)
     return runtime
 
@@ -175,7 +184,8 @@ def flush(timeout: float = 10.0) -> bool:
 def stats() -> dict[str, int]:
     """Return byline's own counters and gauges by name.
 
-    They count internal errors, LLM calls, and for each destination its spans (``langfuse.spans.sent``,
+    They count internal errors, LLM calls (``calls``), those of them that found no request and so get no attribution
+    (``calls.without_request``), and for each destination its spans (``langfuse.spans.sent``,
     ``.spooled``, ``.left_out``, ``.dropped.<why>``), its requests, and its waiting spans
     (``langfuse.queue``, ``langfuse.spool.spans``).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
 import threading
@@ -11,7 +12,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from byline import errors
-from byline.attribution import EMPTY, Attribution, merge
+from byline.attribution import EMPTY, FIELDS, Attribution, merge
 from byline.fork import fork_safe_lock
 from byline.inbound.claim_set import ClaimSet, attribution_fields
 from byline.inbound.reader import ClaimReader
@@ -257,6 +258,11 @@ class RequestContext:
             self._spans.expires_at = self._expires_at
 
     @property
+    def is_unbound(self) -> bool:
+        """Whether `byline.unbound` has made the context, which is no request's."""
+        return self._after_response < 0
+
+    @property
     def expires_at(self) -> float | None:
         """When the context expires, by `time.monotonic`; ``None`` while the request or the block lasts."""
         return self._expires_at
@@ -361,6 +367,17 @@ def current() -> Attribution:
     return EMPTY if context is None else context.attribution()
 
 
+def check_fields(function: str, fields: Mapping[str, Any]) -> None:
+    """Raise `TypeError` ``byline.E101`` if one of the keyword arguments is not an attribution field."""
+    if fields.keys() <= FIELDS:
+        return
+    for name in fields:
+        if name not in FIELDS:
+            similar = [f"{name}_id"] if f"{name}_id" in FIELDS else difflib.get_close_matches(name, sorted(FIELDS), 1)
+            advice = f"did you mean {similar[0]!r}?" if similar else f"pass one of {', '.join(sorted(FIELDS))}"
+            raise TypeError(f"byline.E101: {function}() has no attribution field {name!r}; {advice}")
+
+
 def bind(**fields: Any) -> None:
     """Add to the attribution of this request from app code, which wins over claims of the client.
 
@@ -371,6 +388,9 @@ def bind(**fields: Any) -> None:
     Args:
         **fields: Attribution fields, e.g. ``session_id``, ``user_id``, ``tags``, ``metadata``.
 
+    Raises:
+        TypeError: ``byline.E101`` for a name that is not an attribution field.
+
     Example:
         >>> import byline
         >>> with byline.bound():
@@ -378,6 +398,7 @@ def bind(**fields: Any) -> None:
         ...     byline.current().user_id
         '42'
     """
+    check_fields("bind", fields)
     context = current_context()
     if context is None:
         errors.warn_once(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from opentelemetry.sdk.trace import TracerProvider
 
 from byline import errors, http, internal_metrics, shutdown
+from byline.export import set_variables, unused_settings
 from byline.export.destination import Destination, split_deadline, start_all, unique_labels
 from byline.export.processor import DestinationSpanProcessor
 from byline.fork import fork_safe_lock
 from byline.gateways.base import Gateway
 from byline.genai.attribution_processor import AttributionSpanProcessor, Stamp
+from byline.genai.span_state import SpanStateProcessor
 from byline.genai.tracer_provider import SideTracer, get_or_add_processor, list_processors
 from byline.http.call_config import LLMSpans
 from byline.http.propagation import OwnServices
@@ -85,6 +88,46 @@ class Runtime:
         processor = AttributionSpanProcessor(stamp)
         processor.switch_on(stamp, recording)
         return SideTracer(self.tracer_provider, [processor])
+
+    def log_destinations(self) -> None:
+        """Log where the spans of this provider are sent."""
+        if self.destinations:
+            names = [f"{each.label} ({urlsplit(each.endpoint).hostname})" for each in self.destinations]
+            errors.logger.info("byline: spans are sent to %s", " and ".join(names))
+        elif any(not isinstance(each, SpanStateProcessor) for each in list_processors(self.tracer_provider)):
+            errors.logger.info("byline: spans are sent by the app's own span processors only")
+        else:
+            errors.logger.info("byline: spans are sent to no destination")
+
+    def expect_destination(self, variables: list[str]) -> None:
+        """Warn at the first LLM call if the provider still has no exporter.
+
+        Args:
+            variables: The variables of destinations that are set already.
+        """
+
+        def warn() -> None:
+            self.config.on_first_call = None
+            if any(not isinstance(each, SpanStateProcessor) for each in list_processors(self.tracer_provider)):
+                return
+            late = [each for each in set_variables() if each not in variables]
+            if late:
+                errors.warn_once(
+                    "destination.late",
+                    "byline.E103: %s was set after byline.instrument() was called, and has no effect. Load the .env "
+                    "file before",
+                    late[0],
+                )
+                return
+            reasons = [reason for reason, _ in unused_settings()]
+            errors.warn_once(
+                "destination.none",
+                "byline.E103: LLM spans are sent nowhere, because %s. Set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY, "
+                "or OTEL_EXPORTER_OTLP_ENDPOINT, or pass destinations to byline.instrument()",
+                reasons[0] if reasons else "there is no destination",
+            )
+
+        self.config.on_first_call = warn
 
     def flush(self, timeout: float) -> bool:
         """Send all waiting spans. Returns whether every destination took them within ``timeout`` seconds."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from byline.export.destination import Destination
-from byline.export.environment import destinations_from_environment, unused_settings
+from byline.export.environment import destinations_from_environment, set_variables, unused_settings
 from byline.export.langfuse import Langfuse
 from byline.export.otlp import OTLP
 from byline.export.self_test import CheckResult
@@ -14,5 +14,6 @@ __all__ = [
     "Destination",
     "Langfuse",
     "destinations_from_environment",
+    "set_variables",
     "unused_settings",
 ]

@@ -74,6 +74,12 @@ def unused_settings() -> list[tuple[str, str]]:
     return reasons
 
 
+def set_variables() -> list[str]:
+    """Return the variables that name a destination, as far as they are set."""
+    found = [settings.find(name).variable for name in ("langfuse_public_key", "langfuse_secret_key", "otlp_endpoint")]
+    return [variable for variable in found if variable is not None]
+
+
 def _names_langfuse() -> bool:
     return bool(settings.find("langfuse_public_key").value or settings.find("langfuse_secret_key").value)
 

@@ -12,7 +12,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.trace import SpanKind
 
-from byline import deferred, errors, settings
+from byline import deferred, errors
 from byline.attribution import EMPTY, Attribution, is_printable
 from byline.gateways.keys import find_alias, hash_key
 from byline.genai import attributes as names
@@ -29,6 +29,7 @@ from byline.genai.attributes import (
 )
 from byline.genai.call_results import results
 from byline.genai.fast_attributes import peek_attributes, set_attributes
+from byline.genai.setup_check import InstrumentationCheck as InstrumentationCheck
 from byline.genai.span_correlation import on_llm_span_start
 from byline.genai.span_state import SpanListener, SpanStateProcessor, start_state
 from byline.request_context import RequestContext
@@ -257,26 +258,3 @@ def _set_attribution(span: Span, context: RequestContext, *, rename: bool) -> No
     # A span without attributes may still turn out to be an agent's; it is renamed when its response arrives.
     if name is not None and not classify.KEYS.isdisjoint(present) and classify.is_model_call(span.name, present):
         span.update_name(str(name))
-
-
-class InstrumentationCheck:
-    """Warns once if requests are handled before `byline.instrument()` was called."""
-
-    #: Middlewares look at this with each request, and at nothing else.
-    pending = True
-
-    @classmethod
-    def warn_if_not_instrumented(cls) -> None:
-        """Log ``byline.E019`` once, unless byline is disabled."""
-        cls.pending = False
-        try:
-            disabled = settings.find("disabled").value
-        except SettingError:
-            # `instrument` reports the wrong setting.
-            disabled = False
-        if not disabled:
-            errors.warn_once(
-                "absent",
-                "byline.E019: a request arrived before byline.instrument() was called; its LLM spans get no "
-                "attribution. Call byline.instrument() when the process starts",
-            )

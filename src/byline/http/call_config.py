@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, Protocol
 
 from opentelemetry import trace
@@ -37,6 +37,9 @@ class CallConfig:
         processor: byline's span processor of the provider.
         enabled: Whether byline sees the LLM calls of this provider.
         own_services: The hosts that get the attribution with each request, ``None`` for none.
+
+    Attributes:
+        on_first_call: Called at the first LLM call, ``None`` for nothing.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class CallConfig:
         self.capture_content = capture_content
         self.side_tracer = side_tracer
         self.enabled = enabled
+        self.on_first_call: Callable[[], None] | None = None
         self._processor = processor
 
     def records_unsampled(self) -> bool:

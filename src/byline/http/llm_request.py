@@ -19,6 +19,7 @@ from byline.gateways.json_splice import top_level_members
 from byline.gateways.keys import key_hash_from_headers
 from byline.genai.call_results import results
 from byline.genai.record_result import genai_util_attributes, record_result
+from byline.genai.setup_check import InstrumentationCheck
 from byline.genai.span_correlation import PendingSpan, await_llm_span, find_llm_span
 from byline.genai.span_state import SpanState, current_request, state_of
 from byline.http import fallback_span, gateway_exchange
@@ -85,6 +86,8 @@ class LLMRequest:
         body: bytes | None,
         members: Mapping[str, msgspec.Raw] | None,
     ) -> None:
+        if config.on_first_call is not None:
+            config.on_first_call()
         self._config = config
         self._parser = parser
         self._is_open = True
@@ -106,7 +109,9 @@ class LLMRequest:
         self.headers, self.body = gateway_exchange.inject(
             gateway, path, headers, body, members, context=self.context, span=self.span
         )
-        if self.context is not None:
+        if self.context is None:
+            InstrumentationCheck.report_call_without_request()
+        else:
             # Counted now: a stream that is abandoned may end long after its request.
             self.context.totals.add()
         self._has_read_partial = False
