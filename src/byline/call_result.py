@@ -69,7 +69,7 @@ class CallResult(msgspec.Struct, kw_only=True, omit_defaults=True):
         tokens: Rate limit of tokens.
         status_code: HTTP status of the response.
         error_type: The class of the error; the HTTP status if the response has no class.
-        error_message: The error message.
+        error_message: The error message. Providers quote prompts in it: on spans only if content is captured.
         input_messages: Input messages as JSON in the format of the GenAI conventions, only if content is captured.
         output_messages: The same for the output messages.
         system_instructions: The same for the system instructions.

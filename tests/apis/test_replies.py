@@ -162,13 +162,17 @@ def test_request_parameters_are_read() -> None:
         "response_format": {"type": "json_object"},
         "stream": True,
     }
-    CHAT.parse_request(json.dumps(body).encode(), result, path="/v1/chat/completions", host="api.groq.com")
+    for capture in (True, False):
+        CHAT.parse_request(
+            json.dumps(body).encode(), result, path="/v1/chat/completions", host="api.groq.com", capture=capture
+        )
+        # Stop sequences are content.
+        assert ("stop_sequences" in result.parameters) is capture
     assert result.parameters == {
         "max_tokens": 5,
         "temperature": 0.0,
         "top_p": 0.5,
         "seed": 42,
-        "stop_sequences": ("a", "b"),
         "presence_penalty": 1.0,
         "response_format": "json_object",
     }

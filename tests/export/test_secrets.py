@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 import byline
 from byline.destinations import OTLP, Langfuse
 from byline.export.redaction.allow_list import redact_parameters
-from byline.export.redaction.secrets import is_secret, scrub
+from byline.secrets import is_secret, scrub
 from byline.testing import Receiver
 
 SECRET = "Q7fJ2kLm9XzP4aBc"
@@ -221,7 +221,7 @@ def test_other_texts_are_kept(text: str) -> None:
 
 
 LONG = """
-from byline.export.redaction.secrets import scrub
+from byline.secrets import scrub
 for text in (
     "see http://" + "a:" * 200_000,
     "://" * 200_000,

@@ -158,7 +158,6 @@ ROWS: dict[str, Row] = {
             "byline.ratelimit.requests.limit": 20,
             "byline.ratelimit.requests.remaining": 0,
             "byline.ratelimit.requests.reset": 1.0,
-            "byline.error.message": "Rate limit exceeded",
         },
         429,
     ),

@@ -408,3 +408,28 @@ def test_malformed_requests_and_replies_raise_nothing(path: str, body: bytes, ca
             with httpx2.Client() as client:
                 answer = client.post(f"{capturing.url}/model/x{path}", content=body)
                 assert answer.content == reply
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_error_messages_are_content_without_credentials(stream: bool, capturing: Gateway, finished: Finished) -> None:
+    """Providers quote the prompt and the key; stop sequences quote the conversation."""
+    capturing.answer(
+        {"error": {"type": "invalid_request_error", "message": f"input was: {SAID}; key {'sk-proj-' + 'a1B2' * 6}"}},
+        status=400,
+    )
+    ask = {"model": "m", "messages": [], "stop": ["Jane Roe:"], "stream": stream}
+    httpx2.post(f"{capturing.base_url}/chat/completions", json=ask)
+    (span,) = finished()
+    attributes = dict(span.attributes or {})
+    assert attributes["byline.error.message"] == f"input was: {SAID}; key …"
+    assert span.status.description == attributes["byline.error.message"]
+    assert attributes["gen_ai.request.stop_sequences"] == ("Jane Roe:",)
+
+
+def test_no_error_message_by_default(gateway: Gateway, finished: Finished) -> None:
+    gateway.answer({"error": {"type": "invalid_request_error", "message": f"input was: {SAID}"}}, status=400)
+    httpx2.post(f"{gateway.base_url}/chat/completions", json={"model": "m", "messages": [], "stop": ["Jane Roe:"]})
+    (span,) = finished()
+    assert (span.attributes or {})["error.type"] == span.status.description == "invalid_request_error"
+    assert SAID not in span.to_json()
+    assert "Jane" not in span.to_json()

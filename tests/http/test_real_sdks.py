@@ -193,7 +193,7 @@ def test_fallback_span_is_a_child_of_the_current_span(gateway: Gateway, finished
 
 
 @pytest.mark.parametrize("status", [429, 500])
-def test_error_response_sets_error_type_and_message(status: int, gateway: Gateway, finished: Finished) -> None:
+def test_error_response_sets_the_error_type(status: int, gateway: Gateway, finished: Finished) -> None:
     """The span has the status of the response."""
     gateway.fail(status)
     client = openai.OpenAI(base_url=gateway.base_url, api_key="k", max_retries=0)
@@ -202,7 +202,7 @@ def test_error_response_sets_error_type_and_message(status: int, gateway: Gatewa
     (span,) = finished()
     assert span.status.status_code is StatusCode.ERROR
     assert (span.attributes or {})["error.type"]
-    assert (span.attributes or {})["byline.error.message"]
+    assert "byline.error.message" not in (span.attributes or {})
     assert (span.attributes or {})["http.response.status_code"] == status
 
 

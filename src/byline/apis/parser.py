@@ -119,6 +119,9 @@ class ApiParser:
                 result.parameters[name] = value
         if capture:
             self._capture(lambda: self._capture_request(request, result))
+        else:
+            # These quote the conversation.
+            result.parameters.pop("stop_sequences", None)
         return self.has_required_members(request)
 
     def parse_response(self, body: bytes, result: CallResult, *, capture: bool = False) -> Mapping[str, Any] | None:

@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from byline import export, gateways, settings
 from byline.export import CheckResult, Destination, Langfuse
 from byline.export.otlp import parse_headers
-from byline.export.redaction.secrets import scrub
 from byline.export.self_test import silence_logs
+from byline.secrets import scrub
 from byline.settings import Setting, SettingError
 
 

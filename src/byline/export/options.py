@@ -14,9 +14,9 @@ from byline import settings
 from byline.export.decisions import SpanFilters, SpanPredicate, Spans, Unsampled, validate_sampling
 from byline.export.delivery.store import DEFAULT_BYTES, DiskStore
 from byline.export.redaction.redactor import Mask, validate_privacy
-from byline.export.redaction.secrets import scrub
 from byline.export.trace_view import CallerSpans, Traces, validate_caller_spans, validate_traces
 from byline.genai.dialects import validate_conventions
+from byline.secrets import scrub
 from byline.settings import SettingError
 
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")

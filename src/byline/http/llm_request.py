@@ -25,6 +25,7 @@ from byline.genai.span_state import SpanState, current_request, state_of
 from byline.http import fallback_span, gateway_exchange
 from byline.http.call_config import CallConfig, configs
 from byline.http.response_reader import ResponseBuffer, ResponseReader
+from byline.secrets import scrub
 
 #: One lock for all requests: it is held only to find out who ends a request first.
 _end_lock: Final = fork_safe_lock()
@@ -256,6 +257,9 @@ class LLMRequest:
 
     def _record(self) -> None:
         result, gateway = self.result, self._reader.gateway
+        if result.error_message is not None:
+            # Providers quote prompts and keys in their errors.
+            result.error_message = scrub(result.error_message) if self._config.capture_content else None
         broadcasts = gateway is not None and gateway.broadcasts
         if gateway is not None and broadcasts:
             result = copy(result)

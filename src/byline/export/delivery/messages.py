@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from byline import errors, settings
-from byline.export.redaction.secrets import scrub
+from byline.secrets import scrub
 
 #: Statuses by which a destination refuses every batch until a setting is corrected, with advice.
 _MISCONFIGURED: Final[dict[int, str]] = {

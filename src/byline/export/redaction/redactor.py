@@ -29,9 +29,9 @@ from byline.export.redaction.content import (
     neutral_span_name,
     sides_of,
 )
-from byline.export.redaction.secrets import encodable, is_secret, scrub
 from byline.export.span_copy import SpanCopy
 from byline.genai.attributes import ATTRIBUTION, ERROR_TYPE
+from byline.secrets import encodable, is_secret, scrub
 from byline.settings import SettingError
 
 Mask = Callable[[str, Any], Any]
