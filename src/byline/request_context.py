@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
+import re
 import threading
 import time
 from collections.abc import Mapping, MutableMapping
@@ -12,7 +13,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from byline import errors
-from byline.attribution import EMPTY, FIELDS, Attribution, merge
+from byline.attribution import EMPTY, FIELDS, Attribution, is_printable, merge
 from byline.fork import fork_safe_lock
 from byline.inbound.claim_set import ClaimSet, attribution_fields
 from byline.inbound.reader import ClaimReader
@@ -30,6 +31,10 @@ _lock: Final = fork_safe_lock()
 _keys: Final = itertools.count(1)
 #: Seconds after the response in which work that the request left behind is still attributed to the request.
 DEFAULT_AFTER_RESPONSE: Final = 300.0
+
+_MAX_ROUTE: Final = 180
+#: A path without segments that look like ids.
+_STATIC_PATH: Final = re.compile(r"(?:/(?:[A-Za-z][A-Za-z_.~-]*|v\d+(?:\.\d+)?))+/?")
 
 AttributeValue = str | bool | int | float | tuple[str, ...]
 
@@ -301,6 +306,22 @@ class RequestContext:
         """Return the request as its protocol shows it, ``None`` in a job."""
         scope_or_environ = self.root().scope_or_environ
         return None if scope_or_environ is None else request_of(scope_or_environ)
+
+    def route_name(self) -> str:
+        """Return method and route, such as ``POST /chat``: the name of a trace that nobody names.
+
+        Empty in a job, and for a path that may contain ids, because the framework does not tell its pattern.
+        """
+        request = self.request()
+        if request is None:
+            return ""
+        try:
+            route = request.route() or request.path()
+            is_name = len(route) <= _MAX_ROUTE and (request.route() or _STATIC_PATH.fullmatch(route))
+            return f"{request.method()} {route}" if is_name and is_printable(route) else ""
+        except Exception:
+            errors.report_internal_error("route")
+            return ""
 
     def _read_claims(self) -> Attribution:
         reader, scope_or_environ, body = self._reader, self.scope_or_environ, self.body

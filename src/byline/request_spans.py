@@ -13,7 +13,7 @@ from byline.inbound.request import langfuse_trace_id
 if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
-    from byline.request_context import RequestContext
+    from byline.request_context import RequestContext, UsageTotals
 
 #: A job may never end, with one trace for each of its items.
 _MAX_TRACES: Final = 500
@@ -38,6 +38,9 @@ class RequestSpans:
         is_below_langfuse: Whether the caller says that this is a span of Langfuse's SDK.
         has_steps: Whether the request, or a part of it, names a step of its trace.
         first_span: The context of the server span; without a server span, that of the first span.
+        has_llm_spans: Whether an LLM span of the request has ended; counted on `root`.
+        route: Method and route of the request, such as ``POST /chat``; ``None`` before the first LLM span has ended.
+        usage: The usage totals of the request, ``None`` without calls.
         call_spans: The spans of model calls of this part, see `byline.genai.call_spans`.
         traces: The values that the spans share in each of their traces, the latest 500 traces.
         version: A number that grows with each change of a shared value; counted on `root`.
@@ -57,6 +60,7 @@ class RequestSpans:
         "expires_at",
         "exported_attributes",
         "first_span",
+        "has_llm_spans",
         "has_steps",
         "is_below_langfuse",
         "is_complete",
@@ -66,8 +70,10 @@ class RequestSpans:
         "refused_trace_id",
         "remote_parent",
         "root",
+        "route",
         "server_span_id",
         "traces",
+        "usage",
         "version",
         "vouched",
     )
@@ -88,6 +94,9 @@ class RequestSpans:
         self.is_below_langfuse = False
         self.has_steps = False
         self.first_span: SpanContext | None = None
+        self.has_llm_spans = False
+        self.route: str | None = None
+        self.usage: UsageTotals | None = None
         self.call_spans: Any = None
         self.traces: dict[int, TraceValues] = {}
         self.version = 1
@@ -141,6 +150,12 @@ class RequestSpans:
                 trace = self.traces.setdefault(trace_id, TraceValues())
         return trace
 
+    def note_llm_span(self) -> None:
+        """Note that an LLM span of the request has ended; by then the framework has found the route."""
+        self.has_llm_spans = True
+        context = self._context()
+        self.route = "" if context is None else context.route_name()
+
     def note_change(self) -> None:
         """Increase the version of the root, because a shared value has changed."""
         with _lock:
@@ -158,6 +173,8 @@ class RequestSpans:
         if context is None:
             return
         current = context.attribution()
+        if self.usage is None and context.has_calls:
+            self.usage = context.totals
         if not self.is_complete:
             self.is_complete = context.is_complete()
         if current is not self.attribution:
@@ -188,17 +205,17 @@ class TraceValues:
         shared: Trace attributes that the spans of the whole request state; used on the root only.
         propagated: The version of the request, the trace attributes of a span, and those that it got from others.
         sampling_key: The key by which the first span was sampled.
-        first_and_last: The first input and the last output, with their times.
+        summaries: The first question, the last answer and the last error, see `byline.export.request_root`.
     """
 
-    __slots__ = ("first_and_last", "propagated", "sampling_key", "shared", "stated")
+    __slots__ = ("propagated", "sampling_key", "shared", "stated", "summaries")
 
     def __init__(self) -> None:
         self.stated: dict[str, Any] = {}
         self.shared: dict[str, TraceValue] = {}
         self.propagated: tuple[int, list[Any], dict[str, Any]] | None = None
         self.sampling_key: str | None = None
-        self.first_and_last: dict[str, tuple[int, Any]] = {}
+        self.summaries: dict[tuple[int, int], Any] = {}
 
     def decide_sampling(self, key: str) -> str:
         """Return the key of the destination that decided first; it counts for all of them."""

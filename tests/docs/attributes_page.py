@@ -40,6 +40,19 @@ _EXPORTED: Final = {
     names.APP_TRACE_ID: "The id of the app's own trace, if the span was exported into the caller's trace.",
     names.STEP_NAME: "Also on the step span, which the destination creates.",
 }
+#: Written by `byline.export.openinference`.
+_OPENINFERENCE_CONTENT: Final = {
+    "llm.input_messages.<n>.message.*": "the messages of the request, from any instrumentation | model calls",
+    "llm.output_messages.<n>.message.*": "the messages of the response | model calls",
+    "llm.tools.<n>.tool.json_schema": "the offered tools | model calls",
+    "input.value": "of a root the first question; of a model call all messages as JSON; of a tool the arguments | "
+    "LLM spans, roots",
+    "output.value": "of a root the last answer, or the error; of a model call the response; of a tool the result | "
+    "LLM spans, roots",
+    "input.mime_type": "`application/json` or `text/plain` | LLM spans, roots",
+    "output.mime_type": "`application/json` or `text/plain` | LLM spans, roots",
+}
+
 _DIALECTS: Final = {
     "openinference": "Phoenix, Arize and other backends that read OpenInference.",
     "openrouter": "As OpenRouter's Broadcast writes them to OpenTelemetry destinations.",
@@ -103,6 +116,9 @@ def _page_lines() -> Iterator[str]:
         yield from _columns("attribute", "from", "on")
         for row in rows:
             yield _dialect_row(row)
+        if dialect == "openinference":
+            for name, meaning in _OPENINFERENCE_CONTENT.items():
+                yield f"| `{name}` | {meaning} |"
 
 
 def _dialect_row(row: Row) -> str:

@@ -166,7 +166,7 @@ ASKED = {"input.value": "a question", "output.value": "an answer", "gen_ai.respo
 @both_paths
 def test_a_second_span_of_a_call_states_zero_tokens(receiver: Receiver, path: Path) -> None:
     """Langfuse counts and prices the content of a generation that states no tokens."""
-    with running(Langfuse(*KEYS, receiver.url)) as app, app.request():
+    with running(Langfuse(*KEYS, receiver.url, root=False)) as app, app.request():
         with app.span("carrier", {**CHAT, **ASKED, "gen_ai.usage.input_tokens": 3}) as span:
             results.assign(state_of(span), "r-1")  # type: ignore[arg-type]
         app.chat("twin", **ASKED, **{"gen_ai.usage.input_tokens": 3})
@@ -184,7 +184,7 @@ def test_a_call_that_the_gateway_exports_states_zero_tokens(receiver: Receiver, 
 @both_paths
 def test_one_of_two_spans_of_a_stream_states_the_tokens(receiver: Receiver, path: Path) -> None:
     """The first span ends before the tokens are known, and may be sent before the second one starts."""
-    items = shown(replayed(receiver, "logfire", "chat_stream"), path)
+    items = [item for item in shown(replayed(receiver, "logfire", "chat_stream"), path) if item.type != "span"]
     assert [item.usage for item in items] == [{"input": 0, "output": 0}, {"input": 11, "output": 7}]
 
 

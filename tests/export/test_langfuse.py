@@ -319,7 +319,8 @@ def test_values_that_langfuse_would_refuse_are_corrected(receiver: Receiver, pat
         "gen_ai.tool.name": "get_weather",
         "langfuse.observation.level": "warn",
     }
-    with running(Langfuse(*KEYS, receiver.url)) as app, app.request(session_id="s", generation_name="Ask"):
+    destination = Langfuse(*KEYS, receiver.url, root=False)
+    with running(destination) as app, app.request(session_id="s", generation_name="Ask"):
         app.chat(**bad)
         app.chat("x", **{"langfuse.trace.name": "a name " * 300})
         app.chat("x", **{"langfuse.prompt.name": "p", "langfuse.prompt.version": "latest"})
@@ -409,7 +410,7 @@ def test_exports_ask_for_ingestion_version_4(receiver: Receiver) -> None:
 @both_paths
 def test_stream_that_was_cut_is_a_warning(receiver: Receiver, path: Path) -> None:
     """A level that the span states already is kept, and an error stays one."""
-    with running(Langfuse(*KEYS, receiver.url)) as app, app.request(session_id="s"):
+    with running(Langfuse(*KEYS, receiver.url, root=False)) as app, app.request(session_id="s"):
         app.chat(**{"byline.stream.cut": "app"})
         app.chat(**{"byline.stream.cut": "app", "langfuse.observation.level": "debug"})
     cut, stated = (next(iter(observations([span], path).values())) for span in receiver.spans)

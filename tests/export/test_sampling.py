@@ -82,14 +82,14 @@ def test_traces_without_a_session_are_sampled_whole(receiver: Receiver) -> None:
 
 
 def test_errors_can_be_kept_always(receiver: Receiver) -> None:
-    """Without the spans around them, and so without a parent."""
+    """Without the spans around them, below a root of their own."""
     with running(llm(receiver, sampling=0.0, keep_errors=True)) as app, app.request(session_id="s"):
         with app.span("agent", AGENT):
             with app.span("failed", CHAT) as span:
                 span.set_status(Status(StatusCode.ERROR, "no"))
             app.chat("fine")
         app.chat("refused", **{"error.type": "429"})
-    assert tree(receiver.spans) == {None: ["failed", "refused"]}
+    assert tree(receiver.spans) == {None: ["request"], "request": ["failed", "refused"]}
 
 
 def test_each_destination_has_its_own_share(receiver: Receiver) -> None:

@@ -74,7 +74,7 @@ def running(spans: Any = "llm", **settings: Any) -> Iterator[App]:
     with Gateway() as gateway, Receiver() as receiver:
         byline.instrument(
             tracer_provider=provider,
-            destinations=[OTLP(receiver.url, conventions=["langfuse"], spans=spans)],
+            destinations=[OTLP(receiver.url, conventions=["langfuse"], spans=spans, root=False)],
             gateways=[OpenRouter(gateway.base_url)],
             **settings,
         )

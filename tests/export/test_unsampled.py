@@ -62,7 +62,7 @@ def ask(provider: TracerProvider, gateway: Gateway, calls: int = 1, **fields: An
 
 
 def test_calls_of_a_dropped_request_have_attribution_and_results(receiver: Receiver, gateway: Gateway) -> None:
-    provider = instrument(Langfuse(*KEYS, receiver.url))
+    provider = instrument(Langfuse(*KEYS, receiver.url, root=False))
     context = ask(provider, gateway, calls=2, session_id="s", user_id="ada")
     assert byline.flush()
     spans = receiver.spans

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from byline import settings
+from byline.export import openinference as openinference_mapping
 from byline.export import self_test
 from byline.export.decisions import ExportDecisions, Spans, is_sampled, sampling_key
 from byline.export.delivery import messages
@@ -18,11 +19,11 @@ from byline.export.delivery.batch_sender import BatchSender
 from byline.export.delivery.post import OTLPExporter
 from byline.export.delivery.store import DiskStore
 from byline.export.langfuse_mapping.observation import map_span
-from byline.export.langfuse_mapping.trace_io import TraceIO
 from byline.export.options import DestinationOptions, Options, validate_endpoint, validate_headers
 from byline.export.pipeline import SpanPipeline, SpanTransform
 from byline.export.processor import DestinationSpanProcessor
 from byline.export.redaction.redactor import Redactor
+from byline.export.request_root import RequestRoots
 from byline.export.self_test import CheckResult, RecordingSender
 from byline.export.span_copy import SpanCopy
 from byline.export.trace_view import TraceView
@@ -166,16 +167,20 @@ class Destination:
             whole=options.spans == "all",
             caller_spans=options.caller_spans,
             is_langfuse=map_span in own_transforms,
+            root=options.root,
         )
         transforms: list[SpanTransform] = [
             Redactor(private=options.privacy, mask=options.mask, honors_masks=not options.audit).redact
         ]
         collect = None
-        if map_span in own_transforms:
-            # Before the redaction: it puts content on the trace as well.
-            trace_io = TraceIO()
-            collect = trace_io.collect
-            transforms.insert(0, trace_io.apply)
+        langfuse, openinference = map_span in own_transforms, "openinference" in options.conventions
+        if langfuse or openinference:
+            # Before the redaction, because content is set on roots as well.
+            roots = RequestRoots(langfuse=langfuse, openinference=openinference)
+            collect = roots.collect
+            transforms.insert(0, roots.apply)
+        if openinference:
+            transforms.append(openinference_mapping.map_span)
         if options.conventions:
             transforms.append(self._add_conventions)
         transforms += own_transforms

@@ -14,7 +14,14 @@ from byline import settings
 from byline.export.decisions import SpanFilters, SpanPredicate, Spans, Unsampled, validate_sampling
 from byline.export.delivery.store import DEFAULT_BYTES, DiskStore
 from byline.export.redaction.redactor import Mask, validate_privacy
-from byline.export.trace_view import CallerSpans, Traces, validate_caller_spans, validate_traces
+from byline.export.trace_view import (
+    CallerSpans,
+    Root,
+    Traces,
+    validate_caller_spans,
+    validate_root,
+    validate_traces,
+)
 from byline.genai.dialects import validate_conventions
 from byline.secrets import scrub
 from byline.settings import SettingError
@@ -30,6 +37,7 @@ class Options(TypedDict, total=False):
 
     traces: Traces
     caller_spans: CallerSpans | None
+    root: Root
     unsampled: Unsampled
     sampling: float | None
     keep_errors: bool
@@ -64,6 +72,9 @@ class DestinationOptions:
             Below a span that is ``"elsewhere"``, it is the root of the trace. ``"auto"`` means here in Langfuse if
             the request's baggage has the ``langfuse_trace_id`` that Langfuse's SDK adds, and with ``spans="all"``;
             else elsewhere.
+        root: Whether a root is made above the top-level LLM spans of a request, if the destination gets neither its
+            server span nor a step of its caller: ``"auto"`` if there are several such spans, ``True`` always,
+            ``False`` never. Until a second one ends or the request is over, the first one waits, up to 60 s.
         unsampled: ``"record"`` also sends LLM calls of requests that the app's sampler dropped, each by itself;
             ``"skip"`` does not.
         sampling: Share of the sessions that is sent, 0 to 1, by default ``BYLINE_SAMPLING`` or all. A request
@@ -97,7 +108,8 @@ class DestinationOptions:
 
     Raises:
         SettingError: ``byline.E043``, ``byline.E045`` to ``byline.E049``, ``byline.E055``, ``byline.E056``,
-            ``byline.E063``, ``byline.E100`` or ``byline.E112``: docs/errors.md has the settings of each.
+            ``byline.E063``, ``byline.E100``, ``byline.E112`` or ``byline.E150``: docs/errors.md has the settings of
+            each.
     """
 
     def __init__(
@@ -106,6 +118,7 @@ class DestinationOptions:
         spans: Spans = "all",
         traces: Traces = "request",
         caller_spans: CallerSpans | None = None,
+        root: Root = "auto",
         unsampled: Unsampled = "skip",
         sampling: float | None = None,
         keep_errors: bool = False,
@@ -136,6 +149,7 @@ class DestinationOptions:
         self.traces: Traces = validate_traces(traces, spans)
         caller_spans = settings.find("caller_spans").value if caller_spans is None else caller_spans
         self.caller_spans: CallerSpans = validate_caller_spans(caller_spans)
+        self.root: Root = validate_root(root)
         self.unsampled: Unsampled = unsampled
         self.sampling = settings.find("sampling").value if sampling is None else validate_sampling(sampling)
         self.privacy = settings.find("privacy").value if privacy is None else privacy

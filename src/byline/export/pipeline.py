@@ -85,7 +85,7 @@ class SpanPipeline:
         """Whether spans wait here: for the body or the end of their request, for another span of the same call, or
         as parents that have not ended.
         """
-        return self._trace_view.has_open_steps or bool(self._held) or self._decisions.has_open_parents
+        return self._trace_view.holds_spans or bool(self._held) or self._decisions.has_open_parents
 
     def prepare(
         self, batch: Sequence[QueuedSpan], *, flushing: bool = False, everything: bool = False
@@ -116,12 +116,14 @@ class SpanPipeline:
         if dropped:
             internal_metrics.increment(f"{self._name}.spans.left_out", dropped)
         self._add_unended_parents(copies, everything=everything)
-        copies += self._trace_view.finish_overdue(everything=everything)
+        # A flush comes last: the request of a span that waits may end within the same batch.
+        copies += self._trace_view.finish_overdue(everything=everything, flushing=flushing and not batch)
         return self._transform(copies)
 
     def clear(self) -> int:
         """Forget all spans that are held here. Returns how many of them had ended."""
-        return sum(self._is_selected(queued) for queued in self.forget())
+        waiting = sum(not span_copy.is_made for span_copy in self._trace_view.finish_overdue(everything=True))
+        return waiting + sum(self._is_selected(queued) for queued in self.forget())
 
     def forget(self) -> list[QueuedSpan]:
         """Forget all spans that are held here, without a call of the user's functions. Returns those that had ended."""
@@ -142,8 +144,7 @@ class SpanPipeline:
     def _place(self, span_copy: SpanCopy, copies: list[SpanCopy]) -> None:
         if self._collect is not None:
             self._collect(span_copy)
-        self._trace_view.place(span_copy)
-        copies.append(span_copy)
+        copies += self._trace_view.place(span_copy)
 
     def _add_unended_parents(self, copies: list[SpanCopy], *, everything: bool) -> None:
         # A parent that is exported here may itself refer to a parent that has not ended.
@@ -151,8 +152,7 @@ class SpanPipeline:
             for state, last_seen in unended:
                 try:
                     span_copy = self._copy_unended(state, last_seen)
-                    self._trace_view.place(span_copy)
-                    copies.append(span_copy)
+                    copies += self._trace_view.place(span_copy)
                 except Exception:
                     self._count_failed()
 

@@ -64,7 +64,7 @@ class DestinationSpanProcessor(SpanStateProcessor):
             return
         selected = self._decisions.preselect(span, state, sampled=state.is_sampled)
         closes = state.ends_request
-        if selected is False and (closes is None or not closes.has_steps):
+        if selected is False and (closes is None or not (closes.has_steps or closes.has_llm_spans)):
             return
         queued = QueuedSpan(span, state.span_context, state, selected, closes)
         if not self.worker.enqueue(queued) and selected is not False:

@@ -13,10 +13,10 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.trace import SpanKind
 
 from byline import errors, request_context
+from byline.export.conversation import INPUT as LANGFUSE_INPUT
 from byline.export.decisions import is_sampled
 from byline.export.delivery import messages
 from byline.export.delivery.batch_sender import BatchSender
-from byline.export.langfuse_mapping.messages import INPUT as LANGFUSE_INPUT
 from byline.export.processor import DestinationSpanProcessor
 from byline.genai import attributes as names
 from byline.genai.attributes import AttributeValue

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
@@ -12,10 +13,21 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from byline.attribution import EMPTY, Attribution, to_trace_id
 from byline.genai import call_spans, classify
-from byline.genai.attributes import COST, ERROR_TYPE, LLM_CALLS, OPERATION_NAME, REQUEST_MODEL, RESPONSE_ID
+from byline.genai.attributes import (
+    CALL_RESULT,
+    COST,
+    ERROR_MESSAGE,
+    ERROR_TYPE,
+    LLM_CALLS,
+    OPERATION_NAME,
+    REQUEST_MODEL,
+    RESPONSE_ID,
+)
 from byline.genai.call_results import expects_second_span, results, strip_call, strip_usage
 from byline.genai.fast_attributes import peek_attributes
 from byline.genai.span_state import SpanState
+
+_STATUS_CODE: Final = CALL_RESULT["status_code"]
 
 
 class SpanCopy:
@@ -25,6 +37,8 @@ class SpanCopy:
         state: The state of the span, ``None`` for a span that was not made by a tracer.
         attribution: The attribution of its request.
         is_llm: Whether the span stands for a model call, an agent step or a tool call.
+        is_made: Whether the span is a step or a root that byline has made, not the copy of a span.
+        is_root: Whether the span is the root of its request, or one of several, in the trace of its destination.
         is_duplicate: Whether another span carries tokens and cost of the call that this span stands for.
         is_guest: Whether the exported trace is somebody else's, whose release and version must stay.
         starts_trace: Whether the span is the outermost of its trace, although the caller named a parent.
@@ -41,6 +55,8 @@ class SpanCopy:
         "is_duplicate",
         "is_guest",
         "is_llm",
+        "is_made",
+        "is_root",
         "kind",
         "links",
         "name",
@@ -87,6 +103,8 @@ class SpanCopy:
         self.state = state
         self.attribution = attribution
         self.is_llm = False
+        self.is_root = False
+        self.is_made = True
         self.is_duplicate = False
         self.is_guest = False
         self.starts_trace = False
@@ -114,6 +132,7 @@ class SpanCopy:
             state=state,
             attribution=attribution,
         )
+        span_copy.is_made = False
         span_copy.is_llm = (state is not None and state.is_llm) or classify.is_llm_span(span)
         if state is not None and state.identifying_attributes:
             span_copy.attributes = {**state.identifying_attributes, **span_copy.attributes}
@@ -190,6 +209,45 @@ class SpanCopy:
             instrumentation_scope=self.scope,
             dropped=self._dropped_attributes,
         )
+
+
+class SpanError(NamedTuple):
+    """The error of a span.
+
+    Attributes:
+        code: The status code of the provider, or the type of the error.
+        kind: ``error.type``, or the code.
+        message: The provider's or the exception's message, ``None`` if it is unknown or redacted.
+        text: Both in one line, such as ``429: Slow down.``.
+    """
+
+    code: str
+    kind: str
+    message: str | None
+    text: str
+
+
+def find_error(span: SpanCopy) -> SpanError:
+    """Return the error of a span that failed."""
+    attributes = span.attributes
+    texts = (attributes.get(ERROR_MESSAGE), span.status.description, _exception_text(span))
+    message = next((str(text) for text in texts if text), None)
+    kind = attributes.get(ERROR_TYPE)
+    # The status code of a server span is that of the app's own response.
+    code = attributes.get(_STATUS_CODE) if span.is_llm else None
+    code = code or (kind if str(kind).isdecimal() else None)
+    if message is not None and code is not None:
+        message = message.removeprefix(f"{code}: ")
+    has_code = message is not None and code is not None and re.search(rf"\b{re.escape(str(code))}\b", message)
+    text = f"{code}: {message}" if message is not None and code is not None and not has_code else message or kind
+    return SpanError(str(code or kind or "error"), str(kind or code or "error"), message, str(text or code or "error"))
+
+
+def _exception_text(span: SpanCopy) -> Any:
+    for event in reversed(span.events):
+        if event.name == "exception" and event.attributes:
+            return event.attributes.get("exception.message") or event.attributes.get("exception.type")
+    return None
 
 
 class _CopiedSpan(ReadableSpan):

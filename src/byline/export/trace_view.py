@@ -29,6 +29,7 @@ from byline.settings import SettingError
 
 Traces = Literal["request", "call"]
 CallerSpans = Literal["auto", "here", "elsewhere"]
+Root = bool | Literal["auto"]
 
 _MAX_STEPS: Final = 10_000
 _MAX_FIRST_REQUESTS: Final = 10_000
@@ -37,6 +38,11 @@ _MAX_HELD: Final = 2048
 _TIMEOUT: Final = 300.0
 #: The same if the server span has ended, but is not exported to this destination.
 _TIMEOUT_AFTER_END: Final = 10.0
+#: Seconds that the only top-level span of a request waits for another one.
+_TIMEOUT_ALONE: Final = 60.0
+#: The names of roots of requests without a route, and of jobs.
+_ROOT_NAME: Final = "request"
+_JOB_NAME: Final = "job"
 _numbers: Final = itertools.count()
 _SCOPE: Final = InstrumentationScope(OWN_SCOPE)
 
@@ -58,6 +64,15 @@ def validate_caller_spans(caller_spans: CallerSpans) -> CallerSpans:
     return caller_spans
 
 
+def validate_root(root: Any) -> Root:
+    """Return the setting. Raises `SettingError` ``byline.E150`` if it cannot be used."""
+    if root == "auto":
+        return "auto"
+    if isinstance(root, bool):
+        return root
+    raise SettingError("byline.E150", f"root is another {type(root).__name__}", 'pass "auto", True or False')
+
+
 class _Step:
     __slots__ = ("last_used", "root", "span_copy")
 
@@ -71,6 +86,32 @@ class _Step:
             return True
         ended = self.root is None or self.root.server_span_ended()
         return now - self.last_used > (_TIMEOUT_AFTER_END if ended else _TIMEOUT)
+
+
+class _Top:
+    """The top-level spans of one request in one trace.
+
+    Attributes:
+        request: The spans of the request.
+        alone: The first of them, which waits for another one.
+        root: The root above them, once there is one.
+    """
+
+    __slots__ = ("alone", "last_used", "request", "root")
+
+    def __init__(self, request: RequestSpans) -> None:
+        self.request = request
+        self.alone: SpanCopy | None = None
+        self.root: SpanCopy | None = None
+        self.last_used = time.monotonic()
+
+    def is_overdue(self, now: float) -> bool:
+        if self.request.context_released():
+            return True
+        waited = now - self.last_used
+        if waited > _TIMEOUT_AFTER_END and self.request.server_span_ended():
+            return True
+        return waited > (_TIMEOUT_ALONE if self.root is None else _TIMEOUT)
 
 
 class _FirstRequest:
@@ -94,6 +135,8 @@ class TraceView:
         whole: Whether the app's own spans are exported, so that remote parents stay parents.
         caller_spans: Whether remote parents are exported to the same place.
         is_langfuse: Whether spans go to Langfuse, where the root of a trace gives the trace its name, input and output.
+        root: Whether a root is made above the top-level LLM spans of a request, if neither the server span nor a step
+            is the root: ``"auto"`` if there are several such spans, ``True`` also above a single one.
     """
 
     def __init__(
@@ -104,6 +147,7 @@ class TraceView:
         whole: bool = False,
         caller_spans: CallerSpans = "auto",
         is_langfuse: bool = False,
+        root: Root = "auto",
     ) -> None:
         #: Not the address, which a later destination may have again.
         self._number = next(_numbers)
@@ -112,12 +156,20 @@ class TraceView:
         self._whole = whole
         self._caller_spans = caller_spans
         self._is_langfuse = is_langfuse
+        self._root = root
+        self._tops: OrderedDict[int, _Top] = OrderedDict()
+        #: Whether a request that is over, or whose first span could not wait, has a root of its own.
+        self._has_root: OrderedDict[int, bool] = OrderedDict()
         self._first_requests: OrderedDict[int, _FirstRequest] = OrderedDict()
         self._open_steps: OrderedDict[int, _Step] = OrderedDict()
         self._finished_steps: OrderedDict[int, None] = OrderedDict()
 
-    def place(self, span_copy: SpanCopy) -> None:
-        """Give a span its exported trace id, and a parent that is exported to the same trace."""
+    def place(self, span_copy: SpanCopy) -> list[SpanCopy]:
+        """Give a span its exported trace id, and a parent that is exported to the same trace.
+
+        Returns:
+            The span, or none if the span waits here, or the span and another one that waited.
+        """
         attribution, state = span_copy.attribution, span_copy.state
         app_trace_id = span_copy.context.trace_id
         caller_trace_id = attribution.trace_id
@@ -146,25 +198,64 @@ class TraceView:
             span_copy.starts_trace = False
         span_copy.context = make_span_context(trace_id, span_copy.context.span_id, like=span_copy.context)
         span_copy.parent = parent
+        if root is None or not _contains_llm_span(span_copy):
+            return [span_copy]
+        is_server_span = span_copy.context.span_id == root.server_span_id
+        span_copy.is_root = parent is None or span_copy.starts_trace or is_server_span
+        if parent is not None or is_server_span or not self._may_get_root(span_copy, root):
+            return [span_copy]
+        return self._place_top(span_copy, root)
+
+    def _may_get_root(self, span_copy: SpanCopy, root: RequestSpans) -> bool:
+        """Return whether a root may be made above a top-level span of a request."""
+        if self._root is False or (self._traces == "call" and not span_copy.attribution.trace_id):
+            return False
+        parent = root.remote_parent or _remote_parent_of_job(span_copy, root)
+        if parent is not None and parent.trace_id == span_copy.context.trace_id:
+            # The trace has a root in another process.
+            return False
+        # A part of a job may work for another user than the next part.
+        own, whole = span_copy.attribution, root.attribution
+        return (own.session_id, own.user_id) == (whole.session_id, whole.user_id)
 
     @property
-    def has_open_steps(self) -> bool:
-        """Whether a step waits for the end of its request."""
-        return bool(self._open_steps)
+    def holds_spans(self) -> bool:
+        """Whether a span, a step or a root waits for the end of its request."""
+        return bool(self._open_steps or self._tops)
 
     def finish_request(self, root: RequestSpans, start: int | None, end: int | None) -> list[SpanCopy]:
-        """Return the steps of a request whose server span has ended."""
+        """Return the steps and the root of a request whose server span has ended, and the span that waited alone."""
+        finished = self._finish_steps(root, start, end)
+        tops = [root_id for root_id, top in self._tops.items() if top.request is root]
+        return [*finished, *(self._finish_top(root_id, start, end) for root_id in tops)]
+
+    def _finish_steps(self, root: RequestSpans, start: int | None, end: int | None) -> list[SpanCopy]:
         ended = [(step_id, step.span_copy.name) for step_id, step in self._open_steps.items() if step.root is root]
         # The step of a `byline.bound` part lasts from its first span to its last, the request's own for all of it.
         whole, part = (start, end), (None, None)
         request_step = root.attribution.span_name
         return [self._finish_step(step_id, *(whole if name == request_step else part)) for step_id, name in ended]
 
-    def finish_overdue(self, *, everything: bool = False) -> list[SpanCopy]:
-        """Return the steps whose request has sent no span for long; all steps with ``everything=True``."""
-        if not self._open_steps:
+    def finish_overdue(self, *, everything: bool = False, flushing: bool = False) -> list[SpanCopy]:
+        """Return the steps and roots whose request has sent no span for long, and spans that waited alone for long.
+
+        Args:
+            everything: Return all of them.
+            flushing: Return all spans that wait alone, because somebody waits for the export.
+        """
+        if not self.holds_spans:
             return []
         now = time.monotonic()
+        excess = len(self._tops) - _MAX_HELD
+        overdue_tops = [
+            root_id
+            for number, (root_id, top) in enumerate(self._tops.items())
+            if everything or number < excess or (flushing and top.root is None) or top.is_overdue(now)
+        ]
+        finished = [self._finish_top(root_id, None, None) for root_id in overdue_tops]
+        return [*self._overdue_steps(now, everything=everything), *finished]
+
+    def _overdue_steps(self, now: float, *, everything: bool) -> list[SpanCopy]:
         excess = len(self._open_steps) - _MAX_STEPS
         overdue = [
             step_id
@@ -297,13 +388,55 @@ class TraceView:
             first.states_version and attribution.version is None
         )
 
+    def _place_top(self, span_copy: SpanCopy, request: RequestSpans) -> list[SpanCopy]:
+        """Place a span without an exported parent below the root of its request, if that has or gets one."""
+        trace_id = span_copy.context.trace_id
+        root_id = _made_span_id(request.trace_key, trace_id, "")
+        if root_id in self._has_root:
+            if self._has_root[root_id]:
+                _place_below(span_copy, make_span_context(trace_id, root_id))
+            return [span_copy]
+        if request.has_steps:
+            # The step is the root.
+            return [span_copy, *([self._finish_top(root_id, None, None)] if root_id in self._tops else [])]
+        top = self._tops.get(root_id)
+        if top is None:
+            top = self._tops[root_id] = _Top(request)
+            if self._root == "auto":
+                top.alone = span_copy
+                return []
+        top.last_used = time.monotonic()
+        self._tops.move_to_end(root_id)
+        waited, top.alone = top.alone, None
+        placed = [span_copy] if waited is None else [waited, span_copy]
+        for each in placed:
+            top.root = top.root or _make_root(each, make_span_context(trace_id, root_id), request)
+            _extend(top.root, each.start_time, each.end_time)
+            _place_below(each, top.root.context)
+        return placed
+
+    def _finish_top(self, root_id: int, start: int | None, end: int | None) -> SpanCopy:
+        """Return the root of a request, or its only top-level span, which needs no root."""
+        top = self._tops.pop(root_id)
+        self._has_root[root_id] = top.root is not None
+        while len(self._has_root) > _MAX_STEPS:
+            self._has_root.popitem(last=False)
+        if top.root is None:
+            assert top.alone is not None  # noqa: S101
+            return top.alone
+        _extend(top.root, start, end)
+        # The body that the app has read late may name the trace.
+        top.root.attribution = top.request.attribution
+        fallback = _ROOT_NAME if top.request.server_span_id else _JOB_NAME
+        top.root.name = top.root.attribution.trace_name or top.request.route or fallback
+        return top.root
+
     def _step(self, span_copy: SpanCopy, trace_id: int, parent: SpanContext | None) -> SpanContext:
         name = span_copy.attribution.span_name or ""
         request_spans = None if span_copy.state is None else span_copy.state.request_spans
         root = None if request_spans is None else request_spans.root
         key = f"{span_copy.context.trace_id:032x}" if root is None else root.trace_key
-        digest = hashlib.sha256(f"{key}:{trace_id:032x}:{name}".encode()).digest()
-        step_id = int.from_bytes(digest[:8], "big") or 1
+        step_id = _made_span_id(key, trace_id, name)
         context = make_span_context(trace_id, step_id)
         if step_id in self._finished_steps:
             return context
@@ -322,6 +455,7 @@ class TraceView:
                 attribution=span_copy.attribution,
             )
             step_copy.is_guest, step_copy.starts_trace = span_copy.is_guest, span_copy.starts_trace
+            step_copy.is_root = parent is None or step_copy.starts_trace
             if names.APP_TRACE_ID in span_copy.attributes:
                 step_copy.attributes[names.APP_TRACE_ID] = span_copy.attributes[names.APP_TRACE_ID]
             step = self._open_steps[step_id] = _Step(step_copy, root)
@@ -396,9 +530,56 @@ def _belongs_to_step(span_copy: SpanCopy, ancestor: SpanState | None) -> bool:
     state = span_copy.state
     request_spans = None if state is None else state.request_spans
     server_span_id = 0 if request_spans is None else request_spans.root.server_span_id
-    has_llm_span = span_copy.is_llm or (state is not None and state.has_llm_descendant)
     is_top = ancestor is None or ancestor.span_id == server_span_id
-    return has_llm_span and is_top and span_copy.context.span_id != server_span_id
+    return is_top and span_copy.context.span_id != server_span_id and _contains_llm_span(span_copy)
+
+
+def _contains_llm_span(span_copy: SpanCopy) -> bool:
+    state = span_copy.state
+    if span_copy.is_llm or (state is not None and state.has_llm_descendant):
+        return True
+    # LLM spans in threads without a current span are not below the server span.
+    request_spans = None if state is None else state.ends_request
+    return request_spans is not None and request_spans.has_llm_spans
+
+
+def _remote_parent_of_job(span_copy: SpanCopy, root: RequestSpans) -> SpanContext | None:
+    """Return the remote parent of the outermost span of a job, which has no server span."""
+    outermost = span_copy.state
+    while outermost is not None and outermost.parent is not None:
+        outermost = outermost.parent
+    if root.server_span_id or outermost is None or outermost.span is None:
+        return None
+    parent = outermost.span.parent
+    return parent if parent is not None and parent.is_remote else None
+
+
+def _made_span_id(key: str, trace_id: int, name: str) -> int:
+    """Return the id of a step, or of the root for an empty name: the same for all spans of a request."""
+    digest = hashlib.sha256(f"{key}:{trace_id:032x}:{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") or 1
+
+
+def _make_root(first: SpanCopy, context: SpanContext, request: RequestSpans) -> SpanCopy:
+    root = SpanCopy(
+        _ROOT_NAME,
+        context,
+        start_time=first.start_time,
+        end_time=first.end_time,
+        resource=first.resource,
+        scope=_SCOPE,
+        state=first.state,
+        attribution=request.attribution,
+    )
+    root.is_root, root.is_guest = True, first.is_guest
+    if names.APP_TRACE_ID in first.attributes:
+        root.attributes[names.APP_TRACE_ID] = first.attributes[names.APP_TRACE_ID]
+    return root
+
+
+def _place_below(span_copy: SpanCopy, root: SpanContext) -> None:
+    span_copy.parent = root
+    span_copy.is_root = False
 
 
 def _move_link(link: Link, app_trace_id: int, trace_id: int) -> Link:

@@ -12,10 +12,13 @@ import math
 from collections.abc import Mapping
 from itertools import compress
 from operator import attrgetter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from byline.attribution import Attribution
 from byline.call_result import CallResult
+
+if TYPE_CHECKING:
+    from byline.request_context import UsageTotals
 
 AttributeValue = str | bool | int | float | tuple[str, ...]
 
@@ -146,6 +149,20 @@ def attribution_attributes(attribution: Attribution) -> dict[str, AttributeValue
             attributes[name] = value
     for key, item in attribution.metadata.items():
         attributes[METADATA + key] = item
+    return attributes
+
+
+def usage_attributes(totals: UsageTotals) -> dict[str, AttributeValue]:
+    """Return the span attributes of the usage totals of a request."""
+    attributes: dict[str, AttributeValue] = {
+        LLM_CALLS: totals.calls,
+        LLM_INPUT_TOKENS: totals.input_tokens,
+        LLM_OUTPUT_TOKENS: totals.output_tokens,
+        LLM_ERRORS: totals.errors,
+    }
+    if totals.cost is not None:
+        # Without the noise of added floats: 0.00043499999999999995 is 0.000435.
+        attributes[LLM_COST] = round(totals.cost, 12)
     return attributes
 
 

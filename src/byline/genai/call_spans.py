@@ -104,6 +104,9 @@ def end_span(state: SpanState, span: ReadableSpan) -> None:
     """Find out what destinations have to know of an ended span, once for all of them."""
     if state.refresh_request() and state.is_llm:
         _compare_spans(state, span)
+        request_spans = state.request_spans
+        if request_spans is not None and request_spans.root.route is None:
+            request_spans.root.note_llm_span()
 
 
 def _compare_spans(state: SpanState, span: ReadableSpan) -> None:

@@ -46,10 +46,16 @@ _KINDS: Final = {
     "invoke_workflow": "CHAIN",
     "plan": "CHAIN",
     "retrieval": "RETRIEVER",
+    # OpenLLMetry's kinds.
+    "agent": "AGENT",
+    "tool": "TOOL",
+    "workflow": "CHAIN",
+    "task": "CHAIN",
 }
 
 
-def _to_openinference_kind(operation: Value) -> str:
+def openinference_kind(operation: Value) -> str:
+    """Return OpenInference's kind of an operation, ``LLM`` for every model call and unknown operation."""
     return _KINDS.get(str(operation), "LLM")
 
 
@@ -62,7 +68,7 @@ _OUTPUT: Final = (CALL_RESULT["output_messages"], "gen_ai.completion")
 _SESSION: Final = (names.SESSION_ID, names.CONVERSATION_ID)
 
 OPENINFERENCE: Final = (
-    Row("openinference.span.kind", (names.OPERATION_NAME,), _to_openinference_kind),
+    Row("openinference.span.kind", (names.OPERATION_NAME,), openinference_kind),
     Row("llm.provider", (names.PROVIDER_NAME, "gen_ai.system")),
     Row("llm.system", (names.PROVIDER_NAME, "gen_ai.system")),
     Row("llm.model_name", (CALL_RESULT["response_model"], names.REQUEST_MODEL)),
@@ -78,10 +84,6 @@ OPENINFERENCE: Final = (
     Row("llm.cost.prompt", (names.COST_DETAILS + "input",)),
     Row("llm.cost.completion", (names.COST_DETAILS + "output",)),
     Row("llm.finish_reason", (names.FINISH_REASONS,), _first_item),
-    Row("input.value", (CALL_RESULT["input_messages"], "gen_ai.tool.call.arguments")),
-    Row("input.mime_type", (CALL_RESULT["input_messages"],), lambda _: "application/json"),
-    Row("output.value", (CALL_RESULT["output_messages"], "gen_ai.tool.call.result")),
-    Row("output.mime_type", (CALL_RESULT["output_messages"],), lambda _: "application/json"),
     Row("tool.name", ("gen_ai.tool.name",)),
     Row("agent.name", ("gen_ai.agent.name",)),
     Row("session.id", _SESSION, llm=False),
@@ -129,7 +131,7 @@ TRACELOOP: Final = (
     Row(
         "llm.request.type",
         (names.OPERATION_NAME,),
-        lambda operation: _REQUEST_TYPES.get(_to_openinference_kind(operation), "unknown"),
+        lambda operation: _REQUEST_TYPES.get(openinference_kind(operation), "unknown"),
     ),
     Row("traceloop.workflow.name", (names.TRACE_NAME,), llm=False),
     Row("traceloop.entity.name", (names.GENERATION_NAME, names.STEP_NAME)),

@@ -16,7 +16,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from byline import errors, request_context
 from byline.genai import attributes as names
-from byline.genai.attributes import AttributeValue, attribution_attributes
+from byline.genai.attributes import AttributeValue, attribution_attributes, usage_attributes
 from byline.genai.fast_attributes import peek_attributes, set_attributes
 from byline.request_context import RequestContext
 from byline.settings import SettingError
@@ -177,7 +177,7 @@ def set_request_attributes(context: RequestContext) -> None:
         if rejected:
             attributes[names.REJECTED] = tuple(rejected)
         if context.has_calls:
-            attributes.update(_usage_attributes(context))
+            attributes.update(usage_attributes(context.totals))
         if attributes:
             present, earlier = peek_attributes(span), context.server_span_attributes
             if not attributes.keys().isdisjoint(present):
@@ -192,16 +192,3 @@ def set_request_attributes(context: RequestContext) -> None:
         context.server_span_attribution = attribution
     except Exception:
         errors.report_internal_error("server span")
-
-
-def _usage_attributes(context: RequestContext) -> dict[str, AttributeValue]:
-    totals = context.totals
-    attributes: dict[str, AttributeValue] = {
-        names.LLM_CALLS: totals.calls,
-        names.LLM_INPUT_TOKENS: totals.input_tokens,
-        names.LLM_OUTPUT_TOKENS: totals.output_tokens,
-        names.LLM_ERRORS: totals.errors,
-    }
-    if totals.cost is not None:
-        attributes[names.LLM_COST] = totals.cost
-    return attributes

@@ -127,6 +127,10 @@ class AsgiRequest:
         """Return the path parameters that the router has matched so far."""
         return self.scope.get("path_params") or {}
 
+    def method(self) -> str:
+        """Return the method, ``WS`` for a websocket."""
+        return str(self.scope.get("method") or "WS")
+
     def route(self) -> str | None:
         """Return the route's template, ``None`` if the framework does not provide one."""
         path = getattr(self.scope.get("route"), "path", None)
@@ -190,6 +194,10 @@ class WsgiRequest:
             return dict(arguments)
         routing = self.environ.get("wsgiorg.routing_args")
         return routing[1] if routing else {}
+
+    def method(self) -> str:
+        """Return the method."""
+        return str(self.environ["REQUEST_METHOD"])
 
     def route(self) -> str | None:
         """Return the route's template, ``None`` if the framework does not provide one."""

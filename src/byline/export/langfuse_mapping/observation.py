@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from opentelemetry.sdk.resources import Resource
 
-from byline.export.langfuse_mapping import messages
+from byline.export import conversation
 from byline.export.langfuse_mapping.generation import (
     COMPLETION_START,
     METADATA,
@@ -24,7 +24,7 @@ from byline.export.langfuse_mapping.generation import (
     remove_usage,
     round_money,
 )
-from byline.export.span_copy import SpanCopy
+from byline.export.span_copy import SpanCopy, find_error
 from byline.genai import attributes as names
 from byline.genai.attributes import json_dumps
 
@@ -79,7 +79,6 @@ _UNOBTRUSIVE: Final = {
 #: Attributes of a resource that Langfuse reads as release and version of the trace.
 _RESOURCE_LABELS: Final = frozenset({"langfuse.release", "service.version"})
 _ROOT_MARKS: Final = ("langfuse.internal.as_root", "langfuse.internal.is_app_root")
-_STATUS_CODE: Final = names.CALL_RESULT["status_code"]
 
 #: Names and labels that Langfuse reads as strings.
 _STRINGS: Final = (
@@ -137,8 +136,7 @@ def map_span(span: SpanCopy) -> None:
         span.attributes = attributes = remove_usage(attributes)
     if len(span.name) > _MAX_NAME:
         span.name = shorten_name(span.name)
-    if not messages.GENAI.isdisjoint(attributes):
-        _map_messages(attributes)
+    _map_messages(span)
     if span.is_error:
         _map_error(span)
     elif names.STREAM_CUT in attributes:
@@ -156,8 +154,8 @@ def drop_mapped(span: SpanCopy) -> None:
     """Remove attributes that `map_span` has rewritten: Langfuse would show them once more, as metadata."""
     attributes = span.attributes
     repeated = [name for name in attributes if name.startswith(_REPEATED)]
-    if messages.INPUT in attributes or messages.OUTPUT in attributes:
-        repeated += messages.rendered_attributes(attributes)
+    if conversation.INPUT in attributes or conversation.OUTPUT in attributes:
+        repeated += conversation.rendered_attributes(attributes)
     for name in repeated:
         attributes.pop(name, None)
 
@@ -226,46 +224,43 @@ def _find_type(span: SpanCopy) -> str:
     return kind or "span"
 
 
-def _map_messages(attributes: dict[str, Any]) -> None:
+def _map_messages(span: SpanCopy) -> None:
     """Set input and output as OpenAI's messages; both, because Langfuse looks for neither if one is set."""
-    is_agent = attributes[TYPE] == "agent"
-    values = {
-        messages.INPUT: messages.read_input(attributes, is_agent=is_agent),
-        messages.OUTPUT: messages.read_output(attributes, is_agent=is_agent),
+    attributes = span.attributes
+    is_generation = attributes[TYPE] == "generation"
+    if not (is_generation or conversation.has_messages(attributes)):
+        return
+    if attributes.keys() & {conversation.INPUT, conversation.OUTPUT} and not conversation.has_messages(attributes):
+        # Langfuse's SDK has set what its pages are to show.
+        return
+    events = span.events if is_generation else ()
+    found = conversation.read_conversation(attributes, events, is_agent=attributes[TYPE] == "agent")
+    if not (isinstance(found.input, list) or isinstance(found.output, list)):
+        return
+    texts = {
+        conversation.INPUT: conversation.dump_input(found),
+        conversation.OUTPUT: conversation.dump_output(found),
     }
-    attributes.update({name: value for name, value in values.items() if value is not None})
+    attributes.update({name: text for name, text in texts.items() if text is not None})
 
 
 def _map_error(span: SpanCopy) -> None:
     """Set level and status message, and an output that states the error if there is none."""
     attributes = span.attributes
     attributes.setdefault(_LEVEL, "ERROR")
-    texts = (attributes.get(names.ERROR_MESSAGE), span.status.description, _exception_text(span))
-    message = next((str(text) for text in texts if text), None)
-    kind = attributes.get(names.ERROR_TYPE)
-    code = attributes.get(_STATUS_CODE) or (kind if str(kind).isdecimal() else None)
-    is_prefixed = message is not None and code is not None and not re.search(rf"\b{re.escape(str(code))}\b", message)
-    shown = f"{code}: {message}" if is_prefixed else message or kind
-    if shown:
-        attributes.setdefault(_STATUS_MESSAGE, str(shown))
-    if attributes[TYPE] == "generation" and messages.read_output(attributes) is None and not _has_content_events(span):
-        error = {"code": str(code or kind or "error"), "message": message}
-        attributes[messages.OUTPUT] = json_dumps({"error": {key: text for key, text in error.items() if text}})
+    error = find_error(span)
+    if error.message or error.kind != "error":
+        attributes.setdefault(_STATUS_MESSAGE, error.text)
+    if not (attributes[TYPE] == "generation" or (span.is_root and not span.is_llm)):
+        return
+    found = conversation.read_conversation(attributes, span.events)
+    if found.output is None:
+        stated = {"code": error.code, "message": error.message}
+        attributes[conversation.OUTPUT] = json_dumps({"error": {key: text for key, text in stated.items() if text}})
         # An output that is set stops Langfuse's search for the input.
-        value = messages.read_input(attributes)
-        if value is not None:
-            attributes[messages.INPUT] = value
-
-
-def _has_content_events(span: SpanCopy) -> bool:
-    return any(event.name.startswith("gen_ai.") for event in span.events)
-
-
-def _exception_text(span: SpanCopy) -> Any:
-    for event in reversed(span.events):
-        if event.name == "exception" and event.attributes:
-            return event.attributes.get("exception.message") or event.attributes.get("exception.type")
-    return None
+        text = conversation.dump_input(found)
+        if text is not None:
+            attributes[conversation.INPUT] = text
 
 
 def _map_prompt(attributes: dict[str, Any]) -> None:
