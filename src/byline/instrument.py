@@ -181,6 +181,11 @@ def flush(timeout: float = 10.0) -> bool:
     return _runtimes.flush(timeout)
 
 
+def find_runtime() -> Runtime | None:
+    """Return what `instrument` set up first, ``None`` before it."""
+    return _runtimes.find(None)
+
+
 def stats() -> dict[str, int]:
     """Return byline's own counters and gauges by name.
 

@@ -87,6 +87,7 @@ class RequestContext:
 
     Attributes:
         parent: The context that `byline.bound` was entered in.
+        reader: Reads the claims with the settings of the middleware, ``None`` outside a request.
         key: A number that no other request of this process has, the same for all parts of a request.
         response_sent: Whether the last message of the response has been sent.
         is_left: Whether the block of `byline.bound` was left in another ``contextvars`` context than the block was
@@ -114,7 +115,6 @@ class RequestContext:
         "_expires_at",
         "_identified",
         "_merged",
-        "_reader",
         "_reading_thread",
         "_settled",
         "_spans",
@@ -125,6 +125,7 @@ class RequestContext:
         "is_left",
         "key",
         "parent",
+        "reader",
         "response_sent",
         "scope_or_environ",
         "server_span",
@@ -141,7 +142,7 @@ class RequestContext:
         parent: RequestContext | None = None,
         after_response: float = DEFAULT_AFTER_RESPONSE,
     ) -> None:
-        self._reader = reader
+        self.reader = reader
         self.scope_or_environ = scope_or_environ
         self.parent = parent
         self.key: int = next(_keys) if parent is None else parent.key
@@ -200,13 +201,13 @@ class RequestContext:
     @property
     def is_public(self) -> bool:
         """Whether the middleware of the request is in its public mode."""
-        reader = self.root()._reader
+        reader = self.root().reader
         return reader is not None and reader.policy.public
 
     @property
     def is_identified(self) -> bool:
         """Whether the app states who its users are: by an identity function, or by the public mode."""
-        reader = self.root()._reader
+        reader = self.root().reader
         return reader is not None and (reader.policy.public or reader.identity is not None)
 
     def bind(self, fields: Mapping[str, Any] | Attribution) -> None:
@@ -324,7 +325,7 @@ class RequestContext:
             return ""
 
     def _read_claims(self) -> Attribution:
-        reader, scope_or_environ, body = self._reader, self.scope_or_environ, self.body
+        reader, scope_or_environ, body = self.reader, self.scope_or_environ, self.body
         if reader is None or scope_or_environ is None:
             return EMPTY
         complete = body is None or body.is_complete()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 #: Prefix of variables → the similarity to a setting that counts as a misspelling. Higher for Langfuse's, because the
 #: Langfuse SDK has variables of its own.
@@ -268,3 +272,38 @@ def shorten_public_key(public: str) -> str:
         'pk-lf-01234567…'
     """
     return f"{public[:14]}…" if len(public) > 14 else public
+
+
+def install_command(extra: str) -> str:
+    """Return the command that adds an extra to byline, as byline itself was installed.
+
+    A package index is named only if byline came from one, not from a folder, a wheel or a repository.
+    """
+    try:
+        distribution = metadata.distribution("byline")
+    except metadata.PackageNotFoundError:
+        return f"pip install 'byline[{extra}]'"
+    tool = "uv pip" if (distribution.read_text("INSTALLER") or "").strip() == "uv" else "pip"
+    return f"{tool} install {_requirement(distribution.read_text('direct_url.json'), extra)}"
+
+
+def _requirement(direct_url: str | None, extra: str) -> str:
+    """Return the requirement for an origin as PEP 610 records it.
+
+    Example:
+        >>> _requirement('{"url": "file:///src/byline", "dir_info": {"editable": true}}', "demo")
+        "-e '/src/byline[demo]'"
+        >>> _requirement('{"url": "https://git.example/b.git", "vcs_info": {"vcs": "git", "commit_id": "1a"}}', "demo")
+        "'byline[demo] @ git+https://git.example/b.git@1a'"
+    """
+    origin = json.loads(direct_url) if direct_url else None
+    if not origin:
+        return f"'byline[{extra}]'"
+    url = str(origin["url"])
+    if "dir_info" in origin:
+        editable = "-e " if origin["dir_info"].get("editable") else ""
+        return f"{editable}'{url2pathname(urlsplit(url).path)}[{extra}]'"
+    version_control = origin.get("vcs_info")
+    if version_control:
+        url = f"{version_control['vcs']}+{url}@{version_control['commit_id']}"
+    return f"'byline[{extra}] @ {url}'"

@@ -14,7 +14,7 @@ from byline.genai.server_span import ServerSpanSetting
 from byline.genai.setup_check import InstrumentationCheck
 from byline.genai.span_state import attach_nested_request, set_server_span
 from byline.genai.tracer_provider import has_tracer_provider
-from byline.genai.wsgi_server_span import ADVICE, WsgiServerSpan, WsgiServerSpans
+from byline.genai.wsgi_server_span import WsgiServerSpan, WsgiServerSpans
 from byline.inbound.body import DEFAULT_LIMIT
 from byline.inbound.reader import ClaimReader
 from byline.inbound.request import require_protocol
@@ -144,10 +144,8 @@ class AttributionMiddleware:
         if self._spans is None:
             try:
                 self._spans = WsgiServerSpans()
-            except SettingError:
-                errors.warn_once(
-                    "wsgi", "byline.E017: no server span without opentelemetry-instrumentation-wsgi: %s", ADVICE
-                )
+            except SettingError as error:
+                errors.warn_once("wsgi", "%s", error)
                 return None
         return python_context.run(self._spans.start, context, environ)
 

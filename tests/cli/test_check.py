@@ -360,7 +360,7 @@ def test_invalid_settings_are_a_failure(
     assert variable in [row["variable"] for row in said["settings"]]
 
 
-@pytest.mark.parametrize("arguments", [["check"], ["check", "--json"]])
+@pytest.mark.parametrize("arguments", [["check", "-v"], ["check", "--json"]])
 def test_unreadable_headers_are_one_row_of_the_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:

@@ -9,7 +9,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Final
 
-from byline.settings import SettingError
+from byline.settings import SettingError, install_command
 
 #: Modules that the demo imports beyond the core's dependencies.
 _DEMO_MODULES: Final = (
@@ -35,7 +35,22 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--langfuse", action="store_true", help="also send to the Langfuse that the environment names")
     demo.add_argument("--otlp", metavar="URL", help="also send to this OTLP/HTTP endpoint")
 
-    check = commands.add_parser("check", help="print the settings in force and send a test trace to each destination")
+    check = commands.add_parser(
+        "check",
+        help="say whether spans arrive, for the settings of the environment or for an app",
+        description="Sends a test trace to each destination. With an app, also sends one request through it, with a "
+        "local gateway instead of the provider, and says where session, user or cost is lost.",
+        epilog="examples:\n  byline check\n  byline check main:app --path /chat\n"
+        '  byline check main:create_app --factory --path /chat --data \'{"question": "Hello"}\'\n\n'
+        "exit codes: 0 all arrives, 1 something is lost, 2 the app cannot be checked",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument("app", nargs="?", help="the app as servers take it, module:attribute; ASGI or WSGI")
+    check.add_argument("--factory", action="store_true", help="the attribute is a function that returns the app")
+    check.add_argument("--path", help="the path that makes an LLM call (default: the only one that takes POST)")
+    check.add_argument("--data", metavar="JSON", help="the body of the request (default: one that most chat APIs take)")
+    check.add_argument("--header", action="append", default=[], metavar="NAME:VALUE", help="a header of the request")
+    check.add_argument("-v", "--verbose", action="store_true", help="also print the settings that have defaults")
     check.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
     gateway = commands.add_parser(
@@ -63,7 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "check":
             from byline.cli import check
 
-            return check.run_check(as_json=options.json)
+            app = None
+            if options.app is not None:
+                headers = {name.strip(): value.strip() for name, _, value in (h.partition(":") for h in options.header)}
+                body = None if options.data is None else options.data.encode()
+                app = check.AppCheck(options.app, options.factory, options.path, headers, body)
+            return check.run_check(as_json=options.json, verbose=options.verbose, app=app)
         if options.command == "gateway":
             from byline.cli import gateway
 
@@ -86,7 +106,7 @@ def _require_extra(extra: str, modules: Sequence[str]) -> None:
         raise SettingError(
             "byline.E051",
             f"this needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
-            f"run: pip install 'byline[{extra}]'",
+            f"run: {install_command(extra)}",
         )
 
 

@@ -1,13 +1,16 @@
-"""``byline check``: prints the settings in force and tests whether each destination accepts spans."""
+"""``byline check``: tests whether each destination accepts spans, and prints the settings in force."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry.sdk.trace.export import SpanExportResult
 
@@ -18,25 +21,127 @@ from byline.export.self_test import silence_logs
 from byline.secrets import scrub
 from byline.settings import Setting, SettingError
 
+if TYPE_CHECKING:
+    from byline.cli.doctor import Report
+    from byline.cli.findings import Finding
 
-def run_check(*, as_json: bool) -> int:
-    """Print the settings and the results; return 1 if a check failed or no destination is configured."""
-    rows = [_setting_row(setting) for setting in settings.SETTINGS]
-    # Two destinations may report the same setting.
-    results = list(dict.fromkeys([*_check_settings(), *_check_destinations()]))
+_ESCAPES: Final = re.compile(r"\033\[[0-9;]*m")
+
+
+class AppCheck(NamedTuple):
+    """The app to check, and the request to send through it; see `byline.cli.doctor.check_app`."""
+
+    target: str
+    factory: bool = False
+    path: str | None = None
+    headers: Mapping[str, str] = {}
+    body: bytes | None = None
+
+
+def run_check(*, as_json: bool, verbose: bool = False, app: AppCheck | None = None) -> int:
+    """Print the verdict, then the results and the settings.
+
+    Args:
+        as_json: Print one JSON object and nothing else.
+        verbose: Print the settings with default values as well.
+        app: The app to send a request through; ``None`` checks the settings and the destinations only.
+
+    Returns:
+        0 if all spans arrive, 1 if something is lost, a check failed or no destination is configured, 2 if the app
+        cannot be checked.
+    """
+    report = None
+    destinations = None
+    with contextlib.redirect_stdout(sys.stderr) if app is not None else contextlib.nullcontext():
+        if app is not None:
+            from byline.cli import doctor
+
+            report, evidence = doctor.check_app(**app._asdict())
+            if evidence.runtime is not None:
+                destinations = evidence.runtime.destinations
+        # Two destinations may report the same setting.
+        results = list(dict.fromkeys([*_check_settings(), *_check_destinations(destinations)]))
+        if report is not None and destinations is None:
+            # The finding about the app says why there is none.
+            results = [result for result in results if result.name != "destinations"]
     failed = sum(not result.ok for result in results)
+    code = max(int(bool(failed)), 0 if report is None else report.exit_code)
+    rows = [_setting_row(setting) for setting in settings.SETTINGS]
     if as_json:
-        checks = [
-            {**result._asdict(), "detail": hide_secrets(result.detail), "advice": hide_secrets(result.advice)}
-            for result in results
+        print(json.dumps(_as_json(code, rows, results, report)))
+        return code
+    if report is not None:
+        verdict = hide_secrets(report.verdict)
+    elif failed:
+        verdict = f"{failed} of {len(results)} checks failed."
+    else:
+        verdict = "All checks passed: spans arrive."
+    print(_colored(verdict, 32 if code == 0 else 31, bold=True))
+    if report is not None:
+        print()
+        print("\n".join(_report_lines(report)))
+    if results:
+        print()
+        print("\n".join(result_lines(results)))
+    cells = [
+        (row["name"], row["value"] or "-", row["variable"] or f"default ({row['variables'][0]})")
+        for row in rows
+        if verbose or row["variable"]
+    ]
+    if cells:
+        print()
+        print("\n".join(_table_lines(("setting", "value", "from"), cells)))
+    if not verbose:
+        print("\nAll other settings have their defaults; byline check -v lists them.")
+    return code
+
+
+def _as_json(
+    code: int, rows: list[dict[str, Any]], results: Sequence[CheckResult], report: Report | None
+) -> dict[str, Any]:
+    checks = [
+        {**result._asdict(), "detail": hide_secrets(result.detail), "advice": hide_secrets(result.advice)}
+        for result in results
+    ]
+    value: dict[str, Any] = {"ok": code == 0, "settings": rows, "checks": checks}
+    if report is not None:
+        value["verdict"] = hide_secrets(report.verdict)
+        value["layers"] = [{**layer._asdict(), "detail": hide_secrets(layer.detail)} for layer in report.layers]
+        value["findings"] = [
+            {key: hide_secrets(text) for key, text in finding._asdict().items()} for finding in report.findings
         ]
-        print(json.dumps({"ok": not failed, "settings": rows, "checks": checks}))
-        return int(bool(failed))
-    cells = [(row["name"], row["value"] or "-", row["variable"] or f"default ({row['variables'][0]})") for row in rows]
-    lines = [*_table_lines(("setting", "value", "from"), cells), "", *result_lines(results), ""]
-    print("\n".join(lines))
-    print(f"{failed} of {len(results)} checks failed." if failed else "All checks passed: spans arrive.")
-    return int(bool(failed))
+    return value
+
+
+def _report_lines(report: Report) -> Iterator[str]:
+    """Yield a line for each layer, with the findings about it below."""
+    shown = set()
+    for layer in report.layers:
+        status = "-     " if layer.ok is None else _status_text(ok=layer.ok)
+        yield from _wrap(f"{status}  {layer.name.ljust(11)}  ", hide_secrets(layer.detail) or "not seen")
+        for finding in report.findings:
+            if finding.layer == layer.name:
+                shown.add(finding)
+                yield from _finding_lines(finding)
+    for finding in report.findings:
+        if finding not in shown:
+            yield from _finding_lines(finding)
+
+
+def _finding_lines(finding: Finding) -> Iterator[str]:
+    color = 33 if finding.severity == "warning" else 31
+    yield from _wrap(f"        {_colored(finding.id, color)}  ", hide_secrets(finding.problem))
+    yield from _wrap("          → ", hide_secrets(finding.advice))
+
+
+def _wrap(head: str, text: str) -> Iterator[str]:
+    """Yield a text after a head, in lines as wide as the terminal, all below the first."""
+    indent = len(_ESCAPES.sub("", head))
+    width = max(shutil.get_terminal_size().columns - indent, 40) if sys.stdout.isatty() else 10_000
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+    yield f"{head}{lines[0]}".rstrip()
+    for line in lines[1:]:
+        yield f"{' ' * indent}{line}"
 
 
 def _setting_row(setting: Setting) -> dict[str, Any]:
@@ -87,7 +192,12 @@ def _failed_setting(error: SettingError) -> CheckResult:
     return CheckResult("settings", False, f"{error.id}: {error.problem}", error.advice)
 
 
-def _check_destinations() -> Iterator[CheckResult]:
+def _check_destinations(of_app: Sequence[Destination] | None = None) -> Iterator[CheckResult]:
+    """Test the destinations of the app, else those of the environment."""
+    if of_app is not None:
+        for destination in of_app:
+            yield from _send_test_trace(destination)
+        return
     try:
         destinations = export.destinations_from_environment()
     except SettingError as error:
@@ -176,7 +286,14 @@ def result_lines(results: Sequence[CheckResult]) -> Iterator[str]:
 
 
 def _status_text(*, ok: bool) -> str:
-    text = "ok    " if ok else "FAILED"
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+    return _colored("ok    ", 32) if ok else _colored("FAILED", 31)
+
+
+def _colored(text: str, color: int, *, bold: bool = False) -> str:
+    """Return a text in a color if standard output is a terminal that has them; FORCE_COLOR and NO_COLOR decide."""
+    if os.environ.get("NO_COLOR"):
         return text
-    return f"\033[{32 if ok else 31}m{text}\033[0m"
+    is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    if not is_terminal and not os.environ.get("FORCE_COLOR"):
+        return text
+    return f"\033[{'1;' * bold}{color}m{text}\033[0m"

@@ -83,7 +83,8 @@ class GatewayRegistry:
     """The gateways of an app: the configured ones first, then all others that have public hosts or known responses."""
 
     def __init__(self, configured: Sequence[Gateway] = ()) -> None:
-        self._configured = tuple(configured)
+        #: The gateways that the app named.
+        self.configured = tuple(configured)
         named = {type(gateway) for gateway in configured if gateway.base_url is None}
         self._all = (*configured, *(kind() for kind in ALL if kind not in named))
         self._by_host = {host: gateway for gateway in reversed(self._all) for host in gateway.hosts}
@@ -91,7 +92,7 @@ class GatewayRegistry:
 
     def find(self, host: str, port: int | None, path: str) -> Gateway | None:
         """Return the gateway at a URL, ``None`` if no gateway is known there."""
-        for gateway in self._configured:
+        for gateway in self.configured:
             if gateway.recognises(host, port, path):
                 return gateway
         found = self._by_host.get(host)

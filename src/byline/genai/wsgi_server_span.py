@@ -17,14 +17,13 @@ from byline import errors
 from byline.genai.server_span import detach_ended_span
 from byline.genai.span_state import set_server_span
 from byline.request_context import RequestContext
-from byline.settings import SettingError
+from byline.settings import SettingError, install_command
 
 try:
     from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware
 except ImportError:  # the extra byline[wsgi] is not installed
     OpenTelemetryMiddleware = None  # type: ignore[assignment, misc]
 
-ADVICE: Final = "pip install 'byline[wsgi]', or pass app_span=False"
 _START_RESPONSE: Final = "byline.start_response"
 
 
@@ -37,7 +36,8 @@ class WsgiServerSpans:
 
     def __init__(self) -> None:
         if OpenTelemetryMiddleware is None:
-            raise SettingError("byline.E017", "a server span needs opentelemetry-instrumentation-wsgi", ADVICE)
+            advice = f"run: {install_command('wsgi')}, or pass app_span=False"
+            raise SettingError("byline.E017", "a server span needs opentelemetry-instrumentation-wsgi", advice)
         self._middleware: Any = OpenTelemetryMiddleware(_empty_app)
 
     def start(self, context: RequestContext, environ: dict[str, Any]) -> WsgiServerSpan | None:

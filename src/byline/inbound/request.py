@@ -265,7 +265,7 @@ def require_protocol(app: Any, protocol: Literal["asgi", "wsgi"]) -> None:
 AttributionMiddleware from byline.wsgi.
     """
     other = "wsgi" if protocol == "asgi" else "asgi"
-    if _is_asgi_app(app) if protocol == "wsgi" else _is_wsgi_app(app):
+    if is_asgi_app(app) if protocol == "wsgi" else is_wsgi_app(app):
         raise SettingError(
             "byline.E018",
             f"byline.{protocol}'s middleware wraps {'an ASGI' if protocol == 'wsgi' else 'a WSGI'} app",
@@ -273,11 +273,12 @@ AttributionMiddleware from byline.wsgi.
         )
 
 
-def _is_asgi_app(app: Any) -> bool:
+def is_asgi_app(app: Any) -> bool:
+    """Return whether an app is certainly an ASGI app: calling it makes a coroutine."""
     return inspect.iscoroutinefunction(_called_function(app)[0])
 
 
-def _is_wsgi_app(app: Any) -> bool:
+def is_wsgi_app(app: Any) -> bool:
     """Return whether an app takes two arguments and not three.
 
     The code object is inspected instead of the signature: a decorator may replace the signature, and

@@ -81,7 +81,8 @@ class ClaimPolicy:
         self.public = public
         self._identity_decides = identity is not None
         self._trust = _validate_trust(trust)
-        self._accepts_all = self._trust == GROUPS and not public
+        #: Whether every caller may claim everything.
+        self.accepts_all = self._trust == GROUPS and not public
         self.may_isolate = callable(self._trust) or "trace" not in self._trust
 
     def accepts_trace(self, raw: MutableMapping[str, Any]) -> bool:
@@ -105,7 +106,7 @@ class ClaimPolicy:
             raw: The ASGI scope or WSGI environ.
         """
         groups = GROUPS
-        if not self._accepts_all:
+        if not self.accepts_all:
             groups = self._groups(raw)
             accepted = frozenset(field for field, group in GROUP_OF.items() if group in groups)
             for layer in layers:

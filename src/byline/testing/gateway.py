@@ -19,6 +19,8 @@ _EVENTS: Final = {"content-type": "text/event-stream"}
 #: Response ids are unique within the process, also between two gateways.
 _numbers: Final = itertools.count(1)
 _ERROR_MESSAGE: Final = "The testing gateway was told to fail."
+#: Below this path the gateway answers as a provider without costs.
+PROVIDER_PATH: Final = "/provider/"
 _NOT_FOUND: Final = replies.openai_error(404, "There is nothing at this path.")
 
 
@@ -88,6 +90,11 @@ _ENDPOINTS: Final = (
     _Endpoint(":embedContent", "gem", replies.gemini_embedding, None, *_GEMINI),
     _Endpoint(":batchEmbedContents", "gem", replies.gemini_embedding, None, *_GEMINI),
 )
+
+
+def is_answered(path: str) -> bool:
+    """Return whether the gateway answers LLM requests at this path."""
+    return path.endswith(tuple(endpoint.path_ending for endpoint in _ENDPOINTS))
 
 
 class _ScriptedReply(NamedTuple):
@@ -258,7 +265,9 @@ class Gateway(Server):
     ) -> None:
         identifier = f"{endpoint.id_prefix}-{next(_numbers):08d}"
         model = str(body.get("model") or endpoint.model_in_path(request.path))
-        through_gateway = endpoint.priced or request.path.startswith("/api/")
+        through_gateway = request.path.startswith("/api/") or (
+            endpoint.priced and not request.path.startswith(PROVIDER_PATH)
+        )
         cache = self._openrouter.cache_headers(request, identifier) if through_gateway else {}
         is_hit = cache.get("x-openrouter-cache-status") == "HIT"
         call = ModelCall(

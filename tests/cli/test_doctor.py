@@ -1,0 +1,289 @@
+"""``byline check app:app`` names each mistake in an app, and nothing in one without mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from byline.cli import findings
+from byline.settings import SETTINGS
+from byline.testing import Receiver
+from tests.docs.pages import ROOT
+
+pytestmark = pytest.mark.integration
+
+URL = "https://openrouter.ai/api/v1/chat/completions"
+#: An app in parts, each of which a test can replace.
+APP = {
+    "imports": """
+import contextvars, threading
+import byline, httpx2
+from byline.asgi import AttributionMiddleware
+from byline.destinations import OTLP, Langfuse
+from byline.gateways import LiteLLM
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+LIMITS = SpanLimits(max_span_attribute_length=100)
+""",
+    "provider": "",
+    "instrument": "byline.instrument(destinations=[OTLP({receiver!r})])",
+    "call": f"""
+def ask():
+    body = {{"model": "openai/gpt-4o", "messages": [{{"role": "user", "content": "Hi"}}]}}
+    return httpx2.post({URL!r}, json=body).json()
+""",
+    "view": """
+async def chat(request):
+    await request.json()
+    return JSONResponse(ask())
+""",
+    "middleware": "middleware = [Middleware(AttributionMiddleware, identity=lambda scope: {'user_id': 'ada'})]",
+    "app": "app = Starlette(routes=[Route('/chat', chat, methods=['POST'])], middleware=middleware)",
+}
+
+
+def run(folder: Path, receiver: str, *arguments: str, **parts: str) -> Any:
+    """Write the app with these parts replaced, check it, and return the process."""
+    text = "\n".join({**APP, **parts}.values()).replace("{receiver!r}", repr(receiver))
+    (folder / "main.py").write_text(text, encoding="utf-8")
+    variables = {name for setting in SETTINGS for name in setting.variables}
+    clean = {name: value for name, value in os.environ.items() if name not in variables and name != "PYTEST_VERSION"}
+    command = [sys.executable, "-m", "byline.cli", "check", *(arguments or ("main:app",))]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def found(folder: Path, *arguments: str, **parts: str) -> tuple[int, Any]:
+    """Return the exit code and the JSON report of a check."""
+    with Receiver() as receiver:
+        done = run(folder, receiver.url, *(arguments or ("main:app",)), "--json", **parts)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_an_app_without_a_mistake(tmp_path: Path) -> None:
+    """Verdict, layers with what was seen, and the test of the destination that the code names."""
+    code, report = found(tmp_path)
+    assert (code, report["ok"], report["findings"]) == (0, True, [])
+    assert report["verdict"] == "Session, user and cost arrive with the LLM call of the request."
+    layers = {layer["name"]: layer for layer in report["layers"]}
+    assert all(layer["ok"] for layer in layers.values())
+    assert layers["LLM call"]["detail"] == "1 to openrouter.ai"
+    assert re.fullmatch(
+        r"chat openai/gpt-4o by byline: session byline-check-\w{8}, user ada, cost 0\.0\d+",
+        layers["LLM span"]["detail"],
+    )
+    assert [check["ok"] for check in report["checks"]] == [True] * len(report["checks"]) != []
+
+
+def test_the_app_writes_what_it_likes_and_stdout_is_one_json_object(tmp_path: Path) -> None:
+    code, _ = found(tmp_path, provider="print('hello')")
+    assert code == 0
+
+
+def test_the_text_has_the_verdict_first_and_no_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defaults with ``-v``; color if it is forced."""
+    with Receiver() as receiver:
+        plain = run(tmp_path, receiver.url, middleware="middleware = []")
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        verbose = run(tmp_path, receiver.url, "main:app", "-v", middleware="middleware = []")
+    assert plain.returncode == verbose.returncode == 1
+    lines = plain.stdout.splitlines()
+    assert lines[0] == "Session and user are lost, in the layer middleware."
+    number = next(number for number, line in enumerate(lines) if line.startswith("FAILED  middleware"))
+    assert lines[number + 1].startswith("        byline.D09  no AttributionMiddleware")
+    assert lines[number + 2].startswith("          → add byline.asgi.AttributionMiddleware")
+    assert "BYLINE_SAMPLING" not in plain.stdout
+    assert "\033[" not in plain.stdout
+    assert "BYLINE_SAMPLING" in verbose.stdout
+    assert verbose.stdout.startswith("\033[1;31mSession and user are lost")
+
+
+TWO_SPANS = """
+from opentelemetry import trace
+def ask_twice():
+    attributes = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "gpt-4o"}
+    with trace.get_tracer("one").start_as_current_span("chat gpt-4o", attributes=attributes):
+        with trace.get_tracer("two").start_as_current_span("chat gpt-4o", attributes=attributes):
+            return ask()
+async def chat(request):
+    return JSONResponse(ask_twice())
+"""
+THREAD = """
+async def chat(request):
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    return JSONResponse({})
+"""
+OUTSIDE = """
+class Guard:
+    def __init__(self, app):
+        self.app = app
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "http":
+            ask()
+        await self.app(scope, receive, send)
+middleware = [Middleware(Guard), Middleware(AttributionMiddleware, identity=lambda scope: {"user_id": "ada"})]
+"""
+NEWER = "from byline.cli import findings\nfindings.TESTED_VERSIONS['httpx2'] = 1"
+NO_CALL = "async def chat(request):\n    return JSONResponse({})"
+TWO_ROUTES = "app = Starlette(routes=[Route(p, chat, methods=['POST']) for p in ('/a', '/b')], middleware=middleware)"
+LANGFUSE = "byline.instrument(destinations=[Langfuse('pk-lf-1', 'sk-lf-1', {receiver!r})])"
+UNPRICED = APP["call"].replace(URL, "https://api.openai.com/v1/chat/completions").replace("gpt-4o", "no-such-model")
+
+#: Finding → exit code, layer, and the parts of the app that provoke the finding.
+CASES: dict[str, tuple[int, str, dict[str, str]]] = {
+    "byline.D01": (2, "app", {"app": "raise RuntimeError('no database')"}),
+    "byline.D02": (2, "instrument", {"instrument": "byline.instrument(destinations=[Langfuse('pk-lf-1')])"}),
+    "byline.D03": (2, "request", {"app": TWO_ROUTES}),
+    "byline.D04": (2, "request", {"view": "async def chat(request):\n    raise RuntimeError('no database')"}),
+    "byline.D05": (2, "LLM call", {"view": NO_CALL}),
+    "byline.D06": (1, "instrument", {"instrument": ""}),
+    "byline.D07": (
+        1,
+        "instrument",
+        {"instrument": "", "view": APP["view"].replace("await", "byline.instrument()\n    await", 1)},
+    ),
+    "byline.D08": (
+        1,
+        "instrument",
+        {
+            "instrument": "byline.instrument(destinations=[OTLP({receiver!r})], tracer_provider=TracerProvider())",
+            "provider": "trace.set_tracer_provider(TracerProvider())",
+        },
+    ),
+    "byline.D09": (1, "middleware", {"middleware": "middleware = []"}),
+    "byline.D10": (0, "middleware", {"middleware": "middleware = [Middleware(AttributionMiddleware)]"}),
+    "byline.D11": (1, "middleware", {"middleware": "middleware = [Middleware(AttributionMiddleware, trust=set())]"}),
+    "byline.D12": (1, "LLM span", {"provider": "trace.set_tracer_provider(TracerProvider(sampler=ALWAYS_OFF))"}),
+    "byline.D13": (1, "LLM span", {"instrument": APP["instrument"].replace("])", "], clients=())")}),
+    "byline.D14": (1, "middleware", {"middleware": OUTSIDE}),
+    "byline.D15": (1, "LLM span", {"view": THREAD}),
+    "byline.D16": (0, "LLM span", {"view": TWO_SPANS}),
+    "byline.D17": (1, "LLM span", {"call": UNPRICED}),
+    "byline.D18": (
+        0,
+        "gateway",
+        {"instrument": APP["instrument"].replace("])", "], gateways=[LiteLLM('http://litellm.internal:4000')])")},
+    ),
+    "byline.D19": (
+        0,
+        "LLM span",
+        {"provider": "trace.set_tracer_provider(TracerProvider(span_limits=LIMITS))"},
+    ),
+    "byline.D20": (1, "destination", {"instrument": "byline.instrument()"}),
+    "byline.D21": (0, "destination", {"instrument": APP["instrument"].replace(")]", ", sampling=0.5)]")}),
+    "byline.D22": (0, "destination", {"instrument": LANGFUSE}),
+    "byline.D23": (
+        0,
+        "LLM call",
+        {"provider": NEWER},
+    ),
+}
+
+
+@pytest.mark.parametrize("identifier", CASES)
+def test_each_mistake_is_found(identifier: str, tmp_path: Path) -> None:
+    """With the layer, an advice and the exit code."""
+    expected, layer, parts = CASES[identifier]
+    code, report = found(tmp_path, **parts)
+    by_id = {finding["id"]: finding for finding in report["findings"]}
+    assert identifier in by_id, report
+    assert (code, by_id[identifier]["layer"]) == (expected, layer), report
+    assert by_id[identifier]["advice"]
+    # An unrelated finding would send the reader to the wrong place.
+    related = {"byline.D08": {"byline.D12", "byline.D13", "byline.D20"}, "byline.D07": {"byline.D13", "byline.D20"}}
+    assert by_id.keys() <= {identifier, *related.get(identifier, ())}, report
+
+
+def test_every_finding_has_a_case_and_an_entry_in_the_docs() -> None:
+    source = "".join(
+        (ROOT / "src/byline/cli" / name).read_text(encoding="utf-8") for name in ("findings.py", "doctor.py")
+    )
+    ids = set(re.findall(r'"(byline\.D\d\d)"', source))
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert ids == set(CASES) == set(re.findall(r"^\| `(byline\.D\d\d)` \|", page, re.MULTILINE))
+
+
+def test_factories_and_wsgi_apps(tmp_path: Path) -> None:
+    """Flask's factory; the route is found in the app."""
+    text = (
+        APP["imports"]
+        + """
+import flask
+from byline.wsgi import AttributionMiddleware
+byline.instrument(destinations=[OTLP({receiver!r})])
+"""
+        + APP["call"]
+        + """
+def create():
+    app = flask.Flask("main")
+    app.wsgi_app = AttributionMiddleware(app.wsgi_app, identity=lambda environ: {"user_id": "ada"})
+    @app.post("/chat")
+    def chat():
+        return ask()
+    return app
+"""
+    )
+    parts = dict.fromkeys(APP, "") | {"imports": text}
+    assert found(tmp_path, "main:create", "--factory", **parts)[0] == 0
+    code, report = found(tmp_path, "main:create", **parts)
+    assert (code, report["findings"][0]["id"]) == (2, "byline.D01")
+    assert "--factory" in report["findings"][0]["problem"]
+
+
+def test_the_request_can_be_chosen(tmp_path: Path) -> None:
+    """Path, body and headers; the startup of the app has run."""
+    parts = {
+        "view": """
+async def chat(request):
+    assert (await request.json())["q"] == request.headers["authorization"] == request.app.state.key
+    return JSONResponse(ask())
+""",
+        "app": """
+import contextlib
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    app.state.key = "Bearer x"
+    yield
+app = Starlette(
+    routes=[Route(p, chat, methods=['POST']) for p in ('/a', '/b')], middleware=middleware, lifespan=lifespan
+)
+""",
+    }
+    code, report = found(
+        tmp_path,
+        "main:app",
+        "--path",
+        "/b",
+        "--data",
+        '{"q": "Bearer x"}',
+        "--header",
+        "Authorization: Bearer x",
+        **parts,
+    )
+    assert code == 0, report
+
+
+def test_the_tested_versions_are_those_of_the_tests() -> None:
+    """Each SDK that is installed here is not newer than the table says."""
+    assert list(findings.find_newer_versions(findings.TESTED_VERSIONS)) == []
