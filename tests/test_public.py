@@ -52,6 +52,8 @@ def test_instrument_has_the_promised_parameters() -> None:
         "stamp",
         "capture_content",
         "propagate_to",
+        "queues",
+        "threads",
     ]
     assert {parameter.kind for parameter in parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
 

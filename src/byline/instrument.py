@@ -17,8 +17,11 @@ from byline.genai.span_state import SpanStateProcessor
 from byline.genai.tracer_provider import find_tracer_provider, list_processors
 from byline.http.call_config import LLMSpans
 from byline.http.propagation import OwnServices
+from byline.queues import install as install_queues
+from byline.queues import validate_queues
 from byline.runtime import Runtime, Runtimes
 from byline.settings import SettingError
+from byline.threads import install as install_threads
 
 _runtimes: Final = Runtimes()
 
@@ -33,6 +36,8 @@ def instrument(
     stamp: Stamp = "llm",
     capture_content: bool | None = None,
     propagate_to: Collection[str] | None = None,
+    queues: Literal["auto"] | Collection[str] = "auto",
+    threads: bool = True,
 ) -> None:
     """Attribute the LLM spans of this process. Call this function once, at start; further calls change nothing.
 
@@ -55,6 +60,10 @@ def instrument(
         propagate_to: Your own services, which get the attribution with every HTTP request of the hooked clients:
             ``["*.svc.internal", "rag:8000", "10.0.0.0/8"]``. By default the value of ``BYLINE_PROPAGATE_TO``. No other
             host gets it, and no redirect to another origin.
+        queues: The task queues to hook, so that a task is attributed to the request that queued it: ``"auto"`` for
+            all that byline supports, names such as ``{"celery", "rq"}``, or ``()`` for none.
+        threads: Whether threads and executors work for the request that starts them, if
+            ``opentelemetry-instrumentation-threading`` is installed.
 
     Raises:
         SettingError: An invalid setting, e.g. ``byline.E041`` if only one of the two Langfuse keys is
@@ -72,13 +81,21 @@ def instrument(
         if settings.find("disabled").value:
             return
         earlier = _runtimes.find(tracer_provider)
+        if earlier is not None and not _replaces(earlier, *given, queues, None if threads is True else threads):
+            return
+        queue_names = validate_queues(queues)
+        if not isinstance(threads, bool):
+            raise SettingError("byline.E134", f"threads={threads!r}", "pass True or False")
         if earlier is not None:
-            if not _replaces(earlier, *given):
-                return
             _runtimes.close(earlier)
+        decides = _runtimes.find(None) is None
         runtime = _make_runtime(*given)
         _runtimes.add(runtime)
         runtime.log_destinations()
+        if decides:
+            # Queues and threads belong to the process: a further provider leaves them as they are.
+            install_queues(queue_names)
+            install_threads(threads)
 
 
 def _make_runtime(

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from opentelemetry.sdk.trace import TracerProvider
 
-from byline import errors, http, internal_metrics, shutdown
+from byline import errors, http, internal_metrics, queues, shutdown, threads
 from byline.export import set_variables, unused_settings
 from byline.export.destination import Destination, split_deadline, start_all, unique_labels
 from byline.export.processor import DestinationSpanProcessor
@@ -190,6 +190,8 @@ class Runtimes:
         self._active = ()
         http.uninstall()
         http.clear_results()
+        queues.uninstall()
+        threads.uninstall()
 
     def flush(self, timeout: float) -> bool:
         """Send all waiting spans of all runtimes. Returns whether each destination took them in time."""

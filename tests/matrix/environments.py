@@ -25,7 +25,7 @@ def directory() -> Path:
 def make(cell: Cell) -> Path:
     """Return the Python of a cell's environment, with byline from this checkout. Creates it if needed."""
     # Cells that differ in a setting alone share one.
-    place = directory() / next(other.name for other in CELLS if other.packages == cell.packages)
+    place = directory() / next((other.name for other in CELLS if other.packages == cell.packages), cell.name)
     python = place / "bin" / "python"
     wanted = _describe(cell)
     made = place / _MADE

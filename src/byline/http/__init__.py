@@ -15,12 +15,12 @@ from byline.genai.classify import OWN_SCOPE
 from byline.genai.tracer_provider import SideTracer
 from byline.http import aiohttp, botocore, httpx, pricing, propagation, requests, urllib3
 from byline.http.call_config import CallConfig, LLMSpans, configs
-from byline.http.patching import ClientPatches
 from byline.http.propagation import OwnServices
+from byline.patching import Patches
 from byline.settings import SettingError
 
 #: Client name → the module to patch, and the patching function.
-CLIENTS: Final[dict[str, tuple[str, Callable[[ClientPatches, Any], None]]]] = {
+CLIENTS: Final[dict[str, tuple[str, Callable[[Patches, Any], None]]]] = {
     "httpx": ("httpx", httpx.patch_clients),
     "httpx2": ("httpx2", httpx.patch_clients),
     "requests": ("requests", requests.patch_session),
@@ -28,8 +28,14 @@ CLIENTS: Final[dict[str, tuple[str, Callable[[ClientPatches, Any], None]]]] = {
     "urllib3": ("urllib3", urllib3.patch_pool_manager),
     "botocore": ("botocore.httpsession", botocore.patch_session),
 }
-_patches: Final = ClientPatches()
-_propagation_patches: Final = ClientPatches()
+_patches: Final = Patches(
+    "byline.E092: calls through %s get no LLM span and no ids, because this version cannot be hooked (%s); "
+    "use an older version of the client"
+)
+_propagation_patches: Final = Patches(
+    "byline.E131: requests through %s to own services get no attribution, because this version cannot be hooked (%s); "
+    "use an older version of the client, or byline.inject"
+)
 
 
 def validate_clients(clients: Literal["auto"] | Collection[str]) -> frozenset[str]:

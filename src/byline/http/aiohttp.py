@@ -9,10 +9,11 @@ from byline import errors
 from byline.http.call_config import configs
 from byline.http.client_hooks import decode_headers, encode_body, run_exchange
 from byline.http.llm_request import LLMRequest, begin_llm_request
-from byline.http.patching import LLM_REQUEST, ClientPatches, watch_response
+from byline.http.patching import LLM_REQUEST, watch_response
+from byline.patching import Patches
 
 
-def patch_session(patches: ClientPatches, module: Any) -> None:
+def patch_session(patches: Patches, module: Any) -> None:
     """Hook the sessions of aiohttp."""
     patches.wrap_method(module.ClientSession, "_request", _wrap_request)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from byline.http.client_hooks import begin_request, run_exchange
 from byline.http.llm_request import LLMRequest
-from byline.http.patching import ClientPatches
 from byline.http.urllib3 import watch_body
+from byline.patching import Patches
 
 
-def patch_session(patches: ClientPatches, module: Any) -> None:
+def patch_session(patches: Patches, module: Any) -> None:
     """Hook the session of ``botocore.httpsession``."""
     patches.wrap_method(module.URLLib3Session, "send", _wrap_send)
 

@@ -10,7 +10,7 @@ from byline import deferred, errors
 from byline.http.call_config import configs
 from byline.http.client_hooks import decode_headers, default_port, run_exchange
 from byline.http.llm_request import LLMRequest, begin_llm_request
-from byline.http.patching import ClientPatches
+from byline.patching import Patches
 
 #: Request extension that holds the `AddedIds`; httpx copies extensions to the requests of redirects.
 _EXTENSION: Final = "byline.call"
@@ -21,7 +21,7 @@ _BRACE: Final = ord("}")
 WrapStream = Callable[[Any, LLMRequest], Any]
 
 
-def patch_clients(patches: ClientPatches, module: Any) -> None:
+def patch_clients(patches: Patches, module: Any) -> None:
     """Hook the clients of ``httpx`` or ``httpx2``."""
     sync_stream, async_stream = _make_stream_classes(module)
     patches.wrap_method(module.Client, "send", lambda send: _wrap_send(send, module, sync_stream))

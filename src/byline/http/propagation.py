@@ -19,8 +19,8 @@ from byline.carrier import HEADER
 from byline.carry import inject
 from byline.http.call_config import configs
 from byline.http.client_hooks import Exchange, default_port, parse_url
-from byline.http.patching import ClientPatches
 from byline.http.urllib3 import copy_headers
+from byline.patching import Patches
 from byline.settings import SettingError
 
 _HOST: Final = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?(:\d{1,5})?\Z")
@@ -120,7 +120,7 @@ def _parse_origin(url: Any) -> Origin | None:
 # httpx and httpx2
 
 
-def patch_httpx(patches: ClientPatches, module: Any) -> None:
+def patch_httpx(patches: Patches, module: Any) -> None:
     """Hook the clients of ``httpx`` or ``httpx2``."""
     patches.wrap_method(module.Client, "send", _wrap_send)
     patches.wrap_method(module.AsyncClient, "send", _wrap_async_send)
@@ -199,7 +199,7 @@ def _wrap_build_redirect(original: Callable[..., Any]) -> Callable[..., Any]:
 _sent: Final[ContextVar[tuple[Origin | None, Mapping[str, str]] | None]] = ContextVar("byline_propagated", default=None)
 
 
-def patch_requests(patches: ClientPatches, module: Any) -> None:
+def patch_requests(patches: Patches, module: Any) -> None:
     """Hook the sessions of requests."""
     patches.wrap_method(module.Session, "send", _wrap_session_send)
 
@@ -228,7 +228,7 @@ def _wrap_session_send(original: Callable[..., Any]) -> Callable[..., Any]:
     return send
 
 
-def patch_urllib3(patches: ClientPatches, module: Any) -> None:
+def patch_urllib3(patches: Patches, module: Any) -> None:
     """Hook the pool manager of urllib3."""
     patches.wrap_method(module.PoolManager, "urlopen", _wrap_urlopen)
 
@@ -261,7 +261,7 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
 # aiohttp
 
 
-def patch_aiohttp(patches: ClientPatches, module: Any) -> None:
+def patch_aiohttp(patches: Patches, module: Any) -> None:
     """Hook the sessions of aiohttp."""
     patches.wrap_method(module.ClientSession, "_request", _wrap_request)
 
@@ -318,7 +318,7 @@ def _renew(headers: Any, added: Mapping[str, str]) -> None:
 
 
 #: Client name → the module to patch, and the patching function. The signature of botocore's requests covers headers.
-CLIENTS: Final[dict[str, tuple[str, Callable[[ClientPatches, Any], None]]]] = {
+CLIENTS: Final[dict[str, tuple[str, Callable[[Patches, Any], None]]]] = {
     "httpx": ("httpx", patch_httpx),
     "httpx2": ("httpx2", patch_httpx),
     "requests": ("requests", patch_requests),

@@ -7,13 +7,14 @@ from typing import Any, Final
 
 from byline.http.client_hooks import RedirectingClient, SentRequest, run_exchange, watch_chunks
 from byline.http.llm_request import LLMRequest
-from byline.http.patching import LLM_REQUEST, ClientPatches, abandon_when_released
+from byline.http.patching import LLM_REQUEST, abandon_when_released
+from byline.patching import Patches
 
 #: requests follows a redirect by calling ``send`` again.
 _client: Final = RedirectingClient("requests")
 
 
-def patch_session(patches: ClientPatches, module: Any) -> None:
+def patch_session(patches: Patches, module: Any) -> None:
     """Hook the sessions and the responses of requests."""
     patches.wrap_method(module.Session, "send", _wrap_send)
     patches.wrap_method(module.Response, "iter_content", _wrap_iter_content)

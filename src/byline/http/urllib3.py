@@ -7,13 +7,14 @@ from typing import Any, Final
 
 from byline.http.client_hooks import RedirectingClient, SentRequest, run_exchange, watch_chunks
 from byline.http.llm_request import LLMRequest
-from byline.http.patching import LLM_REQUEST, ClientPatches, watch_response
+from byline.http.patching import LLM_REQUEST, watch_response
+from byline.patching import Patches
 
 #: The pool manager follows a redirect by calling ``urlopen`` again.
 _client: Final = RedirectingClient("urllib3")
 
 
-def patch_pool_manager(patches: ClientPatches, module: Any) -> None:
+def patch_pool_manager(patches: Patches, module: Any) -> None:
     """Hook the pool manager."""
     patches.wrap_method(module.PoolManager, "urlopen", _wrap_urlopen)
 
