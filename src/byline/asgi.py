@@ -14,7 +14,13 @@ from byline import errors, request_context, shutdown
 from byline.genai import caller_trace, server_span
 from byline.genai.server_span import ServerSpanSetting
 from byline.genai.setup_check import InstrumentationCheck
-from byline.genai.span_state import attach_nested_request, set_server_span
+from byline.genai.span_state import (
+    accept_server_span,
+    attach_nested_request,
+    is_below_other_request,
+    refuse_server_span,
+    set_server_span,
+)
 from byline.genai.tracer_provider import has_tracer_provider
 from byline.inbound.body import DEFAULT_LIMIT, BodyBuffer, is_json, parse_length
 from byline.inbound.reader import ClaimReader
@@ -129,6 +135,9 @@ class AttributionMiddleware:
                 self._call_in_server_span, exclude_spans=["receive", "send"]
             )
         token = server_span.detach_ended_span()
+        outer = request_context.attached()
+        if outer is not None:
+            refuse_server_span(outer)
         try:
             await self._otel_middleware(scope, receive, send)
         except Exception:
@@ -162,7 +171,11 @@ class AttributionMiddleware:
         if scope["type"] == "http" and scope.get("method") in _METHODS_WITH_BODY and self._reader.body_limit:
             receive = _tee_body(context, scope, receive, self._reader.body_limit)
         scope[_CONTEXT_KEY] = context
-        otel_token = None if request_context.attached() is None else attach_nested_request(context)
+        outer = request_context.attached()
+        if outer is not None:
+            accept_server_span(outer)
+        is_nested = outer is not None or (span is None and is_below_other_request(context))
+        otel_token = attach_nested_request(context) if is_nested else None
         token = request_context.attach(context)
         try:
             await self.app(scope, receive, send)

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from opentelemetry import context as otel_context
+from opentelemetry import trace
 
 from byline import request_context
 from byline.request_context import RequestContext
@@ -60,8 +61,7 @@ class Block:
             # An async generator that was closed late is left in the context of other code.
             context, attached = self._attached.popitem()
         if attached is not None and context is not None:
-            context.is_left = not _detach_quietly(attached)
-            context.end()
+            context.end(is_left=not _detach_quietly(attached))
 
     def __call__(self, function: F) -> F:
         """Return a wrapper of the function, each call of which runs with this attribution."""
@@ -179,7 +179,10 @@ class bound(Block):  # noqa: N801 - used like a function
         return self
 
     def _new_contexts(self) -> Contexts:
-        new = RequestContext(parent=request_context.current_context())
+        parent = request_context.current_context()
+        if parent is not None and parent.has_left_trace(trace.get_current_span().get_span_context()):
+            parent = None
+        new = RequestContext(parent=parent)
         new.bind(self._fields)
         return Contexts(new)
 

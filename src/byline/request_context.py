@@ -22,7 +22,7 @@ from byline.request_spans import RequestSpans
 from byline.settings import SettingError
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span
+    from opentelemetry.trace import Span, SpanContext
 
     from byline.inbound.body import BodyBuffer
 
@@ -90,8 +90,6 @@ class RequestContext:
         reader: Reads the claims with the settings of the middleware, ``None`` outside a request.
         key: A number that no other request of this process has, the same for all parts of a request.
         response_sent: Whether the last message of the response has been sent.
-        is_left: Whether the block of `byline.bound` was left in another ``contextvars`` context than the block was
-            entered in, which still has this context attached.
         body: The buffer of the request body, ``None`` if the body is not read.
         server_span: The server span of the request, from byline or another instrumentation.
         server_span_ends_first: Whether the server span was made inside the middleware and therefore ends before
@@ -122,7 +120,6 @@ class RequestContext:
         "body",
         "caller_key",
         "is_isolated",
-        "is_left",
         "key",
         "parent",
         "reader",
@@ -147,7 +144,6 @@ class RequestContext:
         self.parent = parent
         self.key: int = next(_keys) if parent is None else parent.key
         self.response_sent = False
-        self.is_left = False
         self._after_response = after_response
         self._expires_at: float | None = None
         self.body: BodyBuffer | None = None
@@ -242,6 +238,19 @@ class RequestContext:
         """Whether the request has made an LLM call."""
         return self._usage is not None
 
+    @property
+    def after_response(self) -> float:
+        """Seconds after the response in which work that the request left behind is attributed to the request."""
+        return self._after_response
+
+    def adopt_server_span(self, span: Span) -> None:
+        """Make a span that the app has made inside the middleware the server span of the request."""
+        self.server_span = span
+        # The span ends before the middleware can add the totals.
+        self.server_span_ends_first = True
+        if self._spans is not None:
+            self._spans.set_server_span(span, self)
+
     def spans(self) -> RequestSpans:
         """Return the object that the spans of this context share."""
         spans = self._spans
@@ -254,12 +263,16 @@ class RequestContext:
                     spans = self._spans = new_spans
         return spans
 
-    def end(self) -> None:
+    def end(self, *, is_left: bool = False) -> None:
         """Note that the response, or the block of `byline.bound`, is over.
 
         Tasks and threads that it left behind still have the context, for a limited time.
+
+        Args:
+            is_left: Whether the block was left in another ``contextvars`` context than the one in which it was
+                entered. The context stays attached there, and counts no longer.
         """
-        self._expires_at = time.monotonic() + self._after_response
+        self._expires_at = -math.inf if is_left else time.monotonic() + self._after_response
         if self._spans is not None:
             self._spans.expires_at = self._expires_at
 
@@ -267,6 +280,11 @@ class RequestContext:
     def is_unbound(self) -> bool:
         """Whether `byline.unbound` has made the context, which is no request's."""
         return self._after_response < 0
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the context counts no longer although it is attached, see `end`."""
+        return self._expires_at == -math.inf
 
     @property
     def expires_at(self) -> float | None:
@@ -291,6 +309,17 @@ class RequestContext:
         """Return whether the response has been sent."""
         root = self.root()
         return root.response_sent or root._expires_at is not None
+
+    def has_left_trace(self, span_context: SpanContext) -> bool:
+        """Return whether work in another trace than the request's, after the response, is work for somebody else.
+
+        A worker that the request has started puts each job into a trace of its own, or of the job's sender.
+        """
+        if not self.is_after_response() or not span_context.is_valid:
+            return False
+        server_span = self.root().server_span
+        of_request = None if server_span is None else server_span.get_span_context()
+        return of_request is not None and of_request.is_valid and of_request.trace_id != span_context.trace_id
 
     def is_complete(self) -> bool:
         """Return whether the whole request, body included, has been read by the app."""

@@ -11,7 +11,7 @@ from byline.fork import fork_safe_lock
 from byline.inbound.request import langfuse_trace_id
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import SpanContext
+    from opentelemetry.trace import Span, SpanContext
 
     from byline.request_context import RequestContext, UsageTotals
 
@@ -31,9 +31,7 @@ class RequestSpans:
         previous_attributions: Up to five earlier attributions, the latest last.
         is_complete: Whether the whole request, body included, had been read by then.
         parent: The spans of the request that this part belongs to.
-        root: The spans of the whole request.
         expires_at: When work that starts is no longer work of the request, see `RequestContext.expires_at`.
-        server_span_id: The span id of the server span, 0 if the request has none.
         remote_parent: The caller's span, if the server span is a child of one.
         is_below_langfuse: Whether the caller says that this is a span of Langfuse's SDK.
         has_steps: Whether the request, or a part of it, names a step of its trace.
@@ -54,6 +52,7 @@ class RequestSpans:
         "__weakref__",
         "_context",
         "_request_key",
+        "_root",
         "_server_span",
         "attribution",
         "call_spans",
@@ -69,9 +68,7 @@ class RequestSpans:
         "previous_attributions",
         "refused_trace_id",
         "remote_parent",
-        "root",
         "route",
-        "server_span_id",
         "traces",
         "usage",
         "version",
@@ -87,9 +84,9 @@ class RequestSpans:
         self.is_complete = False
         self.is_identified = context.is_identified
         self.parent: RequestSpans | None = None if context.parent is None else context.parent.spans()
-        self.root: RequestSpans = self if self.parent is None else self.parent.root
+        #: Not the object itself, which would wait for the garbage collector then.
+        self._root: RequestSpans | None = None if self.parent is None else self.parent.root
         self.expires_at = context.expires_at
-        self.server_span_id = 0
         self.remote_parent: SpanContext | None = None
         self.is_below_langfuse = False
         self.has_steps = False
@@ -102,19 +99,41 @@ class RequestSpans:
         self.version = 1
         self.exported_attributes: tuple[Attribution, dict[str, Any]] = (EMPTY, {})
         self._server_span: weakref.ref[Any] | None = None
-        server_span = context.server_span
-        if self.parent is None and server_span is not None and server_span.is_recording():
-            span_context = server_span.get_span_context()
-            self.server_span_id = span_context.span_id
-            self.first_span = span_context
-            self._server_span = weakref.ref(server_span)
-            # byline creates spans of the SDK only, and other spans do not record.
-            remote_parent: SpanContext | None = getattr(server_span, "parent", None)
-            if remote_parent is not None and remote_parent.is_remote:
-                request = context.request()
-                self.remote_parent = remote_parent
-                self.is_below_langfuse = request is not None and langfuse_trace_id(request) == remote_parent.trace_id
-        self.refused_trace_id = _refused_trace_id(server_span) if context.is_isolated else 0
+        self.refused_trace_id = 0
+        if context.server_span is not None:
+            self.set_server_span(context.server_span, context)
+
+    def set_server_span(self, server_span: Span, context: RequestContext) -> None:
+        """Note the server span of the request, which may start after other spans."""
+        if context.is_isolated:
+            self.refused_trace_id = _refused_trace_id(server_span)
+        if self.parent is not None or not server_span.is_recording():
+            return
+        self.first_span = server_span.get_span_context()
+        self._server_span = weakref.ref(server_span)
+        # byline creates spans of the SDK only, and other spans do not record.
+        remote_parent: SpanContext | None = getattr(server_span, "parent", None)
+        if remote_parent is not None and remote_parent.is_remote:
+            request = context.request()
+            self.remote_parent = remote_parent
+            self.is_below_langfuse = request is not None and langfuse_trace_id(request) == remote_parent.trace_id
+
+    @property
+    def root(self) -> RequestSpans:
+        """The spans of the whole request."""
+        return self._root or self
+
+    @property
+    def has_server_span(self) -> bool:
+        """Whether the request has a server span that records."""
+        return self._server_span is not None
+
+    def is_server_span(self, context: SpanContext) -> bool:
+        """Return whether this is the context of the server span. Span ids alone may repeat in other traces."""
+        first = self.first_span
+        if self._server_span is None or first is None:
+            return False
+        return (context.span_id, context.trace_id) == (first.span_id, first.trace_id)
 
     @property
     def trace_key(self) -> str:
@@ -134,11 +153,13 @@ class RequestSpans:
 
     def body_pending(self) -> bool:
         """Return whether the app may still read the body, which may name the trace, session and step."""
-        return not self.is_complete and not self.server_span_ended() and self._context() is not None
+        if self.is_complete or self._context() is None:
+            return False
+        return self._server_span is None or not self.server_span_ended()
 
     def context_released(self) -> bool:
         """Return whether a job without a server span is over: its context is released with the job."""
-        return not self.server_span_id and self._context() is None
+        return self._server_span is None and self._context() is None
 
     def in_trace(self, trace_id: int) -> TraceValues:
         """Return the values that the spans share in a trace."""

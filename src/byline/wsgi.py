@@ -12,7 +12,7 @@ from byline import deferred, errors, request_context
 from byline.genai import caller_trace, server_span
 from byline.genai.server_span import ServerSpanSetting
 from byline.genai.setup_check import InstrumentationCheck
-from byline.genai.span_state import attach_nested_request, set_server_span
+from byline.genai.span_state import attach_nested_request, is_below_other_request, set_server_span
 from byline.genai.tracer_provider import has_tracer_provider
 from byline.genai.wsgi_server_span import WsgiServerSpan, WsgiServerSpans
 from byline.inbound.body import DEFAULT_LIMIT
@@ -113,7 +113,7 @@ class AttributionMiddleware:
             span = self._start_isolated_server_span(python_context, context, environ)
         else:
             span = self._start_server_span(python_context, context, environ)
-        if request_context.attached() is not None:
+        if request_context.attached() is not None or (context.server_span is None and is_below_other_request(context)):
             # The copied context is the request's own: nothing has to be restored.
             python_context.run(attach_nested_request, context)
         try:

@@ -18,7 +18,8 @@ from byline.inbound.body import BodyBuffer
 from byline.inbound.reader import ClaimReader
 from byline.request_context import RequestContext
 from byline.testing import Receiver
-from tests.export.support import CHAT, App, named, running, tree
+from tests.export.support import CHAT, App, Memory, named, running, tree
+from tests.support import claim, run_asgi
 
 BODY = {"session_id": "s", "trace": {"trace_id": "workflow_12345", "span_name": "Step", "generation_name": "Ask"}}
 FILED = "7af15d27557f4b0547b66811c67d365d"
@@ -110,3 +111,20 @@ def test_no_crowd_of_them_waits(receiver: Receiver, monkeypatch: pytest.MonkeyPa
             assert app.destinations[0].flush()
             assert sorted(span.name for span in receiver.spans) == ["part 0", "part 1", "part 2"]
     assert len(receiver.spans) == 6
+
+
+def test_spans_of_a_request_without_a_server_span_wait_as_well() -> None:
+    memory = Memory(spans="llm")
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        app.chat("before")
+        assert memory.flush()
+        await receive()
+        app.chat("after")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    with running(memory) as app:
+        asyncio.run(run_asgi(AttributionMiddleware(answer, app_span=False), claim(BODY)))
+    assert memory.names == ["Step", "after", "before"] or memory.names == ["Ask", "Ask", "Step"]
+    assert {f"{span.context.trace_id:032x}" for span in memory.kept.spans if span.context} == {FILED}

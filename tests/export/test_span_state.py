@@ -11,13 +11,19 @@ from contextvars import copy_context
 from typing import Any
 
 import pytest
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.trace import set_span_in_context
 
+import byline
+from byline import asgi, wsgi
 from byline.export import OTLP, Langfuse
 from byline.genai.span_state import SpanState
-from byline.request_spans import RequestSpans
+from byline.request_context import RequestContext
+from byline.request_spans import RequestSpans, TraceValues
 from byline.testing import Receiver
-from tests.export.support import AGENT, CHAT, App, running, tree
+from tests.export.support import AGENT, CHAT, App, Memory, running, tree
+from tests.support import claim, run_wsgi, scope_of
 
 
 @pytest.fixture
@@ -147,3 +153,90 @@ def test_a_span_that_ends_in_another_request_is_not_taken_for_its(receiver: Rece
         with app.request(session_id="second"):
             span.end()
     assert receiver.spans[0].attributes.get("session.id") == "first"
+
+
+def test_a_chain_of_thousands_of_spans_fills_neither_the_memory_nor_the_stack() -> None:
+    """In a context that is attached and never detached, each span of a worker is the child of the one before."""
+    memory = Memory()
+    with running(memory) as app:
+        before, context = states_of([]), Context()
+        for number in range(5000):
+            span = app.tracer.start_span("turn", context=context)
+            context = set_span_in_context(span, context)
+            # Long ago: the parents of younger spans may still wait for their export.
+            span.end(end_time=1)
+            if number % 500 == 0:
+                assert memory.flush()
+        assert memory.flush()
+        assert len(memory.kept.spans) == 5000
+        memory.kept.spans.clear()
+        assert len(states_of(before)) < 1100
+
+
+def test_a_processor_around_a_destinations_passes_start_and_end_on_and_nothing_else() -> None:
+    class Wrapper(SpanProcessor):
+        def on_start(self, span: Any, parent_context: Any = None) -> None:
+            processor.on_start(span, parent_context)
+
+        def on_end(self, span: ReadableSpan) -> None:
+            processor.on_end(span)
+
+    memory = Memory()
+    processor = memory.processor()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Wrapper())
+    tracer = provider.get_tracer("app")
+    with byline.bound(session_id="s"), tracer.start_as_current_span("root"):
+        tracer.start_span("inner").end()
+    assert memory.flush()
+    memory.shutdown()
+    assert memory.values("session.id") == {"root": "s", "inner": "s"}
+
+
+@pytest.mark.parametrize("door", ["asgi", "wsgi"])
+def test_a_request_leaves_nothing_to_the_garbage_collector(door: str) -> None:
+    """A collection stops all threads, the more often the more cycles there are."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        running_app.chat()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    def wsgi_app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        running_app.chat()
+        start_response("200 OK", [])
+        yield b"ok"
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(_: Any) -> None: ...
+
+    def request() -> None:
+        sent = claim({"session_id": "s", "trace": {"span_name": "Step"}})
+        if door == "wsgi":
+            run_wsgi(wsgi_middleware, sent)
+            return
+        # Without an event loop, which has cycles of its own.
+        with pytest.raises(StopIteration):
+            asgi_middleware(scope_of(sent), receive, send).send(None)
+
+    asgi_middleware, wsgi_middleware = asgi.AttributionMiddleware(app), wsgi.AttributionMiddleware(wsgi_app)
+    memory = Memory()
+    with running(memory) as running_app:
+        for _ in range(10):
+            request()
+        assert memory.flush()
+        gc.collect()
+        before = states_of([])
+        gc.disable()
+        try:
+            for _ in range(10):
+                request()
+            assert memory.flush()
+            kinds = (SpanState, RequestSpans, RequestContext, TraceValues)
+            kept = [each for each in gc.get_objects() if type(each) in kinds]
+            assert [each for each in kept if not any(each is other for other in before)] == []
+        finally:
+            gc.enable()

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from opentelemetry.sdk.trace.id_generator import IdGenerator
 
 import byline
+from byline import request_context
+from byline.asgi import AttributionMiddleware
 from byline.export import OTLP
+from byline.genai.span_state import set_server_span
 from byline.testing import Receiver
-from tests.export.support import AGENT, named, running, tree
+from tests.export.support import AGENT, CHAT, Memory, named, running, tree
+from tests.support import claim, run_asgi
 
 
 @pytest.fixture
@@ -99,3 +109,48 @@ def test_step_within_a_request_ends_before_the_request(receiver: Receiver) -> No
     assert (named(spans, "All").start, named(spans, "All").end) == (server.start, server.end)
     part, call = named(spans, "Part"), named(spans, "in part")
     assert (part.start, part.end) == (call.start, call.end)
+
+
+class SameSpanIds(IdGenerator):
+    """Repeats span ids in each trace, as generators of tests and of small devices do."""
+
+    def __init__(self) -> None:
+        self._traces = itertools.count(1)
+
+    def generate_span_id(self) -> int:
+        return 7
+
+    def generate_trace_id(self) -> int:
+        return next(self._traces)
+
+
+def test_a_span_with_the_id_of_the_server_span_in_another_trace_belongs_to_the_step() -> None:
+    memory = Memory(spans="llm")
+    with running(memory, id_generator=SameSpanIds()) as app, app.request(session_id="s", span_name="Step") as server:
+        context = request_context.current_context()
+        assert context is not None
+        set_server_span(context, server)
+        app.tracer.start_span("chat", context=Context(), attributes=CHAT).end()
+    assert memory.names == ["Step", "chat"]
+
+
+def test_a_span_that_starts_before_the_server_span_of_the_framework(receiver: Receiver) -> None:
+    """As an access check in a middleware between byline's and the framework does."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        app.chat("chat")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def check(scope: Any, receive: Any, send: Any) -> None:
+        with app.span("check"):
+            pass
+        await framework(scope, receive, send)
+
+    with running(OTLP(receiver.url)) as app:
+        framework = OpenTelemetryMiddleware(answer, tracer_provider=app.provider, exclude_spans=["receive", "send"])
+        middleware = AttributionMiddleware(check, app_span=False)
+        sent = claim({}, headers=[("trace", '{"span_name": "Step"}')])
+        asyncio.run(run_asgi(middleware, sent))
+    assert tree(receiver.spans) == {None: ["POST /chat", "check"], "POST /chat": ["Step"], "Step": ["chat"]}

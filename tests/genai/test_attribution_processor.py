@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.testclient import TestClient
@@ -24,6 +24,7 @@ from byline import internal_metrics, request_context
 from byline.asgi import AttributionMiddleware
 from byline.gateways import keys
 from byline.genai import attributes as names
+from byline.genai import span_state
 from byline.genai.attribution_processor import AttributionSpanProcessor, reapply
 from byline.genai.span_state import SpanState
 from byline.request_context import RequestContext
@@ -493,3 +494,88 @@ def test_llm_spans_name_the_dropped_claims(finished: Finished) -> None:
     sent = claim({}, headers=[("x-session-id", "s" * 300)])
     asyncio.run(run_asgi(AttributionMiddleware(app, app_span=False), sent))
     assert attributes_of(finished()[0])["byline.rejected"] == ("session_id: too long",)
+
+
+class Recording:
+    """A destination's processor that notes the spans it gets, or fails."""
+
+    destination_id = 1 << 200
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.names: list[str] = []
+        self.error = error
+
+    def on_span_end(self, span: ReadableSpan, state: SpanState) -> None:
+        if self.error is not None:
+            raise self.error
+        self.names.append(span.name)
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return True
+
+    def shutdown(self) -> None: ...
+
+
+def attribute(*others: SpanProcessor) -> tuple[TracerProvider, AttributionSpanProcessor]:
+    """Return a provider with a processor between others, of which the first is called first."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    processor = AttributionSpanProcessor()
+    for each in (*others, processor):
+        provider.add_span_processor(each)
+    return provider, processor
+
+
+def test_nothing_is_kept_of_spans_that_end_while_the_processor_is_switched_off() -> None:
+    class SwitchOff(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            processor.switch_off()
+
+    provider, processor = attribute(SwitchOff())
+    provider.get_tracer("app").start_span("chat", attributes=LLM).end()
+    assert processor._ending == {}
+
+
+def test_little_is_kept_of_spans_whose_end_another_processor_keeps_back() -> None:
+    class Fail(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            raise ValueError
+
+    provider, processor = attribute(Fail())
+    for _ in range(2000):
+        with pytest.raises(ValueError):  # noqa: PT011 - the error of the test's own processor
+            provider.get_tracer("app").start_span("chat", attributes=LLM).end()
+    assert len(processor._ending) < 300
+
+
+@pytest.mark.usefixtures("production")
+def test_a_destination_that_fails_keeps_no_span_from_the_others() -> None:
+    provider, processor = attribute()
+    failing, working = Recording(ValueError()), Recording()
+    processor.switch_on("llm", [failing, working])
+    provider.get_tracer("app").start_span("chat", attributes=LLM).end()
+    assert working.names == ["chat"]
+    assert internal_metrics.counter_values()["errors.processor"] == 1
+
+
+@pytest.mark.usefixtures("production")
+def test_the_end_of_a_span_fails_for_no_reason_of_bylines(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ValueError
+
+    provider, _ = attribute()
+    monkeypatch.setattr(span_state, "start_state", fail)
+    provider.get_tracer("app").start_span("chat", attributes=LLM).end()
+
+
+def test_destinations_count_the_spans_that_end_after_the_shutdown_of_the_provider() -> None:
+    provider, processor = attribute()
+    recording = Recording()
+    processor.switch_on("llm", [recording])
+    span = provider.get_tracer("app").start_span("before", attributes=LLM)
+    provider.shutdown()
+    span.end()
+    provider.get_tracer("app").start_span("after", attributes=LLM).end()
+    assert recording.names == ["before", "after"]
+    processor.switch_off()
+    provider.get_tracer("app").start_span("off", attributes=LLM).end()
+    assert recording.names == ["before", "after"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from weakref import WeakValueDictionary
+
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan, Span
+from opentelemetry.trace import SpanContext
 
 from byline import errors, internal_metrics
 from byline.export.decisions import ExportDecisions
@@ -32,6 +35,9 @@ class DestinationSpanProcessor(SpanStateProcessor):
         self._decisions = decisions
         self.destination_id = decisions.destination_id
         self._retired = False
+        #: If the processor was added to a provider by itself: the app may have wrapped the processor in one of its own
+        #: that passes `on_start` and `on_end` on, and nothing else. By the identity of the span context.
+        self._started: WeakValueDictionary[int, SpanState] = WeakValueDictionary()
 
     @property
     def closed(self) -> bool:
@@ -43,9 +49,15 @@ class DestinationSpanProcessor(SpanStateProcessor):
         if self.worker.closed:
             return
         try:
-            call_spans.start_span(start_state(span, parent_context), span, self.destination_id)
+            state = start_state(span, parent_context)
+            self._started[id(state.span_context)] = state
+            call_spans.start_span(state, span, self.destination_id)
         except Exception:
             errors.report_internal_error("export")
+
+    def find_started(self, context: SpanContext) -> SpanState | None:
+        """Return the state of a span of which a processor around this one has passed the start on."""
+        return self._started.get(id(context))
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue the span, if the processor was added to a provider by itself."""

@@ -130,8 +130,7 @@ class RequestRoots:
         if usage is not None and is_whole and names.LLM_CALLS not in attributes:
             attributes.update(names.usage_attributes(usage))
         name = attributes.get(names.TRACE_NAME)
-        is_server_span = span.context.span_id == root.server_span_id
-        if self._openinference and isinstance(name, str) and is_server_span and span.parent is None:
+        if self._openinference and isinstance(name, str) and span.is_server_span and span.parent is None:
             # Phoenix names a trace after its root.
             span.name = name
 
@@ -178,7 +177,7 @@ def _owns_trace(span: SpanCopy, root: RequestSpans) -> bool:
 def _is_step_of_part(span: SpanCopy, root: RequestSpans) -> bool:
     """Return whether a span is the step of a `byline.bound` part, not of the whole request."""
     step = None if span.is_llm else span.attributes.get(names.STEP_NAME)
-    return step is not None and span.context.span_id != root.server_span_id and step != root.attribution.span_name
+    return step is not None and not span.is_server_span and step != root.attribution.span_name
 
 
 def _is_embedding(attributes: Mapping[str, Any]) -> bool:

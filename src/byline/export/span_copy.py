@@ -148,6 +148,15 @@ class SpanCopy:
         return self.context.trace_id if self.state is None else self.state.trace_id
 
     @property
+    def is_server_span(self) -> bool:
+        """Whether the span is the server span of its request."""
+        state = self.state
+        request_spans = None if state is None else state.request_spans
+        if state is None or request_spans is None:
+            return False
+        return request_spans.root.is_server_span(state.span_context)
+
+    @property
     def is_model_call(self) -> bool:
         """Whether the span is a model call."""
         if not self.is_llm:

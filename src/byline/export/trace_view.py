@@ -200,7 +200,7 @@ class TraceView:
         span_copy.parent = parent
         if root is None or not _contains_llm_span(span_copy):
             return [span_copy]
-        is_server_span = span_copy.context.span_id == root.server_span_id
+        is_server_span = span_copy.is_server_span
         span_copy.is_root = parent is None or span_copy.starts_trace or is_server_span
         if parent is not None or is_server_span or not self._may_get_root(span_copy, root):
             return [span_copy]
@@ -427,7 +427,7 @@ class TraceView:
         _extend(top.root, start, end)
         # The body that the app has read late may name the trace.
         top.root.attribution = top.request.attribution
-        fallback = _ROOT_NAME if top.request.server_span_id else _JOB_NAME
+        fallback = _ROOT_NAME if top.request.has_server_span else _JOB_NAME
         top.root.name = top.root.attribution.trace_name or top.request.route or fallback
         return top.root
 
@@ -529,9 +529,10 @@ def _belongs_to_step(span_copy: SpanCopy, ancestor: SpanState | None) -> bool:
     """
     state = span_copy.state
     request_spans = None if state is None else state.request_spans
-    server_span_id = 0 if request_spans is None else request_spans.root.server_span_id
-    is_top = ancestor is None or ancestor.span_id == server_span_id
-    return is_top and span_copy.context.span_id != server_span_id and _contains_llm_span(span_copy)
+    is_top = ancestor is None or (
+        request_spans is not None and request_spans.root.is_server_span(ancestor.span_context)
+    )
+    return is_top and not span_copy.is_server_span and _contains_llm_span(span_copy)
 
 
 def _contains_llm_span(span_copy: SpanCopy) -> bool:
@@ -548,7 +549,7 @@ def _remote_parent_of_job(span_copy: SpanCopy, root: RequestSpans) -> SpanContex
     outermost = span_copy.state
     while outermost is not None and outermost.parent is not None:
         outermost = outermost.parent
-    if root.server_span_id or outermost is None or outermost.span is None:
+    if root.has_server_span or outermost is None or outermost.span is None:
         return None
     parent = outermost.span.parent
     return parent if parent is not None and parent.is_remote else None

@@ -31,7 +31,7 @@ from byline.genai.call_results import results
 from byline.genai.fast_attributes import peek_attributes, set_attributes
 from byline.genai.setup_check import InstrumentationCheck as InstrumentationCheck
 from byline.genai.span_correlation import on_llm_span_start
-from byline.genai.span_state import SpanListener, SpanStateProcessor, start_state
+from byline.genai.span_state import SpanListener, SpanState, SpanStateProcessor, start_state
 from byline.request_context import RequestContext
 from byline.settings import SettingError
 
@@ -114,6 +114,7 @@ class AttributionSpanProcessor(SpanStateProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         """Hand the span to the destinations; add the totals to a server span that ends before the middleware does."""
         if not self.enabled:
+            self._count_after_shutdown(span)
             return
         deferred.run_deferred()
         try:
@@ -125,21 +126,35 @@ class AttributionSpanProcessor(SpanStateProcessor):
                 server_span.set_request_attributes(context.root())
             if self._listeners:
                 call_spans.end_span(state, span)
-                for listener in self._listeners:
-                    listener.on_span_end(span, state)
         except Exception:
             errors.report_internal_error("processor")
+        else:
+            self._hand_over(span, state)
+
+    def _hand_over(self, span: ReadableSpan, state: SpanState) -> None:
+        for listener in self._listeners:
+            # The failure of one destination is not that of the others.
+            try:
+                listener.on_span_end(span, state)
+            except Exception:
+                errors.report_internal_error("processor")
+
+    def _count_after_shutdown(self, span: ReadableSpan) -> None:
+        context = span.get_span_context()
+        # Present if the processor was switched off after `_on_ending`.
+        state = self._ending.pop(id(context), None)
+        if self._listeners and context is not None:
+            self._hand_over(span, state or SpanState(span, context, None))
 
     def shutdown(self) -> None:
-        """Set no further attributes, and stop the destinations."""
-        listeners = self._listeners
-        self.switch_off()
-        for listener in listeners:
+        """Set no further attributes, and stop the destinations, which count later spans as dropped."""
+        self.enabled = False
+        for listener in self._listeners:
             listener.shutdown()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Send the waiting spans of all destinations."""
-        sent = [listener.force_flush(timeout_millis) for listener in self._listeners]
+        sent = [listener.force_flush(timeout_millis) for listener in self._listeners if self.enabled]
         return all(sent)
 
 

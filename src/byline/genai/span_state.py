@@ -7,6 +7,7 @@ of the span without that attribute, so each of byline's span processors takes th
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol
@@ -14,12 +15,13 @@ from typing import Any, Final, Protocol
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
-from opentelemetry.trace import SpanContext, SpanKind
+from opentelemetry.trace import INVALID_SPAN, SpanContext, SpanKind
 
+from byline import errors
 from byline.fork import fork_safe_lock
 from byline.genai import classify
 from byline.genai.fast_attributes import peek_attributes
-from byline.request_context import RequestContext, current_context
+from byline.request_context import DEFAULT_AFTER_RESPONSE, RequestContext, current_context
 from byline.request_spans import RequestSpans
 
 _STATE: Final = "_byline_state"
@@ -27,7 +29,12 @@ _STATE: Final = "_byline_state"
 _IDENTIFYING: Final = classify.KEYS | {"gen_ai.request.model", "gen_ai.response.model", "llm.model_name"}
 #: Stands for every destination in `SpanState.destinations`.
 _EVERY_DESTINATION: Final = -1
+#: States between `_on_ending` and `on_end`, as many as threads end spans at once, and a few forgotten ones.
+_MAX_ENDING: Final = 256
 _MAX_DEPTH: Final = 16
+#: Ancestors outside requests that are kept at least, and the seconds after their end in which all are kept.
+_MAX_CHAIN: Final = 512
+_CHAIN_SECONDS: Final = 60.0
 _lock: Final = fork_safe_lock()
 _NESTED_REQUEST: Final = otel_context.create_key("byline-nested-request")
 
@@ -55,6 +62,7 @@ class SpanState:
         model_calls_below: How many model calls have ended below the span.
         ended: The span as it ended.
         destinations: The destinations that receive `on_end` for the span, as bits.
+        after_response: Of a server span, see `RequestContext.after_response`; ``None`` for other spans.
         decisions: Whether a destination exports the span, by destination, once that is decided.
         exported_trace_ids: The trace in which a destination exports the span, by destination.
     """
@@ -78,6 +86,7 @@ class SpanState:
     destinations = 0
     decisions: Mapping[int, bool] = {}
     exported_trace_ids: Mapping[int, int] = {}
+    after_response: float | None = None
     _context: weakref.ref[RequestContext] | None = None
     _request_spans: RequestSpans | None = None
     _ends_request: weakref.ref[RequestSpans] | None = None
@@ -146,12 +155,43 @@ class SpanState:
             if context is not None:
                 self._request_spans = request_spans = context.spans()
                 server_span = getattr(context.server_span, _STATE, None)
-                if request_spans.server_span_id and server_span is not None and server_span._ends_request is None:
+                if request_spans.has_server_span and server_span is not None and server_span._ends_request is None:
                     server_span._ends_request = weakref.ref(request_spans)
             elif self._context is None and self.parent is not None and not self.is_outside_request:
                 # Another server span within the request, which has no context of its own, is part of it.
-                return self.parent.request_spans
+                linked = self._linked_ancestor()
+                return None if linked is None else linked.request_spans
         return self._request_spans
+
+    def _linked_ancestor(self) -> SpanState | None:
+        """Return the nearest ancestor that belongs to a request, or is known to belong to none."""
+        state, depth = self.parent, 0
+        while state is not None and state._context is None and not state.is_outside_request:
+            depth += 1
+            if depth % _MAX_CHAIN == 0 and state.parent is not None and state._ended_long_ago():
+                # In a context that is never detached each span is the child of the span before, for ever.
+                state.parent = None
+            state = state.parent
+        return state
+
+    def _ended_long_ago(self) -> bool:
+        span = self.ended
+        return span is not None and span.end_time is not None and time.time_ns() - span.end_time > _CHAIN_SECONDS * 1e9
+
+    def is_request_over(self) -> bool:
+        """Return whether the request of a span, of which nothing is kept, has been over for too long.
+
+        Measured from the end of the span, because the request context is gone.
+        """
+        linked = self if self._context is not None else self._linked_ancestor()
+        span = None if linked is None else linked.span
+        if linked is None or linked._context is None or span is None or span.end_time is None:
+            return False
+        state: SpanState | None = linked
+        while state is not None and state.after_response is None:
+            state = state.parent
+        limit = DEFAULT_AFTER_RESPONSE if state is None or state.after_response is None else state.after_response
+        return time.time_ns() - span.end_time > limit * 1e9
 
     @property
     def ends_request(self) -> RequestSpans | None:
@@ -265,18 +305,29 @@ class SpanStateProcessor(SpanProcessor):
 
     def _on_ending(self, span: Span) -> None:
         """Keep the state for `on_end`; a span that started before byline gets one here."""
-        state: SpanState | None = getattr(span, _STATE, None)
-        if state is None:
-            state = start_state(span, None, is_ending=True)
-        self._ending[id(span.get_span_context())] = state
+        try:
+            state: SpanState | None = getattr(span, _STATE, None)
+            if state is None:
+                state = start_state(span, None, is_ending=True)
+            self._ending[id(span.get_span_context())] = state
+            if len(self._ending) > _MAX_ENDING:
+                self._drop_forgotten()
+        except Exception:
+            errors.report_internal_error("processor")
+
+    def _drop_forgotten(self) -> None:
+        """Drop the states of spans whose `on_end` never came: another processor raised an error."""
+        for key, state in list(self._ending.items()):
+            if state.span is None:
+                self._ending.pop(key, None)
 
     def take_ended(self, span: ReadableSpan) -> SpanState | None:
         """Return the state of an ended span. Call once, in `on_end`."""
         context = span.get_span_context()
         if context is None:
             return None
-        state = self._ending.pop(id(context), None)
-        if state is None:
+        state = self._ending.pop(id(context), None) or self.find_started(context)
+        if state is None or state.span_context is not context:
             # A provider that does not call `_on_ending`.
             state = SpanState(span, context, None)
         if state.ended is None:
@@ -285,6 +336,10 @@ class SpanStateProcessor(SpanProcessor):
                 # The instrumentation set its attributes after the start.
                 state.mark_as_llm(attributes)
         return state
+
+    def find_started(self, context: SpanContext) -> SpanState | None:  # noqa: ARG002 - for subclasses
+        """Return the state of a span for which `_on_ending` was not called, if the processor knows the state."""
+        return None
 
 
 def state_of(span: object) -> SpanState | None:
@@ -312,7 +367,8 @@ def start_state(
     if is_ending:
         # The context in which a span ends may not be its own, and then says nothing about parent or request.
         current = parent_span.get_span_context()
-        if span.parent is None or current.span_id != span.parent.span_id:
+        own_parent = span.parent
+        if own_parent is None or (current.span_id, current.trace_id) != (own_parent.span_id, own_parent.trace_id):
             parent = None
         if current.is_valid and current.trace_id != own_context.trace_id:
             context = None
@@ -320,8 +376,13 @@ def start_state(
     setattr(span, _STATE, state)
     if context is not None:
         state.started_in = context.key
-    if parent is not None and (context is None or parent_context is not None):
-        context = _choose_request(context, state, parent)
+    if parent is None:
+        # In a context of its own, or with the remote parent that a message of a queue names.
+        is_placed = parent_context is not None or span.parent is not None
+        if is_placed and context is not None and context.has_left_trace(own_context):
+            state.is_outside_request, context = True, None
+    elif context is None or parent._request_key != context.key:
+        context = _choose_request(context, state, parent, parent_context)
     if context is not None and (span.kind is not SpanKind.SERVER or belongs_to_request(context, span)):
         state._context = weakref.ref(context)
         state._request_key = context.key
@@ -331,22 +392,37 @@ def start_state(
     return state
 
 
-def _choose_request(context: RequestContext | None, state: SpanState, parent: SpanState) -> RequestContext | None:
-    """Return the request of a span that starts without a current request, or with a parent that its maker names."""
+def _choose_request(
+    context: RequestContext | None, state: SpanState, parent: SpanState, otel: otel_context.Context | None
+) -> RequestContext | None:
+    """Return the request of a span that starts without a request context, or below a span of another request."""
     if context is None:
-        context = parent.request_context
-        request_spans = parent.request_spans if context is None else None
-        expired = (context is not None and context.is_expired()) or (
-            request_spans is not None and request_spans.is_expired()
-        )
-        state.is_outside_request = expired or parent.is_outside_request
-        return None if expired else context
-    # A worker that one request has started makes spans for others, and names the parent (LangChain, LiteLLM).
-    if parent.request_key not in (0, context.key):
+        return _request_of_parent(state, parent)
+    if parent.is_outside_request and parent.started_in == context.key:
+        state.is_outside_request = True
+        return None
+    if parent.request_key in (0, context.key):
+        return context
+    if otel is not None:
+        # A worker that one request has started makes spans for others, and names the parent (LangChain, LiteLLM).
         current = trace.get_current_span().get_span_context()
         if (current.trace_id, current.span_id) != (parent.trace_id, parent.span_id):
-            return parent.request_context
-    return context
+            return _request_of_parent(state, parent)
+    if context.scope_or_environ is None or _nested_request(otel) is context:
+        return context
+    # A worker that one request has started has attached the OpenTelemetry context of another one.
+    return _request_of_parent(state, parent)
+
+
+def _request_of_parent(state: SpanState, parent: SpanState) -> RequestContext | None:
+    context = parent.request_context
+    request_spans = parent.request_spans if context is None else None
+    if context is not None:
+        is_over = context.is_expired()
+    else:
+        is_over = parent.is_request_over() if request_spans is None else request_spans.is_expired()
+    state.is_outside_request = is_over or parent.is_outside_request
+    return None if is_over else context
 
 
 def current_request(otel: otel_context.Context | None = None) -> RequestContext | None:
@@ -354,9 +430,19 @@ def current_request(otel: otel_context.Context | None = None) -> RequestContext 
     context = current_context()
     if context is not None:
         return context
-    nested: Any = otel_context.get_value(_NESTED_REQUEST, otel)
-    context = None if nested is None else nested()
+    context = _nested_request(otel)
     return None if context is None or context.is_expired() else context
+
+
+def _nested_request(otel: otel_context.Context | None) -> RequestContext | None:
+    nested: Any = otel_context.get_value(_NESTED_REQUEST, otel)
+    return None if nested is None else nested()
+
+
+def is_below_other_request(context: RequestContext) -> bool:
+    """Return whether the current span belongs to another request than this one, which has no server span."""
+    state = state_of(trace.get_current_span())
+    return state is not None and state.request_key not in (0, context.key)
 
 
 def attach_nested_request(context: RequestContext) -> Any:
@@ -365,6 +451,20 @@ def attach_nested_request(context: RequestContext) -> Any:
     The request may have no span of its own, so that the current span would lead a thread to the outer request.
     """
     return otel_context.attach(otel_context.set_value(_NESTED_REQUEST, weakref.ref(context)))
+
+
+def refuse_server_span(outer: RequestContext) -> None:
+    """Let no server span that starts become the one of this request: it is that of a request within this one."""
+    root = outer.root()
+    if root.server_span is None:
+        root.server_span = INVALID_SPAN
+
+
+def accept_server_span(outer: RequestContext) -> None:
+    """Undo `refuse_server_span`, because the server span of the inner request has started."""
+    root = outer.root()
+    if root.server_span is INVALID_SPAN:
+        root.server_span = None
 
 
 def set_server_span(context: RequestContext, span: trace.Span | None) -> None:
@@ -377,6 +477,8 @@ def set_server_span(context: RequestContext, span: trace.Span | None) -> None:
             state.destinations = _EVERY_DESTINATION
             setattr(span, _STATE, state)
         state.link_to_request(context)
+        if context.after_response != DEFAULT_AFTER_RESPONSE:
+            state.after_response = context.after_response
 
 
 def belongs_to_request(context: RequestContext, span: ReadableSpan) -> bool:
@@ -388,9 +490,7 @@ def belongs_to_request(context: RequestContext, span: ReadableSpan) -> bool:
     if context.server_span is not None:
         return context.server_span.get_span_context() == span.get_span_context()
     if isinstance(span, Span):
-        context.server_span = span
-        # Made inside the middleware, the span ends before the middleware can add the totals.
-        context.server_span_ends_first = True
+        context.adopt_server_span(span)
     return True
 
 
