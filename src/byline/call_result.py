@@ -57,7 +57,8 @@ class CallResult(msgspec.Struct, kw_only=True, omit_defaults=True):
         overhead: Seconds spent in the gateway itself.
         attempts: Number of upstream attempts.
         fallbacks: Number of fallbacks.
-        key_hash: Hash of the API key, never the key itself.
+        key_hash: SHA-256 of the API key; spans have what `byline.gateways.keys.shown_hash` makes of it.
+        key_is_guessable: Whether the API key can be found by hashing likely keys.
         key_alias: The key's name.
         key_spend: USD that the key has spent.
         key_budget: USD that the key may spend.
@@ -114,6 +115,7 @@ class CallResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     attempts: int | None = None
     fallbacks: int | None = None
     key_hash: str | None = None
+    key_is_guessable: bool = False
     key_alias: str | None = None
     key_spend: float | None = None
     key_budget: float | None = None

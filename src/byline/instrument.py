@@ -128,6 +128,7 @@ def _make_runtime(
     if llm_spans not in ("auto", True, False):
         raise SettingError("byline.E024", f"llm_spans={llm_spans!r}", 'pass "auto", True or False')
     aliases = keys.parse_aliases(settings.find("key_aliases").value)
+    hashing = settings.find("key_hash").value, settings.find("pseudonym_key").value
     http.validate_clients(clients)
     own_services = OwnServices(settings.find("propagate_to").value if propagate_to is None else propagate_to)
     checked = None if destinations is None else validate_destinations(destinations)
@@ -152,6 +153,7 @@ def _make_runtime(
     if nowhere is not None:
         runtime.expect_destination(nowhere)
     keys.set_aliases(aliases)
+    keys.configure_hashing(*hashing)
     return runtime
 
 

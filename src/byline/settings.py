@@ -96,6 +96,19 @@ def _parse_signing_keys(text: str) -> tuple[str, ...]:
     return keys
 
 
+def _parse_pseudonym_key(text: str) -> str:
+    if text and len(text) < _MIN_SIGNING_KEY:
+        raise ValueError(f"has less than {_MIN_SIGNING_KEY} characters")
+    return text
+
+
+def _parse_key_hash(text: str) -> str:
+    folded = text.strip().lower()
+    if folded not in ("auto", "sha256", "off"):
+        raise ValueError("must be auto, sha256 or off")
+    return folded
+
+
 SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("langfuse_public_key", ("LANGFUSE_PUBLIC_KEY",), "", "Langfuse's public key, pk-lf-…"),
     Setting("langfuse_secret_key", ("LANGFUSE_SECRET_KEY",), "", "Langfuse's secret key, sk-lf-…", secret=True),
@@ -175,6 +188,38 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "auto",
         "here, elsewhere or auto: whether the spans of callers are in the same place as byline's",
         str.lower,
+    ),
+    Setting(
+        "caller_address",
+        ("BYLINE_CALLER_ADDRESS",),
+        "full",
+        "full, truncated (to /24, /48 for IPv6) or off: the caller's IP address in what is exported",
+        str.lower,
+    ),
+    Setting("user_agent", ("BYLINE_USER_AGENT",), "true", "false: no user agent is exported", parse_switch),
+    Setting("url_paths", ("BYLINE_URL_PATHS",), "true", "false: no path of a URL is exported", parse_switch),
+    Setting(
+        "pseudonyms",
+        ("BYLINE_PSEUDONYMS",),
+        "false",
+        "true: ids of users and sessions are exported as pseudonyms, for which BYLINE_PSEUDONYM_KEY has to be set",
+        parse_switch,
+    ),
+    Setting(
+        "pseudonym_key",
+        ("BYLINE_PSEUDONYM_KEY",),
+        "",
+        "Key of the HMACs that replace ids and hashes of API keys, the same in every process",
+        _parse_pseudonym_key,
+        secret=True,
+    ),
+    Setting(
+        "key_hash",
+        ("BYLINE_KEY_HASH",),
+        "auto",
+        "Hashes of API keys on spans: auto (an HMAC with BYLINE_PSEUDONYM_KEY; without that key, the SHA-256 of keys "
+        "that nobody can guess), sha256 (LiteLLM's form, of every key) or off",
+        _parse_key_hash,
     ),
     Setting("sampling", ("BYLINE_SAMPLING",), "1", "Share of sessions that are exported, 0 to 1", _parse_share),
     Setting("key_aliases", ("BYLINE_KEY_ALIASES",), "", "Names of API keys, hash=name, separated by commas"),

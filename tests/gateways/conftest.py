@@ -51,7 +51,7 @@ def server(_running: testing.Gateway) -> testing.Gateway:
     return _running
 
 
-def sdk(base_url: str | None, key: str = "sk-test") -> openai.OpenAI:
+def sdk(base_url: str | None, key: str = "sk-test-0a1b2c3d4e5f6g7h8i9j") -> openai.OpenAI:
     """OpenAI's own client, without the certificates that take it most of its time."""
     return openai.OpenAI(
         base_url=base_url, api_key=key, max_retries=0, http_client=httpx2.Client(verify=False, follow_redirects=True)

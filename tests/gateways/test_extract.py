@@ -41,7 +41,7 @@ from tests.gateways.conftest import Watching, sdk
 
 Finished = Callable[[], Sequence[ReadableSpan]]
 CHAT: Any = {"model": "smart", "messages": [{"role": "user", "content": "Who?"}]}
-KEY = "sk-test"
+KEY = "sk-test-0a1b2c3d4e5f6g7h8i9j"
 USAGE = {"prompt_tokens": 120, "completion_tokens": 15, "total_tokens": 135}
 ZERO = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 LIMITS = {

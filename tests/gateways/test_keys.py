@@ -29,17 +29,17 @@ def no_aliases() -> Iterator[None]:
     ],
 )
 def test_key_is_found_in_the_header_of_each_sdk(headers: dict[str, str]) -> None:
-    assert key_hash_from_headers(headers) == hash_key("sk-1")
+    assert key_hash_from_headers(headers) == (hash_key("sk-1"), True)
 
 
 def test_other_credentials_are_no_key() -> None:
-    assert key_hash_from_headers({"authorization": "Basic dTpw"}) is None
-    assert key_hash_from_headers({}) is None
+    assert key_hash_from_headers({"authorization": "Basic dTpw"}) == (None, False)
+    assert key_hash_from_headers({}) == (None, False)
 
 
 def test_names_by_the_beginning_of_the_hash() -> None:
     """A gateway's own names come first."""
-    keys.set_aliases(parse_aliases(f"{hash_key('sk-1')[:8].upper()}=blue , {hash_key('sk-2')}=green,"))
+    keys.set_aliases(parse_aliases(f"{hash_key('sk-1')[:16].upper()}=blue , {hash_key('sk-2')}=green,"))
     assert find_alias(hash_key("sk-1")) == "blue"
     assert find_alias(hash_key("sk-2")) == "green"
     assert find_alias(hash_key("sk-1"), {hash_key("sk-1"): "own"}) == "own"
@@ -47,9 +47,9 @@ def test_names_by_the_beginning_of_the_hash() -> None:
     assert find_alias(None) is None
 
 
-@pytest.mark.parametrize("entry", ["sk-secret=blue", "0f2c10bf", "0f2c10bf=", "abc=x"])
+@pytest.mark.parametrize("entry", ["sk-secret=blue", "0f2c10bf0f2c10bf", "0f2c10bf0f2c10bf=", "0f2c10bf=x"])
 def test_invalid_key_hash_is_refused_and_not_repeated(entry: str) -> None:
     """It may be the key itself."""
     with pytest.raises(SettingError, match=r"byline\.E033: entry 2 of") as caught:
-        parse_aliases(f"aaaaaaaa=ok,{entry}")
+        parse_aliases(f"aaaaaaaaaaaaaaaa=ok,{entry}")
     assert entry.partition("=")[0] not in str(caught.value)

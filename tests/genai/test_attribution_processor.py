@@ -323,7 +323,7 @@ def test_error_in_the_processor_fails_tests(monkeypatch: pytest.MonkeyPatch, fin
 CALLER = [
     ("user-agent", "client/1.0"),
     ("x-request-id", "r-1"),
-    ("authorization", "Bearer sk-secret"),
+    ("authorization", "Bearer sk-test-0a1b2c3d4e5f6g7h8i9j"),
     ("cookie", "token=secret"),
 ]
 
@@ -354,7 +354,7 @@ def test_the_caller_is_noted_as_a_gateway_would(door: Door, finished: Finished) 
         **LLM,
         "byline.caller.address": "10.1.2.3",
         "byline.caller.user_agent": "client/1.0",
-        "byline.caller.key.hash": hashlib.sha256(b"sk-secret").hexdigest(),
+        "byline.caller.key.hash": hashlib.sha256(b"sk-test-0a1b2c3d4e5f6g7h8i9j").hexdigest(),
         "byline.request.id": "r-1",
         "byline.route": "/v1/chat",
     }
@@ -381,8 +381,8 @@ def test_odd_callers_are_not_noted(door: Door, headers: Any, absent: str, finish
 
 @both_doors
 def test_an_api_key_header_is_hashed(door: Door, finished: Finished) -> None:
-    attributes = stamps(door, Sent(headers=[("X-Api-Key", "sk-secret")]), finished)
-    assert attributes["byline.caller.key.hash"] == hashlib.sha256(b"sk-secret").hexdigest()
+    attributes = stamps(door, Sent(headers=[("X-Api-Key", "sk-test-0a1b2c3d4e5f6g7h8i9j")]), finished)
+    assert attributes["byline.caller.key.hash"] == hashlib.sha256(b"sk-test-0a1b2c3d4e5f6g7h8i9j").hexdigest()
 
 
 @both_doors

@@ -51,6 +51,9 @@ REPLY_HEADERS = {
 }
 TOOL: Any = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 
+#: Of a shorter key there is no hash.
+KEY = "sk-test-0a1b2c3d4e5f6g7h8i9j"
+
 
 @pytest.fixture
 def gateway(provider: TracerProvider) -> Iterator[Gateway]:
@@ -58,7 +61,7 @@ def gateway(provider: TracerProvider) -> Iterator[Gateway]:
         running.headers = dict(REPLY_HEADERS)
         http.install(
             tracer_provider=provider,
-            gateways=[LiteLLM(running.url, key_aliases={hash_key("k"): "team key"})],
+            gateways=[LiteLLM(running.url, key_aliases={hash_key(KEY): "team key"})],
             clients="auto",
             llm_spans="auto",
             capture_content=True,
@@ -92,14 +95,14 @@ CHAT_PARAMETERS = {
 
 
 def chat(gateway: Gateway, stream: bool) -> None:
-    with openai.OpenAI(base_url=gateway.base_url, api_key="k") as client:
+    with openai.OpenAI(base_url=gateway.base_url, api_key=KEY) as client:
         answer: Any = client.chat.completions.create(**CHAT, tools=[TOOL], tool_choice="none", stream=stream)
         if stream:
             list(answer)
 
 
 def responses(gateway: Gateway, stream: bool) -> None:
-    with openai.OpenAI(base_url=gateway.base_url, api_key="k") as client:
+    with openai.OpenAI(base_url=gateway.base_url, api_key=KEY) as client:
         answer: Any = client.responses.create(
             model="openai/gpt-4o",
             input=ASKED,
@@ -115,7 +118,7 @@ def responses(gateway: Gateway, stream: bool) -> None:
 
 
 def messages(gateway: Gateway, stream: bool) -> None:
-    with anthropic.Anthropic(base_url=gateway.url, api_key="k") as client:
+    with anthropic.Anthropic(base_url=gateway.url, api_key=KEY) as client:
         answer: Any = client.messages.create(
             model="claude-sonnet-4-5",
             max_tokens=9,
@@ -131,7 +134,7 @@ def messages(gateway: Gateway, stream: bool) -> None:
 
 
 def generate(gateway: Gateway, stream: bool) -> None:
-    client = genai.Client(api_key="k", http_options={"base_url": gateway.url})
+    client = genai.Client(api_key=KEY, http_options={"base_url": gateway.url})
     config: Any = {
         "system_instruction": SYSTEM,
         "max_output_tokens": 9,
@@ -151,7 +154,7 @@ def generate(gateway: Gateway, stream: bool) -> None:
 
 
 def through_requests(gateway: Gateway, stream: bool) -> None:
-    headers = {"authorization": "Bearer k"}
+    headers = {"authorization": f"Bearer {KEY}"}
     answer = requests.post(
         f"{gateway.base_url}/chat/completions", json={**CHAT, "stream": stream}, headers=headers, stream=stream
     )
@@ -161,7 +164,7 @@ def through_requests(gateway: Gateway, stream: bool) -> None:
 def through_aiohttp(gateway: Gateway, stream: bool) -> None:
     async def ask() -> None:
         async with (
-            aiohttp.ClientSession(headers={"authorization": "Bearer k"}) as session,
+            aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}) as session,
             session.post(f"{gateway.base_url}/chat/completions", json={**CHAT, "stream": stream}) as answer,
         ):
             assert await answer.read()
@@ -202,7 +205,7 @@ def run(way: Callable[[Gateway, bool], None], gateway: Gateway, finished: Finish
         ("x-session-id", "s-1"),
         ("x-request-id", "request-1"),
         ("user-agent", "phone/2.0"),
-        ("authorization", "Bearer caller-key"),
+        ("authorization", f"Bearer caller-{KEY}"),
     ]
     sent = claim(headers=headers, path="/ask/1")
     answered = asyncio.run(run_asgi(AttributionMiddleware(app, identity=lambda scope: CALLER), sent))
@@ -284,9 +287,9 @@ def rate_limits(seen: Seen) -> None:
 def organization_and_keys(seen: Seen) -> None:
     assert seen.attributes["byline.organization.id"] == "org-1"
     assert seen.attributes["byline.environment.id"] == "env-1"
-    assert seen.attributes["byline.gateway.key.hash"] == hash_key("k")
+    assert seen.attributes["byline.gateway.key.hash"] == hash_key(KEY)
     assert seen.attributes["byline.gateway.key.alias"] == "team key"
-    assert seen.attributes["byline.caller.key.hash"] == hash_key("caller-key")
+    assert seen.attributes["byline.caller.key.hash"] == hash_key(f"caller-{KEY}")
 
 
 def resolved_model(seen: Seen) -> None:

@@ -172,6 +172,8 @@ class Destination:
         transforms: list[SpanTransform] = [
             Redactor(private=options.privacy, mask=options.mask, honors_masks=not options.audit).redact
         ]
+        if options.minimization:
+            transforms.insert(0, options.minimization.apply)
         collect = None
         langfuse, openinference = map_span in own_transforms, "openinference" in options.conventions
         if langfuse or openinference:

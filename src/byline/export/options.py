@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from byline import settings
 from byline.export.decisions import SpanFilters, SpanPredicate, Spans, Unsampled, validate_sampling
 from byline.export.delivery.store import DEFAULT_BYTES, DiskStore
+from byline.export.redaction.minimize import CallerAddress, Minimization
 from byline.export.redaction.redactor import Mask, validate_privacy
 from byline.export.trace_view import (
     CallerSpans,
@@ -42,6 +43,10 @@ class Options(TypedDict, total=False):
     sampling: float | None
     keep_errors: bool
     audit: bool
+    caller_address: CallerAddress | None
+    user_agent: bool | None
+    url_paths: bool | None
+    pseudonyms: bool | None
     privacy: bool | None
     mask: Mask | None
     organizations: Collection[str] | None
@@ -82,11 +87,17 @@ class DestinationOptions:
         keep_errors: Whether failed spans are sent regardless of ``sampling``.
         audit: Whether the destination gets every call: no sampling, no filters, calls that the app's sampler dropped
             as well, and no masks that callers ask for. ``privacy`` and ``mask``, which you set, still apply.
+        caller_address: The caller's IP address: ``"full"``, ``"truncated"`` to its network (/24, /48 for IPv6) or
+            ``"off"``, by default ``BYLINE_CALLER_ADDRESS`` or full.
+        user_agent: Whether the caller's user agent is sent, by default ``BYLINE_USER_AGENT`` or true.
+        url_paths: Whether the paths of URLs are sent, which may contain ids, by default ``BYLINE_URL_PATHS`` or true.
+        pseudonyms: Whether ids of users and sessions are replaced by pseudonyms, by default ``BYLINE_PSEUDONYMS`` or
+            false: HMACs with the key in ``BYLINE_PSEUDONYM_KEY``, the same in every process and destination.
         privacy: Whether content is redacted, by default ``BYLINE_PRIVACY``: prompts, completions, system
             instructions, tool definitions, arguments and results, and error messages, which repeat them. Tokens,
             cost, timing, model and custom metadata stay. Credentials and binary parts are never sent.
-        mask: A function ``(name, value)`` of each text that may be content, of metadata, URLs and errors; its
-            result is sent instead, or nothing if the result is ``None``.
+        mask: A function ``(name, value)`` of each text, ids, names and the caller's data included; its result is sent
+            instead, or nothing if the result is ``None``.
         organizations: Patterns of organization ids, in which ``*`` matches anything; only spans that match one are
             sent. The next three filters work the same.
         environments: Patterns of environments, or of ids of the tenants' environments.
@@ -108,8 +119,8 @@ class DestinationOptions:
 
     Raises:
         SettingError: ``byline.E043``, ``byline.E045`` to ``byline.E049``, ``byline.E055``, ``byline.E056``,
-            ``byline.E063``, ``byline.E100``, ``byline.E112`` or ``byline.E150``: docs/errors.md has the settings of
-            each.
+            ``byline.E063``, ``byline.E100``, ``byline.E112``, ``byline.E113`` or ``byline.E150``: docs/errors.md has
+            the settings of each.
     """
 
     def __init__(
@@ -123,6 +134,10 @@ class DestinationOptions:
         sampling: float | None = None,
         keep_errors: bool = False,
         audit: bool = False,
+        caller_address: CallerAddress | None = None,
+        user_agent: bool | None = None,
+        url_paths: bool | None = None,
+        pseudonyms: bool | None = None,
         privacy: bool | None = None,
         mask: Mask | None = None,
         organizations: Collection[str] | None = None,
@@ -155,6 +170,7 @@ class DestinationOptions:
         self.privacy = settings.find("privacy").value if privacy is None else privacy
         validate_privacy(self.privacy, mask)
         self.mask = mask
+        self.minimization = Minimization.from_settings(caller_address, user_agent, url_paths, pseudonyms)
         if not isinstance(keep_errors, bool):
             raise SettingError("byline.E045", f"keep_errors is {type(keep_errors).__name__}", "pass True or False")
         self.keep_errors = keep_errors

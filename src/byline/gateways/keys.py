@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import hmac
 import json
 import logging
 import threading
@@ -23,7 +24,11 @@ from byline.settings import SettingError
 _logger: Final = logging.getLogger("byline")
 _KEY_HEADERS: Final = ("x-api-key", "api-key", "x-goog-api-key", "x-litellm-api-key")
 _HEX: Final = frozenset("0123456789abcdef")
-_MIN_HASH_PREFIX: Final = 8
+#: A caller's key has not been checked: eight digits, which a search of 2**32 keys matches, would name anybody.
+_MIN_HASH_PREFIX: Final = 16
+#: Shorter keys, and those of fewer different characters, can be found by trying.
+_MIN_UNGUESSABLE: Final = 24
+_MIN_CHARACTERS: Final = 10
 
 _MAX_KEYS: Final = 256
 _MAX_LOOKUPS: Final = 4
@@ -35,7 +40,7 @@ _lock: Final = fork_safe_lock()
 
 
 def hash_key(token: str) -> str:
-    """Return the SHA-256 of an API key in hex, the hash that LiteLLM uses too.
+    """Return the SHA-256 of an API key in hex, the hash that LiteLLM uses too. `shown_hash` is what spans have.
 
     Example:
         >>> hash_key("sk-1")[:8]
@@ -54,15 +59,14 @@ def bearer_token(headers: Mapping[str, str]) -> str | None:
     return (authorization[7:].strip() or None) if authorization[:7].lower() == "bearer " else None
 
 
-def key_hash_from_headers(headers: Mapping[str, str]) -> str | None:
-    """Return the hash of the API key in a request's headers (names in lower case), ``None`` if there is none."""
-    token = bearer_token(headers)
-    if token is not None:
-        return _hash_own_key(token)
-    for name in _KEY_HEADERS:
-        if headers.get(name):
-            return _hash_own_key(headers[name])
-    return None
+def key_hash_from_headers(headers: Mapping[str, str]) -> tuple[str | None, bool]:
+    """Return the SHA-256 of the API key in a request's headers, and whether the key can be guessed.
+
+    Args:
+        headers: The headers, names in lower case.
+    """
+    token = bearer_token(headers) or next((headers[name] for name in _KEY_HEADERS if headers.get(name)), None)
+    return (None, False) if token is None else (_hash_own_key(token), is_guessable(token))
 
 
 def parse_aliases(text: str) -> dict[str, str]:
@@ -72,8 +76,8 @@ def parse_aliases(text: str) -> dict[str, str]:
         SettingError: ``byline.E033`` for anything else than a hash prefix, for example the key itself.
 
     Example:
-        >>> parse_aliases("0f2c10bf=team blue")
-        {'0f2c10bf': 'team blue'}
+        >>> parse_aliases("0f2c10bf9e3d1f7a=team blue")
+        {'0f2c10bf9e3d1f7a': 'team blue'}
     """
     aliases: dict[str, str] = {}
     for number, part in enumerate(text.split(","), 1):
@@ -85,7 +89,7 @@ def parse_aliases(text: str) -> dict[str, str]:
             raise SettingError(
                 "byline.E033",
                 f"entry {number} of BYLINE_KEY_ALIASES is not hash=name",
-                "give eight or more digits of the key's SHA-256, as shown in byline.gateway.key.hash",
+                "give sixteen or more digits of the key's SHA-256, or of byline.gateway.key.hash",
             )
         aliases[prefix.lower()] = name.strip()
     return aliases
@@ -115,6 +119,55 @@ class KeyAliases:
 _process_aliases: Final = KeyAliases()
 set_aliases: Final = _process_aliases.replace
 find_alias: Final = _process_aliases.find
+
+
+class KeyHashing:
+    """How the hashes of API keys are shown on spans."""
+
+    def __init__(self) -> None:
+        self._form = "auto"
+        self._key = b""
+
+    def configure(self, form: str, key: str) -> None:
+        """Use this form, ``auto``, ``sha256`` or ``off``, and this key of HMACs from now on."""
+        self._form, self._key = form, key.encode()
+
+    def shown(self, digest: str, *, guessable: bool) -> str | None:
+        """Return what spans have of a key, by its SHA-256; ``None`` for nothing.
+
+        Args:
+            digest: The SHA-256 of the key in hex.
+            guessable: Whether the key can be found by trying.
+        """
+        if self._form == "off":
+            return None
+        if self._form == "sha256":
+            return digest
+        if self._key:
+            return hmac.new(self._key, f"key\0{digest}".encode(), hashlib.sha256).hexdigest()
+        return None if guessable else digest
+
+
+_process_hashing: Final = KeyHashing()
+configure_hashing: Final = _process_hashing.configure
+shown_hash: Final = _process_hashing.shown
+
+
+def is_guessable(token: str) -> bool:
+    """Return whether an API key can be found by hashing likely keys.
+
+    Example:
+        >>> is_guessable("sk-1234"), is_guessable("sk-proj-0a1b2c3d4e5f6g7h8i9j")
+        (True, False)
+    """
+    return len(token) < _MIN_UNGUESSABLE or len(set(token)) < _MIN_CHARACTERS
+
+
+def describe_key(token: str) -> tuple[str | None, str | None]:
+    """Return what spans have of a caller's key: its hash and its alias."""
+    digest = hash_key(token)
+    shown = shown_hash(digest, guessable=is_guessable(token))
+    return shown, find_alias(digest) or find_alias(shown)
 
 
 class Status(NamedTuple):

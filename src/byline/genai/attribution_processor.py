@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind
 
 from byline import deferred, errors
 from byline.attribution import EMPTY, Attribution, is_printable
-from byline.gateways.keys import find_alias, hash_key
+from byline.gateways.keys import describe_key
 from byline.genai import attributes as names
 from byline.genai import call_spans, classify, server_span
 from byline.genai.attributes import (
@@ -200,6 +200,7 @@ def client_attributes(context: RequestContext) -> dict[str, AttributeValue]:
     if request is None:
         return {}
     attributes: dict[str, AttributeValue] = {}
+    key: str | None = None
     for name, value in request.headers():
         folded = name.lower()
         if folded == "user-agent":
@@ -209,17 +210,18 @@ def client_attributes(context: RequestContext) -> dict[str, AttributeValue]:
             if 0 < len(value) <= _MAX_CLIENT_VALUE and is_printable(value):
                 attributes.setdefault(names.REQUEST_ID, value)
         elif folded in ("x-api-key", "api-key") and value:
-            attributes.setdefault(names.KEY_HASH, hash_key(value))
+            key = key or value
         elif folded == "authorization" and value[:7].lower() == "bearer " and len(value) > 7:
-            attributes.setdefault(names.KEY_HASH, hash_key(value[7:].strip()))
-    alias = find_alias(str(attributes.get(names.KEY_HASH, "")) or None)
+            key = key or value[7:].strip()
+    alias = None
     if context.root().caller_key or context.is_public:
         # The key in the headers may be another one than the key that the app has checked.
-        attributes.pop(names.KEY_HASH, None)
         key, alias = context.root().caller_key or (None, None)
-        if key is not None:
-            attributes[names.KEY_HASH] = hash_key(key)
-            alias = alias or find_alias(hash_key(key))
+    if key:
+        shown, known_alias = describe_key(key)
+        alias = alias or known_alias
+        if shown is not None:
+            attributes[names.KEY_HASH] = shown
     if alias is not None:
         attributes[names.KEY_ALIAS] = alias
     address = request.address()

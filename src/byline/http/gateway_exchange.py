@@ -12,7 +12,7 @@ from byline import errors
 from byline.attribution import EMPTY, MASKS, Attribution
 from byline.call_result import CallResult
 from byline.gateways.base import Gateway, GatewayRequest, GatewayResponse
-from byline.gateways.keys import find_alias
+from byline.gateways.keys import find_alias, shown_hash
 from byline.request_context import RequestContext
 
 
@@ -92,11 +92,11 @@ def extract(
 ) -> None:
     """Set the values that the gateway reads from its response on the result."""
     if gateway is None:
-        result.key_alias = find_alias(result.key_hash)
+        result.key_alias = _alias_of(result)
         return
     if not gateway.is_provider:
         result.gateway = gateway.name
-    result.key_alias = gateway.find_key_alias(result.key_hash)
+    result.key_alias = gateway.find_key_alias(result.key_hash) or _alias_of(result)
     try:
         gateway.extract(
             GatewayResponse(status=result.status_code or 0, headers=headers, body=decoded, streamed=streamed),
@@ -104,3 +104,10 @@ def extract(
         )
     except Exception:
         errors.report_internal_error(f"gateway {gateway.name}")
+
+
+def _alias_of(result: CallResult) -> str | None:
+    """Return the name of the key by its SHA-256, or by the hash that spans have."""
+    if result.key_hash is None:
+        return None
+    return find_alias(result.key_hash) or find_alias(shown_hash(result.key_hash, guessable=result.key_is_guessable))

@@ -95,7 +95,7 @@ class LLMRequest:
         self.is_reading = False
         self.result = result
         self.content = body
-        result.key_hash = key_hash_from_headers(headers)
+        result.key_hash, result.key_is_guessable = key_hash_from_headers(headers)
         self._is_fallback_span = False
         self._call = object()
         self._invocation = genai_util_attributes()

@@ -17,7 +17,6 @@ from byline.export.redaction.allow_list import (
     URLS,
     is_allowed,
     is_configuration,
-    is_custom_metadata,
     is_personal,
     redact_parameters,
 )
@@ -62,9 +61,8 @@ class Redactor:
     Args:
         private: Whether to remove content, which is every text outside the allow-list, and the caller's address
             and user agent.
-        mask: A function ``(name, value)``, called for each text outside the allow-list and for metadata,
-            request parameters, URLs and errors. The result replaces the text, and ``None`` removes the
-            attribute. If the function raises, nothing of the text is sent.
+        mask: A function ``(name, value)``, called for each text that would be sent, ids and names included. The
+            result replaces the text, and ``None`` removes it. If the function raises, nothing of the text is sent.
         honors_masks: Whether callers may ask that content of their own requests is removed.
     """
 
@@ -81,7 +79,7 @@ class Redactor:
             hidden = masked_sides(span.attributes)
         whole = span.attributes
         span.attributes = dict(self.redact_attributes(whole, hidden))
-        span.name = scrub(span.name)
+        span.name = self._masked("span.name", scrub(span.name)) or neutral_span_name(span.attributes)
         if hidden and span.is_llm and span.name != span.attribution.generation_name:
             removed = [value for key, value in whole.items() if key not in span.attributes and key not in _LABELS]
             if name_repeats_content(span.name, removed):
@@ -107,11 +105,12 @@ class Redactor:
 
     def _redact_event(self, event: Event, hidden: frozenset[str]) -> Event:
         name = "event" if hidden and is_sentence(event.name) else scrub(event.name)
+        name = self._masked("event.name", name) or "event"
         return Event(name, self.redact_attributes(event.attributes or {}, hidden), event.timestamp)
 
     def _redact_error(self, span: SpanCopy, hidden: frozenset[str]) -> str | None:
         if not hidden:
-            return self._redact_text("error.message", str(span.status.description), hidden, is_allowed)
+            return self._redact_text("error.message", str(span.status.description), hidden)
         # Providers quote the offending part of a prompt in their errors.
         kind = span.attributes.get(ERROR_TYPE)
         return None if kind is None else str(kind)
@@ -157,7 +156,7 @@ class Redactor:
         if hidden and not hidden.isdisjoint(sides_of(name)) and not allowed(name, value):
             return None
         if isinstance(value, str):
-            return self._redact_text(name, value, hidden, allowed)
+            return self._redact_text(name, value, hidden)
         if isinstance(value, Mapping):
             # The name of the whole has been judged above; credentials and the mask are left to apply.
             members = {f"{name}.{key}": item for key, item in value.items()}
@@ -171,22 +170,25 @@ class Redactor:
             return [item for item in items if item is not None]
         return value
 
-    def _redact_text(self, name: str, text: str, hidden: frozenset[str], allowed: _Allowed) -> str | None:
+    def _redact_text(self, name: str, text: str, hidden: frozenset[str]) -> str | None:
         new = encodable(text) if name in _IDS else scrub(text)
         if hidden and name in URLS:
             new = _without_query(name, new)
         if hidden and name in PARAMETERS:
             new = redact_parameters(new)
-        if self._mask is None or not (
-            name in URLS or name in PARAMETERS or is_custom_metadata(name) or not allowed(name, new)
-        ):
-            return new
+        return self._masked(name, new)
+
+    def _masked(self, name: str, text: str) -> str | None:
+        """Return what the app's mask makes of a text, ``None`` to send nothing of it."""
+        if self._mask is None:
+            return text
         try:
-            masked = self._mask(name, new)
+            masked = self._mask(name, text)
         except BaseException:
             internal_metrics.increment("mask.failed")
             errors.report_callback_error("mask")
-            return _MASK_FAILED
+            # One placeholder for all ids would make one user and one session of all.
+            return None if name in _IDS else _MASK_FAILED
         return masked if masked is None or isinstance(masked, str) else str(masked)
 
 
