@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,3 +139,73 @@ def test_a_failed_conversation_is_reported_in_one_line(monkeypatch: pytest.Monke
     assert raised.value.id == "byline.E053"
     assert "APIConnectionError" in raised.value.problem
     assert "\n" not in str(raised.value)
+
+
+def test_a_closed_port_is_reported_before_any_export() -> None:
+    """An exporter would retry for some seconds."""
+    with Receiver() as closed:
+        pass
+    run = demo("--otlp", closed.url)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert f"nothing listens at {closed.url}/v1/traces" in run.stderr
+
+
+def test_the_demo_says_what_it_does() -> None:
+    """On standard error, a line for each step."""
+    lines = [re.sub(r"http://127.0.0.1:\d+", "URL", line) for line in demo().stderr.splitlines()]
+    assert lines[:3] == [
+        "A gateway answers at URL/api/v1, in place of a provider.",
+        "A FastAPI app with byline serves at URL.",
+        "A client, which is another process, sends two requests …",
+    ]
+    assert re.fullmatch(r"2 LLM calls were answered, \d+ spans have arrived.", lines[3])
+    assert len(lines) == 4
+
+
+def test_open_without_phoenix_is_an_error(tmp_path: Path) -> None:
+    run = demo("--open", env={**os.environ, "PATH": str(tmp_path)})
+    assert (run.returncode, run.stdout) == (1, "")
+    assert "byline.E160: Phoenix is not installed" in run.stderr
+
+
+def test_open_shows_the_traces_until_ctrl_c(tmp_path: Path) -> None:
+    """With a program in the place of Phoenix and of the browser; each writes down what it gets."""
+    program = f"""#!{sys.executable}
+import os, threading
+from pathlib import Path
+from byline.testing import Receiver
+class Phoenix(Receiver):
+    def respond(self, request, handler):
+        super().respond(request, handler)
+        Path({str(tmp_path / "spans")!r}).write_text(" ".join(span.name for span in self.spans))
+with Phoenix(port=int(os.environ["PHOENIX_PORT"])):
+    threading.Event().wait()
+"""
+    (tmp_path / "phoenix").write_text(program.replace("super().respond(request, handler)\n", HEALTH, 1))
+    (tmp_path / "browser").write_text(f'#!/bin/sh\nprintf %s "$1" > {tmp_path / "url"}\n')
+    for name in ("phoenix", "browser"):
+        (tmp_path / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "BROWSER": str(tmp_path / "browser")}
+    command = [sys.executable, "-m", "byline.cli", "demo", "--open"]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        shown = next(line for line in run.stderr if line.startswith("Phoenix shows"))
+        # The browser is started before the wait for Ctrl-C, and this line before the browser.
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "url").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        tree, _ = run.communicate(timeout=30)
+    assert (tmp_path / "url").read_text() in shown
+    assert "session_abc" in tree
+    assert "Generate Summary" in (tmp_path / "spans").read_text()
+    assert run.returncode == 0
+
+
+#: Phoenix says at /healthz that it is up.
+HEALTH = """if request.path == "/healthz":
+            handler.reply(200, b"OK", {})
+            return
+        super().respond(request, handler)
+"""

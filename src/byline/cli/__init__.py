@@ -29,11 +29,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"byline {metadata.version('byline')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
-    demo = commands.add_parser("demo", help="run a conversation on this machine and print its traces")
+    demo = commands.add_parser(
+        "demo",
+        help="run a conversation on this machine and print its traces",
+        epilog="examples:\n  byline demo\n  byline demo --open\n  byline demo --wsgi --otlp http://127.0.0.1:6006",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     demo.add_argument("--wsgi", action="store_true", help="run the app with Flask instead of FastAPI")
     demo.add_argument("--json", action="store_true", help="print all spans as one JSON object and nothing else")
     demo.add_argument("--langfuse", action="store_true", help="also send to the Langfuse that the environment names")
     demo.add_argument("--otlp", metavar="URL", help="also send to this OTLP/HTTP endpoint")
+    demo.add_argument("--open", action="store_true", help="show the traces in Phoenix, if that is installed")
 
     check = commands.add_parser(
         "check",
@@ -56,8 +62,10 @@ def build_parser() -> argparse.ArgumentParser:
     gateway = commands.add_parser(
         "gateway",
         help="serve the testing gateway, until Ctrl-C or while a command runs",
-        description="Serves a gateway that answers like OpenRouter, OpenAI, Anthropic and Gemini. A command gets its "
-        "address in OPENAI_BASE_URL and OPENAI_API_KEY: byline gateway python app.py",
+        description="Serves a gateway that answers like OpenRouter, OpenAI, Anthropic and Gemini, and prints each "
+        "call: what the app sent, and the span that arrived. A command gets the address in OPENAI_BASE_URL.",
+        epilog="examples:\n  byline gateway uvicorn main:app\n  byline gateway --port 4010",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     gateway.add_argument("--port", type=int, help="the port to serve on (default: a free one for a command, else 4010)")
     gateway.add_argument("run", nargs=argparse.REMAINDER, metavar="command", help="the command to run against it")
@@ -91,7 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _require_extra("demo", _DEMO_MODULES)
         from byline.cli import demo
 
-        return demo.run_demo(wsgi=options.wsgi, as_json=options.json, langfuse=options.langfuse, otlp=options.otlp)
+        return demo.run_demo(
+            wsgi=options.wsgi, as_json=options.json, langfuse=options.langfuse, otlp=options.otlp, opens=options.open
+        )
     except SettingError as error:
         print(error, file=sys.stderr)
         return 1

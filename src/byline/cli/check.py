@@ -7,10 +7,13 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from opentelemetry.sdk.trace.export import SpanExportResult
 
@@ -230,6 +233,10 @@ def export_nothing(destination: Destination) -> list[CheckResult]:
     Returns:
         An empty list if the export was accepted, else failed results with advice.
     """
+    if _refuses_connections(destination.endpoint):
+        # The exporter would retry for some seconds.
+        advice = "start the backend, or check host and port"
+        return [CheckResult(f"{destination.name} export", False, f"nothing listens at {destination.endpoint}", advice)]
     with silence_logs(), contextlib.suppress(Exception):
         exporter = destination.exporter()
         try:
@@ -242,6 +249,21 @@ def export_nothing(destination: Destination) -> list[CheckResult]:
         return _send_test_trace(destination)
     advice = "check the endpoint, its credentials, and that it takes OTLP over HTTP"
     return [CheckResult(f"{destination.name} export", False, destination.endpoint, advice)]
+
+
+def _refuses_connections(endpoint: str) -> bool:
+    """Return whether the port of a URL is certainly closed."""
+    parts = urlsplit(endpoint)
+    if parts.hostname is None or (getproxies().get(parts.scheme) and not proxy_bypass(parts.hostname)):
+        return False
+    try:
+        socket.create_connection((parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)), 3).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        # The export finds out what this is.
+        return False
+    return False
 
 
 def hide_secrets(text: str) -> str:

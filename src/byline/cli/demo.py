@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from opentelemetry import trace
@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 import byline
 from byline import settings
-from byline.cli import check, demo_app, demo_tree
+from byline.cli import check, demo_app, demo_tree, phoenix
 from byline.export import OTLP, Destination, Langfuse
 from byline.gateways import OpenRouter
 from byline.genai.tracer_provider import has_tracer_provider
@@ -26,12 +26,20 @@ from byline.settings import SettingError
 from byline.testing import Gateway, ReceivedSpan, Receiver
 
 
-def run_demo(*, wsgi: bool, as_json: bool, langfuse: bool, otlp: str | None) -> int:
-    """Run the demo; return its exit code.
+def run_demo(*, wsgi: bool, as_json: bool, langfuse: bool, otlp: str | None, opens: bool = False) -> int:
+    """Run the demo and say on standard error what happens; return the exit code.
+
+    Args:
+        wsgi: Run the app with Flask instead of FastAPI.
+        as_json: Print all spans as one JSON object.
+        langfuse: Also send to the Langfuse of the environment.
+        otlp: Also send to this OTLP/HTTP endpoint.
+        opens: Also send to a Phoenix, which is started for this and shown in the browser until Ctrl-C.
 
     Raises:
         SettingError: ``byline.E052`` if the environment turns byline off, ``byline.E053`` if the
-            conversation fails, and the errors of the destinations in ``langfuse`` and ``otlp``.
+            conversation fails, ``byline.E160`` if Phoenix is not installed or does not start, and the errors of the
+            destinations in ``langfuse`` and ``otlp``.
     """
     disabled = settings.find("disabled")
     if disabled.value:
@@ -41,17 +49,34 @@ def run_demo(*, wsgi: bool, as_json: bool, langfuse: bool, otlp: str | None) -> 
     if not _all_accept(backends):
         return 1
     _bypass_proxies()
-    with Gateway() as gateway, Receiver() as receiver:
+    with Gateway() as gateway, Receiver() as receiver, phoenix.serve() if opens else nullcontext() as phoenix_url:
+        if phoenix_url is not None:
+            backends.append(OTLP(phoenix_url, label="phoenix"))
+        _say(f"A gateway answers at {gateway.base_url}, in place of a provider.")
         with _instrumented([OTLP(receiver.url), *backends], gateway), _serve_app(gateway, wsgi=wsgi) as url:
+            _say(f"A {'Flask' if wsgi else 'FastAPI'} app with byline serves at {url}.")
+            _say("A client, which is another process, sends two requests …")
             _run_caller(url)
         # uninstrument() has flushed all spans by now.
         spans = sorted(receiver.spans, key=lambda span: span.start)
+        _say(f"{len(gateway.requests)} LLM calls were answered, {len(spans)} spans have arrived.")
+        _print_result(spans, wsgi=wsgi, as_json=as_json, backends=backends)
+        if phoenix_url is not None:
+            phoenix.show(phoenix_url)
+    return 0 if spans else 1
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print_result(spans: list[ReceivedSpan], *, wsgi: bool, as_json: bool, backends: Sequence[Destination]) -> None:
     if as_json:
         print(json.dumps({"spans": [_span_as_json(span) for span in spans]}, indent=2))
     else:
         sent_to = [check.hide_secrets(backend.endpoint) for backend in backends]
         demo_tree.print_tree(spans, framework="Flask" if wsgi else "FastAPI", sent_to=sent_to)
-    return 0 if spans else 1
+        sys.stdout.flush()
 
 
 def _all_accept(destinations: Sequence[Destination]) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,10 @@ from byline.testing import Gateway, Receiver, Request
 from byline.testing.server import Handler
 
 _DEFAULT_PORT: Final = 4010
+#: Members of a body, and parts of header names, that carry attribution.
+_SHOWN_MEMBERS: Final = ("session_id", "user", "trace", "metadata", "prompt_cache_key", "safety_identifier")
+_SHOWN_HEADERS: Final = ("session", "trace", "user-id", "metadata", "baggage")
+_MAX_SHOWN: Final = 200
 _DESTINATION_SETTINGS: Final = ("langfuse_public_key", "langfuse_secret_key", "otlp_endpoint")
 
 
@@ -39,7 +45,7 @@ def run_gateway(port: int | None, command: Sequence[str] = ()) -> int:
     command = command[1:] if command and command[0] == "--" else command
     if port is None:
         port = 0 if command else _DEFAULT_PORT
-    with Gateway(port) as gateway, _SpanPrinter() as printer:
+    with _PrintingGateway(port) as gateway, _SpanPrinter() as printer:
         variables = {
             "OPENAI_BASE_URL": gateway.base_url,
             "OPENAI_API_KEY": "testing",
@@ -50,13 +56,48 @@ def run_gateway(port: int | None, command: Sequence[str] = ()) -> int:
         }
         if not any(settings.find(name).value for name in _DESTINATION_SETTINGS):
             variables |= {"OTEL_EXPORTER_OTLP_ENDPOINT": printer.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+        stop = "it ends with the command" if command else "stop with Ctrl-C"
+        _say(f"byline gateway: serves the APIs of OpenAI, Anthropic and Gemini at {gateway.url}; {stop}.")
         if command:
             return _run_command(command, {**os.environ, **variables})
         ended = threading.Event()
         with _signal_handlers({signal.SIGINT: ended.set, signal.SIGTERM: ended.set}):
+            _say("Run this line in the shell that starts your app:")
             print("export " + " ".join(f"{name}={value}" for name, value in variables.items()), flush=True)
             ended.wait()
     return 0
+
+
+class _PrintingGateway(Gateway):
+    """Prints on standard error what each call sent and got."""
+
+    def respond(self, request: Request, handler: Handler) -> None:
+        super().respond(request, handler)
+        if request.method == "POST":
+            _say(_describe_call(request))
+            self.requests.clear()
+
+
+def _describe_call(request: Request) -> str:
+    """Return path, model and ids of a call in one line, without prompts and keys."""
+    try:
+        body = request.json()
+    except ValueError:
+        body = None
+    members = body if isinstance(body, dict) else {}
+    parts = [f"→ {request.path}"]
+    parts += [f"{name} {members[name]}" for name in ("model", "stream") if members.get(name)]
+    parts += [f"{name}={json.dumps(members[name])[:_MAX_SHOWN]}" for name in _SHOWN_MEMBERS if name in members]
+    parts += [f"{name}: {request.headers[name][:_MAX_SHOWN]}" for name in sorted(request.headers) if _is_shown(name)]
+    return " · ".join(parts)
+
+
+def _is_shown(header: str) -> bool:
+    return any(word in header for word in _SHOWN_HEADERS)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 class _SpanPrinter(Receiver):
