@@ -16,6 +16,7 @@ from byline import errors
 from byline.attribution import EMPTY, FIELDS, Attribution, is_printable, merge
 from byline.fork import fork_safe_lock
 from byline.inbound.claim_set import ClaimSet, attribution_fields
+from byline.inbound.one_pass import read_in_one_pass
 from byline.inbound.reader import ClaimReader
 from byline.inbound.request import Request, request_of
 from byline.request_spans import RequestSpans
@@ -98,6 +99,7 @@ class RequestContext:
         server_span_attribution: The attribution that they were made from.
         span_attributes: The attribution and the attributes that spans of this context get, made once for equal
             attributions.
+        claimed_fields: An attribution that was read in one pass, and its fields that have a value.
         caller_key: The caller's API key and its name, if ``identity`` has stated them.
         is_isolated: Whether the request must not be filed under the trace of its ``traceparent``.
     """
@@ -119,6 +121,7 @@ class RequestContext:
         "_usage",
         "body",
         "caller_key",
+        "claimed_fields",
         "is_isolated",
         "key",
         "parent",
@@ -156,6 +159,7 @@ class RequestContext:
         self._bound: Mapping[str, Any] | None = None
         self._merged: tuple[Mapping[str, Any], Attribution, Attribution] | None = None
         self._claimed: Attribution | None = None
+        self.claimed_fields: tuple[Attribution, Mapping[str, Any]] | None = None
         self._settled = False
         self._reading_thread: int | None = None
         self._body_was_complete = False
@@ -360,6 +364,16 @@ class RequestContext:
         complete = body is None or body.is_complete()
         if self._claimed is not None and complete is self._body_was_complete and not reader.late:
             return self._claimed
+        if reader.reads_in_one_pass:
+            fields = read_in_one_pass(scope_or_environ, body, complete=complete)
+            if fields is not None:
+                claimed = Attribution(**fields)
+                self._claims_rejected = None
+                if claimed != self._claimed:
+                    self._claimed = claimed
+                    self.claimed_fields = (claimed, fields)
+                self._body_was_complete = self._settled = complete
+                return self._claimed or EMPTY
         thread = threading.get_ident()
         if self._reading_thread == thread:
             # `identity` or `trust` itself asks for the attribution: answer without asking them again.

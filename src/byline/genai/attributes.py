@@ -19,7 +19,7 @@ from byline.call_result import CallResult
 from byline.gateways.keys import shown_hash
 
 if TYPE_CHECKING:
-    from byline.request_context import UsageTotals
+    from byline.request_context import RequestContext, UsageTotals
 
 AttributeValue = str | bool | int | float | tuple[str, ...]
 
@@ -138,6 +138,29 @@ _LIMITS: Final = ("requests", "tokens")
 _ATTRIBUTION_NAMES: Final = tuple(ATTRIBUTION.values())
 _values_of: Final = attrgetter(*ATTRIBUTION)
 _CALL_RESULT_ITEMS: Final = tuple(CALL_RESULT.items())
+
+
+def field_attributes(fields: Mapping[str, Any]) -> dict[str, AttributeValue]:
+    """Return the span attributes of attribution fields that have a value."""
+    attributes: dict[str, AttributeValue] = {}
+    for field, value in fields.items():
+        if field == "metadata":
+            for key, item in value.items():
+                attributes[METADATA + key] = item
+        else:
+            for name in ATTRIBUTION[field]:
+                attributes[name] = value
+    return attributes
+
+
+def context_attributes(context: RequestContext, attribution: Attribution) -> dict[str, AttributeValue]:
+    """Return the span attributes of the attribution of a request."""
+    known = context.claimed_fields
+    return (
+        field_attributes(known[1])
+        if known is not None and known[0] is attribution
+        else attribution_attributes(attribution)
+    )
 
 
 def attribution_attributes(attribution: Attribution) -> dict[str, AttributeValue]:

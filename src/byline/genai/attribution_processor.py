@@ -25,7 +25,7 @@ from byline.genai.attributes import (
     REJECTED,
     VOUCHED,
     AttributeValue,
-    attribution_attributes,
+    context_attributes,
 )
 from byline.genai.call_results import results
 from byline.genai.fast_attributes import peek_attributes, set_attributes
@@ -172,7 +172,7 @@ def request_attributes(context: RequestContext) -> dict[str, AttributeValue]:
                 **client_attributes(context),
                 **rejection,
                 **vouched_attribute(context, attribution),
-                **attribution_attributes(attribution),
+                **context_attributes(context, attribution),
             },
         )
         context.span_attributes = cached

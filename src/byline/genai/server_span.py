@@ -16,7 +16,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from byline import errors, request_context
 from byline.genai import attributes as names
-from byline.genai.attributes import AttributeValue, attribution_attributes, usage_attributes
+from byline.genai.attributes import AttributeValue, context_attributes, usage_attributes
 from byline.genai.fast_attributes import peek_attributes, set_attributes
 from byline.request_context import RequestContext
 from byline.settings import SettingError
@@ -172,7 +172,7 @@ def set_request_attributes(context: RequestContext) -> None:
         if attribution is context.server_span_attribution and not context.has_calls:
             # Nothing has changed since the last time.
             return
-        attributes: dict[str, AttributeValue] = attribution_attributes(attribution)
+        attributes: dict[str, AttributeValue] = context_attributes(context, attribution)
         rejected = context.rejected
         if rejected:
             attributes[names.REJECTED] = tuple(rejected)
@@ -188,7 +188,7 @@ def set_request_attributes(context: RequestContext) -> None:
                     if key not in present or (key in earlier and earlier[key] == present[key])
                 }
             set_attributes(span, attributes)
-            context.server_span_attributes = {**earlier, **attributes}
+            context.server_span_attributes = {**earlier, **attributes} if earlier else attributes
         context.server_span_attribution = attribution
     except Exception:
         errors.report_internal_error("server span")

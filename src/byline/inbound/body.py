@@ -54,6 +54,7 @@ class BodyBuffer:
     __slots__ = (
         "_inspect_headers",
         "_members",
+        "_one_pass",
         "_scope",
         "chunks",
         "ended",
@@ -81,6 +82,7 @@ class BodyBuffer:
         self._inspect_headers = inspect_headers
         self._scope = scope
         self._members: dict[str, Any] | None = {}
+        self._one_pass: dict[str, Any] | None = None
 
     def append(self, chunk: bytes, last: bool) -> None:
         """Keep a chunk that the app has just read."""
@@ -111,9 +113,11 @@ class BodyBuffer:
 
         Some apps stop reading at Content-Length and never see the last message.
         """
+        if self.ended:
+            return True
         if self._inspect_headers is not None or self.size > self.limit:
             self._release_if_unreadable()
-        return self.ended or self.ignored or self.overflow or (self.expected is not None and self.size >= self.expected)
+        return self.ignored or self.overflow or (self.expected is not None and self.size >= self.expected)
 
     def _release_if_unreadable(self) -> None:
         if self._inspect_headers is not None:
@@ -133,6 +137,7 @@ class BodyBuffer:
 
         An empty body, and JSON that is not an object, have no members.
         """
+        self._release_if_unreadable()
         if self.chunks:
             with _lock:
                 chunks = self.chunks
@@ -142,6 +147,23 @@ class BodyBuffer:
                     self._members = decoder.decode(chunks[0] if len(chunks) == 1 else b"".join(chunks))
                     self.chunks = []
         return self._members
+
+    def decode_in_one_pass(self, decode: Callable[[bytes], dict[str, Any] | None]) -> dict[str, Any] | None:
+        """Return the result of a function of a short body in one chunk, and release the chunk.
+
+        Args:
+            decode: Returns ``None``, or fails to decode, if the body has to be read by `decode`.
+        """
+        with _lock:
+            if len(self.chunks) == 1 and self.size <= _SMALL and self.size <= self.limit:
+                try:
+                    self._one_pass = decode(self.chunks[0])
+                except _DECODE_ERRORS:
+                    return None
+                if self._one_pass is not None:
+                    self.ended = True
+                    self.chunks = []
+            return self._one_pass
 
 
 class BodyDecoder:

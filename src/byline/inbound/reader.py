@@ -90,6 +90,8 @@ class ClaimReader:
             exact={canonical_header_name(name): name for name in own_headers},
             all_exact=public,
         )
+        #: Whether `one_pass` can read usual requests.
+        self.reads_in_one_pass = self.policy.accepts_all and identity is None and not self.sources
         #: Whether values may become known after the headers and the body have been read.
         self.late = identity is not None or any(source.late for source in self.sources)
 
@@ -164,10 +166,10 @@ class ClaimReader:
     def _decode_body(self, body: BodyBuffer | None, rejected: list[str]) -> dict[str, Any]:
         if body is None or not body.is_complete():
             return {}
+        members = body.decode(self._body_decoder)
         if body.overflow:
             rejected.append("body: too long")
             return {}
-        members = body.decode(self._body_decoder)
         if members is None:
             rejected.append("body: cannot be decoded")
             return {}

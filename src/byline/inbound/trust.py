@@ -61,6 +61,7 @@ class ClaimPolicy:
 
     Attributes:
         public: Whether strangers call the endpoint.
+        accepts_all: Whether every claim of every caller is accepted.
         may_isolate: Whether the trace of a caller may be refused.
 
     Raises:
@@ -81,7 +82,6 @@ class ClaimPolicy:
         self.public = public
         self._identity_decides = identity is not None
         self._trust = _validate_trust(trust)
-        #: Whether every caller may claim everything.
         self.accepts_all = self._trust == GROUPS and not public
         self.may_isolate = callable(self._trust) or "trace" not in self._trust
 

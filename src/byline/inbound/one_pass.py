@@ -1,0 +1,206 @@
+"""Reads the claims of a usual request in one pass: a few headers, and one typed decoding of a short JSON body.
+
+Most requests send short texts under few names, whose limits are checked while the body is decoded. A request with
+anything else is not read here: another name, another type, a value outside the limits, an unusual spelling. The
+`ClaimReader` then reads that request from the start, and knows the reason for each claim that is dropped. A property
+test compares the results of both ways.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, MutableMapping
+from typing import Annotated, Any, Final, NamedTuple, TypedDict
+
+import msgspec
+
+from byline import carrier
+from byline.attribution import MASKS, MAX_ID, MAX_METADATA, MAX_METADATA_KEY
+from byline.inbound.body import BodyBuffer, is_json
+from byline.inbound.claim_names import BODY_CLAIMS, HEADER_CLAIMS, LANGFUSE_KEYS, RESERVED_KEY, TRACE_KEYS
+
+_Text = Annotated[str, msgspec.Meta(max_length=MAX_ID)] | None
+_Key = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_METADATA_KEY)]
+
+#: Members that are texts → attribution field.
+_TEXTS: Final = {"session_id": "session_id", "user": "user_id", "end_user": "user_id"}
+#: Members that are claims only if they are objects.
+_OBJECTS: Final = {name for name, claims in BODY_CLAIMS.items() if all(len(path) > 1 for _, _, path in claims)}
+_READ_MEMBERS: Final = frozenset({*_TEXTS, "trace"})
+_OBJECT_BEGINS: Final = ord("{")
+_make_typed_dict: Any = TypedDict
+_Members: Any = _make_typed_dict(
+    "_Members",
+    {**dict.fromkeys(BODY_CLAIMS, msgspec.Raw), **dict.fromkeys(_TEXTS, _Text), "trace": dict[_Key, _Text] | None},
+    total=False,
+)
+_decode: Final[Callable[[bytes], dict[str, Any]]] = msgspec.json.Decoder(_Members).decode
+#: Headers of a request; a longer list is read by the `ClaimReader`.
+_MAX_HEADERS: Final = 50
+#: Digits of the longest Content-Length that is read here.
+_MAX_LENGTH_DIGITS: Final = 5
+
+#: Header → its rank, and the attribution field, which is empty for headers that are not read here.
+_HEADERS: Final[dict[str, tuple[int, str]]] = {
+    **{
+        name: (rank, field.field if field.kind == "text" and not field.encoded and field.field != "environment" else "")
+        for name, (rank, field) in HEADER_CLAIMS.items()
+    },
+    **dict.fromkeys((carrier.HEADER, "baggage", "content-encoding"), (-1, "")),
+}
+_ASGI_HEADERS: Final = {name.encode(): header for name, header in _HEADERS.items()}
+_WSGI_HEADERS: Final = {f"HTTP_{name.upper().replace('-', '_')}": header for name, header in _HEADERS.items()}
+
+
+def read_in_one_pass(
+    raw: MutableMapping[str, Any], body: BodyBuffer | None, *, complete: bool
+) -> dict[str, Any] | None:
+    """Return the attribution fields that a request claims, ``None`` if the request is not usual.
+
+    For middlewares that accept every claim and have neither ``identity`` nor ``fields``.
+
+    Args:
+        raw: The ASGI scope or the WSGI environ.
+        body: The body.
+        complete: Whether the app has read the body.
+    """
+    reads_body = body is not None and complete
+    claims = _read_environ(raw) if "REQUEST_METHOD" in raw else _read_scope(raw, reads_body=reads_body)
+    if claims is None or body is None or not complete:
+        return claims
+    members = body.decode_in_one_pass(_read_body)
+    return None if members is None else {**members, **claims}
+
+
+def _read_scope(scope: MutableMapping[str, Any], *, reads_body: bool) -> dict[str, Any] | None:
+    headers = scope.get("headers")
+    if scope["type"] != "http" or type(headers) is not list or len(headers) > _MAX_HEADERS:
+        return None
+    layout = _layout(next(zip(*headers, strict=False), ()))
+    if layout is None or (reads_body and not _is_usual_body(headers, layout)):
+        return None
+    claims: dict[str, Any] = {}
+    for field, position in layout.claims:
+        try:
+            text = headers[position][1].decode()
+        except UnicodeDecodeError:
+            return None
+        if not _add_text(claims, field, text):
+            return None
+    return claims
+
+
+def _read_environ(environ: MutableMapping[str, Any]) -> dict[str, Any] | None:
+    claims: dict[str, Any] = {}
+    for name in sorted(_WSGI_HEADERS.keys() & environ.keys(), key=_WSGI_HEADERS.__getitem__):
+        try:
+            # PEP 3333: each character is one byte of the header.
+            text = environ[name].encode("latin-1").decode()
+        except UnicodeError:
+            return None
+        if not _add_text(claims, _WSGI_HEADERS[name][1], text):
+            return None
+    return claims
+
+
+def _add_text(claims: dict[str, Any], field: str, text: str) -> bool:
+    """Add a claim of a header. Returns ``False`` if the header has to be read by the `ClaimReader`."""
+    if not field or len(text) > MAX_ID or "," in text or not text.isprintable():
+        return False
+    text = text.strip(" ")
+    if text and field not in claims:
+        claims[field] = text
+    return True
+
+
+class _Layout(NamedTuple):
+    """Where the headers of a request are.
+
+    Attributes:
+        claims: Attribution field and position of each header with a claim, in order of precedence.
+        content_type: The position of the Content-Type, -1 if there is none.
+        content_length: The same of the Content-Length.
+    """
+
+    claims: list[tuple[str, int]]
+    content_type: int
+    content_length: int
+
+
+# Clients send the same headers in the same order with every request.
+@functools.lru_cache(maxsize=64)
+def _layout(names: tuple[bytes, ...]) -> _Layout | None:
+    """Return where the headers of these names are, ``None`` if one of them is not usual."""
+    joined = b"".join(names)
+    if len(set(names)) < len(names) or not joined.islower() or b"_" in joined:
+        return None
+    positions = {name: position for position, name in enumerate(names)}
+    present = sorted(_ASGI_HEADERS.keys() & positions.keys(), key=_ASGI_HEADERS.__getitem__)
+    return _Layout(
+        [(_ASGI_HEADERS[name][1], positions[name]) for name in present],
+        positions.get(b"content-type", -1),
+        positions.get(b"content-length", -1),
+    )
+
+
+def _is_usual_body(headers: list[Any], layout: _Layout) -> bool:
+    length = layout.content_length
+    return (
+        layout.content_type >= 0
+        and _is_json(headers[layout.content_type][1])
+        and (length < 0 or len(headers[length][1]) <= _MAX_LENGTH_DIGITS)
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _is_json(content_type: bytes) -> bool:
+    return is_json(content_type.decode("latin-1"))
+
+
+def _read_body(data: bytes) -> dict[str, Any] | None:
+    """Return the claims in a JSON body, ``None`` if one of them is not usual."""
+    members = _decode(data)
+    claims: dict[str, Any] = {}
+    for name, value in members.items():
+        if name == "trace":
+            if value and not _read_trace(value, claims):
+                return None
+        elif name in _TEXTS:
+            if value:
+                if not value.isprintable():
+                    return None
+                text = value.strip(" ")
+                # An end user is another name of the user.
+                if text and (name != "end_user" or "user_id" not in claims):
+                    claims[_TEXTS[name]] = text
+        elif name not in _OBJECTS or memoryview(value)[0] == _OBJECT_BEGINS:
+            return None
+    return claims
+
+
+def _read_trace(trace: dict[str, str | None], claims: dict[str, Any]) -> bool:
+    """Add the claims in a ``trace`` object. Returns ``False`` if one of them is not usual."""
+    if len(trace) > MAX_METADATA:
+        return False
+    metadata: dict[str, str] = {}
+    for key, text in trace.items():
+        if text is None or not text.isprintable():
+            return False
+        field = TRACE_KEYS.get(key)
+        if field is None:
+            if not _is_plain_key(key):
+                return False
+            metadata[key] = text
+        elif field == "tags" or field == "environment":
+            return False
+        elif text := text.strip(" "):
+            claims[field] = text
+    if metadata:
+        claims["metadata"] = metadata
+    return True
+
+
+@functools.lru_cache(maxsize=1000)
+def _is_plain_key(key: str) -> bool:
+    """Return whether a metadata key has no meaning of its own."""
+    return key.isprintable() and key not in LANGFUSE_KEYS and key not in MASKS and RESERVED_KEY.match(key) is None
