@@ -279,6 +279,8 @@ class RequestContext:
         self._expires_at = -math.inf if is_left else time.monotonic() + self._after_response
         if self._spans is not None:
             self._spans.expires_at = self._expires_at
+            # Spans may end later, when nothing is left of the context.
+            self._spans.refresh()
 
     @property
     def is_unbound(self) -> bool:

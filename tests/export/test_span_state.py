@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.trace import set_span_in_context
+from opentelemetry.trace import SpanKind, set_span_in_context
 
 import byline
 from byline import asgi, wsgi
@@ -23,7 +23,7 @@ from byline.request_context import RequestContext
 from byline.request_spans import RequestSpans, TraceValues
 from byline.testing import Receiver
 from tests.export.support import AGENT, CHAT, App, Memory, running, tree
-from tests.support import claim, run_wsgi, scope_of
+from tests.support import claim, run_asgi, run_wsgi, scope_of
 
 
 @pytest.fixture
@@ -240,3 +240,58 @@ def test_a_request_leaves_nothing_to_the_garbage_collector(door: str) -> None:
             assert [each for each in kept if not any(each is other for other in before)] == []
         finally:
             gc.enable()
+
+
+async def answer(send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def test_values_bound_after_the_last_span_are_on_all_spans() -> None:
+    memory = Memory(spans="llm")
+
+    async def respond(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        app.chat("chat")
+        byline.bind(session_id="late")
+        await answer(send)
+
+    with running(memory) as app:
+        asyncio.run(run_asgi(asgi.AttributionMiddleware(respond, app_span=False), claim({})))
+        assert memory.flush()
+    assert memory.values("session.id") == {"chat": "late"}
+
+
+def test_a_span_that_ends_after_its_block_has_the_values_of_the_block() -> None:
+    """Nothing is left of the context then."""
+    memory = Memory()
+    with running(memory) as app:
+        with byline.bound(session_id="s"):
+            span = app.tracer.start_span("plain")
+        gc.collect()
+        span.end()
+        assert memory.flush()
+    assert memory.values("session.id") == {"plain": "s"}
+
+
+def test_a_server_span_that_ends_after_the_middleware_has_the_values_of_its_request() -> None:
+    memory = Memory()
+
+    async def respond(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        app.chat("chat", **{"langfuse.user.id": "u"})
+        await answer(send)
+
+    middleware = asgi.AttributionMiddleware(respond)
+
+    async def framework(scope: Any, receive: Any, send: Any) -> None:
+        with app.tracer.start_as_current_span("POST", kind=SpanKind.SERVER):
+            await middleware(scope, receive, send)
+            gc.collect()
+            # Nothing is left of the LLM span either.
+            assert memory.flush()
+
+    with running(memory) as app:
+        asyncio.run(run_asgi(framework, claim({"session_id": "s"})))
+        assert memory.flush()
+    assert memory.values("langfuse.user.id") == {"chat": "u", "POST": "u"}

@@ -194,3 +194,37 @@ def test_a_child_process_calls_no_function_of_the_user_when_it_starts() -> None:
         assert asked == []
         memory.processor().worker.after_fork()
         assert asked == []
+
+
+def test_a_second_shutdown_waits_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second may be that of the interpreter, which exits afterwards."""
+    memory, is_sending, go_on = Memory(), threading.Event(), threading.Event()
+    export = memory.kept.export
+
+    def wait(spans: Any) -> Any:
+        is_sending.set()
+        assert go_on.wait(60)
+        return export(spans)
+
+    monkeypatch.setattr(memory.kept, "export", wait)
+    with running(memory) as app:
+        app.chat("chat")
+        worker = memory.processor().worker
+        first, second = [threading.Thread(target=worker.shutdown) for _ in range(2)]
+        first.start()
+        assert is_sending.wait(60)
+        thread = worker._thread
+        assert thread is not None
+        join = thread.join
+
+        def go_on_and_join(timeout: float | None = None) -> None:
+            go_on.set()
+            join(timeout)
+
+        monkeypatch.setattr(thread, "join", go_on_and_join)
+        second.start()
+        second.join()
+        sent = memory.names
+        go_on.set()
+        first.join()
+    assert sent == ["chat"]

@@ -579,3 +579,19 @@ def test_destinations_count_the_spans_that_end_after_the_shutdown_of_the_provide
     processor.switch_off()
     provider.get_tracer("app").start_span("off", attributes=LLM).end()
     assert recording.names == ["before", "after"]
+
+
+def test_the_attributes_of_a_parent_may_change_while_they_are_copied(finished: Finished) -> None:
+    """Another thread may set some: here, the name of one does as byline looks at the name."""
+
+    class Name(str):
+        def startswith(self, *arguments: Any) -> bool:
+            parent.set_attribute("another", 1)
+            return super().startswith(*arguments)
+
+    parent: Any = tracer.start_span("agent", attributes={**LLM, "session.id": "s"})
+    parent._attributes._dict[Name("looked at")] = 1
+    with trace.use_span(parent):
+        call_model("chat")
+    assert "another" in parent.attributes
+    assert attributes_of(finished()[0])["session.id"] == "s"

@@ -132,12 +132,16 @@ class DestinationWorker:
     def shutdown(self) -> None:
         """Send the spans that wait and accept no more; drops and counts those that are not sent in time."""
         with self._lock:
-            if self.closed:
-                return
-            self.closed = True
-            self.set_deadline(SHUTDOWN_TIMEOUT)
-            self._work.notify()
+            is_first, self.closed = not self.closed, True
             thread = self._thread
+            if is_first:
+                self.set_deadline(SHUTDOWN_TIMEOUT)
+                self._work.notify()
+        if not is_first:
+            # The process may be ending, so that the first call must be waited for.
+            if thread is not None and thread is not threading.current_thread():
+                thread.join(max(self._deadline - time.monotonic(), 0.0) + _GRACE)
+            return
         if thread is None or not thread.is_alive():
             self._finish()
         elif thread is not threading.current_thread():

@@ -254,7 +254,8 @@ def copy_from_parent(span: Span, parent_context: otel_context.Context | None) ->
     present = peek_attributes(span)
     inherited = {
         key: value
-        for key, value in peek_attributes(parent).items()
+        # A copy, because another thread may set attributes of the parent.
+        for key, value in dict(peek_attributes(parent)).items()
         if (key in _INHERITED or key.startswith(METADATA)) and key not in present
     }
     if inherited:

@@ -157,6 +157,8 @@ class SpanState:
                 server_span = getattr(context.server_span, _STATE, None)
                 if request_spans.has_server_span and server_span is not None and server_span._ends_request is None:
                     server_span._ends_request = weakref.ref(request_spans)
+                    # The server span may end when nothing is left of the context.
+                    server_span._request_spans = request_spans
             elif self._context is None and self.parent is not None and not self.is_outside_request:
                 # Another server span within the request, which has no context of its own, is part of it.
                 linked = self._linked_ancestor()
