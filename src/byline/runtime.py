@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -88,6 +89,19 @@ class Runtime:
         processor = AttributionSpanProcessor(stamp)
         processor.switch_on(stamp, recording)
         return SideTracer(self.tracer_provider, [processor])
+
+    @contextmanager
+    def exporting_to(self, destinations: Sequence[Destination]) -> Iterator[None]:
+        """Send the spans that end during the block to these destinations instead. For tests and checks."""
+        earlier, listeners = self.destinations, self.processor.listeners
+        self.processor.switch_on(self.processor.stamp, start_all(destinations))
+        self.destinations = list(destinations)
+        try:
+            yield
+        finally:
+            self.stop_destinations()
+            self.processor.switch_on(self.processor.stamp, listeners)
+            self.destinations = earlier
 
     def log_destinations(self) -> None:
         """Log where the spans of this provider are sent."""

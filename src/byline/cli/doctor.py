@@ -25,7 +25,6 @@ from byline.cli.app_runner import (
     run_request,
 )
 from byline.cli.findings import Finding, find_problems
-from byline.export.destination import start_all
 from byline.export.otlp import OTLP
 from byline.gateways import GatewayRegistry
 from byline.genai import attributes as names
@@ -179,13 +178,16 @@ def _observe(loaded: LoadedApp, request: TestRequest, evidence: Evidence) -> Non
 
     with Gateway() as gateway, Receiver() as receiver, contextlib.ExitStack() as stack:
         redirect = LLMRedirect(gateway.url, lambda host, port, path: _find_gateway(evidence, host, port, path))
-        destination = OTLP(receiver.url, spans="all", label="byline-check")
+        destinations = [OTLP(receiver.url, spans="all", label="byline-check")]
 
         def prepare() -> None:
             evidence.runtime = find_runtime()
             evidence.was_instrumented = evidence.runtime is not None
             stack.enter_context(redirect.installed())
-            _watch(evidence, destination)
+            _watch(evidence)
+            if evidence.runtime is not None:
+                # The spans of the marked request are sent to the receiver only.
+                stack.enter_context(evidence.runtime.exporting_to(destinations))
 
         request_context.attach = record_context
         stack.callback(setattr, request_context, "attach", attach)
@@ -197,7 +199,6 @@ def _observe(loaded: LoadedApp, request: TestRequest, evidence: Evidence) -> Non
         evidence.hosts = redirect.hosts
         evidence.runtime = find_runtime()
         byline.flush(5)
-        destination.flush(5)
         evidence.received = receiver.spans
 
 
@@ -208,16 +209,13 @@ def _find_gateway(evidence: Evidence, host: str, port: int | None, path: str) ->
     return found is not None and not found.is_provider
 
 
-def _watch(evidence: Evidence, destination: OTLP) -> None:
-    """Send the spans of the marked request to the receiver only, and record those of the app's provider."""
+def _watch(evidence: Evidence) -> None:
+    """Record the spans of the app's provider from now on."""
     if has_tracer_provider():
         evidence.provider = trace.get_tracer_provider()
         evidence.sampler_drops = _dropping_sampler(evidence.provider)
         with contextlib.suppress(Exception):
             evidence.provider.add_span_processor(_Probe(evidence))
-    if evidence.runtime is not None:
-        processors = start_all([destination])
-        evidence.runtime.processor.switch_on(evidence.runtime.processor.stamp, processors)
 
 
 def _dropping_sampler(provider: Any) -> str:

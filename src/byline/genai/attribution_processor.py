@@ -59,7 +59,7 @@ class AttributionSpanProcessor(SpanStateProcessor):
             raise SettingError("byline.E021", f"stamp={stamp!r}", 'pass "llm" or "all"')
         self.stamp = stamp
         self.enabled = True
-        self._listeners: tuple[SpanListener, ...] = ()
+        self.listeners: tuple[SpanListener, ...] = ()
         #: The listeners, as bits.
         self._destinations = 0
         InstrumentationCheck.pending = False
@@ -73,14 +73,14 @@ class AttributionSpanProcessor(SpanStateProcessor):
                 never remove them.
         """
         self.stamp = stamp
-        self._listeners = tuple(listeners)
+        self.listeners = tuple(listeners)
         self._destinations = functools.reduce(operator.or_, [each.destination_id for each in listeners], 0)
         self.enabled = True
 
     def switch_off(self) -> None:
         """Do nothing until switched on again."""
         self.enabled = False
-        self._listeners = ()
+        self.listeners = ()
         self._destinations = 0
 
     def on_start(self, span: Span, parent_context: otel_context.Context | None = None) -> None:
@@ -124,7 +124,7 @@ class AttributionSpanProcessor(SpanStateProcessor):
             context = state.request_context if state.is_llm else None
             if context is not None and context.root().server_span_ends_first:
                 server_span.set_request_attributes(context.root())
-            if self._listeners:
+            if self.listeners:
                 call_spans.end_span(state, span)
         except Exception:
             errors.report_internal_error("processor")
@@ -132,7 +132,7 @@ class AttributionSpanProcessor(SpanStateProcessor):
             self._hand_over(span, state)
 
     def _hand_over(self, span: ReadableSpan, state: SpanState) -> None:
-        for listener in self._listeners:
+        for listener in self.listeners:
             # The failure of one destination is not that of the others.
             try:
                 listener.on_span_end(span, state)
@@ -143,18 +143,18 @@ class AttributionSpanProcessor(SpanStateProcessor):
         context = span.get_span_context()
         # Present if the processor was switched off after `_on_ending`.
         state = self._ending.pop(id(context), None)
-        if self._listeners and context is not None:
+        if self.listeners and context is not None:
             self._hand_over(span, state or SpanState(span, context, None))
 
     def shutdown(self) -> None:
         """Set no further attributes, and stop the destinations, which count later spans as dropped."""
         self.enabled = False
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener.shutdown()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Send the waiting spans of all destinations."""
-        sent = [listener.force_flush(timeout_millis) for listener in self._listeners if self.enabled]
+        sent = [listener.force_flush(timeout_millis) for listener in self.listeners if self.enabled]
         return all(sent)
 
 

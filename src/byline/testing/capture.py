@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
-from byline.genai.attributes import ATTRIBUTION, METADATA
+from byline.genai.attributes import ATTRIBUTION, METADATA, OPERATION_NAME, SESSION_ID, USER_ID
 from byline.genai.attribution_processor import AttributionSpanProcessor
+from byline.genai.classify import is_llm_scope, is_llm_span
 from byline.genai.tracer_provider import get_or_add_processor
 from byline.testing.receiver import ReceivedSpan
 
@@ -104,11 +105,63 @@ def assert_signed(span: ReadableSpan | ReceivedSpan, **fields: Any) -> None:
         else:
             raise TypeError(f"{field} is no field of an attribution; fields are: {', '.join(ATTRIBUTION)}, metadata")
     wrong = [
-        f"{label}: {_as_list(attributes.get(name))!r}, not {_as_list(value)!r}"
+        f"  {label}: {_as_list(attributes.get(name))!r}, not {_as_list(value)!r}"
         for label, (name, value) in expected.items()
         if _as_list(attributes.get(name)) != _as_list(value)
     ]
-    assert not wrong, f"span {span.name!r} is not signed as expected: {'; '.join(wrong)}"
+    assert not wrong, "\n".join([f"span {span.name!r} is not signed as expected:", *wrong])
+
+
+SpanT = TypeVar("SpanT", ReadableSpan, ReceivedSpan)
+
+
+def find_llm_span(spans: Sequence[SpanT], **fields: Any) -> SpanT:
+    """Return the one LLM span that has these attribution fields.
+
+    Args:
+        spans: Captured spans, or those of a `Receiver`.
+        **fields: As for `assert_signed`; without them the only LLM span is returned.
+
+    Raises:
+        AssertionError: None or several match; the message lists the LLM spans with their session and user.
+
+    Example:
+        >>> import byline
+        >>> from opentelemetry import trace
+        >>> with capture_spans() as spans, byline.bound(session_id="s-1"):
+        ...     trace.get_tracer("app").start_span("chat", attributes={"gen_ai.operation.name": "chat"}).end()
+        >>> find_llm_span(spans, session_id="s-1").name
+        'chat'
+    """
+    __tracebackhide__ = True
+    llm_spans = [span for span in spans if _is_llm(span)]
+    found = [span for span in llm_spans if _is_signed(span, fields)]
+    if len(found) != 1:
+        wanted = ", ".join(f"{name}={value!r}" for name, value in fields.items()) or "any attribution"
+        lines: list[str] = [f"  {span.name!r}: {_describe(span)}" for span in llm_spans]
+        others: list[str] = [f"  and {len(spans) - len(lines)} other spans"] if len(spans) > len(lines) else []
+        problem = f"{len(found)} LLM spans have {wanted}, not one. The LLM spans are:"
+        raise AssertionError("\n".join([problem, *(lines or ["  none"]), *others]))
+    return found[0]
+
+
+def _is_llm(span: ReadableSpan | ReceivedSpan) -> bool:
+    if isinstance(span, ReadableSpan):
+        return is_llm_span(span)
+    return is_llm_scope(span.scope) or OPERATION_NAME in span.attributes
+
+
+def _is_signed(span: ReadableSpan | ReceivedSpan, fields: dict[str, Any]) -> bool:
+    try:
+        assert_signed(span, **fields)
+    except AssertionError:
+        return False
+    return True
+
+
+def _describe(span: ReadableSpan | ReceivedSpan) -> str:
+    attributes = span.attributes or {}
+    return ", ".join(f"{name}={attributes.get(name)!r}" for name in (SESSION_ID, USER_ID))
 
 
 def _as_list(value: Any) -> Any:
