@@ -41,12 +41,11 @@ def destinations_from_environment(processors: Collection[SpanProcessor] = ()) ->
         else:
             destinations.append(Langfuse())
             _print_source("langfuse", "langfuse_base_url")
-    if _wants_otlp():
-        if any(_exports(processor) for processor in processors):
-            debug_print("otlp: an exporter of the app sends there already")
-        else:
-            destinations.append(OTLP())
-            _print_source("otlp", "otlp_endpoint")
+    if any(_exports(processor) for processor in processors):
+        debug_print("otlp: an exporter of the app sends there already")
+    elif _wants_otlp():
+        destinations.append(OTLP())
+        _print_source("otlp", "otlp_endpoint")
     for reason, _ in unused_settings():
         debug_print(reason)
     if not destinations:
