@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from byline import attribution
-from byline.attribution import EMPTY, FIELDS, INVALID_JSON, SCALARS, Attribution, Rejected, merge
+from byline.attribution import EMPTY, FIELDS, INVALID_JSON, SCALARS, Attribution, Rejected, clean_id, clean_value, merge
 from byline.inbound.claim_set import ClaimSet
 from byline.inbound.trust import GROUP_OF, GROUPS
 
@@ -140,7 +140,7 @@ def test_metadata_values() -> None:
     identifier = uuid.UUID(int=1)
     kept, reasons = attribution.clean_metadata(
         {
-            "text": "a\nb",
+            "text": "a b",
             "empty": "",
             "number": 2**63 - 1,
             "float": 1.5,
@@ -295,3 +295,24 @@ def test_reasons_are_few_and_not_repeated() -> None:
         layer.add("metadata", {f"k{number}": "x" * 501})
     assert rejected[0] == "session_id: not printable"
     assert len(rejected) == len(set(rejected)) == 50
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    ["\u200c", "\u200d", "\u200b", "\u202e", "\u2066", "\ufeff", "\u00ad", "\u3164", "\u2800", "\ufe0f", "\u034f"],
+)
+def test_nothing_invisible_is_in_ids_and_metadata(hidden: str) -> None:
+    """An id that looks like another one is dropped, names keep the joiners of their scripts, metadata is cleaned."""
+    claims = ClaimSet([])
+    for field in ("session_id", "user_id", "trace_id", "parent_span_id", "organization_id", "environment_id"):
+        claims.add(field, f"ad{hidden}a")
+    assert dict(claims) == {}
+    assert len(claims.rejected) == 6
+    claims.add("metadata", {"k": f"ad{hidden}a", f"k{hidden}": 1, "list": [f"ad{hidden}a"]})
+    assert claims["metadata"] == {"k": "ada", "list": '["ada"]'}
+
+
+def test_terminals_and_logs_are_safe_from_metadata() -> None:
+    assert clean_value("a\r\nX: y\x1b[31m\u202eevil\x00\u2028b\x85") == "a X: y[31mevil b "
+    assert clean_value("Müller 日本 family") == "Müller 日本 family"
+    assert clean_id("Müller 日本") == "Müller 日本"

@@ -23,6 +23,10 @@ _MAX_INSPECTED: Final = 1000
 # Langfuse lowercases environments, and replaces all that do not match this with "default".
 _ENVIRONMENT: Final = re.compile(r"(?!langfuse)[a-z0-9_-]{1,40}\Z")
 _OTLP_TRACE_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
+#: Characters without a shape that Python counts as printable: fillers, blanks and variation selectors.
+_INVISIBLE: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 _OTLP_SPAN_ID: Final = re.compile(r"[0-9a-f]{16}\Z")
 
 MetadataValue = str | int | float | bool
@@ -178,6 +182,45 @@ def clean_text(value: object) -> str | None:
     return text
 
 
+def clean_id(value: object) -> str | None:
+    r"""Return a valid id: as `clean_text`, but without characters that cannot be seen.
+
+    Two ids that look alike would be two users, or one user who passes for another in the backend.
+
+    Example:
+        >>> clean_id("ada"), clean_id(7)
+        ('ada', '7')
+        >>> clean_id("a\u200dda")
+        Traceback (most recent call last):
+        byline.attribution.Rejected: not printable
+    """
+    text = clean_text(value)
+    if text is not None and not text.isascii() and (not text.isprintable() or _INVISIBLE.search(text)):
+        raise Rejected("not printable")
+    return text
+
+
+def clean_value(text: str) -> str:
+    r"""Return a text of the metadata without control characters, bidirectional marks and other invisible characters.
+
+    A line break or another kind of space becomes a space.
+
+    Example:
+        >>> clean_value("a\r\nX: y\x1b[31m\u202eevil\x00")
+        'a X: y[31mevil'
+    """
+    if text.isprintable() and (text.isascii() or not _INVISIBLE.search(text)):
+        return text
+    kept = [_visible(char) for char in text.replace("\r\n", "\n")]
+    return "".join(kept)
+
+
+def _visible(char: str) -> str:
+    if char.isspace():
+        return " "
+    return char if char.isprintable() and not _INVISIBLE.match(char) else ""
+
+
 def is_printable(text: str) -> bool:
     """Return whether a text has no control characters, line breaks or other invisible characters.
 
@@ -254,7 +297,7 @@ def clean_metadata_value(value: object) -> MetadataValue | None:
         text.encode()
     except UnicodeEncodeError:
         raise Rejected("not printable") from None
-    return text
+    return clean_value(text)
 
 
 def clean_metadata(value: object) -> tuple[dict[str, MetadataValue], list[tuple[str, str]]]:
@@ -269,7 +312,7 @@ def clean_metadata(value: object) -> tuple[dict[str, MetadataValue], list[tuple[
         if len(kept) >= MAX_METADATA or seen >= _MAX_INSPECTED:
             reasons.append(("*", "too many"))
             break
-        if not isinstance(key, str) or not 0 < len(key) <= MAX_METADATA_KEY or not key.isprintable():
+        if not isinstance(key, str) or not 0 < len(key) <= MAX_METADATA_KEY or clean_value(key) != key:
             reasons.append(("*", "bad key"))
             continue
         try:

@@ -11,7 +11,7 @@ import msgspec
 
 from byline import attribution
 from byline.attribution import FIELDS as ATTRIBUTION_FIELDS
-from byline.attribution import INVALID_JSON, TOO_LONG, Attribution, Rejected, clean_environment, clean_text
+from byline.attribution import INVALID_JSON, TOO_LONG, Attribution, Rejected, clean_environment, clean_id, clean_text
 from byline.inbound.body import decode_leniently, value_at_path
 from byline.inbound.claim_names import (
     BAGGAGE,
@@ -71,7 +71,10 @@ class ClaimSet(dict[str, Any]):
             elif field == "metadata":
                 self._add_metadata(value)
             else:
-                text = clean_environment(value) if field == "environment" else clean_text(value)
+                if field in _IDS:
+                    text = clean_id(value)
+                else:
+                    text = clean_environment(value) if field == "environment" else clean_text(value)
                 if text is not None and field not in self:
                     self[field] = text
         except Rejected as rejected:
