@@ -140,7 +140,7 @@ def test_metadata_values() -> None:
     identifier = uuid.UUID(int=1)
     kept, reasons = attribution.clean_metadata(
         {
-            "text": "a b",
+            "text": "a\nb",
             "empty": "",
             "number": 2**63 - 1,
             "float": 1.5,
@@ -157,7 +157,7 @@ def test_metadata_values() -> None:
     )
     assert reasons == []
     assert kept == {
-        "text": "a\nb",
+        "text": "a b",
         "empty": "",
         "number": 2**63 - 1,
         "float": 1.5,

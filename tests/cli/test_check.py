@@ -276,17 +276,29 @@ def test_the_keys_are_tested_with_the_same_certificate_authority_as_exports(
     """A self-hosted Langfuse may have a private certificate authority."""
     given: list[str | None] = []
 
+    class Context:
+        def load_verify_locations(self, file: str) -> None:
+            if not file.endswith("cacert.pem"):
+                given.append(file)
+
+        def set_alpn_protocols(self, _: list[str]) -> None:
+            raise OSError
+
     def create_context(cafile: str | None = None) -> Any:
         given.append(cafile)
-        raise OSError
+        return Context()
 
     monkeypatch.setattr(ssl, "create_default_context", create_context)
     destination = Langfuse(*KEYS, "https://lf.example")
     destination.check()
     monkeypatch.setenv(variable, str(tmp_path / "ca.pem"))
     destination.check()
+    # Besides the system's own, because the variable is that of the OTLP endpoint.
     OTLP("https://collector.example").check()
-    assert given == [None, str(tmp_path / "ca.pem"), str(tmp_path / "ca.pem")]
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector.example")
+    OTLP("https://collector.example").check()
+    file = str(tmp_path / "ca.pem")
+    assert given == [None, None, file, None, file, file]
 
 
 def test_unreadable_headers_are_a_result(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,8 @@ OpenTelemetry's own variables work as usual:
 - `OTEL_RESOURCE_ATTRIBUTES`; its `deployment.environment.name` becomes the environment in Langfuse
 - `OTEL_TRACES_SAMPLER`
 - `OTEL_BSP_MAX_QUEUE_SIZE`, `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` and `OTEL_BSP_SCHEDULE_DELAY`, for each destination
-- `OTEL_EXPORTER_OTLP_CERTIFICATE` and `OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE`, for each destination
+- `OTEL_EXPORTER_OTLP_CERTIFICATE` and `OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE`:
+  [destinations.md](destinations.md#certificates-and-proxies)
 - `OTEL_PYTHON_EXCLUDED_URLS`: requests without a server span
 
 The other settings of a destination are arguments only: [destinations.md](destinations.md).

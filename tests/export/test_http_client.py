@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+import certifi
 import pytest
 
 from byline.export.delivery import http_client, messages
-from byline.export.delivery.http_client import HttpClient, HttpResponse, find_proxy, read_timeout
+from byline.export.delivery.http_client import HttpClient, HttpResponse, Transport, find_proxy, read_timeout
 from byline.testing import Receiver
 from tests.export.raw_server import Behaviour, RawServer, cuts_after, drips_after, says, stalls_after
 
@@ -181,6 +182,25 @@ def test_proxies_of_the_environment_are_used(tls: bool, monkeypatch: pytest.Monk
     assert b"proxy-authorization: basic dxnlcjpwqhnz" in head.lower()
 
 
+def test_a_destination_may_have_a_proxy_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for this machine, which the environment's proxy never gets."""
+    seen: list[bytes] = []
+
+    def behave(connection: socket.socket, _: threading.Event) -> None:
+        connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+
+    with RawServer(behave, log=seen) as proxy:
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        client = HttpClient("http://localhost:1/v1/traces", {}, transport=Transport(proxy=proxy.url))
+        assert client.send_request("POST", b"x").status == 502
+        client.close()
+        monkeypatch.setenv("http_proxy", proxy.url)
+        client = HttpClient("http://collector.invalid/v1/traces", {}, transport=Transport(proxy=""))
+        assert client.send_request("POST", b"x").status is None
+        client.close()
+    assert [head.split(b" ")[1] for head in seen] == [b"http://localhost:1/v1/traces"]
+
+
 @pytest.mark.parametrize(
     ("excluded", "host", "direct"),
     [
@@ -190,6 +210,10 @@ def test_proxies_of_the_environment_are_used(tls: bool, monkeypatch: pytest.Monk
         (".example", "collector.example", True),
         ("other.example, 10.0.0.0/8", "collector.example", False),
         ("*", "collector.example", True),
+        ("", "localhost", True),
+        ("", "127.8.8.8", True),
+        ("", "[::1]", True),
+        ("", "localhost.example", False),
     ],
 )
 def test_hosts_without_a_proxy(excluded: str, host: str, direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,8 +241,11 @@ def test_certificates_are_those_of_the_endpoint(monkeypatch: pytest.MonkeyPatch)
     loaded: list[Any] = []
 
     class Context:
-        def load_cert_chain(self, *files: str) -> None:
+        def load_cert_chain(self, *files: str | None) -> None:
             loaded.append(files)
+
+        def load_verify_locations(self, file: str) -> None:
+            loaded.append(file)
 
         def set_alpn_protocols(self, _: list[str]) -> None:
             pass
@@ -228,13 +255,21 @@ def test_certificates_are_those_of_the_endpoint(monkeypatch: pytest.MonkeyPatch)
         return Context()
 
     monkeypatch.setattr(ssl, "create_default_context", create)
-    http_client._tls_context()
+    http_client._tls_context(Transport().with_environment(is_named_there=True))
     assert loaded == ["/ca.pem", ("/own.pem", "/key.pem")]
+    loaded.clear()
+    # Another destination keeps the system's authorities, and shows no certificate.
+    http_client._tls_context(Transport().with_environment(is_named_there=False))
+    assert loaded == [None, certifi.where(), "/ca.pem"]
+    loaded.clear()
+    own = Transport("/mine.pem", "/me.pem", None)
+    http_client._tls_context(own.with_environment(is_named_there=True))
+    assert loaded == ["/mine.pem", ("/me.pem", None)]
 
 
-def test_a_certificate_file_that_cannot_be_read_is_said(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/file.pem")
-    with client_of(receiver.url.replace("http:", "https:")) as client:
+def test_a_certificate_file_that_cannot_be_read_is_said(receiver: Receiver) -> None:
+    client = HttpClient(receiver.url.replace("http:", "https:"), {}, transport=Transport("/no/such/file.pem"))
+    with contextlib.closing(client):
         assert client.send_request("POST", b"x").reason == "a certificate file cannot be read"
 
 

@@ -16,6 +16,7 @@ from byline.export import self_test
 from byline.export.decisions import ExportDecisions, Spans, is_sampled, sampling_key
 from byline.export.delivery import messages
 from byline.export.delivery.batch_sender import BatchSender
+from byline.export.delivery.http_client import Transport
 from byline.export.delivery.post import OTLPExporter
 from byline.export.delivery.store import DiskStore
 from byline.export.langfuse_mapping.observation import map_span
@@ -55,6 +56,8 @@ class Destination:
     """
 
     name = "destination"
+    #: Whether OpenTelemetry's variables name the endpoint, so that their certificates are meant for it.
+    _is_named_by_environment = False
 
     def __init__(
         self,
@@ -82,7 +85,12 @@ class Destination:
 
         An exporter of your own gets its batches through the same queue, retries, splitting and spool.
         """
-        return OTLPExporter(self.endpoint, self.headers)
+        return OTLPExporter(self.endpoint, self.headers, self.transport)
+
+    @property
+    def transport(self) -> Transport:
+        """TLS and proxy: the destination's own settings, then those of OpenTelemetry's variables."""
+        return self.options.transport.with_environment(is_named_there=self._is_named_by_environment)
 
     def credentials(self) -> str:
         """Return which credentials are in force, masked."""
@@ -101,6 +109,7 @@ class Destination:
                 self.label,
                 endpoint=self.endpoint,
                 headers=self.headers,
+                transport=self.transport,
                 exporter=self._own_exporter(),
                 spool=self.spool,
                 spool_bytes=self.options.spool_bytes,
@@ -131,7 +140,11 @@ class Destination:
             # Under another label, so that nothing is counted or logged as the app's.
             self.label = f"{label}-check"
             sender = RecordingSender(
-                self.label, endpoint=self.endpoint, headers=self.headers, exporter=self._own_exporter()
+                self.label,
+                endpoint=self.endpoint,
+                headers=self.headers,
+                transport=self.transport,
+                exporter=self._own_exporter(),
             )
             with self_test.silence_logs(self.label):
                 self_test.send_test_request(self._make_processor(sender), sender, self.options.sampling)

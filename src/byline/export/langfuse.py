@@ -99,7 +99,7 @@ class Langfuse(Destination):
         """Return the result, and whether a test export may tell more."""
         name = "Langfuse credentials"
         url = f"{self.base_url}/api/public/projects"
-        client = HttpClient(url, {"Authorization": self.headers["Authorization"]})
+        client = HttpClient(url, {"Authorization": self.headers["Authorization"]}, transport=self.transport)
         response = client.send_request("GET")
         client.close()
         if response.status is None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypedDict
-from urllib.parse import urlsplit
 
 from byline import settings
 from byline.export.decisions import SpanFilters, SpanPredicate, Spans, Unsampled, validate_sampling
+from byline.export.delivery.http_client import Transport
 from byline.export.delivery.store import DEFAULT_BYTES, DiskStore
 from byline.export.redaction.minimize import CallerAddress, Minimization
 from byline.export.redaction.redactor import Mask, validate_privacy
@@ -26,6 +25,7 @@ from byline.export.trace_view import (
 from byline.genai.dialects import validate_conventions
 from byline.secrets import scrub
 from byline.settings import SettingError
+from byline.urls import is_loopback, split_url
 
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
 _HEADER_VALUE: Final = re.compile(r"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?\Z")
@@ -60,6 +60,10 @@ class Options(TypedDict, total=False):
     fsync: bool
     label: str | None
     allow_http: Sequence[str]
+    ca_file: str | Path | None
+    client_cert: str | Path | None
+    client_key: str | Path | None
+    proxy: str | None
 
 
 class DestinationOptions:
@@ -116,11 +120,16 @@ class DestinationOptions:
         label: The destination's name in counters, messages and the spool. A destination with a label finds its
             spool again after its URL or keys have changed.
         allow_http: Hosts that may get spans unencrypted; loopback addresses always may.
+        ca_file: File of the certificate authorities that are trusted for this destination, instead of the system's.
+        client_cert: File of a client certificate for this destination.
+        client_key: File of its key, unless that is in the same file.
+        proxy: URL of an HTTP proxy for this destination, ``""`` for none; by default that of the environment, which
+            is never used for loopback addresses.
 
     Raises:
         SettingError: ``byline.E043``, ``byline.E045`` to ``byline.E049``, ``byline.E055``, ``byline.E056``,
-            ``byline.E063``, ``byline.E100``, ``byline.E112``, ``byline.E113`` or ``byline.E150``: docs/errors.md has
-            the settings of each.
+            ``byline.E063``, ``byline.E100``, ``byline.E112`` to ``byline.E114`` or ``byline.E150``: docs/errors.md
+            has the settings of each.
     """
 
     def __init__(
@@ -151,6 +160,10 @@ class DestinationOptions:
         fsync: bool = False,
         label: str | None = None,
         allow_http: Sequence[str] = (),
+        ca_file: str | Path | None = None,
+        client_cert: str | Path | None = None,
+        client_key: str | Path | None = None,
+        proxy: str | None = None,
     ) -> None:
         if spans not in ("llm", "all") and not callable(spans):
             raise SettingError("byline.E043", f"spans={spans!r}", 'pass "llm", "all" or a function of the span')
@@ -185,6 +198,12 @@ class DestinationOptions:
         if not isinstance(self.spool, str | Path) or "\0" in str(self.spool):
             raise SettingError("byline.E049", f"spool is {type(self.spool).__name__}", "pass the path of a folder")
         self.allow_http = allow_http
+        self.transport = Transport(
+            _validate_file("ca_file", ca_file),
+            _validate_file("client_cert", client_cert),
+            _validate_file("client_key", client_key),
+            _validate_proxy(proxy),
+        )
 
     def spool_folder(self, label: str, account: str) -> Path | None:
         """Return the destination's own folder in the spool, ``None`` without a spool.
@@ -241,6 +260,25 @@ def _validate_fsync(fsync: Any) -> bool:
     raise SettingError("byline.E049", f"fsync is {type(fsync).__name__}", "pass True or False")
 
 
+def _validate_file(name: str, file: Any) -> str | None:
+    if file is None:
+        return None
+    if not isinstance(file, str | Path) or not Path(file).is_file():
+        shown = file if isinstance(file, str | Path) else type(file).__name__
+        raise SettingError("byline.E114", f"{name} is {shown}, which is no file", "pass the path of a PEM file")
+    return str(file)
+
+
+def _validate_proxy(proxy: Any) -> str | None:
+    if proxy is None or proxy == "":
+        return None if proxy is None else ""
+    parts = split_url(proxy)
+    if parts is None or parts.scheme != "http":
+        # The value may contain a password.
+        raise SettingError("byline.E114", "proxy is no http URL", 'write http://host:port, or "" for no proxy')
+    return str(proxy)
+
+
 def validate_endpoint(endpoint: Any, allow_http: Any) -> str:
     """Return a usable endpoint. Raises `SettingError` ``byline.E040``, or ``byline.E042`` if it is unencrypted."""
     if isinstance(allow_http, str) or not isinstance(allow_http, Collection):
@@ -248,18 +286,15 @@ def validate_endpoint(endpoint: Any, allow_http: Any) -> str:
     advice = "write it as https://host/path, without a query"
     if not isinstance(endpoint, str):
         raise SettingError("byline.E040", f"an endpoint is {type(endpoint).__name__}", advice)
-    try:
-        parts = urlsplit(endpoint)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if host is None or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
+    parts = split_url(endpoint)
+    if parts is None or parts.query or parts.fragment:
         problem = f"{_abbreviate_url(endpoint)!r} is no http(s) URL that spans can be posted to"
         raise SettingError("byline.E040", problem, advice)
-    if port == 0 or any(char.isspace() or not char.isprintable() for char in endpoint):
+    host = parts.hostname or ""
+    if parts.port == 0 or any(char.isspace() for char in endpoint):
         raise SettingError("byline.E040", f"the endpoint at {host} contains a character that no URL has", advice)
     allowed = {*allow_http, *settings.find("allow_http").value}
-    if parts.scheme == "http" and not _is_loopback(host) and host not in allowed:
+    if parts.scheme == "http" and not is_loopback(host) and host not in allowed:
         raise SettingError(
             "byline.E042",
             f"{host} would get spans unencrypted",
@@ -272,13 +307,6 @@ def _abbreviate_url(endpoint: str) -> str:
     """Return the part of a URL that has no credentials: a message that shows it is logged."""
     shown = scrub(re.split(r"[?#]", endpoint.rpartition("@")[2])[0])
     return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}…"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def validate_headers(headers: Any) -> dict[str, str]:

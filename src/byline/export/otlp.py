@@ -51,15 +51,21 @@ class OTLP(Destination):
             endpoint, is_complete = _endpoint_from_environment()
             headers = parse_headers(settings.find("otlp_headers").value) if headers is None else headers
         given: object = endpoint
-        if isinstance(given, str) and not is_complete and not given.rstrip("/").endswith("/v1/traces"):
-            endpoint = endpoint.rstrip("/") + "/v1/traces"
+        if isinstance(given, str):
+            endpoint = _traces_url(given, is_complete)
         super().__init__(endpoint, headers=headers, spans=spans, **options)
+        self._is_named_by_environment = self.endpoint == _traces_url(*_endpoint_from_environment(required=False))
 
 
-def _endpoint_from_environment() -> tuple[str, bool]:
+def _traces_url(endpoint: str, is_complete: bool) -> str:
+    is_complete = is_complete or endpoint.rstrip("/").endswith("/v1/traces")
+    return endpoint if is_complete else endpoint.rstrip("/") + "/v1/traces"
+
+
+def _endpoint_from_environment(*, required: bool = True) -> tuple[str, bool]:
     """Return the endpoint, and whether it has the path of traces already."""
     setting = settings.find("otlp_endpoint")
-    if not setting.value:
+    if not setting.value and required:
         raise SettingError("byline.E044", "no OTLP endpoint is set", "set OTEL_EXPORTER_OTLP_ENDPOINT or pass endpoint")
     return setting.value, setting.variable == "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 

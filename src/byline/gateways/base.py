@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any, ClassVar, Final, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -16,6 +15,7 @@ from byline.gateways.header_values import encode_header_value, merge_ids_and_met
 from byline.gateways.json_splice import encode_members, insert_into_member, insert_members, top_level_members
 from byline.gateways.keys import find_alias
 from byline.settings import SettingError
+from byline.urls import split_url
 
 _logger: Final = logging.getLogger("byline")
 #: Bytes of headers that byline adds to one request; servers answer 431 if headers take too much room.
@@ -319,13 +319,10 @@ def _validate_forward_claims(fields: Any) -> frozenset[str]:
 
 
 def _parse_origin(base_url: object) -> tuple[str, int, str]:
-    try:
-        parts = urlsplit(base_url) if isinstance(base_url, str) else urlsplit("")
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    except (ValueError, KeyError):
-        port = None
-    if port is None or not parts.hostname:
+    parts = split_url(base_url)
+    if parts is None:
         # The part before an @ may be a password.
         shown = repr(base_url) if "@" not in str(base_url) else "base_url"
         raise SettingError("byline.E032", f"{shown} is not an http(s) URL", "write the URL as http://host:port/path")
-    return parts.hostname.lower(), port, parts.path.rstrip("/")
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    return (parts.hostname or "").lower(), port, parts.path.rstrip("/")

@@ -12,7 +12,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
@@ -20,6 +21,7 @@ from byline import internal_metrics
 from byline.fork import fork_safe_lock
 from byline.gateways import values
 from byline.settings import SettingError
+from byline.urls import is_loopback
 
 _logger: Final = logging.getLogger("byline")
 _KEY_HEADERS: Final = ("x-api-key", "api-key", "x-goog-api-key", "x-litellm-api-key")
@@ -203,7 +205,9 @@ class KeyStatus:
         #: By the key's hash. After a fork the threads of the parent are not alive.
         self._lookups: dict[str, threading.Thread] = {}
         # Uses the proxies of the environment, as the app's own HTTP clients do.
-        self._opener = build_opener(_NoRedirects)
+        # Never for this machine: a proxy would see the key.
+        is_local = is_loopback(urlsplit(url).hostname or "")
+        self._opener = build_opener(_NoRedirects, *([ProxyHandler({})] if is_local else []))
 
     def status_of(self, key_hash: str | None) -> Status:
         """Return the status known so far."""

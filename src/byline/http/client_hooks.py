@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from byline import errors
 from byline.http.call_config import configs
 from byline.http.llm_request import LLMRequest, begin_llm_request
+from byline.urls import split_url
 
 
 class SentRequest(NamedTuple):
@@ -146,11 +146,6 @@ def _decode_text(value: Any) -> str:
 
 def parse_url(url: Any) -> tuple[str, int, str] | None:
     """Return host, port and path of a URL; ``None`` if it is no valid text."""
-    # The client raises an error for an invalid URL.
-    if not isinstance(url, str):
-        return None
-    try:
-        parts = urlsplit(url)
-        return parts.hostname or "", parts.port or default_port(parts.scheme), parts.path
-    except ValueError:
-        return None
+    # The client raises an error for an invalid URL, and may connect to another host than byline would read.
+    parts = split_url(url)
+    return None if parts is None else (parts.hostname or "", parts.port or default_port(parts.scheme), parts.path)

@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from byline import errors, internal_metrics
 from byline.export.delivery import messages
 from byline.export.delivery.batch import MAX_REFUSALS, Batch, encode_batches, split_batch
+from byline.export.delivery.http_client import DEFAULT_TRANSPORT, Transport
 from byline.export.delivery.messages import Outcome
 from byline.export.delivery.post import EndpointPost, ExporterPost
 from byline.export.delivery.retry_schedule import RetrySchedule, retry_delay
@@ -75,10 +76,13 @@ class BatchSender:
         patience: float | None = None,
         delay: Callable[[int], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        transport: Transport = DEFAULT_TRANSPORT,
     ) -> None:
         self._name = name
         self._post: EndpointPost | ExporterPost = (
-            EndpointPost(name, endpoint, headers, timeout=timeout) if exporter is None else ExporterPost(name, exporter)
+            EndpointPost(name, endpoint, headers, timeout=timeout, transport=transport)
+            if exporter is None
+            else ExporterPost(name, exporter)
         )
         self._memory = MemoryStore()
         self._disk: DiskStore | None = None

@@ -26,6 +26,7 @@ import certifi
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from byline.export.delivery import messages
+from byline.urls import is_loopback, split_url
 
 #: Seconds for one request, unless OpenTelemetry's variable says less.
 _TIMEOUT: Final = 10.0
@@ -59,6 +60,45 @@ def client_cert() -> tuple[str, str | None] | None:
 def _otlp_setting(name: str) -> str | None:
     prefix = "OTEL_EXPORTER_OTLP_"
     return os.environ.get(f"{prefix}TRACES_{name}") or os.environ.get(f"{prefix}{name}") or None
+
+
+class Transport(NamedTuple):
+    """TLS and proxy of one destination.
+
+    Attributes:
+        ca_file: File of the trusted certificate authorities, instead of the system's.
+        client_cert: File of a client certificate.
+        client_key: File of its key, ``None`` if the key is in the same file.
+        proxy: URL of a proxy, ``""`` for none, ``None`` for that of the environment.
+        more_authorities: File of authorities that are trusted besides the system's.
+    """
+
+    ca_file: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+    proxy: str | None = None
+    more_authorities: str | None = None
+
+    def with_environment(self, *, is_named_there: bool) -> Transport:
+        """Return the transport with the files that OpenTelemetry's variables name.
+
+        Args:
+            is_named_there: Whether the variables name the endpoint too. Other destinations get no client
+                certificate, and keep the system's authorities beside those of the variable.
+        """
+        authorities = ca_file()
+        if self.ca_file is None and authorities is not None:
+            field = "ca_file" if is_named_there else "more_authorities"
+            return self._replace(**{field: authorities}).with_client_cert(is_named_there=is_named_there)
+        return self.with_client_cert(is_named_there=is_named_there)
+
+    def with_client_cert(self, *, is_named_there: bool) -> Transport:
+        """Return the transport with the client certificate of the variables, if that is meant for the endpoint."""
+        certificate = client_cert() if is_named_there and self.client_cert is None else None
+        return self if certificate is None else self._replace(client_cert=certificate[0], client_key=certificate[1])
+
+
+DEFAULT_TRANSPORT: Final = Transport()
 
 
 class HttpResponse(NamedTuple):
@@ -130,10 +170,22 @@ class HttpClient:
         url: The URL of the requests.
         headers: Headers of each request.
         timeout: Seconds that one request may take, from connecting to the last byte of the response.
+        transport: TLS and proxy.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str], *, timeout: float | None = None) -> None:
-        self._url = urlsplit(url)
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        timeout: float | None = None,
+        transport: Transport = DEFAULT_TRANSPORT,
+    ) -> None:
+        parts = split_url(url)
+        if parts is None:
+            raise ValueError("not an http(s) URL")
+        self._url = parts
+        self._transport = transport
         self._headers = {"host": _encode_host(self._authority), **_lower_names(headers)}
         self.timeout = read_timeout() if timeout is None else timeout
         self._connection: http.client.HTTPConnection | None = None
@@ -239,9 +291,10 @@ class HttpClient:
     def _connect(self) -> http.client.HTTPConnection:
         host = self._url.hostname or ""
         port = self._url.port or (443 if self._is_tls else 80)
-        proxy = self._proxy = find_proxy(self._url)
+        own_proxy = self._transport.proxy
+        proxy = self._proxy = find_proxy(self._url) if own_proxy is None else split_url(own_proxy)
         # Before anything is sent: a certificate file that cannot be read is not the server's fault.
-        context = _tls_context() if self._is_tls else None
+        context = _tls_context(self._transport) if self._is_tls else None
         if proxy is None:
             self._socket = self._open(host, port)
         else:
@@ -348,16 +401,16 @@ def _encode_host(authority: str) -> str:
     return authority if authority.isascii() else authority.encode("idna").decode()
 
 
-def _tls_context() -> ssl.SSLContext:
+def _tls_context(transport: Transport) -> ssl.SSLContext:
     try:
-        file = ca_file()
-        context = ssl.create_default_context(cafile=file)
-        if file is None:
+        context = ssl.create_default_context(cafile=transport.ca_file)
+        if transport.ca_file is None:
             # On macOS Python may find no certificate authorities.
             context.load_verify_locations(certifi.where())
-        certificate = client_cert()
-        if certificate is not None:
-            context.load_cert_chain(*certificate)
+        if transport.more_authorities is not None:
+            context.load_verify_locations(transport.more_authorities)
+        if transport.client_cert is not None:
+            context.load_cert_chain(transport.client_cert, transport.client_key)
         context.set_alpn_protocols(["http/1.1"])
     except OSError as error:
         raise messages.CertificateFileError from error
@@ -365,11 +418,19 @@ def _tls_context() -> ssl.SSLContext:
 
 
 def find_proxy(url: SplitResult) -> SplitResult | None:
-    """Return the proxy that the environment names for a URL, ``None`` for a direct connection."""
+    """Return the proxy that the environment names for a URL, ``None`` for a direct connection.
+
+    Spans for this machine never go to a proxy, which would see them in clear text.
+    """
     proxies = getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
     host = url.hostname or ""
-    if not proxy or proxy_bypass(f"{host}:{url.port}" if url.port else host) or _is_in_no_proxy_network(host, proxies):
+    if (
+        not proxy
+        or is_loopback(host)
+        or proxy_bypass(f"{host}:{url.port}" if url.port else host)
+        or _is_in_no_proxy_network(host, proxies)
+    ):
         return None
     return urlsplit(proxy if "://" in proxy else f"http://{proxy}")
 

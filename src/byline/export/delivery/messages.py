@@ -47,7 +47,7 @@ _REASONS: Final[tuple[tuple[type[BaseException], str, str], ...]] = (
     (
         CertificateFileError,
         "a certificate file cannot be read",
-        "check the files named by OTEL_EXPORTER_OTLP_CERTIFICATE and the other certificate variables",
+        "check ca_file and client_cert, or the files named by OTEL_EXPORTER_OTLP_CERTIFICATE and the other variables",
     ),
     (ProxyError, "the proxy cannot be reached", "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"),
     (ConnectTimeoutError, "it cannot be reached", "check its host and port, and the network in between"),
@@ -55,7 +55,7 @@ _REASONS: Final[tuple[tuple[type[BaseException], str, str], ...]] = (
     (
         ssl.SSLCertVerificationError,
         "its TLS certificate cannot be verified",
-        "check the host name, or set OTEL_EXPORTER_OTLP_CERTIFICATE to the file of your certificate authority",
+        "check the host name, or pass ca_file or set OTEL_EXPORTER_OTLP_CERTIFICATE to your certificate authority",
     ),
     (ssl.SSLEOFError, CLOSED, "check its port and its log"),
     (ssl.SSLError, "it does not speak TLS", "check its port, or use http://"),

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from byline import errors, internal_metrics
 from byline.export.delivery import messages
 from byline.export.delivery.batch import Batch, decode_spans
-from byline.export.delivery.http_client import HttpClient
+from byline.export.delivery.http_client import DEFAULT_TRANSPORT, HttpClient, Transport
 from byline.export.delivery.messages import Outcome
 
 _HEADERS: Final = {
@@ -33,12 +33,21 @@ class EndpointPost:
         endpoint: Full URL.
         headers: Headers of each request.
         timeout: Seconds for one request, by default as OpenTelemetry's variables say.
+        transport: TLS and proxy.
     """
 
-    def __init__(self, name: str, endpoint: str, headers: Mapping[str, str], *, timeout: float | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        endpoint: str,
+        headers: Mapping[str, str],
+        *,
+        timeout: float | None,
+        transport: Transport = DEFAULT_TRANSPORT,
+    ) -> None:
         self._name = name
         self._endpoint = endpoint
-        self._client = HttpClient(endpoint, headers, timeout=timeout)
+        self._client = HttpClient(endpoint, headers, timeout=timeout, transport=transport)
         self.last_response = ""
 
     def send_batch(self, batch: Batch) -> Outcome:
@@ -136,10 +145,11 @@ class OTLPExporter(SpanExporter):
     Args:
         endpoint: Full URL.
         headers: Headers of each request.
+        transport: TLS and proxy.
     """
 
-    def __init__(self, endpoint: str, headers: Mapping[str, str]) -> None:
-        self._client = HttpClient(endpoint, headers)
+    def __init__(self, endpoint: str, headers: Mapping[str, str], transport: Transport = DEFAULT_TRANSPORT) -> None:
+        self._client = HttpClient(endpoint, headers, transport=transport)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Post a batch."""

@@ -1,0 +1,44 @@
+"""The one parser that decides which host a URL leads to, for checks and for the requests themselves."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import SplitResult, urlsplit
+
+
+def split_url(url: object) -> SplitResult | None:
+    r"""Return the parts of an http(s) URL, ``None`` if its host may be read in more than one way.
+
+    Parsers differ over backslashes, control characters and spaces: for ``http://evil.example\@localhost`` one
+    connects to evil.example, another to localhost. No URL has these characters.
+
+    Example:
+        >>> split_url("https://api.example:8443/v1").port
+        8443
+        >>> split_url("http://evil.example\\@localhost") is None
+        True
+    """
+    if not isinstance(url, str) or "\\" in url or not url.isprintable() or " " in url:
+        return None
+    try:
+        parts = urlsplit(url)
+        # Both raise for values that no URL has.
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if not host or parts.scheme not in ("http", "https") or ("%" in host and ":" not in host):
+        return None
+    return parts
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine.
+
+    Example:
+        >>> is_loopback("localhost"), is_loopback("127.9.9.9"), is_loopback("::1"), is_loopback("localhost.example")
+        (True, True, True, False)
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
