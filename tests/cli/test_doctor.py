@@ -177,7 +177,7 @@ CASES: dict[str, tuple[int, str, dict[str, str]]] = {
     "byline.D12": (1, "LLM span", {"provider": "trace.set_tracer_provider(TracerProvider(sampler=ALWAYS_OFF))"}),
     "byline.D13": (1, "LLM span", {"instrument": APP["instrument"].replace("])", "], clients=())")}),
     "byline.D14": (1, "middleware", {"middleware": OUTSIDE}),
-    "byline.D15": (1, "LLM span", {"view": THREAD}),
+    "byline.D15": (1, "LLM span", {"view": THREAD, "instrument": APP["instrument"].replace("])", "], threads=False)")}),
     "byline.D16": (0, "LLM span", {"view": TWO_SPANS}),
     "byline.D17": (1, "LLM span", {"call": UNPRICED}),
     "byline.D18": (

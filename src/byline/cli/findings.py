@@ -167,7 +167,7 @@ def _span_findings(evidence: Evidence) -> Iterator[Finding]:
                 "LLM span",
                 "error",
                 "an LLM call ran in a thread or task without the request's context",
-                "use asyncio.to_thread or contextvars.copy_context().run, or call ThreadingInstrumentor().instrument()",
+                f"run: {install_command('threads')}, or wrap the function in byline.carry()",
             )
     scopes = sorted(
         {str(each.instrumentation_scope and each.instrumentation_scope.name) for each in evidence.model_calls()}
