@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import httpx
 import pytest
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import ReadableSpan
@@ -17,6 +18,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 import byline
 from byline import request_context
 from byline.asgi import AttributionMiddleware
+from byline.gateways import LiteLLM
 from byline.genai.record_result import genai_util_attributes
 from tests.export.support import AGENT, CHAT
 from tests.support import Sent, claim, run_asgi, tracer
@@ -222,3 +224,27 @@ def test_server_span_of_an_inner_request_is_not_that_of_an_outer_one_without_any
     assert sessions(finished) == ["outer"]
     (server,) = [span for span in finished() if span.kind is SpanKind.SERVER]
     assert not {"session.id", "byline.llm.calls"} & (server.attributes or {}).keys()
+
+
+@pytest.mark.parametrize("llm_spans", [True, False])
+def test_gateway_gets_the_ids_of_the_request_of_each_job(llm_spans: bool, finished: Finished) -> None:
+    """Whether the call has an LLM span or not."""
+    sent: list[str | None] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers.get("x-litellm-session-id"))
+        return httpx.Response(200, json={"id": "r", "model": "gpt-4o", "choices": []})
+
+    client = httpx.Client(transport=httpx.MockTransport(reply))
+
+    def job(context: Any) -> None:
+        token = otel_context.attach(context)
+        client.post("http://llm.internal/v1/chat/completions", json={"model": "gpt-4o", "messages": []})
+        otel_context.detach(token)
+
+    byline.instrument(
+        destinations=[], gateways=[LiteLLM("http://llm.internal")], clients={"httpx"}, llm_spans=llm_spans
+    )
+    asyncio.run(run_worker(job, waits=True))
+    byline.uninstrument()
+    assert sent == ["alice", "bob"]

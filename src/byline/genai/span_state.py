@@ -384,7 +384,7 @@ def start_state(
         if is_placed and context is not None and context.has_left_trace(own_context):
             state.is_outside_request, context = True, None
     elif context is None or parent._request_key != context.key:
-        context = _choose_request(context, state, parent, parent_context)
+        context, state.is_outside_request = _choose_request(context, parent, parent_context)
     if context is not None and (span.kind is not SpanKind.SERVER or belongs_to_request(context, span)):
         state._context = weakref.ref(context)
         state._request_key = context.key
@@ -395,36 +395,50 @@ def start_state(
 
 
 def _choose_request(
-    context: RequestContext | None, state: SpanState, parent: SpanState, otel: otel_context.Context | None
-) -> RequestContext | None:
-    """Return the request of a span that starts without a request context, or below a span of another request."""
+    context: RequestContext | None, parent: SpanState, otel: otel_context.Context | None
+) -> tuple[RequestContext | None, bool]:
+    """Return the request of work that starts without a request context, or below a span of another request.
+
+    Returns:
+        The request, and whether the work is known to belong to none.
+    """
     if context is None:
-        return _request_of_parent(state, parent)
+        return _request_of_parent(parent)
     if parent.is_outside_request and parent.started_in == context.key:
-        state.is_outside_request = True
-        return None
+        return None, True
     if parent.request_key in (0, context.key):
-        return context
+        return context, False
     if otel is not None:
         # A worker that one request has started makes spans for others, and names the parent (LangChain, LiteLLM).
         current = trace.get_current_span().get_span_context()
         if (current.trace_id, current.span_id) != (parent.trace_id, parent.span_id):
-            return _request_of_parent(state, parent)
+            return _request_of_parent(parent)
     if context.scope_or_environ is None or _nested_request(otel) is context:
-        return context
+        return context, False
     # A worker that one request has started has attached the OpenTelemetry context of another one.
-    return _request_of_parent(state, parent)
+    return _request_of_parent(parent)
 
 
-def _request_of_parent(state: SpanState, parent: SpanState) -> RequestContext | None:
+def _request_of_parent(parent: SpanState) -> tuple[RequestContext | None, bool]:
     context = parent.request_context
     request_spans = parent.request_spans if context is None else None
     if context is not None:
         is_over = context.is_expired()
     else:
         is_over = parent.is_request_over() if request_spans is None else request_spans.is_expired()
-    state.is_outside_request = is_over or parent.is_outside_request
-    return None if is_over else context
+    return None if is_over else context, is_over or parent.is_outside_request
+
+
+def request_of_call() -> RequestContext | None:
+    """Return the request of a call that is made now, the same that a span would get."""
+    context = current_request()
+    span = trace.get_current_span()
+    parent = state_of(span)
+    if parent is None:
+        return None if context is not None and context.has_left_trace(span.get_span_context()) else context
+    if context is None or parent._request_key != context.key:
+        return _choose_request(context, parent, None)[0]
+    return context
 
 
 def current_request(otel: otel_context.Context | None = None) -> RequestContext | None:

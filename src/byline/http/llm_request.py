@@ -21,7 +21,7 @@ from byline.genai.call_results import results
 from byline.genai.record_result import genai_util_attributes, record_result
 from byline.genai.setup_check import InstrumentationCheck
 from byline.genai.span_correlation import PendingSpan, await_llm_span, find_llm_span
-from byline.genai.span_state import SpanState, current_request, state_of
+from byline.genai.span_state import SpanState, request_of_call, state_of
 from byline.http import fallback_span, gateway_exchange
 from byline.http.call_config import CallConfig, configs
 from byline.http.response_reader import ResponseBuffer, ResponseReader
@@ -99,7 +99,7 @@ class LLMRequest:
         self._is_fallback_span = False
         self._call = object()
         self._invocation = genai_util_attributes()
-        context = current_request()
+        context = request_of_call()
         self._request_key = 0 if context is None else context.key
         self.span = self._find_span()
         state = self._state
