@@ -232,17 +232,12 @@ class BylineInstrumentor(BaseInstrumentor):  # type: ignore[misc, unused-ignore]
     def _instrument(self, **kwargs: Any) -> None:
         known_names = instrument.__kwdefaults__ or {}
         earlier = _runtimes.find(None)
-        given = {name: value for name, value in kwargs.items() if name in known_names}
         try:
-            instrument(**given)
+            instrument(**{name: value for name, value in kwargs.items() if name in known_names})
         except SettingError as error:
             # If this raised, OpenTelemetry would load no further instrumentation.
             errors.error_once("entry point", "%s", error)
-            try:
-                # Spans still get their attribution, for the app's own exporters.
-                instrument(**{"destinations": [], **given})
-            except SettingError:
-                return
+            return
         runtime = _runtimes.find(None)
         if runtime is not None and earlier is None:
             runtime.is_from_entry_point = True

@@ -60,7 +60,8 @@ def test_of_two_spans_of_one_call_one_has_its_usage(receiver: Receiver) -> None:
     assert found.keys() == {"agent", "outer", "inner"}
     assert usage_of(found["outer"]) == {}
     assert usage_of(found["inner"])["gen_ai.usage.cost"] > 0
-    assert COUNTED.items() <= usage_of(found["inner"]).items()
+    # The tokens of the response, also if an instrumentation counts others.
+    assert COUNTED.keys() <= usage_of(found["inner"]).keys()
     # The usage of an agent span is a total, which other backends compute themselves.
     assert usage_of(found["agent"]) == COUNTED
 

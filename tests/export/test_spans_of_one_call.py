@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Any
@@ -41,9 +41,9 @@ class App:
         self.receiver = receiver
         self.provider = provider
 
-    def call(self, model: str = MODEL) -> dict[str, Any]:
+    def call(self, model: str = MODEL, messages: Sequence[str] = ("Who wrote this?",)) -> dict[str, Any]:
         """Call the model without an SDK, and return the body of the response."""
-        body = {"model": model, "messages": [{"role": "user", "content": "Who wrote this?"}]}
+        body = {"model": model, "messages": [{"role": "user", "content": text} for text in messages]}
         with httpx2.Client() as client:
             answer: dict[str, Any] = client.post(f"{self.gateway.base_url}/chat/completions", json=body).json()
         return answer
@@ -166,6 +166,99 @@ def test_attributes_set_after_the_response(app: App) -> None:
     }
     assert len(tokens(spans)) == 2
     assert sorted(costs(spans)) == sorted(body["usage"]["cost"] for body in (first, second))
+
+
+def test_an_instrumentation_that_writes_every_call_onto_the_agents_span(app: App) -> None:
+    """OpenInference with Google ADK: the span keeps the tokens of its own call, the next call has a span of its own."""
+    call = {"openinference.span.kind": "LLM", "llm.model_name": "gpt-4o"}
+    with app.request(), app.tracer("gcp.vertex.agent").start_as_current_span("invoke_agent") as span:
+        span.set_attributes(call)
+        first = app.call()
+        span.set_attributes({"llm.token_count.prompt": first["usage"]["prompt_tokens"]})
+        second = app.call(messages=["Who wrote this?", "And who else?"])
+        span.set_attributes({"llm.token_count.prompt": second["usage"]["prompt_tokens"]})
+    spans = app.spans()
+    assert sorted(tokens(spans)) == sorted(usage_of(first, second))
+    assert sorted(costs(spans)) == sorted(body["usage"]["cost"] for body in (first, second))
+
+
+def test_an_instrumentation_that_counts_tokens_wrongly(app: App) -> None:
+    """OpenLLMetry adds up the output tokens of all events of Anthropic's streams, which repeat them."""
+    with (
+        app.request(),
+        app.tracer("opentelemetry.instrumentation.anthropic").start_as_current_span("chat", attributes=CHAT) as span,
+    ):
+        body = app.call()
+        span.set_attribute("gen_ai.usage.output_tokens", body["usage"]["completion_tokens"] + 1)
+    assert tokens(app.spans()) == usage_of(body)
+
+
+def test_a_step_that_states_its_kind_at_its_end(app: App) -> None:
+    """OpenInference with LlamaIndex: the step around a streamed call is current, the span of the call is not."""
+    tracer = app.tracer("openinference.instrumentation.llama_index")
+    with app.request(), tracer.start_as_current_span("run_step") as step:
+        model = tracer.start_span("astream_chat")
+        body = app.call()
+        counts = {"llm.token_count.prompt": body["usage"]["prompt_tokens"]}
+        counts["llm.token_count.completion"] = body["usage"]["completion_tokens"]
+        model.set_attributes({"openinference.span.kind": "LLM", "llm.model_name": MODEL, **counts})
+        model.end()
+        step.set_attributes({"openinference.span.kind": "CHAIN", "input.value": "the step's own"})
+    spans = app.spans()
+    assert types(spans) == {"run_step": "chain", "Generate": "generation"}
+    assert tokens(spans) == usage_of(body)
+    assert costs(spans) == [body["usage"]["cost"]]
+
+
+def test_a_step_that_is_the_only_span_of_its_call(app: App) -> None:
+    """OpenLLMetry with LlamaIndex: the step is shown as the call that was made in it."""
+    tracer = app.tracer("opentelemetry.instrumentation.llamaindex")
+    with app.request(), tracer.start_as_current_span("model.task") as step:
+        body = app.call()
+        step.set_attributes({"traceloop.span.kind": "task"})
+    (span,) = app.spans()
+    assert span.attributes["langfuse.observation.type"] == "generation"
+    assert tokens([span]) == usage_of(body)
+
+
+def test_a_span_around_the_span_of_the_same_call_is_no_second_generation(app: App) -> None:
+    """OpenInference makes a span of each method of a model that calls another one."""
+    tracer = app.tracer("openinference.instrumentation.llama_index")
+    attributes = {"openinference.span.kind": "LLM", "llm.model_name": MODEL}
+    with (
+        app.request(),
+        tracer.start_as_current_span("complete", attributes=attributes),
+        tracer.start_as_current_span("chat", attributes=attributes),
+    ):
+        body = app.call()
+    spans = app.spans()
+    assert [span.attributes["langfuse.observation.type"] for span in spans] == ["generation", "chain"]
+    assert tokens(spans) == usage_of(body)
+
+
+def test_a_span_that_ends_after_the_first_chunk() -> None:
+    """The rest of the stream replaces what byline has set of its beginning."""
+    with running(capture_content=True) as app:
+        _end_after_the_first_chunk(app)
+        (span,) = generations(app.spans())
+    assert "This is the answer to 1 message(s)." in span.attributes["gen_ai.output.messages"]
+    assert span.attributes["gen_ai.response.finish_reasons"] == ["stop"]
+
+
+def _end_after_the_first_chunk(app: App) -> None:
+    app.gateway.hold(after=3)
+    body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "Who wrote this?"}]}
+    with app.request(), httpx2.Client() as client:
+        with app.tracer("gcp.vertex.agent").start_as_current_span("call_llm", attributes=CHAT):
+            request = client.build_request("POST", f"{app.gateway.base_url}/chat/completions", json=body)
+            response = client.send(request, stream=True)
+            chunks = response.iter_raw()
+            # A comment, which states nothing, and the first word.
+            for _ in range(2):
+                next(chunks)
+        app.gateway.release()
+        for _ in chunks:
+            pass
 
 
 def test_an_unknown_framework(app: App) -> None:

@@ -15,6 +15,7 @@ class Cell(NamedTuple):
         packages: What is installed besides byline. Pinned, so that a cell gets worse by byline's doing alone.
         sdk: The module of ``tests.matrix.sdks`` that makes the calls.
         settles: Seconds that its spans may come after the last exchange, from threads of its own.
+        is_agent: Whether the SDK is an agent framework, of which tree, types, input and output are judged as well.
     """
 
     name: str
@@ -23,6 +24,13 @@ class Cell(NamedTuple):
     packages: tuple[str, ...]
     sdk: str = "openai"
     settles: float = 0.0
+    is_agent: bool = False
+
+
+def _agent(
+    sdk: str, name: str, title: str, shown: tuple[str, ...], packages: tuple[str, ...], settles: float = 0.0
+) -> Cell:
+    return Cell(name, title, shown, packages, sdk, settles, is_agent=True)
 
 
 _OPENAI: Final = "openai==3.54.0"
@@ -36,7 +44,53 @@ _OPENAI_V2: Final = (
 )
 _GENAI_ANTHROPIC: Final = "opentelemetry-instrumentation-genai-anthropic==1.3b0"
 _OPENLLMETRY_ANTHROPIC: Final = "opentelemetry-instrumentation-anthropic==0.62.4"
-_LANGCHAIN: Final = ("langchain-openai==1.7.4", "langchain==1.5.2", "langgraph==1.2.24")
+#: All instrumentations of a framework are installed together: none of them acts before it is switched on.
+_LANGCHAIN: Final = (
+    "langchain-openai==1.7.4",
+    "langchain==1.5.2",
+    "langgraph==1.2.24",
+    "langsmith[otel]==0.14.17",
+    "openinference-instrumentation-langchain==0.1.80",
+    "opentelemetry-instrumentation-langchain==0.62.4",
+    "opentelemetry-instrumentation-genai-langchain==1.3b0",
+)
+_LANGCHAIN_SHOWN: Final = ("langchain", "langchain-openai", "langgraph")
+_STRANDS: Final = ("strands-agents[openai]==1.62.0", "openinference-instrumentation-strands-agents==0.1.12")
+_ADK: Final = ("google-adk==2.13.0", "genai-prices", "openinference-instrumentation-google-adk==1.0.5")
+_AGENT_FRAMEWORK: Final = (
+    "agent-framework-core==1.23.0",
+    "agent-framework-openai==1.17.0",
+    "openinference-instrumentation-agent-framework==0.1.13",
+)
+_PYDANTIC_AI: Final = (_OPENAI, "pydantic-ai-slim[openai]==2.68.0", "openinference-instrumentation-pydantic-ai==0.1.30")
+_OPENAI_AGENTS: Final = (
+    "openai-agents==0.24.0",
+    "openinference-instrumentation-openai-agents==2.6.0",
+    "opentelemetry-instrumentation-openai-agents==0.62.4",
+    "opentelemetry-instrumentation-genai-openai-agents==1.3b0",
+)
+_LLAMA_INDEX: Final = (
+    "llama-index-core==0.14.25",
+    "llama-index-llms-openai-like==0.8.1",
+    "openinference-instrumentation-llama-index==4.6.1",
+    "opentelemetry-instrumentation-llamaindex==0.62.4",
+    "opentelemetry-instrumentation-genai-llama-index==1.3b0",
+)
+_HAYSTACK: Final = (
+    "haystack-ai==3.4.1",
+    "opentelemetry-haystack==2.0.0",
+    "openinference-instrumentation-haystack==0.1.46",
+)
+_DSPY: Final = (
+    "dspy==3.4.1",
+    "openinference-instrumentation-dspy==0.1.48",
+    "opentelemetry-instrumentation-genai-dspy==1.3b0",
+)
+_SMOLAGENTS: Final = (
+    "smolagents[openai]==1.26.0",
+    "openinference-instrumentation-smolagents==0.1.43",
+    "opentelemetry-instrumentation-genai-smolagents==1.2b0",
+)
 #: Without MCP's package its tools and its Responses API cannot be imported.
 _LITELLM: Final = ("litellm[mcp]==1.106.2", "openai==2.54.0")
 
@@ -89,13 +143,6 @@ CELLS: Final = (
     Cell("langfuse", "Langfuse's openai", ("langfuse", "openai"), (_OPENAI, "langfuse==5.0.4"), "langfuse"),
     Cell("logfire", "Logfire, openai", ("logfire", "openai"), (_OPENAI, "logfire==5.2.0")),
     Cell(
-        "pydantic-ai",
-        "Pydantic AI, openai",
-        ("pydantic-ai-slim", "openai"),
-        (_OPENAI, "pydantic-ai-slim[openai]==2.68.0"),
-        "pydantic_ai",
-    ),
-    Cell(
         "litellm",
         "LiteLLM SDK, otel callback",
         ("litellm", "openai"),
@@ -118,22 +165,6 @@ CELLS: Final = (
         _LITELLM,
         "litellm",
     ),
-    Cell("langchain", "LangChain, no instrumentation", ("langchain-openai", "langgraph"), _LANGCHAIN, "langchain"),
-    Cell(
-        "openinference-langchain",
-        "OpenInference, LangChain",
-        ("openinference-instrumentation-langchain", "langchain-openai", "langgraph"),
-        (*_LANGCHAIN, "openinference-instrumentation-langchain==0.1.80"),
-        "langchain",
-    ),
-    Cell(
-        "openllmetry-langchain",
-        "OpenLLMetry, LangChain",
-        ("opentelemetry-instrumentation-langchain", "langchain-openai", "langgraph"),
-        (*_LANGCHAIN, "opentelemetry-instrumentation-langchain==0.62.4"),
-        "langchain",
-    ),
-    Cell("strands", "Strands, built in", ("strands-agents",), ("strands-agents[openai]==1.62.0",), "strands"),
     Cell("anthropic", "anthropic, built in", ("anthropic",), (_ANTHROPIC,), "anthropic"),
     Cell(
         "genai-anthropic",
@@ -176,6 +207,172 @@ CELLS: Final = (
         ("opentelemetry-instrumentation-google-genai", "google-genai"),
         ("google-genai==2.34.0", "genai-prices", "opentelemetry-instrumentation-google-genai==1.3b0"),
         "gemini",
+    ),
+    _agent("langchain", "langchain", "LangChain, no instrumentation", _LANGCHAIN_SHOWN, _LANGCHAIN),
+    _agent(
+        "langchain",
+        "openinference-langchain",
+        "OpenInference, LangChain",
+        ("openinference-instrumentation-langchain", *_LANGCHAIN_SHOWN),
+        _LANGCHAIN,
+    ),
+    _agent(
+        "langchain",
+        "openllmetry-langchain",
+        "OpenLLMetry, LangChain",
+        ("opentelemetry-instrumentation-langchain", *_LANGCHAIN_SHOWN),
+        _LANGCHAIN,
+    ),
+    _agent(
+        "langchain",
+        "genai-langchain",
+        "OpenTelemetry GenAI, LangChain",
+        ("opentelemetry-instrumentation-genai-langchain", *_LANGCHAIN_SHOWN),
+        _LANGCHAIN,
+    ),
+    _agent(
+        "langchain",
+        "langsmith",
+        "LangSmith, LANGSMITH_TRACING_MODE=otel, LangChain",
+        ("langsmith", *_LANGCHAIN_SHOWN),
+        _LANGCHAIN,
+        settles=2.0,
+    ),
+    _agent("strands", "strands", "Strands, built in", ("strands-agents",), _STRANDS),
+    _agent(
+        "strands",
+        "openinference-strands",
+        "OpenInference, Strands",
+        ("openinference-instrumentation-strands-agents", "strands-agents"),
+        _STRANDS,
+    ),
+    _agent("adk", "adk", "Google ADK, built in", ("google-adk",), _ADK),
+    _agent(
+        "adk",
+        "openinference-adk",
+        "OpenInference, Google ADK",
+        ("openinference-instrumentation-google-adk", "google-adk"),
+        _ADK,
+    ),
+    _agent(
+        "agent_framework", "agent-framework", "Agent Framework, built in", ("agent-framework-core",), _AGENT_FRAMEWORK
+    ),
+    _agent(
+        "agent_framework",
+        "openinference-agent-framework",
+        "OpenInference, Agent Framework",
+        ("openinference-instrumentation-agent-framework", "agent-framework-core"),
+        _AGENT_FRAMEWORK,
+    ),
+    _agent("openai_agents", "openai-agents", "OpenAI Agents, no instrumentation", ("openai-agents",), _OPENAI_AGENTS),
+    _agent(
+        "openai_agents",
+        "openinference-openai-agents",
+        "OpenInference, OpenAI Agents",
+        ("openinference-instrumentation-openai-agents", "openai-agents"),
+        _OPENAI_AGENTS,
+    ),
+    _agent(
+        "openai_agents",
+        "openllmetry-openai-agents",
+        "OpenLLMetry, OpenAI Agents",
+        ("opentelemetry-instrumentation-openai-agents", "openai-agents"),
+        _OPENAI_AGENTS,
+    ),
+    _agent(
+        "openai_agents",
+        "genai-openai-agents",
+        "OpenTelemetry GenAI, OpenAI Agents",
+        ("opentelemetry-instrumentation-genai-openai-agents", "openai-agents"),
+        _OPENAI_AGENTS,
+    ),
+    _agent("llama_index", "llama-index", "LlamaIndex, no instrumentation", ("llama-index-core",), _LLAMA_INDEX),
+    _agent(
+        "llama_index",
+        "openinference-llama-index",
+        "OpenInference, LlamaIndex",
+        ("openinference-instrumentation-llama-index", "llama-index-core"),
+        _LLAMA_INDEX,
+    ),
+    _agent(
+        "llama_index",
+        "openllmetry-llama-index",
+        "OpenLLMetry, LlamaIndex",
+        ("opentelemetry-instrumentation-llamaindex", "llama-index-core"),
+        _LLAMA_INDEX,
+    ),
+    _agent(
+        "llama_index",
+        "genai-llama-index",
+        "OpenTelemetry GenAI, LlamaIndex",
+        ("opentelemetry-instrumentation-genai-llama-index", "llama-index-core"),
+        _LLAMA_INDEX,
+    ),
+    _agent(
+        "pydantic_ai",
+        "pydantic-ai",
+        "Pydantic AI, built in",
+        ("pydantic-ai-slim", "openai"),
+        _PYDANTIC_AI,
+    ),
+    _agent(
+        "pydantic_ai",
+        "pydantic-ai-none",
+        "Pydantic AI, no instrumentation",
+        ("pydantic-ai-slim", "openai"),
+        _PYDANTIC_AI,
+    ),
+    _agent(
+        "pydantic_ai",
+        "openinference-pydantic-ai",
+        "OpenInference, Pydantic AI",
+        ("openinference-instrumentation-pydantic-ai", "pydantic-ai-slim", "openai"),
+        _PYDANTIC_AI,
+    ),
+    _agent("haystack", "haystack", "Haystack, no instrumentation", ("haystack-ai",), _HAYSTACK),
+    _agent(
+        "haystack",
+        "haystack-otel",
+        "Haystack, its OpenTelemetry connector",
+        ("opentelemetry-haystack", "haystack-ai"),
+        _HAYSTACK,
+    ),
+    _agent(
+        "haystack",
+        "openinference-haystack",
+        "OpenInference, Haystack",
+        ("openinference-instrumentation-haystack", "haystack-ai"),
+        _HAYSTACK,
+    ),
+    _agent("dspy", "dspy", "DSPy, no instrumentation", ("dspy",), _DSPY),
+    _agent(
+        "dspy",
+        "openinference-dspy",
+        "OpenInference, DSPy",
+        ("openinference-instrumentation-dspy", "dspy"),
+        _DSPY,
+    ),
+    _agent(
+        "dspy",
+        "genai-dspy",
+        "OpenTelemetry GenAI, DSPy",
+        ("opentelemetry-instrumentation-genai-dspy", "dspy"),
+        _DSPY,
+    ),
+    _agent("smolagents", "smolagents", "smolagents, no instrumentation", ("smolagents",), _SMOLAGENTS),
+    _agent(
+        "smolagents",
+        "openinference-smolagents",
+        "OpenInference, smolagents",
+        ("openinference-instrumentation-smolagents", "smolagents"),
+        _SMOLAGENTS,
+    ),
+    _agent(
+        "smolagents",
+        "genai-smolagents",
+        "OpenTelemetry GenAI, smolagents",
+        ("opentelemetry-instrumentation-genai-smolagents", "smolagents"),
+        _SMOLAGENTS,
     ),
 )
 

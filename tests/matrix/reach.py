@@ -28,8 +28,23 @@ The columns:
 - **byline's span**: byline created the span, because no instrumentation did.
 - **duplicates**: additional spans for the same model call.
 - **server span**: the request's server span has the totals of its calls, and no values of a single call.
+- **Langfuse's sums**: the tokens and the cost that Langfuse shows for the traces are the provider's numbers.
 - **other exporters**: the app's own exporters get attribution and response as well. Values that arrive after a span
   has ended are added by byline's destinations only.
+
+"""
+
+_AGENTS: Final = """## Agent frameworks
+
+An agent calls a tool and answers with its result. Langfuse gets the LLM spans only, `spans="llm"`. The columns:
+
+- **tree**: each span is below the nearest span above it that Langfuse gets as well.
+- **types**: each call of the model is one generation, each tool a tool, and no other span is a generation.
+- **input and output**: the trace shows the first question and the last answer.
+
+DSPy runs with `dspy.LM(…, engine="litellm")`: its default engine speaks HTTP over sockets of its own, which byline does
+not hook. CrewAI is not in the matrix, because its installation takes 840 MB, and neither is OpenLLMetry's
+instrumentation of Haystack, which does not support Haystack 3.
 
 """
 
@@ -40,8 +55,10 @@ _COLUMNS: Final = (
     "byline's span",
     "duplicates",
     "server span",
+    "Langfuse's sums",
     "other exporters",
 )
+_AGENT_COLUMNS: Final = {"tree": "tree", "types": "types", "io": "input and output"}
 
 
 def write(rows: Mapping[str, Any]) -> str:
@@ -49,24 +66,38 @@ def write(rows: Mapping[str, Any]) -> str:
     notes: list[str] = []
     lines = [
         f"| Instrumentation | Versions | {' | '.join(_COLUMNS)} |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *(_line(cell, rows[cell.name], notes) for cell in CELLS if cell.name in rows),
     ]
+    agents = [
+        f"| Instrumentation | {' | '.join(_AGENT_COLUMNS.values())} |",
+        "|---|---|---|---|",
+        *(_agent_line(cell, rows[cell.name], notes) for cell in CELLS if cell.is_agent and cell.name in rows),
+    ]
     foot = "".join(f"[^{number}]: {text}\n" for number, text in enumerate(notes, 1))
-    return f"{_HEAD}{chr(10).join(lines)}\n\n{_scenarios(rows)}\n{foot}".rstrip() + "\n"
+    tables = f"{chr(10).join(lines)}\n\n{_AGENTS}{chr(10).join(agents)}"
+    return f"{_HEAD}{tables}\n\n{_scenarios(rows)}\n{foot}".rstrip() + "\n"
 
 
 def _line(cell: Cell, row: Mapping[str, Any], notes: list[str]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
     columns = [_column(cell, row["scenarios"], column, notes) for column in ("byline", "facts", "once")]
     columns.append(_own(row["scenarios"]))
-    columns += [_column(cell, row["scenarios"], column, notes) for column in ("duplicates", "app", "others")]
+    columns += [
+        _column(cell, row["scenarios"], column, notes) for column in ("duplicates", "app", "langfuse", "others")
+    ]
     return f"| {' | '.join((cell.title, versions, *columns))} |"
+
+
+def _agent_line(cell: Cell, row: Mapping[str, Any], notes: list[str]) -> str:
+    judged = [_column(cell, row["scenarios"], column, notes) for column in _AGENT_COLUMNS]
+    return f"| {' | '.join((cell.title, *judged))} |"
 
 
 def _column(cell: Cell, scenarios: Mapping[str, Any], column: str, notes: list[str]) -> str:
     """Return ``yes``, or each other value with its footnote and its scenarios."""
     other: dict[tuple[str, Reason | None], list[str]] = {}
+    scenarios = {name: judged for name, judged in scenarios.items() if column in judged}
     for name, judged in scenarios.items():
         value = _say(column, judged[column])
         if value:
@@ -112,4 +143,4 @@ def _scenarios(rows: Mapping[str, Any]) -> str:
     """Return the list of scenarios that were run."""
     seen = [scenario for scenario in SCENARIOS if any(scenario.name in row["scenarios"] for row in rows.values())]
     lines = [f"- {scenario.name}: {scenario.about}" for scenario in seen]
-    return "The scenarios, if the SDK has an API for them:\n\n" + "\n".join(lines) + "\n"
+    return "## Scenarios\n\nThe scenarios, if the SDK has an API for them:\n\n" + "\n".join(lines) + "\n"

@@ -75,7 +75,7 @@ REASONS: Final = (
         "trace. That span gets no values of the request, because an id of a response alone proves nothing, and no "
         "tokens and cost if byline's own span has them. `opentelemetry-instrumentation-threading` carries the context.",
         "litellm litellm-request-span",
-        "byline facts duplicates others",
+        "byline facts duplicates others langfuse",
         "stream",
     ),
     _reason(
@@ -100,15 +100,56 @@ REASONS: Final = (
     _reason(
         "The span of an agent states the sum of the tokens of its calls, as OpenTelemetry's conventions allow. "
         "byline's Langfuse destination removes that sum.",
-        "strands",
+        "strands openinference-strands agent-framework openinference-agent-framework openinference-smolagents",
         "once",
     ),
     _reason(
         "Strands repeats a call that was refused, and the second one succeeds.",
-        "strands",
+        "strands openinference-strands",
         "facts others",
         "429",
         "async 429",
+    ),
+    _reason(
+        "The span ends before the stream does; byline's destinations add the rest of the response at export.",
+        "adk openinference-adk",
+        "others",
+        "streamed tool call",
+    ),
+    _reason(
+        "With this version of ADK it writes the attributes of every model call onto the agent's span. byline leaves "
+        "the first call on that span, and makes spans of the further ones.",
+        "openinference-adk",
+        "types io",
+    ),
+    _reason(
+        "No LLM span is above the generations, and byline makes no root in a trace that the caller has begun. Of "
+        "several roots Langfuse's direct write path shows the input of the last one; a step (`trace.span_name`) or "
+        '`spans="all"` gives the trace one root.',
+        "langchain openai-agents llama-index pydantic-ai-none haystack haystack-otel openinference-haystack dspy "
+        "smolagents",
+        "io",
+    ),
+    _reason(
+        "It creates a span of each method of a model, and one method calls another. byline leaves tokens and cost on "
+        "the inner span; Langfuse shows the outer one as a chain.",
+        "openinference-llama-index",
+        "duplicates",
+    ),
+    _reason(
+        "It never ends the span of a call within another one, or of a call that fails, so the span is never exported. "
+        "The server span counts the call.",
+        "openllmetry-llama-index",
+        f"{_SPAN} langfuse types",
+        "chat",
+        "429",
+        "500",
+    ),
+    _reason(
+        "It sets the conversation id that Pydantic AI creates for each run as `session.id`, unless `conversation_id=` "
+        "is passed, and byline does not overwrite an instrumentation's values.",
+        "openinference-pydantic-ai",
+        "byline others",
     ),
 )
 

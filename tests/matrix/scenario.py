@@ -24,15 +24,16 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 import byline
 from byline.gateways import OpenRouter
-from byline.testing import Gateway, Receiver
+from byline.testing import Receiver
 from tests.matrix import cells, setups
 from tests.matrix.app import Answer, ask, make_app
+from tests.matrix.provider import CountingGateway, total
 from tests.matrix.scenarios import SCENARIOS, Scenario
 
 
-async def run(scenario: Scenario, app: Any, gateway: Gateway, calls: Any) -> dict[str, Any]:
+async def run(scenario: Scenario, app: Any, gateway: CountingGateway, calls: Any) -> dict[str, Any]:
     """Run one scenario; return session and trace of each request, its response, and the gateway's requests."""
-    method, before = scenario.method, len(gateway.requests)
+    method, before = scenario.method, len(gateway.usage)
     name = scenario.name.replace(" ", "-")
     asked = [(f"session-{name}-{number}", secrets.token_hex(16)) for number in range(scenario.requests)]
     if scenario.status is not None:
@@ -50,14 +51,16 @@ async def run(scenario: Scenario, app: Any, gateway: Gateway, calls: Any) -> dic
             {"session": session, "trace": trace, "ids": answer.ids, "error": answer.error}
             for (session, trace), answer in zip(asked, answers, strict=True)
         ],
-        "calls": len(gateway.requests) - before,
+        "calls": len(gateway.usage) - before,
+        "provider": total(gateway.usage[before:]),
         "unsaid": getattr(calls, "unsaid", {}).get(method, []),
     }
 
 
-async def run_all(cell: cells.Cell, gateway: Gateway) -> dict[str, Any]:
+async def run_all(cell: cells.Cell, gateway: CountingGateway) -> dict[str, Any]:
     """Run every scenario for which the SDK has an API."""
     calls = importlib.import_module(f"tests.matrix.sdks.{cell.sdk}").Calls(gateway.url)
+    gateway.reply = getattr(calls, "reply", None)
     app = make_app(calls)
     done: dict[str, Any] = {}
     for scenario in SCENARIOS:
@@ -86,10 +89,15 @@ def main() -> None:
     cell, target = cells.find(sys.argv[1]), Path(sys.argv[2])
     for name in [name for name in os.environ if name.startswith(("OTEL_", "LANGFUSE_", "OPENAI_", "BYLINE_"))]:
         del os.environ[name]
-    with Gateway() as gateway, Receiver() as receiver:
+    with CountingGateway() as gateway, Receiver() as receiver, Receiver() as langfuse:
         setups.before(cell.name)
-        destination = byline.destinations.OTLP(receiver.url, spans="all")
-        byline.instrument(destinations=[destination], gateways=[OpenRouter(gateway.base_url)])
+        destinations = [
+            byline.destinations.OTLP(receiver.url, spans="all"),
+            byline.destinations.Langfuse("pk-lf-matrix", "sk-lf-matrix", base_url=langfuse.url),
+        ]
+        byline.instrument(
+            destinations=destinations, gateways=[OpenRouter(gateway.base_url)], capture_content=cell.is_agent
+        )
         # An exporter of the app's own, which byline knows nothing of.
         others = InMemorySpanExporter()
         provider: Any = trace.get_tracer_provider()
@@ -106,6 +114,7 @@ def main() -> None:
             "versions": {name: version(name) for name in cell.shown},
             "scenarios": done,
             "spans": spans,
+            "langfuse": [span._asdict() for span in langfuse.spans],
             "others": [shape_of(span) for span in others.get_finished_spans()],
             "stats": byline.stats(),
         }

@@ -47,6 +47,8 @@ SCENARIOS: Final = (
     Scenario("async embeddings", "embeddings, awaited", "async_embeddings"),
     Scenario("tool call", "the model calls a tool and is called again with the result", "tool_call"),
     Scenario("async tool call", "a tool call, awaited", "async_tool_call"),
+    Scenario("streamed tool call", "a tool call whose events the app reads as they come", "streamed_tool_call"),
+    Scenario("concurrent tool calls", "five such requests of five sessions at once", "async_tool_call", requests=5),
     Scenario("429", "the gateway refuses the call", "chat", status=429),
     Scenario("500", "the gateway fails", "chat", status=500),
     Scenario("async 429", "the gateway refuses an awaited call", "async_chat", status=429),

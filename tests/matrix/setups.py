@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Any, Final
 
+from opentelemetry import trace
+
 
 def _nothing() -> None:
     """Leave the SDK alone."""
@@ -55,18 +57,39 @@ def _litellm() -> None:
     module.callbacks = ["otel"]
 
 
-def _set(name: str, value: str) -> Callable[[], None]:
+def _set(**variables: str) -> Callable[[], None]:
     def switch_on() -> None:
-        os.environ[name] = value
+        os.environ.update(variables)
 
     return switch_on
+
+
+def _processor(module: str, name: str) -> Callable[[], None]:
+    """Return a function that adds a processor which rewrites a framework's own spans as they end."""
+
+    def switch_on() -> None:
+        provider: Any = trace.get_tracer_provider()
+        provider.add_span_processor(getattr(importlib.import_module(module), name)())
+
+    return switch_on
+
+
+def _openinference_pydantic_ai() -> None:
+    _pydantic_ai()
+    _processor("openinference.instrumentation.pydantic_ai", "OpenInferenceSpanProcessor")()
+
+
+def _haystack() -> None:
+    haystack: Any = importlib.import_module("haystack.tracing")
+    connector: Any = importlib.import_module("haystack_integrations.tracing.opentelemetry")
+    haystack.enable_tracing(connector.OpenTelemetryTracer(trace.get_tracer("app")))
 
 
 _genai_anthropic = _instrumentor("opentelemetry.instrumentation.genai.anthropic", "AnthropicInstrumentor")
 _openllmetry_anthropic = _instrumentor("opentelemetry.instrumentation.anthropic", "AnthropicInstrumentor")
 _openai_v2 = _instrumentor("opentelemetry.instrumentation.openai_v2", "OpenAIInstrumentor")
 _http_spans = _instrumentor("opentelemetry.instrumentation.httpx", "HTTPX2ClientInstrumentor")
-_without_anthropics_own = _set("ANTHROPIC_OPEN_TELEMETRY", "false")
+_without_anthropics_own = _set(ANTHROPIC_OPEN_TELEMETRY="false")
 
 #: Cell → steps after `byline.instrument`.
 AFTER: Final[dict[str, Callable[[], None]]] = {
@@ -81,6 +104,33 @@ AFTER: Final[dict[str, Callable[[], None]]] = {
     "pydantic-ai": _pydantic_ai,
     "openinference-langchain": _instrumentor("openinference.instrumentation.langchain", "LangChainInstrumentor"),
     "openllmetry-langchain": _instrumentor("opentelemetry.instrumentation.langchain", "LangchainInstrumentor"),
+    "genai-langchain": _instrumentor("opentelemetry.instrumentation.genai.langchain", "LangChainInstrumentor"),
+    "openinference-strands": _processor(
+        "openinference.instrumentation.strands_agents", "StrandsAgentsToOpenInferenceProcessor"
+    ),
+    "openinference-adk": _instrumentor("openinference.instrumentation.google_adk", "GoogleADKInstrumentor"),
+    "openinference-agent-framework": _processor(
+        "openinference.instrumentation.agent_framework", "AgentFrameworkToOpenInferenceProcessor"
+    ),
+    "openinference-pydantic-ai": _openinference_pydantic_ai,
+    "haystack-otel": _haystack,
+    "openinference-openai-agents": _instrumentor(
+        "openinference.instrumentation.openai_agents", "OpenAIAgentsInstrumentor"
+    ),
+    "openllmetry-openai-agents": _instrumentor(
+        "opentelemetry.instrumentation.openai_agents", "OpenAIAgentsInstrumentor"
+    ),
+    "genai-openai-agents": _instrumentor(
+        "opentelemetry.instrumentation.genai.openai_agents", "OpenAIAgentsInstrumentor"
+    ),
+    "openinference-llama-index": _instrumentor("openinference.instrumentation.llama_index", "LlamaIndexInstrumentor"),
+    "openllmetry-llama-index": _instrumentor("opentelemetry.instrumentation.llamaindex", "LlamaIndexInstrumentor"),
+    "genai-llama-index": _instrumentor("opentelemetry.instrumentation.genai.llama_index", "LlamaIndexInstrumentor"),
+    "openinference-haystack": _instrumentor("openinference.instrumentation.haystack", "HaystackInstrumentor"),
+    "openinference-dspy": _instrumentor("openinference.instrumentation.dspy", "DSPyInstrumentor"),
+    "genai-dspy": _instrumentor("opentelemetry.instrumentation.genai.dspy", "DSPyInstrumentor"),
+    "openinference-smolagents": _instrumentor("openinference.instrumentation.smolagents", "SmolagentsInstrumentor"),
+    "genai-smolagents": _instrumentor("opentelemetry.instrumentation.genai.smolagents", "SmolagentsInstrumentor"),
     "litellm": _litellm,
     "litellm-request-span": _litellm,
     "litellm-none": _litellm_alone,
@@ -94,8 +144,10 @@ AFTER: Final[dict[str, Callable[[], None]]] = {
 BEFORE: Final[dict[str, Callable[[], None]]] = {
     "http-spans-first": _http_spans,
     "logfire": _logfire,
-    "openai-v2-latest": _set("OTEL_SEMCONV_STABILITY_OPT_IN", "gen_ai_latest_experimental"),
-    "litellm-request-span": _set("USE_OTEL_LITELLM_REQUEST_SPAN", "true"),
+    "openai-v2-latest": _set(OTEL_SEMCONV_STABILITY_OPT_IN="gen_ai_latest_experimental"),
+    "litellm-request-span": _set(USE_OTEL_LITELLM_REQUEST_SPAN="true"),
+    **dict.fromkeys(("dspy", "openinference-dspy", "genai-dspy"), _litellm_alone),
+    "langsmith": _set(LANGSMITH_TRACING="true", LANGSMITH_TRACING_MODE="otel"),
     "genai-anthropic-alone": _without_anthropics_own,
     "openllmetry-anthropic-alone": _without_anthropics_own,
 }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tests.matrix import verdict
+from tests.matrix import cells, langfuse, verdict
 
 EXPECTED: Final = Path(__file__).parent / "expected.json"
 
@@ -19,15 +19,31 @@ GOOD: Final[dict[str, Any]] = {
     "duplicates": 0,
     "app": "yes",
     "others": "yes",
+    "langfuse": "yes",
+    "tree": "yes",
+    "types": "yes",
+    "io": "yes",
 }
 
 
+#: The scenarios of which the first one that a cell has is recorded as a tree.
+_OUTLINED: Final = ("tool call", "async tool call")
+
+
 def row_of(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record of a cell: the versions and one verdict per scenario."""
-    return {
+    """Return the record of a cell: the versions, one verdict per scenario, and an agent's tree in Langfuse."""
+    cell = cells.find(found["cell"])
+    row = {
         "versions": found["versions"],
-        "scenarios": {name: judged._asdict() for name, judged in verdict.judge(found).items()},
+        "scenarios": {
+            name: {column: value for column, value in judged._asdict().items() if value is not None}
+            for name, judged in verdict.judge(found, is_agent=cell.is_agent).items()
+        },
     }
+    if cell.is_agent:
+        shown = next(name for name in _OUTLINED if name in found["scenarios"])
+        row["outline"] = langfuse.outline(verdict.shown_in_langfuse(shown, found))
+    return row
 
 
 def recorded() -> dict[str, dict[str, Any]]:
@@ -50,8 +66,12 @@ def differences(expected: Mapping[str, Any], row: Mapping[str, Any]) -> list[str
             lines.append(f"{scenario}: {'new' if before is None else 'gone'}")
             continue
         for column, value in now.items():
-            if value != before[column]:
-                lines.append(f"{scenario}: {column} is {value!r}, not {before[column]!r}{_direction(column, value)}")
+            if value != before.get(column):
+                lines.append(
+                    f"{scenario}: {column} is {value!r}, not {before.get(column)!r}{_direction(column, value)}"
+                )
+    if row.get("outline") != expected.get("outline"):
+        lines.append(f"outline: {row.get('outline')}, not {expected.get('outline')}")
     return sorted(lines)
 
 
@@ -67,5 +87,5 @@ def flaws(row: Mapping[str, Any]) -> list[tuple[str, str]]:
         (scenario, column)
         for scenario, judged in row["scenarios"].items()
         for column, good in GOOD.items()
-        if judged[column] != good
+        if column in judged and judged[column] != good
     ]

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from byline.genai import classify
+from byline.testing import ReceivedSpan
+from tests.matrix import langfuse
 from tests.matrix.app import TRACE_NAME
 from tests.matrix.scenarios import SCENARIOS, Scenario
 
@@ -31,6 +33,12 @@ class Verdict(NamedTuple):
         app: Whether the app span has the totals of its request, and none of a call's facts.
         others: Whether byline and facts are there for an exporter of the app's own too, to which
             nothing can be added once a span has ended.
+        langfuse: Whether tokens and cost of the traces, as Langfuse sums them, are what the provider has stated;
+            ``None`` if the response was not read to its end.
+        tree: Whether the spans that Langfuse gets hang together as those of the app do; ``None`` if no agent runs,
+            as for the next two.
+        types: Whether Langfuse shows calls as generations and tools as tools, and nothing else as such.
+        io: Whether Langfuse shows the first question and the last answer as input and output of the trace.
     """
 
     byline: str
@@ -40,15 +48,37 @@ class Verdict(NamedTuple):
     duplicates: int
     app: str
     others: str
+    langfuse: str | None = None
+    tree: str | None = None
+    types: str | None = None
+    io: str | None = None
 
 
-def judge(found: Mapping[str, Any]) -> dict[str, Verdict]:
+def judge(found: Mapping[str, Any], *, is_agent: bool) -> dict[str, Verdict]:
     """Return a verdict a scenario."""
-    return {
-        scenario.name: _judge(scenario, found["scenarios"][scenario.name], found["spans"], found["others"])
-        for scenario in SCENARIOS
-        if scenario.name in found["scenarios"]
-    }
+    verdicts: dict[str, Verdict] = {}
+    for scenario in SCENARIOS:
+        done = found["scenarios"].get(scenario.name)
+        if done is None:
+            continue
+        shown = shown_in_langfuse(scenario.name, found)
+        verdict = _judge(scenario, done, found["spans"], found["others"])
+        if scenario.whole:
+            verdict = verdict._replace(langfuse=langfuse.difference(shown, done["provider"]))
+        if is_agent and scenario.whole and scenario.status is None and "embeddings" not in scenario.method:
+            verdict = verdict._replace(
+                tree=langfuse.tree(shown, found["spans"]),
+                types=langfuse.types(shown, done["calls"]),
+                io=langfuse.first_and_last(shown),
+            )
+        verdicts[scenario.name] = verdict
+    return verdicts
+
+
+def shown_in_langfuse(scenario: str, found: Mapping[str, Any]) -> list[ReceivedSpan]:
+    """Return the spans of a scenario that Langfuse got."""
+    requests = found["scenarios"][scenario]["requests"]
+    return [ReceivedSpan(**span) for span in found["langfuse"] if _belongs(span, requests)]
 
 
 def _judge(

@@ -41,11 +41,12 @@ def destinations_from_environment(processors: Collection[SpanProcessor] = ()) ->
         else:
             destinations.append(Langfuse())
             _print_source("langfuse", "langfuse_base_url")
-    if any(_exports(processor) for processor in processors):
-        debug_print("otlp: an exporter of the app sends there already")
-    elif _wants_otlp():
-        destinations.append(OTLP())
-        _print_source("otlp", "otlp_endpoint")
+    if _wants_otlp():
+        if any(_exports(processor) for processor in processors):
+            debug_print("otlp: an exporter of the app sends there already")
+        else:
+            destinations.append(OTLP())
+            _print_source("otlp", "otlp_endpoint")
     for reason, _ in unused_settings():
         debug_print(reason)
     if not destinations:

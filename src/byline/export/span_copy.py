@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from opentelemetry.sdk.resources import Resource
@@ -28,6 +28,9 @@ from byline.genai.fast_attributes import peek_attributes
 from byline.genai.span_state import SpanState
 
 _STATUS_CODE: Final = CALL_RESULT["status_code"]
+
+
+_TOKENS: Final = (CALL_RESULT["input_tokens"], CALL_RESULT["output_tokens"])
 
 
 class SpanCopy:
@@ -167,6 +170,11 @@ class SpanCopy:
         return call_spans.is_model_call(self.state)
 
     @property
+    def is_around_model_call(self) -> bool:
+        """Whether another span within this one stands for the same call and carries its tokens and cost."""
+        return self.is_duplicate and self.state is not None and self.state.model_calls_below > 0
+
+    @property
     def is_error(self) -> bool:
         """Whether the span failed."""
         return self.status.status_code is StatusCode.ERROR or ERROR_TYPE in self.attributes
@@ -174,7 +182,8 @@ class SpanCopy:
     def merge_result(self) -> None:
         """Add response attributes that wait for the span; remove usage if another span of the call carries it.
 
-        A value that the span itself has wins, except for the cost, which some instrumentations overwrite.
+        A value that the span itself has wins, except for tokens and cost, which some instrumentations overwrite, and
+        for the values of a response that went on after the span had ended.
         """
         if LLM_CALLS in self.attributes:
             # A server span has the totals of its calls; a library may have written a single call on it as well.
@@ -192,7 +201,11 @@ class SpanCopy:
         if isinstance(response_id, str) and self.is_model_call:
             results.claim(state, response_id)
         if state.result is not None:
-            self.attributes = {**state.result, **self.attributes}
+            result = {name: value for name, value in state.result.items() if self._lacks(name, state.recorded)}
+            self.attributes = {**self.attributes, **result}
+        self._correct_tokens(state)
+        if state.usage is not None:
+            self.attributes = {**strip_usage(self.attributes), **state.usage}
         if state.cost is not None:
             self.attributes[COST] = state.cost
         self.is_duplicate = results.is_duplicate(state, self.attributes.get(RESPONSE_ID)) or (
@@ -200,6 +213,22 @@ class SpanCopy:
         )
         if self.is_duplicate:
             self.attributes = strip_usage(self.attributes)
+
+    def _correct_tokens(self, state: SpanState) -> None:
+        """Set the tokens that the response states, if the instrumentation has overwritten them.
+
+        OpenLLMetry adds up the output tokens of all events of Anthropic's streams, which repeat them.
+        """
+        stated = state.recorded if state.result is None else state.result
+        if stated and CALL_RESULT["usage_is_partial"] not in stated:
+            for name in _TOKENS:
+                if name in self.attributes and name in stated:
+                    self.attributes[name] = stated[name]
+
+    def _lacks(self, name: str, recorded: Mapping[str, Any]) -> bool:
+        """Return whether a response attribute is missing, or states only the beginning of the response."""
+        value = self.attributes.get(name)
+        return value is None or (name in recorded and recorded[name] == value)
 
     def to_readable_span(self) -> ReadableSpan:
         """Return the copy in the form that the SDK's exporters accept."""

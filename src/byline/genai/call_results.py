@@ -132,10 +132,19 @@ class CallResults:
         return result
 
     def assign(self, state: SpanState, response_id: str | None) -> None:
-        """Note that this span carries tokens and cost of the response; model calls around it do not."""
+        """Note that this span carries tokens and cost of the response; model calls around it do not.
+
+        A span around it that carries those of another response keeps them, also if its instrumentation then writes
+        every call of an agent onto the agent's span, as OpenInference does with some versions of Google ADK.
+        """
         state.carries_usage = True
         for ancestor in state.llm_ancestors():
-            if ancestor.is_model_call:
+            if not ancestor.is_model_call:
+                continue
+            if ancestor.carries_usage and ancestor.usage is None and ancestor.span is not None:
+                attributes = peek_attributes(ancestor.span)
+                ancestor.usage = {name: value for name, value in attributes.items() if name.startswith(_USAGE)}
+            if not ancestor.usage:
                 ancestor.usage_elsewhere = True
         if response_id is not None:
             with self._lock:

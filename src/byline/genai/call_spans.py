@@ -213,6 +213,10 @@ def _find_own_span(
     # An operation that nobody knows may be an agent's: only a response of the same id proves the same call.
     needs_same_id = states_operation or (known is None and _has_calls(call, spans))
     own = _best_match(call, spans.own, is_own=False, needs_same_id=needs_same_id)
+    if own is None and known and call.tokens != (None, None):
+        # OpenInference ends the span of LlamaIndex's streams at the time at which the stream began.
+        call.end = time.time_ns()
+        own = _best_match(call, [each for each in spans.own if each.tokens == call.tokens], is_own=False)
     if own is None:
         if not needs_same_id:
             spans.others.append(weakref.ref(state))

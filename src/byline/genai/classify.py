@@ -129,8 +129,9 @@ _AROUND: Final = frozenset(
 )
 _LEAF_KINDS: Final = frozenset({"LLM", "EMBEDDING", "RERANKER"})
 _LEAF_TYPES: Final = frozenset({"generation", "embedding"})
-#: litellm creates a second span of the raw HTTP exchange below the first.
-_NO_LEAF_NAMES: Final = frozenset({"raw_gen_ai_request"})
+#: Ends of the names of spans that are no model call although their attributes say so: LiteLLM creates a second span of
+#: the raw HTTP exchange below the first, OpenInference a span of each helper of LlamaIndex's models.
+_NO_LEAF_NAMES: Final = ("raw_gen_ai_request", "._prepare_chat_with_tools")
 
 
 @functools.lru_cache(maxsize=1000)
@@ -164,6 +165,8 @@ def is_llm(span: ReadableSpan, attributes: Mapping[str, Any]) -> bool:
 
 def model_call_or_none(name: str, attributes: Mapping[str, Any]) -> bool | None:
     """Return whether an LLM span is a model call, ``None`` if its attributes do not tell or state another operation."""
+    if name.endswith(_NO_LEAF_NAMES):
+        return False
     kind = attributes.get("langsmith.span.kind")
     operation = kind or attributes.get("gen_ai.operation.name") or attributes.get("traceloop.span.kind")
     if operation is not None:
@@ -176,12 +179,20 @@ def model_call_or_none(name: str, attributes: Mapping[str, Any]) -> bool | None:
     observation = attributes.get("langfuse.observation.type")
     if observation is not None:
         return observation in _LEAF_TYPES
-    return False if name in _NO_LEAF_NAMES else None
+    return None
 
 
 def states_operation(attributes: Mapping[str, Any]) -> bool:
     """Return whether an LLM span states its operation, be it a known one or not."""
     return "gen_ai.operation.name" in attributes or "traceloop.span.kind" in attributes
+
+
+def states_kind_at_end(scope: str, attributes: Mapping[str, Any]) -> bool:
+    """Return whether a span under way may turn out to be an agent or a chain, so that no call result is set on it.
+
+    OpenInference's instrumentations of LlamaIndex and Haystack state the kind of all their spans at the end.
+    """
+    return scope.startswith("openinference.") and "openinference.span.kind" not in attributes
 
 
 def is_model_call(name: str, attributes: Mapping[str, Any]) -> bool:

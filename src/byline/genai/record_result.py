@@ -85,6 +85,8 @@ def record_result(
                 remove_attributes(span, _ERROR_ATTRIBUTES)
             if result.cost is not None:
                 state.cost = result.cost
+            # The span may end before the response does.
+            state.recorded = attributes
             results.assign(state, result.response_id)
             if is_fallback_span:
                 state.own_result = attributes

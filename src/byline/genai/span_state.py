@@ -55,7 +55,10 @@ class SpanState:
         cost: The cost in USD as byline found it; some instrumentations overwrite the attribute as they end.
         result: Response attributes that arrived after the span had ended.
         carries_usage: Whether tokens and cost of a response belong on this span.
+        usage: Tokens and cost that the span had when a call below it had its response, ``None`` if there is no such
+            call. Whatever the instrumentation states later is not of the span's own call.
         usage_elsewhere: Whether another span, or the gateway's own, carries tokens and cost of this span's call.
+        recorded: The response attributes that byline has set on the span, perhaps of the beginning of its response.
         own_result: The result of the call of a span that byline made itself, ``None`` for all other spans.
         is_superseded: Whether an instrumentation's span of the same call replaces this span of byline's own.
         is_exporting: Whether a destination has begun to export the span.
@@ -77,7 +80,9 @@ class SpanState:
     cost: float | None = None
     result: Mapping[str, Any] | None = None
     carries_usage = False
+    usage: Mapping[str, Any] | None = None
     usage_elsewhere = False
+    recorded: Mapping[str, Any] = {}
     own_result: Mapping[str, Any] | None = None
     is_superseded = False
     is_exporting = False
@@ -270,6 +275,15 @@ class SpanState:
         """Whether the span is a model call, by the attributes that are set so far."""
         span = self.span
         return self.is_llm and span is not None and classify.is_model_call(span.name, peek_attributes(span))
+
+    @property
+    def takes_result(self) -> bool:
+        """Whether the result of a call that is made within the span is set on it: the span is a model call for sure."""
+        span = self.span
+        if not self.is_model_call or span is None:
+            return False
+        scope = span.instrumentation_scope
+        return scope is None or not classify.states_kind_at_end(scope.name, peek_attributes(span))
 
 
 class SpanListener(Protocol):

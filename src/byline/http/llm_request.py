@@ -131,7 +131,7 @@ class LLMRequest:
     def _find_span(self) -> Span | None:
         llm_span = find_llm_span()
         state = None if llm_span is None else state_of(llm_span)
-        if llm_span is not None and state is not None and state.is_model_call and not state.is_claimed:
+        if llm_span is not None and state is not None and state.takes_result and not state.is_claimed:
             state.claim(self)
             await_llm_span(None)
             return llm_span

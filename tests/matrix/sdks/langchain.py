@@ -1,4 +1,4 @@
-"""LangChain: chat models and a graph, on OpenAI's chat completions."""
+"""LangChain and LangGraph: chat models and an agent, on OpenAI's chat completions."""
 
 from __future__ import annotations
 
@@ -13,20 +13,11 @@ class Calls:
 
     def __init__(self, url: str) -> None:
         openai: Any = importlib.import_module("langchain_openai")
-        graphs: Any = importlib.import_module("langgraph.graph")
+        agents: Any = importlib.import_module("langchain.agents")
         self.model = openai.ChatOpenAI(
             model="openai/gpt-4o", base_url=f"{url}/api/v1", api_key="sk-matrix", max_retries=0, stream_usage=True
         )
-        graph = graphs.StateGraph(graphs.MessagesState)
-        graph.add_node("ask", self._ask)
-        graph.add_node("look_up", lambda _: {"messages": [("user", "Ada did.")]})
-        graph.add_node("answer", self._ask)
-        for start, end in ((graphs.START, "ask"), ("ask", "look_up"), ("look_up", "answer"), ("answer", graphs.END)):
-            graph.add_edge(start, end)
-        self.graph = graph.compile()
-
-    def _ask(self, state: Any) -> Any:
-        return {"messages": [self.model.invoke(state["messages"])]}
+        self.agent = agents.create_agent(self.model, tools=[look_up], name="writer")
 
     def chat(self) -> list[str]:
         """A whole answer."""
@@ -50,12 +41,23 @@ class Calls:
         return [id_of(await self.model.ainvoke(QUESTION))]
 
     def tool_call(self) -> list[str]:
-        """A graph that asks twice."""
-        return ids_of(self.graph.invoke({"messages": [("user", QUESTION)]}))
+        """An agent, which is a graph: the model calls a tool, and is told what it gave."""
+        return ids_of(self.agent.invoke({"messages": [("user", QUESTION)]}))
 
     async def async_tool_call(self) -> list[str]:
-        """The same graph, awaited: its nodes run in threads."""
-        return ids_of(await self.graph.ainvoke({"messages": [("user", QUESTION)]}))
+        """The same agent, awaited."""
+        return ids_of(await self.agent.ainvoke({"messages": [("user", QUESTION)]}))
+
+    async def streamed_tool_call(self) -> list[str]:
+        """The same agent, whose tokens the app reads as they come."""
+        async for _ in self.agent.astream({"messages": [("user", QUESTION)]}, stream_mode="messages"):
+            pass
+        return []
+
+
+def look_up() -> str:
+    """Look something up."""
+    return "Ada did."
 
 
 def id_of(message: Any) -> str:

@@ -40,6 +40,12 @@ class Calls:
         await self._agent(self.strands.tool(look_up)).invoke_async(QUESTION)
         return []
 
+    async def streamed_tool_call(self) -> list[str]:
+        """A tool call whose events the app reads as they come."""
+        async for _ in self._agent(self.strands.tool(look_up)).stream_async(QUESTION):
+            pass
+        return []
+
 
 def look_up() -> str:
     """Look something up."""

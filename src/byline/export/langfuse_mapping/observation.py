@@ -219,9 +219,9 @@ def _find_type(span: SpanCopy) -> str:
         return "span"
     stated_kinds = [str(attributes[name]).lower() for name in _KINDS if name in attributes]
     kind = next(filter(None, map(_TYPE_OF.get, stated_kinds)), None)
-    if span.is_model_call:
+    if span.is_model_call and not span.is_around_model_call:
         return "embedding" if kind == "embedding" else "generation"
-    return kind or "span"
+    return kind or ("chain" if span.is_model_call else "span")
 
 
 def _map_messages(span: SpanCopy) -> None:
