@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -97,3 +99,52 @@ def test_every_import_is_declared(imported: dict[str, dict[str, str]]) -> None:
 def test_every_declared_dependency_is_imported(imported: dict[str, dict[str, str]]) -> None:
     """A package without an import needs no declaration."""
     assert declared_distributions() - NOT_IMPORTED - {each for found in imported.values() for each in found} == set()
+
+
+#: Web frameworks, exporters, clients and extras: modules of each are imported by the apps that use them.
+NOT_AT_START = {
+    "anyio",
+    "asgiref",
+    "genai_prices",
+    "google",
+    "httpx",
+    "httpx2",
+    "opentelemetry.exporter",
+    "opentelemetry.instrumentation.asgi",
+    "opentelemetry.instrumentation.threading",
+    "opentelemetry.instrumentation.wsgi",
+    "opentelemetry.proto",
+    "packaging",
+    "pydantic",
+    "requests",
+    "starlette",
+    "urllib3",
+    "yaml",
+}
+OF_THREADS = {"opentelemetry.instrumentation.threading", "packaging"}
+#: Upper bounds: lower them when `import byline` needs less, do not raise them for what few apps use.
+OWN_MODULES, OTHER_MODULES = 135, 175
+_START = """
+import json, sys
+import opentelemetry.sdk.trace
+before = set(sys.modules)
+import byline
+at_import = set(sys.modules) - before
+byline.instrument(destinations=[], clients=())
+print(json.dumps([sorted(at_import), sorted(set(sys.modules) - before)]))
+"""
+
+
+@pytest.mark.integration
+def test_import_and_instrument_load_what_every_app_needs() -> None:
+    """Time depends on the machine, the set of modules does not."""
+    printed = subprocess.run([sys.executable, "-c", _START], capture_output=True, text=True, check=True).stdout
+    at_import, with_instrument = (set(modules) for modules in json.loads(printed))
+    # `instrument` asks OpenTelemetry's instrumentation of threads, if that is installed, whether it is active.
+    for loaded, unwanted in ((at_import, NOT_AT_START), (with_instrument, NOT_AT_START - OF_THREADS)):
+        assert not {name for name in loaded if any(f"{name}.".startswith(f"{each}.") for each in unwanted)}
+    own = {name for name in at_import if name.split(".")[0] == "byline"}
+    assert (len(own) <= OWN_MODULES, len(at_import - own) <= OTHER_MODULES) == (True, True), (
+        len(own),
+        len(at_import - own),
+    )

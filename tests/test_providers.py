@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import ConcurrentMultiSpanProcessor, SpanProcessor,
 
 import byline
 from byline.http.call_config import configs
-from byline.instrument import _runtimes
+from byline.instrument import runtimes
 from byline.settings import SettingError
 from tests.export.support import CHAT, Memory
 
@@ -114,12 +114,12 @@ def test_a_call_that_replaces_the_entry_points_leaves_other_providers_alone(
 ) -> None:
     memory = Memory()
     byline.instrument(tracer_provider=first, destinations=[], clients=())
-    replaced = _runtimes.find(first)
+    replaced = runtimes.find(first)
     assert replaced is not None
     replaced.is_from_entry_point = True
     byline.instrument(tracer_provider=second, destinations=[memory], clients=())
     byline.instrument(tracer_provider=first, destinations=[], clients=(), stamp="all")
-    assert _runtimes.find(first) is not replaced
+    assert runtimes.find(first) is not replaced
     second.get_tracer("app").start_span("job").end()
     assert byline.flush()
     assert memory.names == ["job"]

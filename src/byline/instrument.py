@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Final, Literal
 
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined, unused-ignore]
 from opentelemetry.sdk.trace import TracerProvider
 
 from byline import deferred, errors, export, http, internal_metrics, settings
@@ -23,7 +22,7 @@ from byline.runtime import Runtime, Runtimes
 from byline.settings import SettingError
 from byline.threads import install as install_threads
 
-_runtimes: Final = Runtimes()
+runtimes: Final = Runtimes()
 
 
 def instrument(
@@ -77,20 +76,20 @@ def instrument(
         >>> byline.uninstrument()
     """
     given = (tracer_provider, destinations, gateways, clients, llm_spans, stamp, capture_content, propagate_to)
-    with _runtimes.lock:
+    with runtimes.lock:
         if settings.find("disabled").value:
             return
-        earlier = _runtimes.find(tracer_provider)
+        earlier = runtimes.find(tracer_provider)
         if earlier is not None and not _replaces(earlier, *given, queues, None if threads is True else threads):
             return
         queue_names = validate_queues(queues)
         if not isinstance(threads, bool):
             raise SettingError("byline.E134", f"threads={threads!r}", "pass True or False")
         if earlier is not None:
-            _runtimes.close(earlier)
-        decides = _runtimes.find(None) is None
+            runtimes.close(earlier)
+        decides = runtimes.find(None) is None
         runtime = _make_runtime(*given)
-        _runtimes.add(runtime)
+        runtimes.add(runtime)
         runtime.log_destinations()
         if decides:
             # Queues and threads belong to the process: a further provider leaves them as they are.
@@ -147,7 +146,7 @@ def _make_runtime(
         llm_spans=llm_spans,
         stamp=stamp,
         capture_content=content,
-        others=_runtimes.destinations(),
+        others=runtimes.destinations(),
         own_services=own_services,
     )
     if nowhere is not None:
@@ -162,8 +161,8 @@ def uninstrument() -> None:
 
     The tracer provider stays, because OpenTelemetry cannot replace it. May be called at any time, also twice.
     """
-    with _runtimes.lock:
-        _runtimes.close_all()
+    with runtimes.lock:
+        runtimes.close_all()
 
 
 def _replaces(earlier: Runtime, *given: Any) -> bool:
@@ -197,12 +196,12 @@ def flush(timeout: float = 10.0) -> bool:
         True
     """
     deferred.run_deferred()
-    return _runtimes.flush(timeout)
+    return runtimes.flush(timeout)
 
 
 def find_runtime() -> Runtime | None:
     """Return what `instrument` set up first, ``None`` before it."""
-    return _runtimes.find(None)
+    return runtimes.find(None)
 
 
 def stats() -> dict[str, int]:
@@ -222,25 +221,10 @@ def stats() -> dict[str, int]:
     return {**internal_metrics.counter_values(), **internal_metrics.gauge_values()}
 
 
-class BylineInstrumentor(BaseInstrumentor):  # type: ignore[misc, unused-ignore]
-    """The entry point for ``opentelemetry-instrument`` and declarative configuration."""
+def __getattr__(name: str) -> Any:
+    # The entry point, whose base class takes longer to import than any module of byline.
+    if name != "BylineInstrumentor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from byline.entry_point import BylineInstrumentor
 
-    def instrumentation_dependencies(self) -> Collection[str]:
-        """Return none, because byline works with any set of packages."""
-        return ()
-
-    def _instrument(self, **kwargs: Any) -> None:
-        known_names = instrument.__kwdefaults__ or {}
-        earlier = _runtimes.find(None)
-        try:
-            instrument(**{name: value for name, value in kwargs.items() if name in known_names})
-        except SettingError as error:
-            # If this raised, OpenTelemetry would load no further instrumentation.
-            errors.error_once("entry point", "%s", error)
-            return
-        runtime = _runtimes.find(None)
-        if runtime is not None and earlier is None:
-            runtime.is_from_entry_point = True
-
-    def _uninstrument(self, **_: Any) -> None:
-        uninstrument()
+    return BylineInstrumentor

@@ -11,7 +11,6 @@ from typing import Any, Final, Literal
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from byline import errors, request_context
@@ -26,6 +25,8 @@ ServerSpanSetting = bool | Literal["auto"]
 #: Attributes under which middlewares and frameworks keep the app that they wrap.
 _WRAPPED_APP: Final = ("app", "application", "wsgi_app", "wsgi", "asgi_app", "__wrapped__", "__self__")
 _MAX_DEPTH: Final = 50
+#: The scope of OpenTelemetry's ASGI middleware, whose module is not imported in WSGI apps and in jobs.
+_OTEL_MIDDLEWARE: Final = "opentelemetry.instrumentation.asgi"
 _ALL_TYPES: Final = frozenset({"http", "websocket"})
 
 
@@ -78,7 +79,7 @@ def detach_quietly(token: Token[Context]) -> None:
 def created_by_otel_middleware(span: Span) -> Span | None:
     """Return the current span if OpenTelemetry's ASGI middleware has just created it."""
     scope = getattr(span, "instrumentation_scope", None)
-    return span if getattr(scope, "name", None) == OpenTelemetryMiddleware.__module__ else None
+    return span if getattr(scope, "name", None) == _OTEL_MIDDLEWARE else None
 
 
 class ServerSpanDetector:

@@ -5,23 +5,25 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
-from opentelemetry.proto.trace.v1.trace_pb2 import SpanFlags
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
+if TYPE_CHECKING:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+    from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
+
 #: Splits in a row after which no part has been accepted: the destination refuses everything then.
 MAX_REFUSALS: Final = 12
 #: Bytes of one batch before compression. OpenTelemetry's own exporter refuses larger requests too.
 MAX_BYTES: Final = 64 * 1024 * 1024
+#: ``SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK`` of OTLP.
+_IS_REMOTE: Final = 0x200
 
 
 class Batch(NamedTuple):
@@ -36,10 +38,19 @@ class Batch(NamedTuple):
     spans: int
 
 
+def encode_spans(spans: Sequence[ReadableSpan]) -> bytes:
+    """Return spans as an OTLP request, not compressed."""
+    # Protobuf takes longer to import than all of byline; apps without destinations do not need it.
+    from opentelemetry.exporter.otlp.proto.common import trace_encoder
+
+    data: bytes = trace_encoder.encode_spans(spans).SerializePartialToString()
+    return data
+
+
 def encode_batches(spans: Sequence[ReadableSpan]) -> Iterator[Batch | int]:
     """Yield spans as batches of at most `MAX_BYTES`, and the number of spans that cannot be encoded."""
     try:
-        data = encode_spans(spans).SerializePartialToString()
+        data = encode_spans(spans)
     except Exception:
         data = b""
     if data and (len(data) <= MAX_BYTES or len(spans) == 1):
@@ -100,6 +111,8 @@ def _parse(data: bytes) -> ExportTraceServiceRequest:
     unpacked = unpacker.decompress(data, MAX_BYTES)
     if not unpacker.eof:
         raise ValueError("cut short or too large")
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
     return ExportTraceServiceRequest.FromString(unpacked)
 
 
@@ -108,7 +121,7 @@ def _count_spans(request: ExportTraceServiceRequest) -> int:
 
 
 def _select_spans(whole: ExportTraceServiceRequest, first: int, last: int) -> Batch:
-    part = ExportTraceServiceRequest()
+    part = type(whole)()
     at = 0
     for resource in whole.resource_spans:
         of_resource = None
@@ -164,7 +177,7 @@ def _decode_link(message: SpanMessage.Link) -> Link:
 
 
 def _is_remote(flags: int) -> bool:
-    return bool(flags & SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK)
+    return bool(flags & _IS_REMOTE)
 
 
 def _decode_attributes(pairs: Iterable[KeyValue]) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import certifi
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from byline.export.delivery import messages
 from byline.urls import is_loopback, split_url
@@ -132,6 +131,8 @@ class HttpResponse(NamedTuple):
     def rejected_spans(self) -> int:
         """Spans of an accepted batch that the server rejected (OTLP's partial success)."""
         if "protobuf" in self.headers.get("content-type", "") and len(self.body) < _MAX_BODY:
+            from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
             with contextlib.suppress(Exception):
                 message = ExportTraceServiceResponse.FromString(self.body)
                 return max(int(message.partial_success.rejected_spans), 0)

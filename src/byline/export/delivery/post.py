@@ -7,14 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from byline import errors, internal_metrics
 from byline.export.delivery import messages
-from byline.export.delivery.batch import Batch, decode_spans
+from byline.export.delivery.batch import Batch, decode_spans, encode_spans
 from byline.export.delivery.http_client import DEFAULT_TRANSPORT, HttpClient, Transport
 from byline.export.delivery.messages import Outcome
 
@@ -153,7 +152,7 @@ class OTLPExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Post a batch."""
-        data = gzip.compress(encode_spans(spans).SerializePartialToString(), compresslevel=5)
+        data = gzip.compress(encode_spans(spans), compresslevel=5)
         response = self._client.send_request("POST", data, _HEADERS)
         if response.is_stale:
             response = self._client.send_request("POST", data, _HEADERS)

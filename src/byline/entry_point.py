@@ -1,0 +1,36 @@
+"""The entry point for ``opentelemetry-instrument`` and declarative configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined, unused-ignore]
+
+from byline import errors
+from byline.instrument import instrument, runtimes, uninstrument
+from byline.settings import SettingError
+
+
+class BylineInstrumentor(BaseInstrumentor):  # type: ignore[misc, unused-ignore]
+    """Calls `byline.instrument` and `byline.uninstrument`."""
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """Return none, because byline works with any set of packages."""
+        return ()
+
+    def _instrument(self, **kwargs: Any) -> None:
+        known_names = instrument.__kwdefaults__ or {}
+        earlier = runtimes.find(None)
+        try:
+            instrument(**{name: value for name, value in kwargs.items() if name in known_names})
+        except SettingError as error:
+            # If this raised, OpenTelemetry would load no further instrumentation.
+            errors.error_once("entry point", "%s", error)
+            return
+        runtime = runtimes.find(None)
+        if runtime is not None and earlier is None:
+            runtime.is_from_entry_point = True
+
+    def _uninstrument(self, **_: Any) -> None:
+        uninstrument()
