@@ -182,6 +182,11 @@ def clean_text(value: object) -> str | None:
     return text
 
 
+def is_visible(text: str) -> bool:
+    """Return whether each character of a text can be seen, the ASCII space included."""
+    return text.isprintable() and (text.isascii() or _INVISIBLE.search(text) is None)
+
+
 def clean_id(value: object) -> str | None:
     r"""Return a valid id: as `clean_text`, but without characters that cannot be seen.
 
@@ -195,7 +200,7 @@ def clean_id(value: object) -> str | None:
         byline.attribution.Rejected: not printable
     """
     text = clean_text(value)
-    if text is not None and not text.isascii() and (not text.isprintable() or _INVISIBLE.search(text)):
+    if text is not None and not text.isascii() and not is_visible(text):
         raise Rejected("not printable")
     return text
 
@@ -209,7 +214,7 @@ def clean_value(text: str) -> str:
         >>> clean_value("a\r\nX: y\x1b[31m\u202eevil\x00")
         'a X: y[31mevil'
     """
-    if text.isprintable() and (text.isascii() or not _INVISIBLE.search(text)):
+    if is_visible(text):
         return text
     kept = [_visible(char) for char in text.replace("\r\n", "\n")]
     return "".join(kept)

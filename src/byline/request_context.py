@@ -17,7 +17,7 @@ from byline.attribution import EMPTY, FIELDS, Attribution, is_printable, merge
 from byline.fork import fork_safe_lock
 from byline.inbound.claim_set import ClaimSet, attribution_fields
 from byline.inbound.one_pass import read_in_one_pass
-from byline.inbound.reader import ClaimReader
+from byline.inbound.reader import ClaimReader, LateValues
 from byline.inbound.request import Request, request_of
 from byline.request_spans import RequestSpans
 from byline.settings import SettingError
@@ -114,6 +114,7 @@ class RequestContext:
         "_claims_rejected",
         "_expires_at",
         "_identified",
+        "_late_values",
         "_merged",
         "_reading_thread",
         "_settled",
@@ -167,6 +168,7 @@ class RequestContext:
         self._claims_rejected: list[str] | None = None
         self._bound_rejected: list[str] | None = None
         self._identified: Attribution = EMPTY
+        self._late_values: LateValues | None = None
         self.caller_key: tuple[str | None, ...] = ()
         self.is_isolated = False
 
@@ -382,7 +384,13 @@ class RequestContext:
             return self._claimed or EMPTY
         self._reading_thread = thread
         try:
-            claims = reader.read(request_of(scope_or_environ), scope_or_environ, body)
+            request = request_of(scope_or_environ)
+            late_values = reader.read_late_values(request, scope_or_environ) if reader.late else None
+            if self._claimed is not None and complete is self._body_was_complete and late_values == self._late_values:
+                # Still unknown: a caller could make each span read a large body's claims again.
+                return self._claimed
+            self._late_values = late_values
+            claims = reader.read(request, scope_or_environ, body, late_values)
             claimed, self._claims_rejected, known = claims.attribution, claims.rejected, claims.is_final
             self._identified = claims.identified
             if claims.caller_key != self.caller_key:

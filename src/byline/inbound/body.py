@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from typing import Any, Final, TypedDict
 
 import msgspec
 
+from byline import internal_metrics
 from byline.attribution import ALL_OTHER_KEYS, INVALID_JSON, TOO_LONG, TOO_MANY, Undecoded
 from byline.fork import fork_safe_lock
 
 DEFAULT_LIMIT: Final = 16 * 1024 * 1024
+#: Bytes of the bodies of all requests under way that are kept; bodies up to 64 KiB do not count.
+MAX_BUFFERED: Final = 64 * 1024 * 1024
 _SMALL: Final = 64 * 1024
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
@@ -37,6 +41,37 @@ _DECODE_ERRORS: Final = (msgspec.DecodeError, RecursionError, UnicodeDecodeError
 _lock: Final = fork_safe_lock()
 
 
+class _BufferBudget:
+    """Bytes of all request bodies of the process that are kept beyond 64 KiB each.
+
+    Many callers that send most of a large body and then wait would otherwise fill the memory of an app that keeps
+    nothing of the bodies itself.
+    """
+
+    def __init__(self) -> None:
+        self._taken = 0
+        # Given back by finalizers, which may run while the lock is held.
+        self._returned: deque[int] = deque()
+
+    def take(self, size: int) -> bool:
+        """Take bytes of the budget, unless it has not as many left."""
+        with _budget_lock:
+            while self._returned:
+                self._taken -= self._returned.popleft()
+            if self._taken + size > MAX_BUFFERED:
+                return False
+            self._taken += size
+            return True
+
+    def give_back(self, size: int) -> None:
+        """Give bytes back. Safe in finalizers."""
+        self._returned.append(size)
+
+
+_budget_lock: Final = fork_safe_lock()
+_budget: Final = _BufferBudget()
+
+
 class BodyBuffer:
     """References to the chunks that the app has read so far, up to a limit.
 
@@ -56,6 +91,7 @@ class BodyBuffer:
         "_members",
         "_one_pass",
         "_scope",
+        "_taken",
         "chunks",
         "ended",
         "expected",
@@ -82,6 +118,7 @@ class BodyBuffer:
         self._inspect_headers = inspect_headers
         self._scope = scope
         self._members: dict[str, Any] | None = {}
+        self._taken = 0
         self._one_pass: dict[str, Any] | None = None
 
     def append(self, chunk: bytes, last: bool) -> None:
@@ -96,6 +133,8 @@ class BodyBuffer:
             self.size += len(chunk)
             if self.size > _SMALL:
                 self._release_if_unreadable()
+                if self.chunks:
+                    self._take_budget()
         if last:
             self.ended = True
 
@@ -104,7 +143,7 @@ class BodyBuffer:
         if self.is_complete():
             self.ended = True
             return
-        self.chunks = []
+        self._release()
         self.size = 0
         self.ignored = self.ignored or not from_start
 
@@ -130,7 +169,26 @@ class BodyBuffer:
         if not self.ignored and (self.size > self.limit or (self.expected or 0) > self.limit):
             self.overflow = True
         if self.ignored or self.overflow:
-            self.chunks = []
+            self._release()
+
+    def _take_budget(self) -> None:
+        if _budget.take(self.size - self._taken):
+            self._taken = self.size
+        else:
+            self.overflow = True
+            self._release()
+            internal_metrics.increment("bodies.over_budget")
+
+    def _release(self) -> None:
+        self.chunks = []
+        taken, self._taken = self._taken, 0
+        if taken:
+            _budget.give_back(taken)
+
+    def __del__(self) -> None:
+        # The app has not read the body to its end, or nobody has asked for claims.
+        if self._taken:
+            _budget.give_back(self._taken)
 
     def decode(self, decoder: BodyDecoder) -> dict[str, Any] | None:
         """Return the wanted members and release the chunks; ``None`` if the body is not JSON.
@@ -145,7 +203,7 @@ class BodyBuffer:
                     # Bytes after the announced end do not belong to the body.
                     self.ended = True
                     self._members = decoder.decode(chunks[0] if len(chunks) == 1 else b"".join(chunks))
-                    self.chunks = []
+                    self._release()
         return self._members
 
     def decode_in_one_pass(self, decode: Callable[[bytes], dict[str, Any] | None]) -> dict[str, Any] | None:

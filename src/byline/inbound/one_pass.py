@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, NamedTuple, TypedDict
 import msgspec
 
 from byline import carrier
-from byline.attribution import MASKS, MAX_ID, MAX_METADATA, MAX_METADATA_KEY
+from byline.attribution import MASKS, MAX_ID, MAX_METADATA, MAX_METADATA_KEY, is_visible
 from byline.inbound.body import BodyBuffer, is_json
 from byline.inbound.claim_names import BODY_CLAIMS, HEADER_CLAIMS, LANGFUSE_KEYS, RESERVED_KEY, TRACE_KEYS
 
@@ -105,7 +105,7 @@ def _read_environ(environ: MutableMapping[str, Any]) -> dict[str, Any] | None:
 
 def _add_text(claims: dict[str, Any], field: str, text: str) -> bool:
     """Add a claim of a header. Returns ``False`` if the header has to be read by the `ClaimReader`."""
-    if not field or len(text) > MAX_ID or "," in text or not text.isprintable():
+    if not field or len(text) > MAX_ID or "," in text or not is_visible(text):
         return False
     text = text.strip(" ")
     if text and field not in claims:
@@ -167,7 +167,7 @@ def _read_body(data: bytes) -> dict[str, Any] | None:
                 return None
         elif name in _TEXTS:
             if value:
-                if not value.isprintable():
+                if not is_visible(value):
                     return None
                 text = value.strip(" ")
                 # An end user is another name of the user.
@@ -184,7 +184,7 @@ def _read_trace(trace: dict[str, str | None], claims: dict[str, Any]) -> bool:
         return False
     metadata: dict[str, str] = {}
     for key, text in trace.items():
-        if text is None or not text.isprintable():
+        if text is None or not is_visible(text):
             return False
         field = TRACE_KEYS.get(key)
         if field is None:
@@ -203,4 +203,4 @@ def _read_trace(trace: dict[str, str | None], claims: dict[str, Any]) -> bool:
 @functools.lru_cache(maxsize=1000)
 def _is_plain_key(key: str) -> bool:
     """Return whether a metadata key has no meaning of its own."""
-    return key.isprintable() and key not in LANGFUSE_KEYS and key not in MASKS and RESERVED_KEY.match(key) is None
+    return is_visible(key) and key not in LANGFUSE_KEYS and key not in MASKS and RESERVED_KEY.match(key) is None

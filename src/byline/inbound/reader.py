@@ -53,6 +53,18 @@ class ReadClaims(NamedTuple):
     caller_key: tuple[str | None, ...] = ()
 
 
+class LateValues(NamedTuple):
+    """Values that may become known after the headers and the body have been read.
+
+    Attributes:
+        identity: The result of ``identity``.
+        paths: The values of path parameters, which the app's router sets.
+    """
+
+    identity: Any
+    paths: tuple[Any, ...]
+
+
 class ClaimReader:
     """Reads the claims of any number of requests with the settings of one middleware."""
 
@@ -95,19 +107,39 @@ class ClaimReader:
         #: Whether values may become known after the headers and the body have been read.
         self.late = identity is not None or any(source.late for source in self.sources)
 
-    def read(self, request: Request, raw: MutableMapping[str, Any], body: BodyBuffer | None) -> ReadClaims:
+    def read_late_values(self, request: Request, raw: MutableMapping[str, Any]) -> LateValues:
+        """Return the values that may become known late: only if they have changed, the claims are read again."""
+        values: Any = None
+        if self.identity is not None:
+            try:
+                values = self.identity(raw)
+            except Exception:
+                errors.report_internal_error("identity")
+        paths = tuple(request.path_parameters().get(source.name) for source in self.sources if source.late)
+        # A copy, because the app may fill the same mapping later.
+        return LateValues(dict(values) if isinstance(values, Mapping) else values, paths)
+
+    def read(
+        self,
+        request: Request,
+        raw: MutableMapping[str, Any],
+        body: BodyBuffer | None,
+        late_values: LateValues | None = None,
+    ) -> ReadClaims:
         """Return the claims known so far.
 
         Args:
             request: The request.
             raw: Its ASGI scope or WSGI environ, for ``identity`` and ``trust``.
             body: The body as far as the app has read it.
+            late_values: The values of `read_late_values`, if the caller has them.
         """
+        late_values = late_values or self.read_late_values(request, raw)
         rejected: list[str] = []
         headers = request.collect_headers(self._header_names)
         members = self._decode_body(body, rejected)
         # The first one that has a field wins: the order of these lines is the precedence.
-        identified = None if self.identity is None else self._identify(self.identity, raw, rejected)
+        identified = None if self.identity is None else self._clean_identity(late_values.identity, rejected)
         own = self._read_sources(request, headers, members, rejected) if self.sources else None
         claims = ClaimSet(rejected)
         if headers:
@@ -175,10 +207,9 @@ class ClaimReader:
             return {}
         return members
 
-    def _identify(self, identity: Identity, raw: MutableMapping[str, Any], rejected: list[str]) -> ClaimSet:
+    def _clean_identity(self, values: Any, rejected: list[str]) -> ClaimSet:
         claims = ClaimSet(rejected)
         try:
-            values = identity(raw)
             if isinstance(values, Mapping) and any(key in values for key in CALLER_KEYS):
                 claims.caller_key = tuple(_text_or_none(values.get(key)) for key in CALLER_KEYS)
                 values = {field: value for field, value in values.items() if field not in CALLER_KEYS}

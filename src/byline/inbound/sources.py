@@ -82,7 +82,14 @@ def _compile_template(field: str, path: str) -> re.Pattern[str]:
             f"fields[{field!r}] is the path {path!r}",
             "put the one part with the value in braces, e.g. path:/chat/{session_id}/messages",
         )
-    # A star matches any one part of the path, e.g. a version.
+    # A star matches any one part of the path, e.g. a version. Within a part, several stars could match in many ways,
+    # and a caller's path would be tried in all of them.
+    if any("*" in part and part != "*" for part in path.split("/")):
+        raise SettingError(
+            "byline.E012",
+            f"fields[{field!r}] is the path {path!r}",
+            "write a star instead of a whole part of the path, e.g. path:/*/chat/{session_id}",
+        )
     before_and_after = [re.escape(part).replace(r"\*", "[^/]+") for part in (before, after)]
     return re.compile(f"{before_and_after[0]}([^/]+){before_and_after[1]}/?\\Z")
 
