@@ -68,6 +68,7 @@ class CallResult(msgspec.Struct, kw_only=True, omit_defaults=True):
         cache_savings: Cost in USD that the cache hit saved.
         requests: Rate limit of requests.
         tokens: Rate limit of tokens.
+        retry_after: Seconds that the response asks to wait before the next attempt.
         status_code: HTTP status of the response.
         error_type: The class of the error; the HTTP status if the response has no class.
         error_message: The error message. Providers quote prompts in it: on spans only if content is captured.
@@ -128,6 +129,7 @@ class CallResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     requests: RateLimit | None = None
     tokens: RateLimit | None = None
 
+    retry_after: float | None = None
     status_code: int | None = None
     error_type: str | None = None
     error_message: str | None = None

@@ -86,3 +86,21 @@ def test_malformed_headers_are_dropped() -> None:
         {"x-ratelimit-limit-requests": "many", "x-ratelimit-limit": "-1", "x-request-id": "a\nb"}, result, NOW
     )
     assert (result.requests, result.tokens, result.request_id) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("20", 20.0),
+        ("Fri, 15 Jan 2027 08:00:20 GMT", 20.0),
+        ("Fri, 15 Jan 2027 07:00:00 GMT", 0.0),
+        ("later", None),
+        ("Fri, 99 Jan 2027 08:00:20 GMT", None),
+        ("x" * 10_000, None),
+    ],
+)
+def test_retry_after_is_in_seconds(text: str, seconds: float | None) -> None:
+    """A number of seconds or a date of HTTP; any other text is dropped."""
+    result = CallResult()
+    extract_rate_limits({"retry-after": text}, result, NOW)
+    assert result.retry_after == seconds

@@ -192,3 +192,20 @@ def test_links_within_the_apps_trace_lead_to_the_exported_trace() -> None:
     assert (within.context.trace_id, within.context.span_id) == (to_trace_id("t"), first.get_span_context().span_id)
     assert within.attributes == {"why": "because"}
     assert beyond.context == elsewhere
+
+
+@pytest.mark.parametrize("framework_spans", [False, True])
+def test_the_inside_of_web_frameworks_is_left_out(receiver: Receiver, framework_spans: bool) -> None:
+    """What is below is a child of the server span then."""
+    with running(OTLP(receiver.url, framework_spans=framework_spans)) as app, app.request():
+        framework = app.provider.get_tracer("fastapi")
+        with framework.start_as_current_span("fastapi.dependencies"):
+            pass
+        with framework.start_as_current_span("fastapi.endpoint"), app.span("load"):
+            app.chat("chat")
+        with app.span("POST /chat http send", {"asgi.event.type": "http.response.start"}):
+            pass
+    without: dict[str | None, list[str]] = {None: ["POST /chat"], "POST /chat": ["load"], "load": ["chat"]}
+    inside = ["POST /chat http send", "fastapi.dependencies", "fastapi.endpoint"]
+    with_them = {**without, "POST /chat": inside, "fastapi.endpoint": ["load"]}
+    assert tree(receiver.spans) == (with_them if framework_spans else without)

@@ -173,6 +173,7 @@ WRONG: dict[str, Callable[[], Any]] = {
     "keys": lambda: OTLP("https://h", keys=SECRET),
     "where": lambda: OTLP("https://h", where=SECRET),  # type: ignore[arg-type]
     "keep_errors": lambda: OTLP("https://h", keep_errors="no"),  # type: ignore[arg-type]
+    "framework_spans": lambda: OTLP("https://h", framework_spans=SECRET),  # type: ignore[arg-type]
     "root": lambda: OTLP("https://h", root=SECRET),  # type: ignore[arg-type]
     "spool": lambda: OTLP("https://h", spool=5),  # type: ignore[arg-type]
     "spool with nought": lambda: OTLP("https://h", spool="a\0b"),

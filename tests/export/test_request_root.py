@@ -277,7 +277,7 @@ class TestErrors:
             app.chat("second", **asked("q 2"), **REFUSED)
         found = observations(receiver.spans, path)["POST /chat" if options else "Trip"]
         assert (found.level, found.status_message) == ("ERROR", "429: Slow down.")
-        assert json.loads(str(found.output)) == {"error": {"code": "rate_limit_error", "message": "429: Slow down."}}
+        assert json.loads(str(found.output)) == {"error": {"code": "429", "message": "Slow down."}}
 
     def test_phoenix_sees_the_error_on_the_root(self, receiver: Receiver) -> None:
         with running(phoenix(receiver)) as app, app.request():

@@ -66,11 +66,10 @@ def running(command: list[str], url: str, log: Path, env: dict[str, str]) -> Ite
             process.wait()
 
 
-@pytest.fixture(scope="session")
-def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Base URL of an Arize Phoenix with an empty SQLite database."""
+@contextlib.contextmanager
+def phoenix_server(directory: Path) -> Iterator[str]:
+    """Run an Arize Phoenix with an empty SQLite database in a folder; gives its base URL."""
     program = need("BYLINE_PHOENIX", "phoenix")
-    directory = tmp_path_factory.mktemp("phoenix")
     port = free_port()
     env = {
         "PHOENIX_HOST": "127.0.0.1",
@@ -81,4 +80,11 @@ def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     base = f"http://127.0.0.1:{port}"
     with running([program, "serve"], f"{base}/healthz", directory / "log", env):
+        yield base
+
+
+@pytest.fixture(scope="session")
+def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Base URL of an Arize Phoenix with an empty SQLite database."""
+    with phoenix_server(tmp_path_factory.mktemp("phoenix")) as base:
         yield base

@@ -167,6 +167,10 @@ def _block_part(block: Mapping[str, Any]) -> Part:
     if kind in ("image", "document"):
         source = values.mapping(block.get("source"))
         return media_part(
-            str(kind), uri=source.get("url"), file_id=source.get("file_id"), mime=source.get("media_type")
+            str(kind),
+            uri=source.get("url"),
+            file_id=source.get("file_id"),
+            mime=source.get("media_type"),
+            data=source.get("data"),
         )
     return generic_part(block)

@@ -220,7 +220,8 @@ def _block_part(block: Mapping[str, Any]) -> Part | None:
         media = block.get(kind)
         if isinstance(media, Mapping):
             mime = media.get("format") if kind == "document" else f"{kind}/{media.get('format')}"
-            return media_part(kind, uri=find_value(media, "source.s3Location.uri"), mime=mime)
+            source = values.mapping(media.get("source"))
+            return media_part(kind, uri=find_value(source, "s3Location.uri"), mime=mime, data=source.get("bytes"))
     # Markers of the prompt cache, encrypted reasoning, and blocks of guardrails.
     return None
 

@@ -291,7 +291,7 @@ def _interaction_part(part: Mapping[str, Any]) -> Part:
     if kind == "text":
         return text_part(part.get("text"))
     if kind in ("image", "audio", "document", "video"):
-        return media_part(kind, uri=part.get("uri"), mime=part.get("mime_type"))
+        return media_part(kind, uri=part.get("uri"), mime=part.get("mime_type"), data=part.get("data"))
     return generic_part(part)
 
 
@@ -324,7 +324,7 @@ def _turn_part(item: Mapping[str, Any]) -> Part | None:
         return tool_response_part(response.get("id") or response.get("name"), response.get("response"))
     if isinstance(inline, Mapping):
         mime = inline.get("mimeType") or inline.get("mime_type")
-        return media_part(str(mime).partition("/")[0], mime=mime)
+        return media_part(str(mime).partition("/")[0], mime=mime, data=inline.get("data"))
     if file:
         mime = file.get("mimeType") or file.get("mime_type")
         uri = file.get("fileUri") or file.get("file_uri")

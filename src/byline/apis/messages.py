@@ -52,8 +52,10 @@ def tool_response_part(identifier: object, response: object) -> Part:
     return {"type": "tool_call_response", "id": identifier, "response": _shorten_json(without_binary(response))}
 
 
-def media_part(modality: str, *, uri: object = None, file_id: object = None, mime: object = None) -> Part:
-    """Return a part that is no text: its URI, its file or its kind, never its bytes."""
+def media_part(
+    modality: str, *, uri: object = None, file_id: object = None, mime: object = None, data: object = None
+) -> Part:
+    """Return a part that is no text: its URI, its file, or the kind and number of its bytes, never its bytes."""
     part: Part = {"type": "blob", "modality": modality}
     if isinstance(uri, str) and not uri.startswith("data:"):
         part = {"type": "uri", "modality": modality, "uri": shorten_text(uri)}
@@ -61,6 +63,10 @@ def media_part(modality: str, *, uri: object = None, file_id: object = None, mim
         part = {"type": "file", "modality": modality, "file_id": file_id}
     elif isinstance(uri, str):
         mime = uri[5:].partition(";")[0]
+        data = uri.partition(",")[2]
+    if isinstance(data, str) and part["type"] == "blob":
+        # Base64 has four characters for three bytes.
+        part["size"] = len(data.rstrip("=")) * 3 // 4
     if isinstance(mime, str):
         part["mime_type"] = mime[:100]
     return part

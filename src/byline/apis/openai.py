@@ -241,10 +241,14 @@ def _content_part(item: Mapping[str, Any]) -> Part:
         url = image.get("url") if isinstance(image, Mapping) else image
         return media_part("image", uri=url, file_id=item.get("file_id"))
     if kind == "input_audio":
-        return media_part("audio", mime=values.mapping(item.get("input_audio")).get("format"))
+        audio = values.mapping(item.get("input_audio"))
+        return media_part("audio", mime=audio.get("format"), data=audio.get("data"))
     if kind in ("file", "input_file"):
         file = item.get("file") if isinstance(item.get("file"), Mapping) else item
-        return media_part("document", file_id=values.mapping(file).get("file_id"))
+        file = values.mapping(file)
+        data = file.get("file_data")
+        uri = data if isinstance(data, str) and data.startswith("data:") else None
+        return media_part("document", file_id=file.get("file_id"), uri=uri, data=data)
     if kind == "refusal":
         return text_part(item.get("refusal"))
     return generic_part(item)

@@ -41,13 +41,22 @@ class ExportDecisions:
         spans: ``"llm"``, ``"all"`` or a function of the finished span.
         unsampled: Whether LLM spans are exported that the app's sampler records but does not sample.
         passes_filters: Filters and sampling, ``None`` if the destination has neither.
+        framework_spans: Whether ``"all"`` includes the spans of the inside of web frameworks.
 
     Attributes:
         destination_id: One bit that stands for the destination on each `SpanState`.
     """
 
-    def __init__(self, spans: Spans, *, unsampled: bool, passes_filters: Callable[[SpanCopy], bool] | None) -> None:
+    def __init__(
+        self,
+        spans: Spans,
+        *,
+        unsampled: bool,
+        passes_filters: Callable[[SpanCopy], bool] | None,
+        framework_spans: bool = False,
+    ) -> None:
         self._spans = spans
+        self._framework_spans = framework_spans
         self._unsampled = unsampled
         self._passes_filters = passes_filters
         self._parents: OrderedDict[int, tuple[SpanState, SpanCopy]] = OrderedDict()
@@ -65,7 +74,9 @@ class ExportDecisions:
             return (sampled or self._unsampled) and _is_llm(span, state)
         if not sampled and not (self._unsampled and _is_llm(span, state)):
             return False
-        return True if self._spans == "all" else None
+        if self._spans == "all":
+            return self._framework_spans or not classify.is_framework_span(span)
+        return None
 
     def matches(self, span: ReadableSpan, state: SpanState | None, *, sampled: bool) -> bool:
         """Return the recorded decision if a child forced one, else apply the destination's span selection."""

@@ -166,6 +166,7 @@ class Destination:
         decisions = ExportDecisions(
             options.spans,
             unsampled=options.unsampled == "record",
+            framework_spans=options.framework_spans,
             passes_filters=self._passes_filters if options.filters or options.sampling < 1 else None,
         )
         worker = DestinationWorker(self.label, self._make_pipeline(decisions), sender, spooled=self.spool is not None)

@@ -39,6 +39,7 @@ class Options(TypedDict, total=False):
     traces: Traces
     caller_spans: CallerSpans | None
     root: Root
+    framework_spans: bool
     unsampled: Unsampled
     sampling: float | None
     keep_errors: bool
@@ -84,6 +85,8 @@ class DestinationOptions:
         root: Whether a root is made above the top-level LLM spans of a request, if the destination gets neither its
             server span nor a step of its caller: ``"auto"`` if there are several such spans, ``True`` always,
             ``False`` never. Until a second one ends or the request is over, the first one waits, up to 60 s.
+        framework_spans: Whether ``spans="all"`` includes the spans of the inside of web frameworks: those of FastAPI's
+            dependencies, endpoints and serialization, and of single ASGI messages.
         unsampled: ``"record"`` also sends LLM calls of requests that the app's sampler dropped, each by itself;
             ``"skip"`` does not.
         sampling: Share of the sessions that is sent, 0 to 1, by default ``BYLINE_SAMPLING`` or all. A request
@@ -128,8 +131,8 @@ class DestinationOptions:
 
     Raises:
         SettingError: ``byline.E043``, ``byline.E045`` to ``byline.E049``, ``byline.E055``, ``byline.E056``,
-            ``byline.E063``, ``byline.E100``, ``byline.E112`` to ``byline.E114`` or ``byline.E150``: docs/errors.md
-            has the settings of each.
+            ``byline.E063``, ``byline.E100``, ``byline.E112`` to ``byline.E114``, ``byline.E150`` or ``byline.E151``:
+            docs/errors.md has the settings of each.
     """
 
     def __init__(
@@ -139,6 +142,7 @@ class DestinationOptions:
         traces: Traces = "request",
         caller_spans: CallerSpans | None = None,
         root: Root = "auto",
+        framework_spans: bool = False,
         unsampled: Unsampled = "skip",
         sampling: float | None = None,
         keep_errors: bool = False,
@@ -178,6 +182,7 @@ class DestinationOptions:
         caller_spans = settings.find("caller_spans").value if caller_spans is None else caller_spans
         self.caller_spans: CallerSpans = validate_caller_spans(caller_spans)
         self.root: Root = validate_root(root)
+        self.framework_spans = _validate_framework_spans(framework_spans)
         self.unsampled: Unsampled = unsampled
         self.sampling = settings.find("sampling").value if sampling is None else validate_sampling(sampling)
         self.privacy = settings.find("privacy").value if privacy is None else privacy
@@ -277,6 +282,12 @@ def _validate_proxy(proxy: Any) -> str | None:
         # The value may contain a password.
         raise SettingError("byline.E114", "proxy is no http URL", 'write http://host:port, or "" for no proxy')
     return str(proxy)
+
+
+def _validate_framework_spans(framework_spans: Any) -> bool:
+    if isinstance(framework_spans, bool):
+        return framework_spans
+    raise SettingError("byline.E151", f"framework_spans is {type(framework_spans).__name__}", "pass True or False")
 
 
 def validate_endpoint(endpoint: Any, allow_http: Any) -> str:

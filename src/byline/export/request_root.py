@@ -151,7 +151,8 @@ class RequestRoots:
                 _set_missing(attributes, "input.value", conversation.text_of(given.input, "user"))
             if returned is not None and has_output:
                 _set_missing(attributes, "output.value", conversation.text_of(returned.output, "assistant"))
-        if summary.error is not None and span.status.status_code is StatusCode.UNSET:
+        if summary.error is not None and span.status.description is None:
+            # A server span of which only the status code is known says nothing of the provider's error.
             text, kind = summary.error
             span.status = Status(StatusCode.ERROR, text)
             attributes.setdefault(names.ERROR_TYPE, kind)

@@ -28,6 +28,8 @@ from byline.genai.fast_attributes import peek_attributes
 from byline.genai.span_state import SpanState
 
 _STATUS_CODE: Final = CALL_RESULT["status_code"]
+#: The text of `SpanError`.
+_PREFIXED: Final = re.compile(r"(\d{3}): (.+)", re.DOTALL)
 
 
 _TOKENS: Final = (CALL_RESULT["input_tokens"], CALL_RESULT["output_tokens"])
@@ -271,11 +273,13 @@ def find_error(span: SpanCopy) -> SpanError:
     texts = (attributes.get(ERROR_MESSAGE), span.status.description, _exception_text(span))
     message = next((str(text) for text in texts if text), None)
     kind = attributes.get(ERROR_TYPE)
-    # The status code of a server span is that of the app's own response.
-    code = attributes.get(_STATUS_CODE) if span.is_llm else None
-    code = code or (kind if str(kind).isdecimal() else None)
-    if message is not None and code is not None:
-        message = message.removeprefix(f"{code}: ")
+    code = attributes.get(_STATUS_CODE)
+    prefixed = None if message is None else _PREFIXED.fullmatch(message)
+    if prefixed is not None and (not span.is_llm or prefixed[1] == str(code or kind)):
+        # The error of a model call on the root of its request: the status code there is that of the app's response.
+        code, message = prefixed[1], prefixed[2]
+    elif not span.is_llm or code is None:
+        code = kind if str(kind).isdecimal() else None
     has_code = message is not None and code is not None and re.search(rf"\b{re.escape(str(code))}\b", message)
     text = f"{code}: {message}" if message is not None and code is not None and not has_code else message or kind
     return SpanError(str(code or kind or "error"), str(kind or code or "error"), message, str(text or code or "error"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 from byline.call_result import CallResult, RateLimit
@@ -12,6 +13,7 @@ from byline.gateways import values
 
 _UNITS: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 0.000001, "µs": 0.000001}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|d|h|m|s)")
+_MAX_DATE: Final = 64
 _MAX_SECONDS: Final = 366 * 86400.0
 #: Numbers from 1e9 on are seconds since the epoch, from 1e12 on milliseconds since the epoch.
 _EPOCH_SECONDS: Final = 1e9
@@ -39,7 +41,7 @@ _REQUEST_ID_HEADERS: Final = ("x-request-id", "request-id", "apim-request-id", "
 
 
 def extract_rate_limits(headers: Mapping[str, str], result: CallResult, now: float) -> None:
-    """Write the rate limits and the request id of a response to the call result.
+    """Write the rate limits, ``Retry-After`` and the request id of a response to the call result.
 
     Args:
         headers: Response headers, names in lower case.
@@ -50,6 +52,9 @@ def extract_rate_limits(headers: Mapping[str, str], result: CallResult, now: flo
         limit = _first_limit(headers, groups if kind == "tokens" else (*groups, *_PLAIN_HEADERS), now)
         if limit is not None:
             setattr(result, kind, limit)
+    retry_after = headers.get("retry-after")
+    if retry_after is not None:
+        result.retry_after = _parse_retry_after(retry_after, now)
     if result.request_id is None:
         request_ids = (headers.get(name) for name in _REQUEST_ID_HEADERS)
         result.request_id = values.text(next((request_id for request_id in request_ids if request_id), None))
@@ -92,6 +97,17 @@ def parse_reset(text: str, now: float) -> float | None:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
     return _clamp_seconds(moment.timestamp() - now)
+
+
+def _parse_retry_after(text: str, now: float) -> float | None:
+    """Return the seconds of a ``Retry-After`` header, which are stated as such or as a date of HTTP."""
+    seconds = parse_reset(text, now)
+    if seconds is not None or len(text) > _MAX_DATE:
+        return seconds
+    try:
+        return _clamp_seconds(parsedate_to_datetime(text).timestamp() - now)
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def _parse_number(text: str) -> float | None:

@@ -123,6 +123,7 @@ CALL_RESULT: Final[dict[str, str]] = {
     "cache_hit": "byline.cache.hit",
     "cache_key": "byline.cache.key",
     "cache_savings": "byline.cache.savings",
+    "retry_after": "byline.retry_after",
     "error_type": ERROR_TYPE,
     "error_message": ERROR_MESSAGE,
     "status_code": "http.response.status_code",

@@ -163,6 +163,26 @@ def is_llm(span: ReadableSpan, attributes: Mapping[str, Any]) -> bool:
     return not KEYS.isdisjoint(attributes) and span.kind is not SpanKind.SERVER
 
 
+def is_framework_span(span: ReadableSpan) -> bool:
+    """Return whether a span is of the inside of a web framework, and repeats what the server span tells.
+
+    These are FastAPI's ``fastapi.dependencies``, ``fastapi.endpoint`` and ``fastapi.serialization``, and the spans of
+    ASGI messages by OpenTelemetry's middleware, such as ``POST /chat http send``.
+
+    Example:
+        >>> from opentelemetry.sdk.trace import TracerProvider
+        >>> tracer = TracerProvider().get_tracer("fastapi")
+        >>> is_framework_span(tracer.start_span("fastapi.endpoint")), is_framework_span(tracer.start_span("load"))
+        (True, False)
+    """
+    if span.kind is not SpanKind.INTERNAL:
+        return False
+    scope = span.instrumentation_scope
+    if scope is not None and scope.name == "fastapi" and span.name.startswith("fastapi."):
+        return True
+    return "asgi.event.type" in peek_attributes(span)
+
+
 def model_call_or_none(name: str, attributes: Mapping[str, Any]) -> bool | None:
     """Return whether an LLM span is a model call, ``None`` if its attributes do not tell or state another operation."""
     if name.endswith(_NO_LEAF_NAMES):
