@@ -6,6 +6,7 @@ behind, such as the folder of a spool, is in the temporary folder of the test.
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -119,3 +120,25 @@ def test_the_demo_command_prints_traces() -> None:
     assert without_durations(tree) in without_durations(run.stdout)
     (hidden,) = re.findall(r"Not in the tree: (.*)\.", run.stdout)
     assert all(f"`{name}`" in README for name in hidden.split(", "))
+
+
+def texts_of(svg: str) -> list[str]:
+    """Return the lines of a picture of a terminal, without durations and the lines of the tree."""
+    rows: dict[str, str] = {}
+    for row, text in re.findall(r'y="([\d.]+)"[^>]*clip-path[^>]*>([^<]*)<', svg):
+        rows[row] = rows.get(row, "") + html.unescape(text)
+    return [without_durations(" ".join(line.split())) for line in rows.values()]
+
+
+@pytest.mark.integration
+@pytest.mark.newest
+def test_the_picture_of_the_readme_is_that_of_the_demo(tmp_path: Path) -> None:
+    """``byline demo --svg docs/demo.svg`` draws it again. The picture loads nothing from elsewhere."""
+    picture = tmp_path / "demo.svg"
+    command = [sys.executable, "-m", "byline.cli", "demo", "--svg", str(picture)]
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    stored = (ROOT / "docs" / "demo.svg").read_text(encoding="utf-8")
+    assert texts_of(stored) == texts_of(picture.read_text(encoding="utf-8"))
+    assert len(texts_of(stored)) > 10
+    assert "url(http" not in stored
+    assert 'src="docs/demo.svg"' in README

@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--json", action="store_true", help="print all spans as one JSON object and nothing else")
     demo.add_argument("--langfuse", action="store_true", help="also send to the Langfuse that the environment names")
     demo.add_argument("--otlp", metavar="URL", help="also send to this OTLP/HTTP endpoint")
+    demo.add_argument("--svg", metavar="FILE", help="also write the traces as a picture")
     demo.add_argument("--open", action="store_true", help="show the traces in Phoenix, if that is installed")
 
     check = commands.add_parser(
@@ -100,7 +101,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from byline.cli import demo
 
         return demo.run_demo(
-            wsgi=options.wsgi, as_json=options.json, langfuse=options.langfuse, otlp=options.otlp, opens=options.open
+            wsgi=options.wsgi,
+            as_json=options.json,
+            langfuse=options.langfuse,
+            otlp=options.otlp,
+            opens=options.open,
+            svg=options.svg,
         )
     except SettingError as error:
         print(error, file=sys.stderr)

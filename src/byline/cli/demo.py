@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from opentelemetry import trace
@@ -26,7 +27,9 @@ from byline.settings import SettingError
 from byline.testing import Gateway, ReceivedSpan, Receiver
 
 
-def run_demo(*, wsgi: bool, as_json: bool, langfuse: bool, otlp: str | None, opens: bool = False) -> int:
+def run_demo(
+    *, wsgi: bool, as_json: bool, langfuse: bool, otlp: str | None, opens: bool = False, svg: str | None = None
+) -> int:
     """Run the demo and say on standard error what happens; return the exit code.
 
     Args:
@@ -34,6 +37,7 @@ def run_demo(*, wsgi: bool, as_json: bool, langfuse: bool, otlp: str | None, ope
         as_json: Print all spans as one JSON object.
         langfuse: Also send to the Langfuse of the environment.
         otlp: Also send to this OTLP/HTTP endpoint.
+        svg: Also write the traces as a picture into this file.
         opens: Also send to a Phoenix, which is started for this and shown in the browser until Ctrl-C.
 
     Raises:
@@ -60,6 +64,8 @@ def run_demo(*, wsgi: bool, as_json: bool, langfuse: bool, otlp: str | None, ope
         # uninstrument() has flushed all spans by now.
         spans = sorted(receiver.spans, key=lambda span: span.start)
         _say(f"{len(gateway.requests)} LLM calls were answered, {len(spans)} spans have arrived.")
+        if svg is not None:
+            demo_tree.save_picture(spans, Path(svg))
         _print_result(spans, wsgi=wsgi, as_json=as_json, backends=backends)
         if phoenix_url is not None:
             phoenix.show(phoenix_url)

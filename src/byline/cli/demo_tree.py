@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +17,16 @@ from rich.tree import Tree
 from byline.cli import demo_caller, span_summary
 from byline.genai import attributes as names
 from byline.testing import ReceivedSpan
+
+
+def save_picture(spans: Sequence[ReceivedSpan], path: Path) -> None:
+    """Write the traces that a backend received as an SVG, which refers to no font or file elsewhere."""
+    console = Console(highlight=False, record=True, width=84, file=io.StringIO())
+    for trace in _group_by_trace(spans):
+        console.print(_trace_tree(trace))
+    svg = console.export_svg(title="byline demo", unique_id="byline")
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
+    path.write_text(svg.replace("Fira Code, monospace", "Fira Code, Menlo, Consolas, monospace"), encoding="utf-8")
 
 
 def print_tree(spans: Sequence[ReceivedSpan], *, framework: str, sent_to: Sequence[str] = ()) -> None:
