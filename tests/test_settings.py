@@ -107,7 +107,7 @@ def test_unreadable_value_is_an_error_with_advice(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("secret", "shown"),
-    [("", ""), ("short", "…"), ("twelve chars", "…"), ("sk-lf-0123456789abcdef", "sk-lf-…ef")],
+    [("", ""), ("short", "…"), ("twelve chars", "…"), ("sk-lf-0123456789abcdef", "sk-lf-…")],
 )
 def test_secret_is_not_printed_whole(secret: str, shown: str) -> None:
     assert mask_secret(secret) == shown

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from byline.export import OTLP
+from byline.export import OTLP, Langfuse
 from byline.gateways import GatewayRegistry, LiteLLM
 from byline.http.client_hooks import parse_url
 from byline.settings import SettingError
 from byline.urls import split_url
+from tests.export.support import running
 
 #: Parsers read different hosts, or the host of a URL that no client sends.
 AMBIGUOUS = [
@@ -86,3 +87,19 @@ def test_each_destination_has_its_own_certificates(monkeypatch: pytest.MonkeyPat
         "https://vendor.example", ca_file=own, client_cert=str(own), proxy="http://proxy.example:3128"
     ).transport
     assert mine == (str(own), str(own), None, "http://proxy.example:3128", None)
+
+
+def test_no_message_has_the_password_of_an_endpoint(
+    production: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BYLINE_DEBUG", "1")
+    endpoint = "http://svc:hunter2pass@127.0.0.1:1/otlp/sk-proj-0a1b2c3d4e5f6g7h"
+    for destination in (OTLP(endpoint), Langfuse("pk-lf-1", "sk-lf-1", endpoint)):
+        said = str(destination.check())
+        with running(destination) as app:
+            app.chat()
+            destination.flush(5)
+        for text in (said, production.text, capsys.readouterr().err):
+            assert "hunter2pass" not in text
+            assert "0a1b2c3d" not in text
+        assert "http://127.0.0.1:1/otlp/…" in said

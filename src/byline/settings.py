@@ -305,8 +305,8 @@ def _is_quoted(text: str) -> bool:
 
 
 def mask_secret(secret: str) -> str:
-    """Return the first six and the last two characters of a secret."""
-    return f"{secret[:6]}…{secret[-2:]}" if len(secret) > 12 else "…" if secret else ""
+    """Return the first six characters of a secret, none of a short one."""
+    return f"{secret[:6]}…" if len(secret) > 12 else "…" if secret else ""
 
 
 def shorten_public_key(public: str) -> str:

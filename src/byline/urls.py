@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from urllib.parse import SplitResult, urlsplit
 
+from byline.secrets import scrub
+
 
 def split_url(url: object) -> SplitResult | None:
     r"""Return the parts of an http(s) URL, ``None`` if its host may be read in more than one way.
@@ -29,6 +31,18 @@ def split_url(url: object) -> SplitResult | None:
     if not host or parts.scheme not in ("http", "https") or ("%" in host and ":" not in host):
         return None
     return parts
+
+
+def without_credentials(url: str) -> str:
+    """Return a URL for messages: without user, password and anything that looks like a key.
+
+    Example:
+        >>> without_credentials("https://svc:hunter2pass@collector.example/v1/traces")
+        'https://collector.example/v1/traces'
+    """
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return scrub(f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}")
 
 
 def is_loopback(host: str) -> bool:

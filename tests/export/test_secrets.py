@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags, TraceState, set_span_in_context
 
 import byline
 from byline.destinations import OTLP, Langfuse
 from byline.export.redaction.allow_list import redact_parameters
 from byline.secrets import is_secret, scrub
 from byline.testing import Receiver
+from tests.export.support import running
 
 SECRET = "Q7fJ2kLm9XzP4aBc"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
@@ -26,8 +28,8 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_X
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    with Receiver() as running:
-        yield running
+    with Receiver() as found:
+        yield found
 
 
 def export(destination: Any, attributes: dict[str, Any], *, name: str = "chat", **resource: Any) -> None:
@@ -434,3 +436,25 @@ def test_credentials_of_a_netrc_file_are_not_sent(
     export(destination, {"gen_ai.operation.name": "chat"})
     assert all(result.ok for result in destination.check())
     assert {request.headers["authorization"] for request in receiver.requests} == {destination.headers["Authorization"]}
+
+
+def test_names_and_trace_states_have_no_credentials() -> None:
+    """Callers choose the ``tracestate``, which spans and links carry on."""
+    key = "sk-proj-0a1b2c3d4e5f6g7h"
+    state = TraceState([("vendor", key)])
+    harmless = TraceState([("vendor", "p:1")])
+    with Receiver() as receiver, running(OTLP(receiver.url, spans="all")) as app:
+        parent = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1), trace_state=state)
+        links = [Link(parent, {"key": key})]
+        context = set_span_in_context(NonRecordingSpan(parent))
+        with app.tracer.start_as_current_span(f"chat {key}", context, links=links) as span:
+            span.add_event(f"event {key}", {"text": key})
+        other = SpanContext(5, 6, is_remote=True, trace_flags=TraceFlags(1), trace_state=harmless)
+        app.tracer.start_span("chat", set_span_in_context(NonRecordingSpan(other))).end()
+    raw = b"".join(
+        gzip.decompress(request.body) if request.body[:2] == b"\x1f\x8b" else request.body
+        for request in receiver.requests
+        if request.body
+    )
+    assert b"0a1b2c3d" not in raw
+    assert b"vendor=p:1" in raw

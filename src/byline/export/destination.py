@@ -31,6 +31,7 @@ from byline.export.trace_view import TraceView
 from byline.export.worker import DestinationWorker
 from byline.genai.dialects import LANGFUSE, translate_attributes
 from byline.settings import SettingError
+from byline.urls import without_credentials
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -150,7 +151,9 @@ class Destination:
                 self_test.send_test_request(self._make_processor(sender), sender, self.options.sampling)
         finally:
             self.label = label
-        results = self_test.evaluate(self.name, self.endpoint, sender, is_filtered=bool(self.options.filters))
+        results = self_test.evaluate(
+            self.name, without_credentials(self.endpoint), sender, is_filtered=bool(self.options.filters)
+        )
         if self.spool is not None:
             waiting = DiskStore(self.spool, name=self.label, headers=self.headers).measure_waiting()
             results.append(self_test.spool_status(self.name, waiting.spans, waiting.size, self.options.spool_bytes))
@@ -162,7 +165,7 @@ class Destination:
     def _make_processor(self, sender: BatchSender) -> DestinationSpanProcessor:
         options = self.options
         details = f"with {self.credentials()}, spans={options.spans!r}, spool={self.spool}"
-        messages.debug_print(f"{self.label}: to {self.endpoint} {details}")
+        messages.debug_print(f"{self.label}: to {without_credentials(self.endpoint)} {details}")
         decisions = ExportDecisions(
             options.spans,
             unsampled=options.unsampled == "record",

@@ -19,6 +19,7 @@ from byline.export.self_test import CheckResult
 from byline.export.span_copy import SpanCopy
 from byline.genai import attributes as names
 from byline.settings import SettingError
+from byline.urls import without_credentials
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -101,10 +102,11 @@ class Langfuse(Destination):
         url = f"{self.base_url}/api/public/projects"
         client = HttpClient(url, {"Authorization": self.headers["Authorization"]}, transport=self.transport)
         response = client.send_request("GET")
+        shown = without_credentials(self.base_url)
         client.close()
         if response.status is None:
-            advice = messages.advice_for_error(response.reason, self.base_url)
-            return CheckResult(name, False, response.reason, f"no Langfuse answers at {self.base_url}: {advice}"), False
+            advice = messages.advice_for_error(response.reason, shown)
+            return CheckResult(name, False, response.reason, f"no Langfuse answers at {shown}: {advice}"), False
         if response.status in (401, 403):
             advice = "the server does not know these keys: check both keys and the region in LANGFUSE_BASE_URL"
             return CheckResult(name, False, f"HTTP {response.status}", advice), False
@@ -116,7 +118,7 @@ class Langfuse(Destination):
             return CheckResult(name, True, f"project {project}"), True
         page = ", a web page" if response.is_html_page else ""
         advice = "check LANGFUSE_BASE_URL: it is the URL of Langfuse itself, without the path of a project"
-        return CheckResult(name, False, f"HTTP {response.status} from {url}{page}", advice), True
+        return CheckResult(name, False, f"HTTP {response.status} from {without_credentials(url)}{page}", advice), True
 
 
 def _reject_swapped_keys(public_key: str, secret_key: str) -> None:

@@ -16,6 +16,7 @@ from byline.export.delivery import messages
 from byline.export.delivery.batch import Batch, decode_spans, encode_spans
 from byline.export.delivery.http_client import DEFAULT_TRANSPORT, HttpClient, Transport
 from byline.export.delivery.messages import Outcome
+from byline.urls import without_credentials
 
 _HEADERS: Final = {
     "content-type": "application/x-protobuf",
@@ -45,7 +46,7 @@ class EndpointPost:
         transport: Transport = DEFAULT_TRANSPORT,
     ) -> None:
         self._name = name
-        self._endpoint = endpoint
+        self._endpoint = without_credentials(endpoint)
         self._client = HttpClient(endpoint, headers, timeout=timeout, transport=transport)
         self.last_response = ""
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, Status, StatusCode
+from opentelemetry.trace import Link, SpanContext, Status, StatusCode
 
 from byline import errors, internal_metrics
 from byline.export.redaction.allow_list import (
@@ -88,8 +88,10 @@ class Redactor:
             span.events = [self._redact_event(event, hidden) for event in span.events]
         if span.links:
             span.links = [
-                Link(link.context, self.redact_attributes(link.attributes or {}, hidden)) for link in span.links
+                Link(_without_secret_state(link.context), self.redact_attributes(link.attributes or {}, hidden))
+                for link in span.links
             ]
+        span.context = _without_secret_state(span.context)
         if span.status.description:
             span.status = Status(StatusCode.ERROR, self._redact_error(span, hidden))
         if span.resource is not None and span.resource.attributes:
@@ -190,6 +192,14 @@ class Redactor:
             # One placeholder for all ids would make one user and one session of all.
             return None if name in _IDS else _MASK_FAILED
         return masked if masked is None or isinstance(masked, str) else str(masked)
+
+
+def _without_secret_state(context: SpanContext) -> SpanContext:
+    """Return a span context without its ``tracestate``, which callers choose, if that has a credential."""
+    state = context.trace_state.to_header() if context.trace_state else ""
+    if not state or scrub(state) == state:
+        return context
+    return SpanContext(context.trace_id, context.span_id, context.is_remote, context.trace_flags)
 
 
 def _round_large(number: int) -> str:
