@@ -74,6 +74,14 @@ _INPUT_NAMES: Final = frozenset(_INPUTS)
 _OUTPUT_NAMES: Final = frozenset(_OUTPUTS)
 _INPUT_PREFIXES: Final = tuple(name[:-1] for name in _INPUTS if name[-1] == "*")
 _OUTPUT_PREFIXES: Final = tuple(name[:-1] for name in _OUTPUTS if name[-1] == "*")
+#: Names that only conversations have; ``input`` may be anything.
+_SPELLINGS: Final = frozenset({*_INPUTS, *_OUTPUTS, "input.mime_type", "output.mime_type"}) - {
+    INPUT,
+    OUTPUT,
+    "input",
+    "output",
+    "events",
+}
 _MAX_DEPTH: Final = 32
 #: The redaction of binary data leaves this text.
 _LEFT_OUT: Final = re.compile(r"\[(\d+) characters left out\]")
@@ -197,10 +205,15 @@ def has_messages(attributes: Mapping[str, Any]) -> bool:
     return not {_MESSAGES_IN, _MESSAGES_OUT, _AGENT_MESSAGES}.isdisjoint(attributes)
 
 
-def rendered_attributes(attributes: Mapping[str, Any]) -> set[str]:
-    """Return the names of attributes that a rendered input or output repeats."""
+def rendered_attributes(attributes: Mapping[str, Any], *, is_model_call: bool) -> set[str]:
+    """Return the names of attributes that a rendered input or output repeats.
+
+    Attributes of an agent or a tool may be of another conversation than the rendered one, those of a model call not.
+    """
     genai = (_MESSAGES_IN, _MESSAGES_OUT, _AGENT_MESSAGES)
     rendered = {name for name in genai if '"parts"' in str(attributes.get(name))}
+    if is_model_call:
+        rendered |= {name for name in attributes if name in _SPELLINGS or name.startswith((*_PREFIXES, *_TOOL_LISTS))}
     return rendered | {_INSTRUCTIONS} if rendered else rendered
 
 

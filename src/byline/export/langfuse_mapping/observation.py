@@ -155,7 +155,7 @@ def drop_mapped(span: SpanCopy) -> None:
     attributes = span.attributes
     repeated = [name for name in attributes if name.startswith(_REPEATED)]
     if conversation.INPUT in attributes or conversation.OUTPUT in attributes:
-        repeated += conversation.rendered_attributes(attributes)
+        repeated += conversation.rendered_attributes(attributes, is_model_call=attributes.get(TYPE) == "generation")
     for name in repeated:
         attributes.pop(name, None)
 
