@@ -319,13 +319,15 @@ class RequestContext:
         return root.response_sent or root._expires_at is not None
 
     def has_left_trace(self, span_context: SpanContext) -> bool:
-        """Return whether work in another trace than the request's, after the response, is work for somebody else.
+        """Return whether work in another trace than the request's, after its end, is work for somebody else.
 
-        A worker that the request has started puts each job into a trace of its own, or of the job's sender.
+        A worker that the request has started puts each job into a trace of its own, or of the job's sender. Background
+        tasks of a framework run before the end.
         """
-        if not self.is_after_response() or not span_context.is_valid:
+        root = self.root()
+        if root._expires_at is None or not span_context.is_valid:
             return False
-        server_span = self.root().server_span
+        server_span = root.server_span
         of_request = None if server_span is None else server_span.get_span_context()
         return of_request is not None and of_request.is_valid and of_request.trace_id != span_context.trace_id
 

@@ -154,6 +154,18 @@ def test_worker_that_continues_the_trace_of_each_message_after_the_response(fini
     assert sessions(finished) == [None, "job's", None, "job's"]
 
 
+def test_background_work_within_the_request_may_have_a_trace_of_its_own(finished: Finished) -> None:
+    """Frameworks run background tasks after the response, and before the end of the app's call."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await answer(send)
+        with tracer.start_as_current_span("task", context=otel_context.Context()):
+            tracer.start_span("chat", attributes=CHAT).end()
+
+    asyncio.run(post(app, "alice"))
+    assert sessions(finished) == ["alice"]
+
+
 @pytest.mark.parametrize("after_response", [0.0, 300.0])
 def test_thread_with_the_context_of_opentelemetry_alone_is_attributed_for_the_same_time(
     after_response: float, finished: Finished
