@@ -15,7 +15,7 @@ from tests.matrix.cells import Cell
 SECONDS = 120
 
 
-def run(cell: Cell, program: str = "tests.matrix.scenario") -> dict[str, Any]:
+def run(cell: Cell, program: str = "tests.matrix.scenario", *arguments: str) -> dict[str, Any]:
     """Run all scenarios of a cell, or another program in its environment.
 
     Raises:
@@ -24,7 +24,7 @@ def run(cell: Cell, program: str = "tests.matrix.scenario") -> dict[str, Any]:
     python = environments.make(cell)
     with tempfile.TemporaryDirectory() as directory:
         target = Path(directory) / "found.json"
-        command = [str(python), "-m", program, cell.name, str(target)]
+        command = [str(python), "-m", program, cell.name, str(target), *arguments]
         try:
             done = subprocess.run(
                 command, cwd=environments.ROOT, capture_output=True, text=True, timeout=SECONDS, check=False
