@@ -10,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from byline import errors, request_context, shutdown
+from byline import errors, request_context, settings, shutdown
 from byline.genai import caller_trace, server_span
 from byline.genai.server_span import ServerSpanSetting
 from byline.genai.setup_check import InstrumentationCheck
@@ -22,7 +22,7 @@ from byline.genai.span_state import (
     set_server_span,
 )
 from byline.genai.tracer_provider import has_tracer_provider
-from byline.inbound.body import DEFAULT_LIMIT, BodyBuffer, is_json, parse_length
+from byline.inbound.body import BodyBuffer, is_json, parse_length
 from byline.inbound.reader import ClaimReader
 from byline.inbound.request import plain_headers, require_protocol
 from byline.inbound.trust import Identity, Trust
@@ -76,6 +76,8 @@ class AttributionMiddleware:
         after_response: Seconds after the response in which tasks and threads that the request left behind are still
             attributed to it; ``None`` for no limit. See `byline.unbound`.
 
+    A setting that is not passed comes from the environment or the configuration file, as docs/settings.md says.
+
     Raises:
         SettingError: ``byline.E010`` to ``byline.E016``, ``byline.E018`` and ``byline.E110``, at construction.
 
@@ -92,27 +94,35 @@ class AttributionMiddleware:
         fields: Mapping[str, str | Iterable[str]] | None = None,
         identity: Identity | None = None,
         trust: Trust | None = None,
-        public: bool = False,
-        body_limit: int = DEFAULT_LIMIT,
-        app_span: ServerSpanSetting = "auto",
+        public: bool | None = None,
+        body_limit: int | None = None,
+        app_span: ServerSpanSetting | None = None,
         after_response: float | None = DEFAULT_AFTER_RESPONSE,
     ) -> None:
         require_protocol(app, "asgi")
         InstrumentationCheck.has_middleware = True
         self.app = app
         self._reader = ClaimReader(fields=fields, identity=identity, trust=trust, public=public, body_limit=body_limit)
-        self._app_span = server_span.validate_app_span(app_span)
+        self._app_span = server_span.validate_app_span(settings.resolve("app_span", app_span))
+        if after_response == DEFAULT_AFTER_RESPONSE:
+            after_response = settings.find("after_response").value
         self._after_response = validate_after_response(after_response)
         self._otel_middleware: ASGIApp | None = None
         self._detector: server_span.ServerSpanDetector | None = None
+
+    def mark_automatic(self) -> None:
+        """Let a middleware of the app's own, further inside, read the claims of its requests by its own settings."""
+        self._reader.is_automatic = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Make a request context for http and websocket scopes; pass every other scope on."""
         if scope["type"] not in ("http", "websocket") or _CONTEXT_KEY in scope:
             if scope["type"] == "lifespan":
                 await run_lifespan(self.app, scope, receive, send)
-            else:
-                await self.app(scope, receive, send)
+                return
+            if _CONTEXT_KEY in scope:
+                scope[_CONTEXT_KEY].replace_automatic_reader(self._reader, self._after_response)
+            await self.app(scope, receive, send)
             return
         if self._reader.policy.may_isolate and not self._reader.policy.accepts_trace(scope):
             scope[caller_trace.KEY] = caller_trace.hide_in_scope(scope)

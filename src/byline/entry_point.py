@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, cast
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined, unused-ignore]
 
-from byline import errors
-from byline.instrument import instrument, runtimes, uninstrument
+from byline import auto_middleware, errors
+from byline.instrument import Given, instrument, instrument_checked, runtimes, uninstrument
 from byline.settings import SettingError
 
 
@@ -20,10 +20,14 @@ class BylineInstrumentor(BaseInstrumentor):  # type: ignore[misc, unused-ignore]
         return ()
 
     def _instrument(self, **kwargs: Any) -> None:
-        known_names = instrument.__kwdefaults__ or {}
+        defaults = instrument.__kwdefaults__ or {}
+        arguments = {**defaults, **{name: value for name, value in kwargs.items() if name in defaults}}
+        queues, threads = arguments.pop("queues"), arguments.pop("threads")
         earlier = runtimes.find(None)
         try:
-            instrument(**{name: value for name, value in kwargs.items() if name in known_names})
+            # In the order of `instrument`, which is that of `Given`.
+            instrument_checked(cast("Given", tuple(arguments.values())), queues, threads, strict=False)
+            auto_middleware.install()
         except SettingError as error:
             # If this raised, OpenTelemetry would load no further instrumentation.
             errors.error_once("entry point", "%s", error)
@@ -33,4 +37,5 @@ class BylineInstrumentor(BaseInstrumentor):  # type: ignore[misc, unused-ignore]
             runtime.is_from_entry_point = True
 
     def _uninstrument(self, **_: Any) -> None:
+        auto_middleware.uninstall()
         uninstrument()

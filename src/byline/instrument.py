@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, Literal, TypeVar
 
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -22,6 +22,19 @@ from byline.runtime import Runtime, Runtimes
 from byline.settings import SettingError
 from byline.threads import install as install_threads
 
+T = TypeVar("T")
+#: The arguments of `instrument` for `instrument_checked`, in its order.
+Given = tuple[
+    TracerProvider | None,
+    Sequence[Destination] | None,
+    Sequence[Gateway],
+    Literal["auto"] | Collection[str],
+    LLMSpans,
+    Stamp,
+    bool | None,
+    Collection[str] | None,
+]
+
 runtimes: Final = Runtimes()
 
 
@@ -35,8 +48,8 @@ def instrument(
     stamp: Stamp = "llm",
     capture_content: bool | None = None,
     propagate_to: Collection[str] | None = None,
-    queues: Literal["auto"] | Collection[str] = "auto",
-    threads: bool = True,
+    queues: Literal["auto"] | Collection[str] | None = None,
+    threads: bool | None = None,
 ) -> None:
     """Attribute the LLM spans of this process. Call this function once, at start; further calls change nothing.
 
@@ -60,9 +73,11 @@ def instrument(
             ``["*.svc.internal", "rag:8000", "10.0.0.0/8"]``. By default the value of ``BYLINE_PROPAGATE_TO``. No other
             host gets it, and no redirect to another origin.
         queues: The task queues to hook, so that a task is attributed to the request that queued it: ``"auto"`` for
-            all that byline supports, names such as ``{"celery", "rq"}``, or ``()`` for none.
+            all that byline supports, names such as ``{"celery", "rq"}``, or ``()`` for none. By default the value of
+            ``BYLINE_QUEUES``, or all.
         threads: Whether threads and executors work for the request that starts them, if
-            ``opentelemetry-instrumentation-threading`` is installed.
+            ``opentelemetry-instrumentation-threading`` is installed. By default the value of ``BYLINE_THREADS``, or
+            ``True``.
 
     Raises:
         SettingError: An invalid setting, e.g. ``byline.E041`` if only one of the two Langfuse keys is
@@ -76,25 +91,56 @@ def instrument(
         >>> byline.uninstrument()
     """
     given = (tracer_provider, destinations, gateways, clients, llm_spans, stamp, capture_content, propagate_to)
+    instrument_checked(given, queues, threads, strict=True)
+
+
+def instrument_checked(given: Given, queues: Any, threads: bool | None, *, strict: bool) -> None:
+    """Do the work of `instrument`; without ``strict``, a wrong setting is reported and switches off what it names."""
+    check = _SettingCheck(strict=strict)
     with runtimes.lock:
-        if settings.find("disabled").value:
+        if check(lambda: settings.find("disabled").value, False):
             return
-        earlier = runtimes.find(tracer_provider)
-        if earlier is not None and not _replaces(earlier, *given, queues, None if threads is True else threads):
+        earlier = runtimes.find(given[0])
+        if earlier is not None and not _replaces(earlier, *given, queues, threads):
             return
-        queue_names = validate_queues(queues)
-        if not isinstance(threads, bool):
+        unknown: Mapping[str, str] = check(settings.config_file.load, {})
+        for name, similar in unknown.items():
+            advice = f"; did you mean {similar}?" if similar else ""
+            file = settings.config_file.name
+            errors.warn_once(f"{file} {name}", "byline.E139: %s in %s is not a setting%s", name, file, advice)
+        queue_names: frozenset[str] = check(lambda: validate_queues(settings.resolve("queues", queues)), frozenset())
+        hooks_threads = check(lambda: settings.resolve("threads", threads), False)
+        if not isinstance(hooks_threads, bool):
             raise SettingError("byline.E134", f"threads={threads!r}", "pass True or False")
         if earlier is not None:
             runtimes.close(earlier)
         decides = runtimes.find(None) is None
-        runtime = _make_runtime(*given)
+        runtime = _make_runtime(*given, check=check)
         runtimes.add(runtime)
         runtime.log_destinations()
         if decides:
             # Queues and threads belong to the process: a further provider leaves them as they are.
             install_queues(queue_names)
-            install_threads(threads)
+            install_threads(hooks_threads)
+
+
+class _SettingCheck:
+    """Evaluates settings. Without ``strict``, a wrong one is logged, and its default is used.
+
+    Zero code must not take the app's other instrumentations, or byline's other settings, along.
+    """
+
+    def __init__(self, *, strict: bool) -> None:
+        self.strict = strict
+
+    def __call__(self, evaluate: Callable[[], T], default: T) -> T:
+        try:
+            return evaluate()
+        except SettingError as error:
+            if self.strict:
+                raise
+            errors.error_once(str(error), "%s", error)
+            return default
 
 
 def _make_runtime(
@@ -106,9 +152,11 @@ def _make_runtime(
     stamp: Stamp,
     capture_content: bool | None,
     propagate_to: Collection[str] | None,
+    *,
+    check: _SettingCheck,
 ) -> Runtime:
     # Check all settings before any change.
-    settings.find("debug")
+    check(lambda: settings.find("debug").value, False)
     for variable, suggestion in settings.find_misspelt().items():
         errors.warn_once(
             variable,
@@ -117,25 +165,26 @@ def _make_runtime(
             suggestion,
         )
     AttributionSpanProcessor(stamp)
-    all_gateways = [
-        *validate_gateways(gateways),
-        *parse_gateways(settings.find("gateways").value),
-    ]
-    content = settings.find("capture_content").value if capture_content is None else capture_content
+    named: list[Gateway] = check(
+        lambda: parse_gateways(settings.find("gateways").value, settings.find("broadcasts").value), []
+    )
+    all_gateways = [*validate_gateways(gateways), *named]
+    content = check(lambda: settings.resolve("capture_content", capture_content), False)
     if not isinstance(content, bool):
         raise SettingError("byline.E023", f"capture_content={capture_content!r}", "pass True, False or None")
     if llm_spans not in ("auto", True, False):
         raise SettingError("byline.E024", f"llm_spans={llm_spans!r}", 'pass "auto", True or False')
-    aliases = keys.parse_aliases(settings.find("key_aliases").value)
-    hashing = settings.find("key_hash").value, settings.find("pseudonym_key").value
+    aliases: dict[str, str] = check(lambda: keys.parse_aliases(settings.find("key_aliases").value), {})
+    hashing = check(lambda: (settings.find("key_hash").value, settings.find("pseudonym_key").value), ("off", ""))
     http.validate_clients(clients)
-    own_services = OwnServices(settings.find("propagate_to").value if propagate_to is None else propagate_to)
+    own_services = check(lambda: OwnServices(settings.resolve("propagate_to", propagate_to)), OwnServices(()))
     checked = None if destinations is None else validate_destinations(destinations)
     nowhere: list[str] | None = None
     provider = find_tracer_provider(tracer_provider)
     if checked is None:
         processors = [each for each in list_processors(provider) if not isinstance(each, SpanStateProcessor)]
-        checked = export.destinations_from_environment(processors)
+        none: list[Destination] = []
+        checked = check(lambda: export.destinations_from_environment(processors, leave_out=not check.strict), none)
         if not checked and not processors:
             nowhere = export.set_variables()
     runtime = Runtime(

@@ -212,6 +212,13 @@ class RequestContext:
         reader = self.root().reader
         return reader is not None and (reader.policy.public or reader.identity is not None)
 
+    def replace_automatic_reader(self, reader: ClaimReader, after_response: float) -> None:
+        """Read the claims by the settings of the app's own middleware, inside one that zero code has added."""
+        if self.reader is not None and self.reader.is_automatic:
+            with _lock:
+                self.reader, self._after_response = reader, after_response
+                self._claimed, self._settled, self._merged = None, False, None
+
     def bind(self, fields: Mapping[str, Any] | Attribution) -> None:
         """Add fields from app code, which win over claims; later calls win over earlier ones."""
         with _lock:

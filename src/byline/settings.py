@@ -7,9 +7,12 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
+
+import msgspec
 
 #: Prefix of variables → the similarity to a setting that counts as a misspelling. Higher for Langfuse's, because the
 #: Langfuse SDK has variables of its own.
@@ -87,6 +90,40 @@ def _parse_share(text: str) -> float:
 
 def _parse_list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _parse_bytes(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise ValueError("must be a number of bytes")
+    return int(text)
+
+
+def _parse_seconds(text: str) -> float | None:
+    if text.strip().lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("must be a number of seconds, or none for no limit") from None
+
+
+def _parse_auto_switch(text: str) -> bool | str:
+    return "auto" if text.strip().lower() == "auto" else parse_switch(text)
+
+
+def _parse_auto_list(text: str) -> Any:
+    folded = text.strip().lower()
+    return folded if folded == "auto" else () if folded == "none" else _parse_list(text)
+
+
+def _parse_fields(text: str) -> dict[str, list[str]]:
+    fields: dict[str, list[str]] = {}
+    for part in _parse_list(text):
+        field, equals, sources = part.partition("=")
+        if not equals:
+            raise ValueError("must be field=source pairs such as session_id=body:conversation.id")
+        fields[field.strip()] = [source.strip() for source in sources.split("|")]
+    return fields
 
 
 def _parse_signing_keys(text: str) -> tuple[str, ...]:
@@ -245,6 +282,83 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "byline",
         "Name of the group of services that accept each other's signed attribution, e.g. production",
     ),
+    Setting(
+        "fields",
+        ("BYLINE_FIELDS",),
+        "",
+        "Sources of the middleware: session_id=body:conversation.id, with | between several sources of a field",
+        _parse_fields,
+    ),
+    Setting("identity", ("BYLINE_IDENTITY",), "", "Function of the middleware for the authenticated user: module:name"),
+    Setting(
+        "trust",
+        ("BYLINE_TRUST",),
+        "",
+        "Claim groups that the middleware accepts, separated by commas, or none",
+        _parse_auto_list,
+    ),
+    Setting("public", ("BYLINE_PUBLIC",), "false", "true: strangers call the endpoints of the app", parse_switch),
+    Setting(
+        "body_limit",
+        ("BYLINE_BODY_LIMIT",),
+        "16777216",
+        "Bytes of a JSON body that the middleware buffers, 0 to read no bodies",
+        _parse_bytes,
+    ),
+    Setting(
+        "app_span",
+        ("BYLINE_APP_SPAN",),
+        "auto",
+        "Whether the middleware creates a server span: auto, true or false",
+        _parse_auto_switch,
+    ),
+    Setting(
+        "after_response",
+        ("BYLINE_AFTER_RESPONSE",),
+        "300",
+        "Seconds after the response in which work that a request left behind belongs to it, or none for no limit",
+        _parse_seconds,
+    ),
+    Setting(
+        "middleware",
+        ("BYLINE_MIDDLEWARE",),
+        "true",
+        "false: `byline run` and `opentelemetry-instrument` add no middleware to the app",
+        parse_switch,
+    ),
+    Setting("spans", ("BYLINE_SPANS",), "", "Spans for the destinations of the environment: llm or all", str.lower),
+    Setting(
+        "conventions",
+        ("BYLINE_CONVENTIONS",),
+        "",
+        "Further attribute names for the destinations of the environment, separated by commas",
+        _parse_list,
+    ),
+    Setting(
+        "organizations",
+        ("BYLINE_ORGANIZATIONS",),
+        "",
+        "Filter of the destinations of the environment: patterns of organization ids, separated by commas",
+        _parse_list,
+    ),
+    Setting("environments", ("BYLINE_ENVIRONMENTS",), "", "The same filter for environments", _parse_list),
+    Setting("models", ("BYLINE_MODELS",), "", "The same filter for models", _parse_list),
+    Setting("api_keys", ("BYLINE_API_KEYS",), "", "The same filter for hashes or aliases of API keys", _parse_list),
+    Setting(
+        "broadcasts",
+        ("BYLINE_BROADCASTS",),
+        "",
+        "Gateways that export their own traces to the same destination, separated by commas",
+        _parse_list,
+    ),
+    Setting(
+        "queues",
+        ("BYLINE_QUEUES",),
+        "auto",
+        "Task queues to hook, separated by commas, auto for all or none",
+        _parse_auto_list,
+    ),
+    Setting("threads", ("BYLINE_THREADS",), "true", "false: threads do not get the context of a request", parse_switch),
     Setting("disabled", ("BYLINE_DISABLED", "OTEL_SDK_DISABLED"), "false", "true: byline does nothing", parse_switch),
     Setting(
         "debug",
@@ -278,7 +392,87 @@ def find(name: str, environ: Mapping[str, str] | None = None) -> FoundSetting:
                 return FoundSetting(setting.parse(text), variable)
             except ValueError as error:
                 raise SettingError("byline.E001", f"{variable} {error}", f"correct or unset {variable}") from None
+    written = config_file.values().get(name) if environ is None else None
+    if written is not None:
+        try:
+            return FoundSetting(setting.parse(written), f"{name} in {config_file.name}")
+        except ValueError as error:
+            where = f"{name} in {config_file.name}"
+            raise SettingError("byline.E001", f"{where} {error}", f"correct or remove {where}") from None
     return FoundSetting(setting.parse(setting.default), None)
+
+
+def resolve(name: str, argument: Any) -> Any:
+    """Return an argument of code, or the setting if the argument is ``None``."""
+    return find(name).value if argument is None else argument
+
+
+class ConfigFile:
+    """The settings in ``byline.toml``, in ``[tool.byline]`` of ``pyproject.toml``, or in the file of ``BYLINE_CONFIG``.
+
+    The file is read once, from the folder in which the process starts.
+    """
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._values: dict[str, str] | None = None
+        self._unknown: dict[str, str] = {}
+
+    def values(self) -> Mapping[str, str]:
+        """Return the settings as texts, in the form of their variables; none if the file cannot be read."""
+        if self._values is None:
+            try:
+                self.load()
+            except SettingError:
+                # `instrument` reports this.
+                self._values = {}
+        return self._values or {}
+
+    def load(self) -> Mapping[str, str]:
+        """Read the file, and return keys that are no settings, each with the most similar setting.
+
+        Raises:
+            SettingError: ``byline.E136`` if the file is missing or is not TOML.
+        """
+        self._values = {}
+        named = os.environ.get("BYLINE_CONFIG", "").strip()
+        for path in [Path(named)] if named else [Path("byline.toml"), Path("pyproject.toml")]:
+            if not named and not path.is_file():
+                continue
+            try:
+                text = path.read_text(encoding="utf-8")
+                if path.name == "pyproject.toml" and "tool.byline" not in text:
+                    continue
+                table: Any = msgspec.toml.decode(text)
+            except (OSError, UnicodeDecodeError, msgspec.DecodeError, ImportError) as error:
+                why = str(error) if isinstance(error, ImportError | OSError) else "it is not valid TOML"
+                raise SettingError("byline.E136", f"{path} cannot be read: {why}", f"correct {path}") from None
+            if path.name == "pyproject.toml":
+                table = table.get("tool", {}).get("byline", {})
+            self.name = str(path)
+            self._values = {key: _to_text(value) for key, value in table.items() if key in BY_NAME}
+            unknown = [key for key in table if key not in BY_NAME]
+            return {key: next(iter(difflib.get_close_matches(key, BY_NAME, 1)), "") for key in unknown}
+        return {}
+
+    def clear(self) -> None:
+        """Read the file again when it is next needed."""
+        self._values = None
+
+
+config_file: Final = ConfigFile()
+
+
+def _to_text(value: Any) -> str:
+    """Return a value of TOML as it would be written in a variable."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ",".join(map(_to_text, value)) or "none"
+    if isinstance(value, dict):
+        items = ((key, item if isinstance(item, list) else [item]) for key, item in value.items())
+        return ",".join(f"{key}={'|'.join(map(_to_text, item))}" for key, item in items)
+    return str(value)
 
 
 def find_misspelt(environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -288,7 +482,7 @@ def find_misspelt(environ: Mapping[str, str] | None = None) -> dict[str, str]:
         >>> find_misspelt({"BYLINE_PRIVAT": "1", "BYLINE_DEBUG": "1", "LANGFUSE_BASEURL": "https://lf.example"})
         {'BYLINE_PRIVAT': 'BYLINE_PRIVACY', 'LANGFUSE_BASEURL': 'LANGFUSE_BASE_URL'}
     """
-    known = {variable for setting in SETTINGS for variable in setting.variables}
+    known = {"BYLINE_CONFIG"} | {variable for setting in SETTINGS for variable in setting.variables}
     misspelt: dict[str, str] = {}
     for variable in os.environ if environ is None else environ:
         for prefix, similarity in _MISSPELLING_SIMILARITY.items():

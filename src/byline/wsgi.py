@@ -8,14 +8,13 @@ from typing import Any, Final
 
 from opentelemetry import trace
 
-from byline import deferred, errors, request_context
+from byline import deferred, errors, request_context, settings
 from byline.genai import caller_trace, server_span
 from byline.genai.server_span import ServerSpanSetting
 from byline.genai.setup_check import InstrumentationCheck
 from byline.genai.span_state import attach_nested_request, is_below_other_request, set_server_span
 from byline.genai.tracer_provider import has_tracer_provider
 from byline.genai.wsgi_server_span import WsgiServerSpan, WsgiServerSpans
-from byline.inbound.body import DEFAULT_LIMIT
 from byline.inbound.reader import ClaimReader
 from byline.inbound.request import require_protocol
 from byline.inbound.trust import Identity, Trust
@@ -66,6 +65,8 @@ class AttributionMiddleware:
         after_response: Seconds after the response in which threads that the request left behind are still attributed
             to it; ``None`` for no limit. See `byline.unbound`.
 
+    A setting that is not passed comes from the environment or the configuration file, as docs/settings.md says.
+
     Raises:
         SettingError: ``byline.E010`` to ``byline.E018`` and ``byline.E110``, at construction.
 
@@ -83,23 +84,30 @@ class AttributionMiddleware:
         fields: Mapping[str, str | Iterable[str]] | None = None,
         identity: Identity | None = None,
         trust: Trust | None = None,
-        public: bool = False,
-        body_limit: int = DEFAULT_LIMIT,
-        app_span: ServerSpanSetting = "auto",
+        public: bool | None = None,
+        body_limit: int | None = None,
+        app_span: ServerSpanSetting | None = None,
         after_response: float | None = DEFAULT_AFTER_RESPONSE,
     ) -> None:
         require_protocol(app, "wsgi")
         InstrumentationCheck.has_middleware = True
         self.app = app
         self._reader = ClaimReader(fields=fields, identity=identity, trust=trust, public=public, body_limit=body_limit)
-        self._app_span = server_span.validate_app_span(app_span)
+        self._app_span = server_span.validate_app_span(settings.resolve("app_span", app_span))
+        if after_response == DEFAULT_AFTER_RESPONSE:
+            after_response = settings.find("after_response").value
         self._after_response = validate_after_response(after_response)
-        self._spans = WsgiServerSpans() if app_span is True else None
+        self._spans = WsgiServerSpans() if self._app_span is True else None
         self._detector: server_span.ServerSpanDetector | None = None
+
+    def mark_automatic(self) -> None:
+        """Let a middleware of the app's own, further inside, read the claims of its requests by its own settings."""
+        self._reader.is_automatic = True
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Make a request context and run the app in a copied context."""
         if _CONTEXT_KEY in environ:
+            environ[_CONTEXT_KEY].replace_automatic_reader(self._reader, self._after_response)
             return self.app(environ, start_response)
         if InstrumentationCheck.pending:
             InstrumentationCheck.warn_if_not_instrumented()

@@ -7,7 +7,9 @@ from byline.settings import SETTINGS
 _HEAD = """# Settings
 
 Every environment variable that byline reads, in the order of `byline check`. Arguments in code take precedence over the
-environment. An empty variable counts as not set, and a value must not have quotes around it.
+environment, and the environment over the configuration file, whose keys are the names in the first column
+([zero-code.md](zero-code.md#settings)). `BYLINE_CONFIG` names that file. An empty variable counts as not set, and a
+value must not have quotes around it.
 
 A switch takes `true` and `false`, `1` and `0`, `yes` and `no`, `on` and `off`. `python -m tests.docs` writes this page
 from the code.

@@ -70,6 +70,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     gateway.add_argument("--port", type=int, help="the port to serve on (default: a free one for a command, else 4010)")
     gateway.add_argument("run", nargs=argparse.REMAINDER, metavar="command", help="the command to run against it")
+
+    run = commands.add_parser(
+        "run",
+        help="run a program with byline and its middleware, without a line of code",
+        description="Runs a program. Its Python processes call byline.instrument(), and servers get the app with "
+        "AttributionMiddleware around it: byline run -- uvicorn main:app. The settings come from the environment, "
+        "byline.toml or pyproject.toml.",
+    )
+    run.add_argument("run", nargs=argparse.REMAINDER, metavar="command", help="the program and its arguments")
     return parser
 
 
@@ -97,6 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from byline.cli import gateway
 
             return gateway.run_gateway(options.port, options.run)
+        if options.command == "run":
+            from byline.cli import run
+
+            return run.run_program(options.run)
         _require_extra("demo", _DEMO_MODULES)
         from byline.cli import demo
 

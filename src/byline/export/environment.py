@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from opentelemetry.sdk.trace import SpanProcessor
@@ -14,23 +14,46 @@ from byline.export.destination import Destination
 from byline.export.langfuse import Langfuse
 from byline.export.otlp import OTLP
 from byline.export.processor import DestinationSpanProcessor
+from byline.settings import SettingError
 
 _GRPC: Final = "the OTLP endpoint of the environment speaks gRPC, but byline only HTTP: it gets no spans"
+#: Argument of a destination → its setting.
+_OPTIONS: Final = {
+    "spans": "spans",
+    "conventions": "conventions",
+    "organizations": "organizations",
+    "environments": "environments",
+    "models": "models",
+    "keys": "api_keys",
+}
 _HTTP: Final = "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf with an HTTP endpoint, or pass destinations"
 
 
-def destinations_from_environment(processors: Collection[SpanProcessor] = ()) -> list[Destination]:
+def destinations_from_environment(
+    processors: Collection[SpanProcessor] = (), *, leave_out: bool = False
+) -> list[Destination]:
     """Return the destinations that the environment names.
 
     Args:
         processors: The span processors of the app's own provider. One with an exporter sends to the endpoint of
             ``OTEL_EXPORTER_OTLP_*`` already, and that of Langfuse's SDK to Langfuse; a second export would count
             each call twice.
+        leave_out: Whether a destination with a wrong setting is reported and left out, instead of an error.
 
     Raises:
         SettingError: ``byline.E041`` if only one of the two Langfuse keys is set.
     """
     destinations: list[Destination] = []
+
+    def add(label: str, kind: Callable[..., Destination], source: str) -> None:
+        try:
+            destinations.append(kind(**_options()))
+            _print_source(label, source)
+        except SettingError as error:
+            if not leave_out:
+                raise
+            errors.error_once(f"destination {label}", "%s Until then %s gets no spans; all else works", error, label)
+
     if _names_langfuse() and settings.find("langfuse_enabled").value:
         if any(_is_of_langfuse_sdk(processor) for processor in processors):
             errors.warn_once(
@@ -39,19 +62,27 @@ def destinations_from_environment(processors: Collection[SpanProcessor] = ()) ->
                 "attributes to them. To send byline's own view of the spans as well, pass destinations=[Langfuse()]",
             )
         else:
-            destinations.append(Langfuse())
-            _print_source("langfuse", "langfuse_base_url")
+            add("langfuse", Langfuse, "langfuse_base_url")
     if _wants_otlp():
         if any(_exports(processor) for processor in processors):
             debug_print("otlp: an exporter of the app sends there already")
         else:
-            destinations.append(OTLP())
-            _print_source("otlp", "otlp_endpoint")
+            add("otlp", OTLP, "otlp_endpoint")
     for reason, _ in unused_settings():
         debug_print(reason)
     if not destinations:
         debug_print("the environment names no destination")
     return destinations
+
+
+def _options() -> dict[str, Any]:
+    """Return the settings for each destination of the environment."""
+    options: dict[str, Any] = {}
+    for name, setting in _OPTIONS.items():
+        value, variable = settings.find(setting)
+        if variable is not None:
+            options[name] = value
+    return options
 
 
 def _print_source(label: str, setting: str) -> None:

@@ -118,8 +118,12 @@ def validate_gateways(configured: Any) -> Collection[Gateway]:
     return configured
 
 
-def parse_gateways(text: str) -> list[Gateway]:
+def parse_gateways(text: str, broadcasts: Collection[str] = ()) -> list[Gateway]:
     """Parse ``BYLINE_GATEWAYS``: names, or ``name=base URL``, separated by commas.
+
+    Args:
+        text: The value.
+        broadcasts: ``BYLINE_BROADCASTS``: the names of gateways that export their own traces.
 
     Raises:
         SettingError: ``byline.E031`` for an unknown name, and for a gateway without public hosts whose
@@ -131,6 +135,8 @@ def parse_gateways(text: str) -> list[Gateway]:
     """
     by_name: Final = {kind.name: kind for kind in ALL}
     parsed: list[Gateway] = []
+    names = {part.partition("=")[0].strip().lower() for part in text.split(",")}
+    text = ",".join([text, *(name for name in broadcasts if name.lower() not in names)])
     for number, part in enumerate(text.split(","), 1):
         name, _, url = part.strip().partition("=")
         if not name:
@@ -146,5 +152,5 @@ def parse_gateways(text: str) -> list[Gateway]:
                 f"BYLINE_GATEWAYS names {kind.name} without its base URL",
                 f"write {kind.name}=http://host:port",
             )
-        parsed.append(kind(url.strip() or None))
+        parsed.append(kind(url.strip() or None, broadcasts=kind.name in {each.lower() for each in broadcasts}))
     return parsed

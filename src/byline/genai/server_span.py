@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from contextvars import Token
 from typing import Any, Final, Literal
 
@@ -111,20 +111,26 @@ class ServerSpanDetector:
         return False
 
     def _inspect(self, app: Any) -> None:
-        seen: set[int] = set()
-        pending = [app]
-        while pending and len(seen) < _MAX_DEPTH:
-            inner = pending.pop()
-            if inner is None or id(inner) in seen:
-                continue
-            seen.add(id(inner))
+        for inner in walk_apps(app):
             self._types |= _types_traced_by(inner)
             for route in _safe_getattr(inner, "routes") or ():
                 if callable(_safe_getattr(route, "matches")) and _types_traced_by(_safe_getattr(route, "app")):
                     self._mounts.append(route)
-            pending.extend(_safe_getattr(inner, name) for name in _WRAPPED_APP)
-            # FlaskInstrumentor keeps the app in a closure.
-            pending.extend(_safe_getattr(cell, "cell_contents") for cell in _safe_getattr(inner, "__closure__") or ())
+
+
+def walk_apps(app: Any) -> Iterator[Any]:
+    """Yield an app and the apps and middlewares that it wraps, as far as they can be seen."""
+    seen: set[int] = set()
+    pending = [app]
+    while pending and len(seen) < _MAX_DEPTH:
+        inner = pending.pop()
+        if inner is None or id(inner) in seen:
+            continue
+        seen.add(id(inner))
+        yield inner
+        pending.extend(_safe_getattr(inner, name) for name in _WRAPPED_APP)
+        # FlaskInstrumentor keeps the app in a closure.
+        pending.extend(_safe_getattr(cell, "cell_contents") for cell in _safe_getattr(inner, "__closure__") or ())
 
 
 def _safe_getattr(app: Any, name: str) -> Any:

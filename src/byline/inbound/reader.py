@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
-from byline import carrier, errors
+from byline import carrier, errors, settings
 from byline.attribution import EMPTY, MASKS, Attribution, merge
 from byline.inbound import sources
-from byline.inbound.body import DEFAULT_LIMIT, BodyBuffer, BodyDecoder
+from byline.inbound.body import BodyBuffer, BodyDecoder
 from byline.inbound.claim_names import (
     BODY_CLAIMS,
     CLAIM_NAMES,
@@ -74,9 +75,14 @@ class ClaimReader:
         fields: Mapping[str, str | Iterable[str]] | None = None,
         identity: Identity | None = None,
         trust: Trust | None = None,
-        public: bool = False,
-        body_limit: int = DEFAULT_LIMIT,
+        public: bool | None = None,
+        body_limit: int | None = None,
     ) -> None:
+        fields = settings.find("fields").value or None if fields is None else fields
+        identity = load_identity(settings.find("identity").value) if identity is None else identity
+        trust = _trust_of_settings() if trust is None else trust
+        public = settings.resolve("public", public)
+        body_limit = settings.resolve("body_limit", body_limit)
         if type(body_limit) is not int or body_limit < 0:
             raise SettingError(
                 "byline.E014", f"body_limit={body_limit!r}", "pass a number of bytes, 0 to read no bodies"
@@ -106,6 +112,8 @@ class ClaimReader:
         self.reads_in_one_pass = self.policy.accepts_all and identity is None and not self.sources
         #: Whether values may become known after the headers and the body have been read.
         self.late = identity is not None or any(source.late for source in self.sources)
+        #: Whether the middleware was added by zero code: one of the app's own, further inside, replaces the reader.
+        self.is_automatic = False
 
     def read_late_values(self, request: Request, raw: MutableMapping[str, Any]) -> LateValues:
         """Return the values that may become known late: only if they have changed, the claims are read again."""
@@ -218,6 +226,29 @@ class ClaimReader:
         except Exception:
             errors.report_internal_error("identity")
         return claims
+
+
+def _trust_of_settings() -> Trust | None:
+    groups, variable = settings.find("trust")
+    return groups if variable is not None else None
+
+
+def load_identity(name: str) -> Identity | None:
+    """Return the function ``module:name``, ``None`` for an empty name. Raises `SettingError` ``byline.E137``."""
+    if not name:
+        return None
+    module, _, attribute = name.partition(":")
+    try:
+        function: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            function = getattr(function, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingError(
+            "byline.E137",
+            f"identity={name!r} cannot be imported ({type(error).__name__})",
+            "write module:function, with a module that can be imported from where the app starts",
+        ) from None
+    return cast("Identity", function)
 
 
 def _text_or_none(value: object) -> str | None:

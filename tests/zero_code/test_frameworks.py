@@ -1,0 +1,125 @@
+"""Every framework under a server: zero code gives the spans that the README's code gives, and both double nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from byline.settings import SETTINGS
+from byline.testing import Receiver
+from tests.servers import patience
+
+ROOT = Path(__file__).parents[2]
+APP = "tests.zero_code.apps:app"
+SERVERS = {
+    "uvicorn": ["uvicorn", APP, "--port", "{port}"],
+    "hypercorn": ["hypercorn", APP, "--bind", "127.0.0.1:{port}"],
+    "gunicorn": ["gunicorn", APP, "--bind", "127.0.0.1:{port}", "--threads", "2"],
+    "gunicorn-uvicorn": ["gunicorn", APP, "--bind", "127.0.0.1:{port}", "-k", "uvicorn_worker.UvicornWorker"],
+    "flask": ["flask", "--app", "tests.zero_code.apps", "run", "--port", "{port}"],
+    "waitress": ["waitress-serve", "--listen", "127.0.0.1:{port}", APP],
+    "wsgiref": ["python", "-m", "tests.zero_code.apps", "{port}"],
+}
+CASES = [
+    ("fastapi", "uvicorn"),
+    ("fastapi", "gunicorn-uvicorn"),
+    ("starlette", "hypercorn"),
+    ("litestar", "uvicorn"),
+    ("quart", "hypercorn"),
+    ("django-asgi", "uvicorn"),
+    ("django-wsgi", "gunicorn"),
+    ("django-wsgi", "wsgiref"),
+    ("flask", "flask"),
+    ("flask", "gunicorn"),
+    ("falcon", "gunicorn"),
+    ("bottle", "waitress"),
+    ("pyramid", "waitress"),
+    ("pyramid", "wsgiref"),
+]
+#: How the app is started → what is put before the command, and whether byline is in the app's code.
+WAYS: dict[str, tuple[list[str], bool]] = {
+    "code": ([], True),
+    "byline run": (["byline", "run", "--"], False),
+    "opentelemetry-instrument": (["opentelemetry-instrument"], False),
+    "opentelemetry-instrument and code": (["opentelemetry-instrument"], True),
+}
+
+
+def program(name: str) -> str:
+    return sys.executable if name == "python" else str(Path(sys.executable).with_name(name))
+
+
+def start(framework: str, server: str, way: str, receiver: Receiver, port: int, **variables: str) -> Any:
+    before, in_code = WAYS[way]
+    ours = {name for setting in SETTINGS for name in setting.variables}
+    env = {name: value for name, value in os.environ.items() if name not in ours}
+    env |= {"FRAMEWORK": framework, "CODE": "1" if in_code else "", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    # Each process would compile all that it imports, or import the clients that other tests need.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    env["OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"] = "genai-openai,openai,httpx,httpx2,requests,celery,threading"
+    # Without opentelemetry-distro the exporters have to be named.
+    env |= {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"} | variables
+    command = [*before, *(each.format(port=port) for each in SERVERS[server])]
+    for index in {0, len(before)}:
+        command[index] = program(command[index])
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def ask(port: int, process: Any) -> None:
+    """Ask the app as soon as it answers."""
+    deadline = time.monotonic() + patience(60)
+    headers = {"x-session-id": "s-1", "content-type": "application/json"}
+    while True:
+        try:
+            reply = httpx.post(
+                f"http://127.0.0.1:{port}/chat", content=b'{"user": "ada"}', headers=headers, trust_env=False
+            )
+            break
+        except httpx.TransportError:
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.05)
+    assert reply.status_code in (200, 201), reply.text
+    assert reply.json() == {"answer": 42}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+def spans_of(framework: str, server: str, way: str, **variables: str) -> tuple[list[Any], str]:
+    """Return kind, session and user of each span, and the output of the server."""
+    with Receiver() as receiver:
+        port = free_port()
+        with start(framework, server, way, receiver, port, **variables) as process:
+            try:
+                ask(port, process)
+                # Development servers end by the signal, without a last export.
+                receiver.wait_for(2, timeout=patience(30))
+            finally:
+                process.terminate()
+                output, _ = process.communicate(timeout=patience(30))
+        wanted = ("session.id", "user.id", "gen_ai.operation.name")
+        found = [(span.kind, *(span.attributes.get(name) for name in wanted)) for span in receiver.spans]
+    # Spans of receive and send, which OpenTelemetry's own instrumentation adds, are not byline's.
+    return sorted((each for each in found if each[3] or each[0] == "SERVER"), key=str), output
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("framework", "server"), CASES)
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_gives_one_server_span_and_one_llm_span(framework: str, server: str, way: str) -> None:
+    spans, output = spans_of(framework, server, way)
+    assert spans == [("INTERNAL", "s-1", "ada", "chat"), ("SERVER", "s-1", "ada", None)], output
+    assert "byline.E" not in output
