@@ -40,6 +40,34 @@ def test_all_is_sorted_and_complete() -> None:
     assert shown == set(byline.__all__)
 
 
+@pytest.mark.parametrize("name", ["asgi", "destinations", "gateways", "testing", "wsgi"])
+def test_all_of_a_public_module_exists(name: str) -> None:
+    """Ruff holds the order."""
+    module = importlib.import_module(f"byline.{name}")
+    assert len(set(module.__all__)) == len(module.__all__)
+    assert all(hasattr(module, each) for each in module.__all__)
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    """Written in pyproject.toml alone."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (version,) = re.findall(r'^version = "(.+)"$', text, re.MULTILINE)
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    assert f'"{version}"' not in sources
+    assert not hasattr(byline, "__version__")
+
+
+@pytest.mark.integration
+def test_the_public_names_work_as_the_typed_file_uses_them() -> None:
+    """The same file is read by two type checkers."""
+    code = "from tests import public_use as use; use.functions(); use.tests(); use.asgi_apps(); use.wsgi_app(); "
+    code += "use.setup('http://127.0.0.1:9')"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_instrument_has_the_promised_parameters() -> None:
     """Keyword-only, in the promised order."""
     parameters = inspect.signature(byline.instrument).parameters

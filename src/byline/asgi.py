@@ -28,6 +28,8 @@ from byline.inbound.request import plain_headers, require_protocol
 from byline.inbound.trust import Identity, Trust
 from byline.request_context import DEFAULT_AFTER_RESPONSE, RequestContext, validate_after_response
 
+__all__ = ["AttributionMiddleware"]
+
 #: The key of a scope that this middleware handles already, so that a second middleware passes the request on.
 _CONTEXT_KEY: Final = "byline.request_context"
 _LAST_MESSAGES: Final = frozenset(

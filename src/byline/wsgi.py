@@ -22,6 +22,8 @@ from byline.inbound.wsgi_input import tee_wsgi_input
 from byline.request_context import DEFAULT_AFTER_RESPONSE, RequestContext, validate_after_response
 from byline.settings import SettingError
 
+__all__ = ["AttributionMiddleware"]
+
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
