@@ -30,6 +30,12 @@ class CallResult(msgspec.Struct, kw_only=True, omit_defaults=True):
         provider: The provider as OpenTelemetry names it: ``openai``, ``anthropic``, ``gcp.gemini`` …
         request_model: The requested model.
         parameters: Request parameters by their GenAI name (``max_tokens``, ``temperature`` …).
+        output_type: The requested type of output: ``text``, ``json``, ``image`` or ``speech``.
+        dimensions: Dimensions of the embeddings, as requested or as in the response.
+        api_type: OpenAI's API: ``chat_completions`` or ``responses``.
+        request_tier: The requested service tier of OpenAI, unless that is ``auto``.
+        response_tier: The service tier with which OpenAI answered.
+        system_fingerprint: OpenAI's fingerprint of the backend that answered.
         response_model: The model that created the response.
         response_id: The id of the response, by which spans that arrive late are found.
         finish_reasons: Why the model stopped, one for each choice.
@@ -38,7 +44,12 @@ class CallResult(msgspec.Struct, kw_only=True, omit_defaults=True):
         cache_read_tokens: Input tokens that were read from the provider's prompt cache.
         cache_write_tokens: Input tokens that were written to the prompt cache.
         reasoning_tokens: Output tokens for reasoning.
+        input_text_tokens: Text tokens of the input, if the provider tells the modalities apart; like the next ones.
+        input_image_tokens: Image tokens of the input.
         input_audio_tokens: Audio tokens of the input.
+        input_video_tokens: Video tokens of the input.
+        output_text_tokens: Text tokens of the output.
+        output_image_tokens: Image tokens of the output.
         output_audio_tokens: Audio tokens of the output.
         streamed: Whether the response is a stream.
         time_to_first_chunk: Seconds from sending the request to the first chunk of the body.
@@ -84,6 +95,12 @@ class CallResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     provider: str | None = None
     request_model: str | None = None
     parameters: dict[str, str | int | float | bool | tuple[str, ...]] = {}
+    output_type: str | None = None
+    dimensions: int | None = None
+    api_type: str | None = None
+    request_tier: str | None = None
+    response_tier: str | None = None
+    system_fingerprint: str | None = None
     response_model: str | None = None
     response_id: str | None = None
     finish_reasons: tuple[str, ...] = ()
@@ -93,7 +110,12 @@ class CallResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     cache_read_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
+    input_text_tokens: int | None = None
+    input_image_tokens: int | None = None
     input_audio_tokens: int | None = None
+    input_video_tokens: int | None = None
+    output_text_tokens: int | None = None
+    output_image_tokens: int | None = None
     output_audio_tokens: int | None = None
 
     streamed: bool = False

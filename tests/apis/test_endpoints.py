@@ -78,7 +78,7 @@ CALLS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any] | bytes, dict[st
             "provider": "gcp.vertex_ai",
             "operation": "embeddings",
             "request_model": "text-embedding-005",
-            "parameters": {"embedding.dimensions": 64},
+            "dimensions": 64,
             "input_tokens": 7,
             "output_tokens": None,
         },

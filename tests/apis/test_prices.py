@@ -51,6 +51,13 @@ def test_gateway_spelling_of_a_model_is_understood() -> None:
     assert called(provider="openai", response_model="openai/gpt-4o").cost is not None
 
 
+def test_unknown_host_has_the_prices_of_openai_alone() -> None:
+    """A gateway or a proxy may pass OpenAI's models on; other models at such a host are somebody's own."""
+    assert called(provider="llm.example.com").cost == called().cost
+    assert called(provider="llm.example.com", response_model="llama-3.3-70b-versatile").cost is None
+    assert called(provider="groq", response_model="llama-3.3-70b-versatile").cost is not None
+
+
 @pytest.mark.parametrize(
     "given", [{"response_model": "nobody-knows-me"}, {"error_type": "500"}, {"input_tokens": None}]
 )

@@ -174,8 +174,8 @@ def test_request_parameters_are_read() -> None:
         "top_p": 0.5,
         "seed": 42,
         "presence_penalty": 1.0,
-        "response_format": "json_object",
     }
+    assert result.output_type == "json"
     assert (result.operation, result.provider, result.request_model, result.streamed) == (
         "chat",
         "groq",

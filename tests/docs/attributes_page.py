@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from typing import Any, Final
@@ -11,6 +12,7 @@ from byline.attribution import Attribution
 from byline.call_result import CallResult
 from byline.genai import attributes as names
 from byline.genai.dialects import CONVENTIONS, Row
+from tests.genai.provider_replies import PROVIDER_ATTRIBUTES
 
 _HEAD: Final = """# Attributes
 
@@ -60,6 +62,14 @@ _DIALECTS: Final = {
     "traceloop": "As OpenLLMetry and Traceloop write them.",
 }
 
+_PROVIDERS: Final = """\
+"both": OpenTelemetry's own instrumentation of the provider's SDK writes the attribute as well, as the published results
+of its conformance suite show; for Cohere there is none. `gen_ai.usage.cache_write.input_tokens` is the newer name of
+`gen_ai.usage.cache_creation.input_tokens`. `gen_ai.provider.name` is the name in the conventions if the host is one of
+a known provider; of other hosts that speak OpenAI's API the name of the gateway, else the host. `openai.*` is written
+for OpenAI and Azure OpenAI only. A test checks byline's spans of every API against the registry and the JSON schemas of
+the conventions. One name is not in the registry: `gen_ai.usage.cost`, which Langfuse and OpenRouter use."""
+
 _LANGFUSE: Final = """\
 `"langfuse"` has no table: it writes `langfuse.observation.*`, that is type, model, parameters, tokens, cost, time of
 the first token, level, prompt and metadata. `Langfuse(…)` always writes them; name the convention for an `OTLP(…)` that
@@ -100,6 +110,7 @@ def _page_lines() -> Iterator[str]:
         yield _row(
             _quote(*(f"byline.ratelimit.{kind}.{part}" for part in ("limit", "remaining", "reset"))), result[kind]
         )
+    yield from _provider_lines()
     yield from _table("On the server span: the request's totals", _TOTALS)
     yield from _table("On exported spans", _EXPORTED)
     yield ""
@@ -119,6 +130,22 @@ def _page_lines() -> Iterator[str]:
         if dialect == "openinference":
             for name, meaning in _OPENINFERENCE_CONTENT.items():
                 yield f"| `{name}` | {meaning} |"
+
+
+def _provider_lines() -> Iterator[str]:
+    rows = json.loads(PROVIDER_ATTRIBUTES.read_text(encoding="utf-8"))
+    every = sorted({name for row in rows.values() for side in row.values() for name in side or ()})
+    yield from _section("On byline's own LLM spans, by provider", "attribute", *rows)
+    for name in every:
+        yield _row(_quote(name), " | ".join(_who_writes(name, row) for row in rows.values()))
+    yield ""
+    yield from _PROVIDERS.splitlines()
+
+
+def _who_writes(name: str, row: dict[str, Any]) -> str:
+    return {(True, True): "both", (True, False): "byline", (False, True): "OTel", (False, False): "–"}[
+        (name in row["byline"], name in (row["opentelemetry"] or ()))
+    ]
 
 
 def _dialect_row(row: Row) -> str:

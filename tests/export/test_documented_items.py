@@ -127,7 +127,7 @@ FIRST_CLASS: dict[str, tuple[str, Any]] = {
             "presence_penalty": 0.3,
             "seed": 7,
             "stop_sequences": '["END"]',
-            "response_format": "json_object",
+            "output_type": "json",
             "reasoning.level": "low",
         },
     ),

@@ -183,7 +183,7 @@ def test_messages_of_a_bedrock_converse_request() -> None:
             "role": "user",
             "parts": [
                 {"type": "text", "content": "Who?"},
-                {"type": "blob", "modality": "image", "size": 3, "mime_type": "image/png"},
+                {"type": "blob", "modality": "image", "content": "", "size": 3, "mime_type": "image/png"},
             ],
         },
         {"role": "assistant", "parts": [{"type": "tool_call", "id": "t", "name": "look", "arguments": {"a": 1}}]},

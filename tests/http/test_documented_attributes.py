@@ -90,7 +90,6 @@ CHAT_PARAMETERS = {
     "presence_penalty": 0.125,
     "seed": 7,
     "stop_sequences": ("END",),
-    "response_format": "json_object",
 }
 
 
@@ -175,9 +174,9 @@ def through_aiohttp(gateway: Gateway, stream: bool) -> None:
 _MESSAGES = {"max_tokens": 9, "temperature": 0.5, "top_p": 0.75, "top_k": 5, "stop_sequences": ("END",)}
 WAYS: dict[Callable[[Gateway, bool], None], dict[str, Any]] = {
     chat: CHAT_PARAMETERS,
-    responses: {"max_tokens": 9, "temperature": 0.5, "top_p": 0.75, "response_format": "json_object"},
+    responses: {"max_tokens": 9, "temperature": 0.5, "top_p": 0.75},
     messages: _MESSAGES,
-    generate: {**_MESSAGES, "seed": 7, "response_format": "application/json"},
+    generate: {**_MESSAGES, "seed": 7},
     through_requests: CHAT_PARAMETERS,
     through_aiohttp: CHAT_PARAMETERS,
 }

@@ -48,8 +48,10 @@ class Messages(ApiParser):
         "top_p": ("top_p", float),
         "top_k": ("top_k", int),
         "stop_sequences": ("stop_sequences", tuple),
-        "service_tier": ("service_tier", str),
+        "thinking.type": ("reasoning.level", str),
+        "output_config.effort": ("reasoning.level", str),
     }
+    output_types: ClassVar[tuple[str, ...]] = ("output_format.type", "output_config.format.type")
 
     def reply_in(self, event: Members) -> Members:
         """Return the message of the first event; the others have their members at the top."""

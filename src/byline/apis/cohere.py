@@ -14,6 +14,7 @@ from byline.apis.parser import (
     Usage,
     find_value,
     set_finish_reason,
+    vector_length,
 )
 from byline.call_result import CallResult
 
@@ -36,8 +37,10 @@ class CohereChat(ApiParser):
         "frequency_penalty": ("frequency_penalty", float),
         "presence_penalty": ("presence_penalty", float),
         "stop_sequences": ("stop_sequences", tuple),
-        "response_format.type": ("response_format", str),
+        "thinking.type": ("reasoning.level", str),
+        "embedding_types": ("encoding_formats", tuple),
     }
+    output_types: ClassVar[tuple[str, ...]] = ("response_format.type",)
     usage: ClassVar[Usage] = {
         "input_tokens": ("billed_units.input_tokens", "tokens.input_tokens"),
         "output_tokens": ("billed_units.output_tokens", "tokens.output_tokens"),
@@ -75,8 +78,14 @@ class CohereEmbed(CohereChat):
     """``/v2/embed`` and ``/v1/embed``."""
 
     name: ClassVar[str] = "cohere.embed"
+    dimensions: ClassVar[str | None] = "output_dimension"
     required_members: ClassVar[frozenset[str]] = frozenset({"model"})
     operation: ClassVar[str] = "embeddings"
+
+    def apply_reply(self, reply: Members, result: CallResult) -> None:
+        """Read also the dimensions, unless the request states them."""
+        super().apply_reply(reply, result)
+        result.dimensions = result.dimensions or vector_length(reply.raw.get("embeddings"))
 
     def has_required_members(self, request: Members) -> bool:
         """Return whether the body has a model and something to embed."""
@@ -97,6 +106,7 @@ class CohereRerank(CohereEmbed):
     name: ClassVar[str] = "cohere.rerank"
     required_members: ClassVar[frozenset[str]] = frozenset({"model", "query", "documents"})
     operation: ClassVar[str] = "rerank"
+    dimensions: ClassVar[str | None] = None
     #: Cohere counts searches; the others count tokens.
     usage: ClassVar[Usage] = {"input_tokens": ("billed_units.input_tokens", "total_tokens")}
 

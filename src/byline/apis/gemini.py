@@ -33,6 +33,7 @@ from byline.apis.parser import (
     set_count,
     set_finish_reason,
     token_count,
+    vector_length,
 )
 from byline.call_result import CallResult
 from byline.gateways import values
@@ -56,6 +57,9 @@ class _Prediction(msgspec.Struct):
 
 _decode_candidates: Final = msgspec.json.Decoder(list[_Candidate]).decode
 _decode_predictions: Final = msgspec.json.Decoder(list[_Prediction]).decode
+_EMBEDDINGS: Final = ("embeddings", "embedding", "predictions")
+#: Modalities that the conventions count apart.
+_MODALITIES: Final = {"input": ("text", "image", "audio", "video"), "output": ("text", "image", "audio")}
 _FINAL_STATUSES: Final = frozenset({"completed", "requires_action", "failed", "cancelled", "incomplete"})
 
 
@@ -74,9 +78,13 @@ class Generate(ApiParser):
         "generationConfig.presencePenalty": ("presence_penalty", float),
         "generationConfig.seed": ("seed", int),
         "generationConfig.stopSequences": ("stop_sequences", tuple),
-        "generationConfig.responseMimeType": ("response_format", str),
+        "generationConfig.thinkingConfig.thinkingLevel": ("reasoning.level", str),
         "generationConfig.candidateCount": ("choice.count", int),
     }
+    output_types: ClassVar[tuple[str, ...]] = (
+        "generationConfig.responseModalities",
+        "generationConfig.responseMimeType",
+    )
 
     def model_in_path(self, path: str) -> str | None:
         """Return the model of ``…/models/gemini-2.5-flash:generateContent``."""
@@ -106,6 +114,11 @@ class Generate(ApiParser):
             result.output_tokens = (answer or 0) + (thoughts or 0)
         set_count(result, "reasoning_tokens", thoughts)
         set_count(result, "cache_read_tokens", usage.get("cachedContentTokenCount"))
+        for side, name in (("input", "promptTokensDetails"), ("output", "candidatesTokensDetails")):
+            for item in list_objects(usage.get(name)):
+                modality = str(item.get("modality")).lower()
+                if modality in _MODALITIES[side]:
+                    set_count(result, f"{side}_{modality}_tokens", item.get("tokenCount"))
 
     def input_messages(self, request: Members) -> list[Message]:
         """Return the messages; a turn of the model is one of the assistant."""
@@ -151,6 +164,13 @@ class Embed(Generate):
 
     name: ClassVar[str] = "gemini.embed"
     operation: ClassVar[str] = "embeddings"
+    dimensions: ClassVar[str | None] = "outputDimensionality"
+
+    def apply_reply(self, reply: Members, result: CallResult) -> None:
+        """Read also the dimensions, unless the request states them."""
+        super().apply_reply(reply, result)
+        embeddings = next((reply.raw[name] for name in _EMBEDDINGS if name in reply.raw), None)
+        result.dimensions = result.dimensions or vector_length(embeddings)
 
     def input_messages(self, request: Members) -> list[Message]:
         """Return the texts."""
@@ -171,7 +191,8 @@ class VertexEmbed(Embed):
     #: Other models at this end of the path make images, or are the user's own.
     path_pattern: ClassVar[re.Pattern[str] | None] = re.compile("/publishers/google/models/[^/:]*embedding")
     required_members: ClassVar[frozenset[str]] = frozenset({"instances"})
-    parameters: ClassVar[Parameters] = {"parameters.outputDimensionality": ("embedding.dimensions", int)}
+    parameters: ClassVar[Parameters] = {}
+    dimensions: ClassVar[str | None] = "parameters.outputDimensionality"
 
     def apply_reply(self, reply: Members, result: CallResult) -> None:
         """Add up the token counts of all predictions."""
@@ -201,10 +222,9 @@ class Interactions(ApiParser):
         "generation_config.seed": ("seed", int),
         "generation_config.stop_sequences": ("stop_sequences", tuple),
         "generation_config.thinking_level": ("reasoning.level", str),
-        "response_mime_type": ("response_format", str),
         "previous_interaction_id": ("previous_response.id", str),
-        "service_tier": ("service_tier", str),
     }
+    output_types: ClassVar[tuple[str, ...]] = ("response_modalities", "response_mime_type")
 
     def has_required_members(self, request: Members) -> bool:
         """Return whether the body has an input, and a model or an agent."""

@@ -56,7 +56,8 @@ def media_part(
     modality: str, *, uri: object = None, file_id: object = None, mime: object = None, data: object = None
 ) -> Part:
     """Return a part that is no text: its URI, its file, or the kind and number of its bytes, never its bytes."""
-    part: Part = {"type": "blob", "modality": modality}
+    # The schema of the conventions requires the content of a blob.
+    part: Part = {"type": "blob", "modality": modality, "content": ""}
     if isinstance(uri, str) and not uri.startswith("data:"):
         part = {"type": "uri", "modality": modality, "uri": shorten_text(uri)}
     elif isinstance(file_id, str):
@@ -152,6 +153,9 @@ def dump_messages(messages: list[Message]) -> str | None:
     encoded: list[str] = []
     size = 2
     for message in reversed(messages):
+        # Of a choice that was cut off no reason is known; the newest schema has no null.
+        if not isinstance(message.get("finish_reason", ""), str):
+            message = {name: value for name, value in message.items() if name != "finish_reason"}
         text = dump_json(message)
         if size + len(text) + 1 > MAX_JSON and encoded:
             note = text_part(f"({len(messages) - len(encoded)} earlier messages are left out)")

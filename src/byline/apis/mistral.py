@@ -19,7 +19,7 @@ from byline.apis.messages import (
     tool_response_part,
     user_messages,
 )
-from byline.apis.openai import PARAMETERS, USAGE, Chat, content_parts
+from byline.apis.openai import OUTPUT_TYPES, PARAMETERS, USAGE, Chat, content_parts
 from byline.apis.parser import ApiParser, Parameters, Usage
 from byline.call_result import CallResult
 from byline.gateways import values
@@ -49,6 +49,7 @@ class Conversations(ApiParser):
     #: OpenAI's conversations have no ``inputs``: they only store messages.
     shares_path: ClassVar[bool] = True
     parameters: ClassVar[Parameters] = {f"completion_args.{name}": parameter for name, parameter in PARAMETERS.items()}
+    output_types: ClassVar[tuple[str, ...]] = tuple(f"completion_args.{name}" for name in OUTPUT_TYPES)
     usage: ClassVar[Usage] = USAGE
 
     def apply_reply(self, reply: Members, result: CallResult) -> None:

@@ -22,6 +22,7 @@ from byline.apis.parser import (
     Parameters,
     set_count,
     set_finish_reason,
+    vector_length,
 )
 from byline.call_result import CallResult
 
@@ -40,7 +41,9 @@ class OllamaChat(ApiParser):
         "options.top_k": ("top_k", int),
         "options.seed": ("seed", int),
         "options.stop": ("stop_sequences", tuple),
+        "think": ("reasoning.level", str),
     }
+    output_types: ClassVar[tuple[str, ...]] = ("format",)
 
     def is_streamed(self, request: Members, path: str) -> bool:  # noqa: ARG002 - the request alone decides
         """Return whether the request asks for a stream, which is the default."""
@@ -98,6 +101,12 @@ class OllamaEmbed(OllamaChat):
     name: ClassVar[str] = "ollama.embed"
     required_members: ClassVar[frozenset[str]] = frozenset({"model", "input"})
     operation: ClassVar[str] = "embeddings"
+    dimensions: ClassVar[str | None] = "dimensions"
+
+    def apply_reply(self, reply: Members, result: CallResult) -> None:
+        """Read also the dimensions, unless the request states them."""
+        super().apply_reply(reply, result)
+        result.dimensions = result.dimensions or vector_length(reply.raw.get("embeddings"))
 
     def is_streamed(self, request: Members, path: str) -> bool:  # noqa: ARG002 - embeddings are one reply
         """Return ``False``."""

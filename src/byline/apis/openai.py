@@ -26,6 +26,7 @@ from byline.apis.parser import (
     Parameters,
     Usage,
     add_finish_reason,
+    vector_length,
 )
 from byline.call_result import CallResult
 from byline.gateways import values
@@ -44,15 +45,16 @@ PARAMETERS: Final[Parameters] = {
     "random_seed": ("seed", int),
     "stop": ("stop_sequences", tuple),
     "n": ("choice.count", int),
-    "response_format.type": ("response_format", str),
-    "text.format.type": ("response_format", str),
     "reasoning_effort": ("reasoning.level", str),
     "reasoning.effort": ("reasoning.level", str),
     "previous_response_id": ("previous_response.id", str),
     "encoding_format": ("encoding_formats", tuple),
-    "dimensions": ("embedding.dimensions", int),
-    "service_tier": ("service_tier", str),
 }
+
+#: Members that state a type of output, in chat completions and in the Responses API.
+OUTPUT_TYPES: Final = ("response_format.type", "text.format.type", "modalities")
+#: Providers whose spans have the attributes ``openai.*``.
+_OPENAI: Final = frozenset({"openai", "azure.ai.openai"})
 
 #: The token counts under both names: those of chat completions, and those of the Responses API.
 USAGE: Final[Usage] = {
@@ -61,8 +63,13 @@ USAGE: Final[Usage] = {
     "cache_read_tokens": ("prompt_tokens_details.cached_tokens", "input_tokens_details.cached_tokens"),
     "cache_write_tokens": ("prompt_tokens_details.cache_write_tokens",),
     "reasoning_tokens": ("completion_tokens_details.reasoning_tokens", "output_tokens_details.reasoning_tokens"),
-    "input_audio_tokens": ("prompt_tokens_details.audio_tokens",),
-    "output_audio_tokens": ("completion_tokens_details.audio_tokens",),
+    "input_text_tokens": ("prompt_tokens_details.text_tokens", "input_tokens_details.text_tokens"),
+    "input_image_tokens": ("prompt_tokens_details.image_tokens", "input_tokens_details.image_tokens"),
+    "input_audio_tokens": ("prompt_tokens_details.audio_tokens", "input_tokens_details.audio_tokens"),
+    "input_video_tokens": ("prompt_tokens_details.video_tokens",),
+    "output_text_tokens": ("completion_tokens_details.text_tokens", "output_tokens_details.text_tokens"),
+    "output_image_tokens": ("completion_tokens_details.image_tokens", "output_tokens_details.image_tokens"),
+    "output_audio_tokens": ("completion_tokens_details.audio_tokens", "output_tokens_details.audio_tokens"),
 }
 
 
@@ -81,12 +88,42 @@ _METADATA: Final = "provider_metadata"
 _MAX_CHOICES: Final = 64
 
 
-class Chat(ApiParser):
+class OpenAIParser(ApiParser):
+    """The members that all of OpenAI's APIs have. Other providers offer the same APIs.
+
+    Attributes:
+        api_type: The name of the API in OpenTelemetry's conventions for OpenAI.
+    """
+
+    api_type: ClassVar[str | None] = None
+    parameters: ClassVar[Parameters] = PARAMETERS
+    output_types: ClassVar[tuple[str, ...]] = OUTPUT_TYPES
+
+    def parse_request(self, body: bytes, result: CallResult, **given: Any) -> bool:
+        """Read also the service tier, if the provider is OpenAI."""
+        fits = super().parse_request(body, result, **given)
+        if result.provider in _OPENAI:
+            result.api_type = self.api_type
+            members = given.get("members")
+            request = Members(members) if members is not None else parse_object(body) or Members({})
+            tier = values.text(request.get_string("service_tier"))
+            result.request_tier = None if tier == "auto" else tier
+        return fits
+
+    def apply_reply(self, reply: Members, result: CallResult) -> None:
+        """Read also the service tier and the fingerprint of the backend."""
+        super().apply_reply(reply, result)
+        if result.provider in _OPENAI:
+            result.response_tier = values.text(reply.get_string("service_tier")) or result.response_tier
+            result.system_fingerprint = values.text(reply.get_string("system_fingerprint")) or result.system_fingerprint
+
+
+class Chat(OpenAIParser):
     """``/chat/completions``."""
 
     name: ClassVar[str] = "openai.chat"
+    api_type: ClassVar[str | None] = "chat_completions"
     required_members: ClassVar[frozenset[str]] = frozenset({"messages"})
-    parameters: ClassVar[Parameters] = PARAMETERS
     usage: ClassVar[Usage] = USAGE
 
     def reply_in(self, event: Members) -> Members:
@@ -177,6 +214,7 @@ class Completions(Chat):
     """``/completions``."""
 
     name: ClassVar[str] = "openai.completions"
+    api_type: ClassVar[str | None] = None
     required_members: ClassVar[frozenset[str]] = frozenset({"prompt"})
     operation: ClassVar[str] = "text_completion"
 
@@ -192,14 +230,19 @@ class Completions(Chat):
         ]
 
 
-class Embeddings(ApiParser):
+class Embeddings(OpenAIParser):
     """``/embeddings``: the output is no text."""
 
     name: ClassVar[str] = "openai.embeddings"
     required_members: ClassVar[frozenset[str]] = frozenset({"input"})
     operation: ClassVar[str] = "embeddings"
-    parameters: ClassVar[Parameters] = PARAMETERS
+    dimensions: ClassVar[str | None] = "dimensions"
     usage: ClassVar[Usage] = USAGE
+
+    def apply_reply(self, reply: Members, result: CallResult) -> None:
+        """Read also the dimensions, unless the request states them."""
+        super().apply_reply(reply, result)
+        result.dimensions = result.dimensions or vector_length(reply.raw.get("data"))
 
     def input_messages(self, request: Members) -> list[Message]:
         """Return the texts; tokens are skipped."""

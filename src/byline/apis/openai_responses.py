@@ -20,23 +20,23 @@ from byline.apis.messages import (
     tool_response_part,
     user_messages,
 )
-from byline.apis.openai import PARAMETERS, USAGE, content_parts
-from byline.apis.parser import ApiParser, Parameters, Usage, set_finish_reason
+from byline.apis.openai import USAGE, OpenAIParser, content_parts
+from byline.apis.parser import Usage, set_finish_reason
 from byline.call_result import CallResult
 from byline.gateways import values
 
 _FINAL_STATUSES = frozenset({"completed", "incomplete", "failed", "cancelled"})
 
 
-class Responses(ApiParser):
+class Responses(OpenAIParser):
     """``/responses``."""
 
     name: ClassVar[str] = "openai.responses"
+    api_type: ClassVar[str | None] = "responses"
     required_members: ClassVar[frozenset[str]] = frozenset({"model"})
     #: The SDK ends its stream at this event, before the body ends. The quotes of the same text in an
     #: answer have backslashes.
     end_mark: ClassVar[re.Pattern[bytes] | None] = re.compile(rb'"type": ?"response\.(?:completed|incomplete|failed)"')
-    parameters: ClassVar[Parameters] = PARAMETERS
     usage: ClassVar[Usage] = USAGE
 
     def reply_in(self, event: Members) -> Members:

@@ -20,6 +20,18 @@ Parameters = Mapping[str, tuple[str, type[int | float | str | tuple[str, ...]]]]
 #: Attribute of a call result → the dotted paths in a usage object at which providers state it.
 Usage = Mapping[str, tuple[str, ...]]
 
+#: Requested format or modality → type of output in the GenAI conventions.
+_OUTPUT_TYPES: Final = {
+    "text": "text",
+    "text/plain": "text",
+    "json": "json",
+    "json_object": "json",
+    "json_schema": "json",
+    "application/json": "json",
+    "image": "image",
+    "audio": "speech",
+    "speech": "speech",
+}
 _MAX_TOKENS: Final = 1_000_000_000
 #: The most USD that one reply may state; more is taken for an error.
 _MAX_COST: Final = 10_000
@@ -45,6 +57,15 @@ _PROVIDERS: Final = {
     ".moonshot.cn": "moonshot_ai",
     ".ml.cloud.ibm.com": "ibm.watsonx.ai",
     ".oci.oraclecloud.com": "oracle_cloud.generative_ai",
+    # Names that instrumentations use; the conventions have none.
+    ".together.xyz": "together",
+    ".together.ai": "together",
+    ".fireworks.ai": "fireworks",
+    ".cerebras.ai": "cerebras",
+    ".huggingface.co": "huggingface",
+    ".nvidia.com": "nvidia",
+    ".sambanova.ai": "sambanova",
+    ".models.github.ai": "azure.ai.inference",
 }
 #: Matches the text of an event that states more than content and model. Parsing the other events of a chat
 #: completion of 400 chunks takes 4 ms.
@@ -53,6 +74,10 @@ _STATED: Final = re.compile(
     rb'|(?:finish_reason|finishReason|stop_reason|done_reason|message|detail)"\s*:\s*"'
     rb'|(?:error|provider_metadata|eval_count|prompt_eval_count)")'
 )
+_BASE64_VECTOR: Final = re.compile(rb'"embedding"\s*:\s*"([^"]*)"')
+_VECTOR: Final = re.compile(rb"\[\s*-?\d[^\]]*\]")
+#: The first embedding is searched within so many bytes: 3,072 numbers of 20 digits.
+_VECTOR_BYTES: Final = 64 * 1024
 _scan_json: Final = json.JSONDecoder().raw_decode
 
 
@@ -64,24 +89,29 @@ class ApiParser:
         operation: The GenAI operation.
         end_mark: Matches the last event of a stream, if an SDK ends its span at that event and not at the
             end of the body.
-        default_provider: The provider if the host is none of a known provider.
+        default_provider: The provider if the host is none of a known provider; ``None`` for an API that many
+            providers offer, which are named by their gateway or host.
         path_pattern: Matches a part that the path has besides its end.
         required_members: Members that every request of this API has. A request without them belongs to
             another API with the same end of the path.
         shares_path: Whether known gateways and providers serve another API, which calls no model, at a path
             with the same end.
         parameters: The request parameters.
+        output_types: Dotted paths of the request members that state a type of output.
+        dimensions: Dotted path of the request member that states the dimensions of embeddings.
         usage: The token counts.
     """
 
     name: ClassVar[str]
     operation: ClassVar[str] = "chat"
-    default_provider: ClassVar[str] = "openai"
+    default_provider: ClassVar[str | None] = None
     end_mark: ClassVar[re.Pattern[bytes] | None] = None
     path_pattern: ClassVar[re.Pattern[str] | None] = None
     required_members: ClassVar[frozenset[str]] = frozenset()
     shares_path: ClassVar[bool] = False
     parameters: ClassVar[Parameters] = {}
+    output_types: ClassVar[tuple[str, ...]] = ()
+    dimensions: ClassVar[str | None] = None
     usage: ClassVar[Usage] = {}
 
     def parse_request(
@@ -109,7 +139,7 @@ class ApiParser:
         """
         request = Members(members) if members is not None else parse_object(body) or Members({})
         result.operation = self.operation
-        result.provider = self.provider_for(host)
+        result.provider = self.provider_for(host) or host
         result.request_model = values.text(request.get_string("model")) or self.model_in_path(path)
         result.streamed = self.is_streamed(request, path)
         for member, (name, kind) in self.parameters.items():
@@ -117,6 +147,10 @@ class ApiParser:
             # The conventions leave out the number of choices if the number is one.
             if value is not None and (name != "choice.count" or value != 1):
                 result.parameters[name] = value
+        for member in self.output_types:
+            result.output_type = find_output_type(find_value(request, member)) or result.output_type
+        if self.dimensions is not None:
+            result.dimensions = token_count(find_value(request, self.dimensions))
         if capture:
             self._capture(lambda: self._capture_request(request, result))
         else:
@@ -184,8 +218,8 @@ class ApiParser:
         raw.update(stated)
         return Members(raw) if raw else None
 
-    def provider_for(self, host: str) -> str:
-        """Return the provider's name in the GenAI conventions."""
+    def provider_for(self, host: str) -> str | None:
+        """Return the provider's name in the GenAI conventions, ``None`` if the host does not tell."""
         dotted = "." + host
         return next((name for end, name in _PROVIDERS.items() if dotted.endswith(end)), self.default_provider)
 
@@ -289,6 +323,27 @@ def find_usage(tail: bytes) -> dict[str, msgspec.Raw]:
             if isinstance(usage, dict):
                 return {name: msgspec.Raw(text[:end].encode())}
     return {}
+
+
+def find_output_type(stated: object) -> str | None:
+    """Return the type of output for a format, for a list of modalities, or for a JSON schema."""
+    if isinstance(stated, Mapping):
+        return "json"
+    several = stated if isinstance(stated, list) else [stated]
+    types = [_OUTPUT_TYPES.get(item.partition(";")[0].lower()) for item in several if isinstance(item, str)]
+    # Beside an image or speech there mostly is text.
+    return next((each for each in types if each not in (None, "text")), types[0] if types else None)
+
+
+def vector_length(raw: msgspec.Raw | None) -> int | None:
+    """Return the number of dimensions of the first embedding in a member of a reply, without decoding the member."""
+    text = b"" if raw is None else bytes(memoryview(raw)[:_VECTOR_BYTES])
+    encoded = _BASE64_VECTOR.search(text)
+    if encoded is not None:
+        # Four bytes each.
+        return (len(encoded[1].rstrip(b"=")) * 3 // 4) // 4 or None
+    vector = _VECTOR.search(text)
+    return None if vector is None else vector[0].count(b",") + 1
 
 
 def token_count(value: object) -> int | None:

@@ -59,6 +59,9 @@ LLM_ERRORS: Final = "byline.llm.errors"
 OPERATION_NAME: Final = "gen_ai.operation.name"
 PROVIDER_NAME: Final = "gen_ai.provider.name"
 REQUEST_MODEL: Final = "gen_ai.request.model"
+OUTPUT_TYPE: Final = "gen_ai.output.type"
+DIMENSIONS: Final = "gen_ai.embeddings.dimension.count"
+SERVICE_TIER: Final = "openai.request.service_tier"
 RESPONSE_ID: Final = "gen_ai.response.id"
 FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
 COST: Final = "gen_ai.usage.cost"
@@ -91,6 +94,12 @@ CALL_RESULT: Final[dict[str, str]] = {
     "operation": OPERATION_NAME,
     "provider": PROVIDER_NAME,
     "request_model": REQUEST_MODEL,
+    "output_type": OUTPUT_TYPE,
+    "dimensions": DIMENSIONS,
+    "api_type": "openai.api.type",
+    "request_tier": SERVICE_TIER,
+    "response_tier": "openai.response.service_tier",
+    "system_fingerprint": "openai.response.system_fingerprint",
     "response_model": "gen_ai.response.model",
     "response_id": RESPONSE_ID,
     "finish_reasons": FINISH_REASONS,
@@ -99,7 +108,12 @@ CALL_RESULT: Final[dict[str, str]] = {
     "cache_read_tokens": "gen_ai.usage.cache_read.input_tokens",
     "cache_write_tokens": "gen_ai.usage.cache_write.input_tokens",
     "reasoning_tokens": "gen_ai.usage.reasoning.output_tokens",
+    "input_text_tokens": "gen_ai.usage.text.input_tokens",
+    "input_image_tokens": "gen_ai.usage.image.input_tokens",
     "input_audio_tokens": "gen_ai.usage.audio.input_tokens",
+    "input_video_tokens": "gen_ai.usage.video.input_tokens",
+    "output_text_tokens": "gen_ai.usage.text.output_tokens",
+    "output_image_tokens": "gen_ai.usage.image.output_tokens",
     "output_audio_tokens": "gen_ai.usage.audio.output_tokens",
     "time_to_first_chunk": "gen_ai.response.time_to_first_chunk",
     "duration": "byline.duration",

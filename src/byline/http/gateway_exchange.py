@@ -82,6 +82,12 @@ def _sendable(gateway: Gateway, context: RequestContext) -> Attribution:
     return msgspec.structs.replace(attribution, **kept)
 
 
+def name_provider(gateway: Gateway | None, result: CallResult) -> None:
+    """Name the gateway as the provider of a call whose host is no known provider, in place of the host."""
+    if gateway is not None and result.provider == result.server_address:
+        result.provider = gateway.name
+
+
 def extract(
     gateway: Gateway | None,
     result: CallResult,

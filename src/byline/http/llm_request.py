@@ -58,6 +58,7 @@ def begin_llm_request(
         if not fits and (gateway is None or parser.shares_path):
             # Other APIs have paths like "/messages" too.
             return None
+        gateway_exchange.name_provider(gateway, result)
         return LLMRequest(config, parser, gateway, result, path, headers(), content, members)
     except Exception:
         errors.report_internal_error("call")

@@ -32,7 +32,14 @@ _PROVIDERS: Final = {
     "x_ai": "x-ai",
     "cohere": "cohere",
     "perplexity": "perplexity",
+    "moonshot_ai": "moonshotai",
+    "together": "together",
+    "fireworks": "fireworks",
+    "cerebras": "cerebras",
 }
+#: For hosts of no known provider: OpenAI's models have the same price behind a gateway, but a model that somebody
+#: serves at a host of their own has no price at all.
+_DEFAULT_PROVIDER: Final = "openai"
 
 
 @functools.cache
@@ -81,7 +88,7 @@ def estimate_cost(result: CallResult) -> None:
 
 def _calculate_price(result: CallResult) -> Any:
     library = _load_library()
-    provider = _PROVIDERS.get(result.provider or "")
+    provider = _PROVIDERS.get(result.provider, _DEFAULT_PROVIDER) if result.provider else None
     for model in (result.response_model, result.request_model):
         if library is None or model is None:
             continue

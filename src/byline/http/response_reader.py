@@ -230,6 +230,7 @@ class ResponseReader:
         self._headers = headers = {name.lower(): value for name, value in headers.items()}
         if self.gateway is None:
             self.gateway = self._registry.detect_from_response(headers)
+            gateway_exchange.name_provider(self.gateway, self._result)
         content_type = headers.get("content-type", "")
         self.is_stream = status < 400 and ("event" in content_type or "ndjson" in content_type or self._result.streamed)
         self._result.streamed = self.is_stream

@@ -49,6 +49,12 @@ _FIRST_CHUNK: Final = (
     "gen_ai.client.operation.time_to_first_chunk",
     "gen_ai.server.time_to_first_token",
 )
+#: Parameters that have names of their own in the conventions → their names in Langfuse.
+_FURTHER_PARAMETERS: Final = {
+    names.OUTPUT_TYPE: "output_type",
+    names.DIMENSIONS: "dimensions",
+    names.SERVICE_TIER: "service_tier",
+}
 _STOP_SEQUENCES: Final = "gen_ai.request.stop_sequences"
 
 USAGE_DETAILS: Final = "langfuse.observation.usage_details"
@@ -188,8 +194,9 @@ def remove_usage(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _request_parameters(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``gen_ai.request.*`` without prompts, which some instrumentations put there."""
-    return {
+    """Return ``gen_ai.request.*`` without prompts, which some instrumentations put there, and what belongs to it."""
+    further = {key: attributes[name] for name, key in _FURTHER_PARAMETERS.items() if name in attributes}
+    return further | {
         name[len(names.PARAMETERS) :]: value
         for name, value in attributes.items()
         if name.startswith(names.PARAMETERS)

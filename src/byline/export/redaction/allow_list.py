@@ -32,6 +32,8 @@ _KEPT: Final = frozenset(
         "gen_ai.agent.name", "gen_ai.evaluation.name", "gen_ai.operation.name", "gen_ai.output.type",
         "gen_ai.prompt.name", "gen_ai.provider.name", "gen_ai.request.model", "gen_ai.request.user",
         "gen_ai.response.id", "gen_ai.response.model", "gen_ai.system", "gen_ai.tool.name", "gen_ai.workflow.name",
+        "openai.api.type", "openai.request.service_tier", "openai.response.service_tier",
+        "openai.response.system_fingerprint",
         # Langfuse.
         "langfuse.observation.completion_start_time", "langfuse.observation.cost_details",
         "langfuse.observation.level", "langfuse.observation.model.name", "langfuse.observation.prompt.name",
