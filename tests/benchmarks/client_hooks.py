@@ -17,7 +17,7 @@ _CHUNK = b'data: {"id":"c-1","model":"m","choices":[{"index":0,"delta":{"content
 _CHUNKS = 400_000
 
 
-class _Transport(httpx.HTTPTransport):
+class Transport(httpx.HTTPTransport):
     """Answers without a network, below what either instrumentation patches."""
 
     def __init__(self) -> None:
@@ -50,12 +50,27 @@ class _Two:
 
 
 class _Stream(httpx.SyncByteStream):
+    def __init__(self, chunks: int) -> None:
+        self._chunks = chunks
+
     def __iter__(self) -> Iterator[bytes]:
-        for _ in range(_CHUNKS):
+        for _ in range(self._chunks):
             yield _CHUNK
 
 
-def _install(provider: TracerProvider) -> None:
+LLM_URL = "http://llm.internal/v1/chat/completions"
+STREAMED: dict[str, Any] = {"model": "m", "messages": [], "stream": True}
+
+
+def streaming_client(chunks: int) -> httpx.Client:
+    """Return a client whose requests to a model are answered by a stream."""
+    transport = httpx.MockTransport(
+        lambda _: httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=_Stream(chunks))
+    )
+    return httpx.Client(transport=transport)
+
+
+def install(provider: TracerProvider) -> None:
     http.install(tracer_provider=provider, gateways=[], clients={"httpx"}, llm_spans=True, capture_content=False)
 
 
@@ -66,7 +81,7 @@ def rows() -> list[Row]:
 
 def _request() -> Row:
     provider = TracerProvider(shutdown_on_exit=False)
-    client = httpx.Client(transport=_Transport())
+    client = httpx.Client(transport=Transport())
     theirs = HTTPXClientInstrumentor()
     url = "http://orders.internal/v1/orders"
 
@@ -75,7 +90,7 @@ def _request() -> Row:
             client.post(url, content=b"{}")
 
     def hooked(loops: int) -> None:
-        _install(provider)
+        install(provider)
         try:
             post(loops)
         finally:
@@ -101,19 +116,15 @@ def _request() -> Row:
 
 def _chunk() -> Row:
     provider = TracerProvider(shutdown_on_exit=False)
-    transport = httpx.MockTransport(
-        lambda _: httpx.Response(200, headers={"content-type": "text/event-stream"}, stream=_Stream())
-    )
-    client = httpx.Client(transport=transport)
-    url = "http://llm.internal/v1/chat/completions"
+    client = streaming_client(_CHUNKS)
 
     def read(loops: int) -> None:
         for _ in range(loops):
-            with client.stream("POST", url, json={"model": "m", "messages": [], "stream": True}) as response:
+            with client.stream("POST", LLM_URL, json=STREAMED) as response:
                 for _chunk in response.iter_raw():
                     pass
 
-    _install(provider)
+    install(provider)
     config = configs.current()
     assert config is not None
 

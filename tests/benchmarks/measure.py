@@ -1,12 +1,36 @@
-"""Measures the CPU time that one variant adds to another, on this thread and in one run."""
+"""Measures what one variant costs above another, in CPU time of this thread and in one run."""
 
 from __future__ import annotations
 
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
+
+
+class Cost(float):
+    """The median of several rounds, in microseconds. Differences are taken round by round."""
+
+    rounds: tuple[float, ...]
+
+    def __new__(cls, rounds: Sequence[float]) -> Cost:
+        cost = super().__new__(cls, statistics.median(rounds))
+        cost.rounds = tuple(rounds)
+        return cost
+
+    def __sub__(self, other: float) -> Cost:
+        return Cost([ours - theirs for ours, theirs in zip(self.rounds, _rounds(other, self), strict=True)])
+
+    def __add__(self, other: float) -> Cost:
+        return Cost([ours + theirs for ours, theirs in zip(self.rounds, _rounds(other, self), strict=True)])
+
+    def __truediv__(self, other: float) -> Cost:
+        return Cost([ours / theirs for ours, theirs in zip(self.rounds, _rounds(other, self), strict=True) if theirs])
+
+
+def _rounds(cost: float, like: Cost) -> Sequence[float]:
+    return cost.rounds if isinstance(cost, Cost) else [float(cost)] * len(like.rounds)
 
 
 class Row(NamedTuple):
@@ -33,15 +57,22 @@ class Row(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """Time added by byline, as a ratio of the time added by the reference."""
-        return self.ours / self.theirs
+        """What byline adds in parts of what the reference adds."""
+        return float(self.ours) / float(self.theirs)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The lower and the upper quartile of the ratios of the rounds."""
+        if not isinstance(self.ours, Cost) or not isinstance(self.theirs, Cost):
+            return self.ratio, self.ratio
+        lower, _, upper = statistics.quantiles((self.ours / self.theirs).rounds, n=4)
+        return lower, upper
 
 
-def costs(variants: Mapping[str, Callable[[int], None]], *, loops: int, rounds: int = 15) -> dict[str, float]:
+def costs(variants: Mapping[str, Callable[[int], None]], *, loops: int, rounds: int = 15) -> dict[str, Cost]:
     """Return the microseconds of one pass through each variant.
 
-    The variants take turns, so that a machine that slows down slows all of them; the lower quartile
-    of the rounds leaves out what others did on the machine meanwhile.
+    The variants take turns, in both orders, so that a machine that slows down slows all of them.
     """
     taken: dict[str, list[float]] = {name: [] for name in variants}
     for run in variants.values():
@@ -49,11 +80,11 @@ def costs(variants: Mapping[str, Callable[[int], None]], *, loops: int, rounds: 
     gc.collect()
     gc.disable()
     try:
-        for _ in range(rounds):
-            for name, run in variants.items():
+        for number in range(rounds):
+            for name in list(variants) if number % 2 else list(variants)[::-1]:
                 begun = time.thread_time_ns()
-                run(loops)
+                variants[name](loops)
                 taken[name].append((time.thread_time_ns() - begun) / loops / 1000)
     finally:
         gc.enable()
-    return {name: statistics.quantiles(values, n=4)[0] for name, values in taken.items()}
+    return {name: Cost(values) for name, values in taken.items()}
