@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from opentelemetry.trace import Status, StatusCode
 
 from byline.export import OTLP, Langfuse
 from byline.export.conversation import render_messages
@@ -232,6 +233,15 @@ def test_a_status_message_states_the_code_once(receiver: Receiver, message: str 
     stated = {} if message is None else {"byline.error.message": message}
     exported(receiver, {"error.type": "429", **stated})
     assert observations(receiver.spans, "direct")["call"].status_message == shown
+
+
+@both_paths
+def test_an_error_without_a_message_says_its_code_once(receiver: Receiver, path: Path) -> None:
+    """Without content, the status of byline's own span is the code."""
+    with running(Langfuse(*KEYS, receiver.url)) as app, app.span("call", {**CHAT, "error.type": "429"}) as span:
+        span.set_status(Status(StatusCode.ERROR, "429"))
+    call = observations(receiver.spans, path)["call"]
+    assert (call.status_message, json.loads(str(call.output))) == ("429", {"error": {"code": "429"}})
 
 
 @both_paths

@@ -138,6 +138,25 @@ class TestWhichSpanIsTheRoot:
         assert {span.name for span in receiver.spans} == {"first", "second"}
         assert not [span for span in receiver.spans if "langfuse.trace.name" in span.attributes]
 
+    @pytest.mark.parametrize("path", ["legacy", "direct"])
+    def test_below_a_caller_elsewhere_the_server_span_shows_its_content_and_keeps_its_name(
+        self, receiver: Receiver, path: Path
+    ) -> None:
+        """Phoenix lists a span whose parent is missing as a root."""
+        remote = SpanContext(0xA1, 0xB2, is_remote=True, trace_flags=TraceFlags(1))
+        context = trace.set_span_in_context(NonRecordingSpan(remote))
+        with Receiver() as other, running(phoenix(receiver), Langfuse(*KEYS, other.url, spans="all")) as app:
+            with (
+                byline.bound(session_id="s", trace_name="Trip"),
+                app.tracer.start_as_current_span("POST", context=context, kind=SpanKind.SERVER),
+            ):
+                app.chat("first", **asked("q 1", "a 1"))
+            app.close()
+            assert observations(other.spans, path)["POST"].input is None
+        server = named(receiver.spans, "POST")
+        assert server.parent_id == f"{0xB2:016x}"
+        assert [server.attributes[name] for name in PHOENIX_COLUMNS[:2]] == ["CHAIN", "q 1"]
+
 
 class TestWaiting:
     def test_a_single_call_leaves_when_its_request_is_over(self, receiver: Receiver) -> None:

@@ -280,9 +280,13 @@ def find_error(span: SpanCopy) -> SpanError:
         code, message = prefixed[1], prefixed[2]
     elif not span.is_llm or code is None:
         code = kind if str(kind).isdecimal() else None
-    has_code = message is not None and code is not None and re.search(rf"\b{re.escape(str(code))}\b", message)
-    text = f"{code}: {message}" if message is not None and code is not None and not has_code else message or kind
-    return SpanError(str(code or kind or "error"), str(kind or code or "error"), message, str(text or code or "error"))
+    if message == str(code):
+        # The message is content; without content the status says the code.
+        message = None
+    stated = str(message or kind or code or "error")
+    has_code = code is None or re.search(rf"\b{re.escape(str(code))}\b", stated)
+    text = stated if has_code else f"{code}: {stated}"
+    return SpanError(str(code or kind or "error"), str(kind or code or "error"), message, text)
 
 
 def _exception_text(span: SpanCopy) -> Any:
