@@ -112,10 +112,11 @@ def instrument_checked(given: Given, queues: Any, threads: bool | None, *, stric
         hooks_threads = check(lambda: settings.resolve("threads", threads), False)
         if not isinstance(hooks_threads, bool):
             raise SettingError("byline.E134", f"threads={threads!r}", "pass True or False")
+        make_runtime = _check_runtime(*given, check=check)
         if earlier is not None:
             runtimes.close(earlier)
         decides = runtimes.find(None) is None
-        runtime = _make_runtime(*given, check=check)
+        runtime = make_runtime()
         runtimes.add(runtime)
         runtime.log_destinations()
         if decides:
@@ -143,7 +144,7 @@ class _SettingCheck:
             return default
 
 
-def _make_runtime(
+def _check_runtime(
     tracer_provider: TracerProvider | None,
     destinations: Sequence[Destination] | None,
     gateways: Sequence[Gateway],
@@ -154,8 +155,8 @@ def _make_runtime(
     propagate_to: Collection[str] | None,
     *,
     check: _SettingCheck,
-) -> Runtime:
-    # Check all settings before any change.
+) -> Callable[[], Runtime]:
+    """Check all settings, before any change. Returns a function that makes the runtime."""
     check(lambda: settings.find("debug").value, False)
     for variable, suggestion in settings.find_misspelt().items():
         errors.warn_once(
@@ -187,22 +188,27 @@ def _make_runtime(
         checked = check(lambda: export.destinations_from_environment(processors, leave_out=not check.strict), none)
         if not checked and not processors:
             nowhere = export.set_variables()
-    runtime = Runtime(
-        provider,
-        destinations=checked,
-        gateways=all_gateways,
-        clients=clients,
-        llm_spans=llm_spans,
-        stamp=stamp,
-        capture_content=content,
-        others=runtimes.destinations(),
-        own_services=own_services,
-    )
-    if nowhere is not None:
-        runtime.expect_destination(nowhere)
-    keys.set_aliases(aliases)
-    keys.configure_hashing(*hashing)
-    return runtime
+    accepted = checked
+
+    def make_runtime() -> Runtime:
+        runtime = Runtime(
+            provider,
+            destinations=accepted,
+            gateways=all_gateways,
+            clients=clients,
+            llm_spans=llm_spans,
+            stamp=stamp,
+            capture_content=content,
+            others=runtimes.destinations(),
+            own_services=own_services,
+        )
+        if nowhere is not None:
+            runtime.expect_destination(nowhere)
+        keys.set_aliases(aliases)
+        keys.configure_hashing(*hashing)
+        return runtime
+
+    return make_runtime
 
 
 def uninstrument() -> None:

@@ -620,7 +620,7 @@ def test_wsgi_middleware_names_the_missing_extra(
         assert run_wsgi(W(plain), SENT).body == WSGI_BODY
     assert [entry.getMessage()[:11] for entry in caplog.records] == ["byline.E017"]
     assert split(finished())[0] == []
-    with pytest.raises(byline.SettingError, match=r"byline.E017.*byline\[wsgi\]"):
+    with pytest.raises(byline.SettingError, match=r"byline.E017.*install .*\[wsgi\]"):
         W(plain, app_span=True)
 
 
