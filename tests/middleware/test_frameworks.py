@@ -17,6 +17,7 @@ from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
+from django.test import override_settings
 from django.urls import path
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
@@ -53,9 +54,13 @@ urlpatterns = [path("chat/<str:conversation>", django_chat), path("stream", djan
 
 
 @pytest.fixture(scope="module", autouse=True)
-def django_settings() -> None:
-    settings.configure(ROOT_URLCONF=__name__, SECRET_KEY="tests", ALLOWED_HOSTS=["*"])
-    django.setup()
+def django_settings() -> Iterator[None]:
+    # Django can be configured once in a process; another module may have done it.
+    if not settings.configured:
+        settings.configure(SECRET_KEY="tests", ALLOWED_HOSTS=["*"])
+        django.setup()
+    with override_settings(ROOT_URLCONF=__name__):
+        yield
 
 
 def send_wsgi(app: Any, method: str, url: str, **request: Any) -> httpx2.Response:

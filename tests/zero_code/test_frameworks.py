@@ -37,6 +37,7 @@ CASES = [
     ("django-asgi", "uvicorn"),
     ("django-wsgi", "gunicorn"),
     ("django-wsgi", "wsgiref"),
+    ("django-settings", "gunicorn"),
     ("flask", "flask"),
     ("flask", "gunicorn"),
     ("falcon", "gunicorn"),

@@ -255,7 +255,7 @@ def parse_cookies(header: str) -> list[tuple[str, str]]:
 
 
 def require_protocol(app: Any, protocol: Literal["asgi", "wsgi"]) -> None:
-    """Raise `SettingError` ``byline.E018`` if an app certainly speaks the other protocol.
+    """Raise `SettingError` ``byline.E018`` if an app certainly speaks the other protocol, or is Django's.
 
     Example:
         >>> require_protocol(lambda environ, start_response: [], "wsgi")
@@ -264,6 +264,16 @@ def require_protocol(app: Any, protocol: Literal["asgi", "wsgi"]) -> None:
         byline.settings.SettingError: byline.E018: byline.asgi's middleware wraps a WSGI app. To fix this, import \
 AttributionMiddleware from byline.wsgi.
     """
+    # Django calls a class without async support with an adapter of asgiref.
+    called = app.awaitable if type(app).__module__ == "asgiref.sync" and hasattr(app, "awaitable") else app
+    code = called.__code__ if type(called) is FunctionType else None
+    file = "" if code is None else code.co_filename.replace("\\", "/")
+    if file.endswith("django/core/handlers/exception.py"):
+        raise SettingError(
+            "byline.E141",
+            f"byline.{protocol}.AttributionMiddleware is in Django's settings.MIDDLEWARE",
+            'put "byline.django.AttributionMiddleware" there, as its first entry',
+        )
     other = "wsgi" if protocol == "asgi" else "asgi"
     if is_asgi_app(app) if protocol == "wsgi" else is_wsgi_app(app):
         raise SettingError(
