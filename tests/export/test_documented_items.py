@@ -24,7 +24,7 @@ from byline.testing.simulated_model import ModelCall
 from tests.export.langfuse_model import Path, moment, shown
 
 KEYS = ("pk-lf-1", "sk-lf-1")
-API_KEY = "sk-apt-0123456789"
+API_KEY = "sk-apt-0a1b2c3d4e5f6g7h8i9j"
 both_paths = pytest.mark.parametrize("path", ["legacy", "direct"])
 
 MESSAGES: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is in it?"}]
