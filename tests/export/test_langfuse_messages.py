@@ -137,6 +137,7 @@ PARTS: list[tuple[list[Any], dict[str, Any]]] = [
     ([{"type": "blob", "mime_type": "image/png", "content": "QUJD" * 4}], {"content": "[image/png, 12 bytes omitted]"}),
     ([{"type": "blob", "mime_type": "image/png", "size": 7}], {"content": "[image/png, 7 bytes omitted]"}),
     ([{"type": "blob", "modality": "audio"}], {"content": "[audio omitted]"}),
+    ([{"type": "blob", "modality": "audio", "content": "", "transcript": "Ada."}], {"content": "Ada."}),
     (
         [{"type": "blob", "mime_type": "image/png", "content": "[4000 characters left out]"}],
         {"content": "[image/png, 3000 bytes omitted]"},

@@ -211,6 +211,7 @@ SCENARIOS: dict[str, Exchange] = {
         {**CHAT, "stream": True},
         sse(chunk({"role": "assistant", "content": "Ada"}), done=False),
         "openai",
+        {"gen_ai.response.finish_reasons": ("error",), "error.type": "ReadError"},
         streamed=True,
         whole=False,
     ),
@@ -249,7 +250,13 @@ SCENARIOS: dict[str, Exchange] = {
         },
         completion({"role": "assistant", "content": None, "audio": {"id": "a", "data": "AAAA", "transcript": "Ada."}}),
         "openai",
-        {"gen_ai.output.type": "speech"},
+        {
+            "gen_ai.output.type": "speech",
+            "gen_ai.output.messages": (
+                '[{"role":"assistant","parts":[{"type":"blob","modality":"audio","content":"","size":3,'
+                '"transcript":"Ada."}],"finish_reason":"stop"}]'
+            ),
+        },
     ),
     "OpenAI, structured output": Exchange(
         f"{OPENAI}/chat/completions",
@@ -331,6 +338,7 @@ SCENARIOS: dict[str, Exchange] = {
             done=False,
         ),
         "anthropic",
+        {"gen_ai.response.finish_reasons": ("error",), "error.type": "ReadError"},
         streamed=True,
         whole=False,
     ),

@@ -16,6 +16,7 @@ from byline.apis.messages import (
     list_objects,
     media_part,
     reasoning_part,
+    shorten_text,
     text_part,
     tool_call_part,
     tool_response_part,
@@ -261,6 +262,11 @@ def chat_message(item: Mapping[str, Any]) -> Message:
     parts += content_parts(item.get("content"))
     if isinstance(item.get("refusal"), str):
         parts.append(text_part(item["refusal"]))
+    audio = values.mapping(item.get("audio"))
+    if isinstance(audio.get("transcript"), str):
+        # The answer of a model that speaks. An earlier answer in a request has only the id of the audio.
+        spoken = media_part("audio", data=audio.get("data"))
+        parts.append({**spoken, "transcript": shorten_text(audio["transcript"])})
     for call in list_objects(item.get("tool_calls")):
         function = values.mapping(call.get("function"))
         parts.append(tool_call_part(call.get("id"), function.get("name"), function.get("arguments")))

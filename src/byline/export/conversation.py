@@ -298,7 +298,8 @@ def _render_content(part: Any) -> dict[str, Any]:
         audio = part["input_audio"]
         return _text(_describe_blob({"mime_type": f"audio/{audio.get('format')}", "content": audio.get("data")}))
     if kind == "blob":
-        return _text(_describe_blob(part))
+        transcript = part.get("transcript")
+        return _text(transcript if isinstance(transcript, str) else _describe_blob(part))
     if kind in ("uri", "file"):
         return _text(f"[{part.get('mime_type') or modality or 'file'}: {part.get('uri') or part.get('file_id')}]")
     for key in ("content", "text"):
