@@ -32,6 +32,7 @@ from byline.genai.fast_attributes import peek_attributes, set_attributes
 from byline.genai.setup_check import InstrumentationCheck as InstrumentationCheck
 from byline.genai.span_correlation import on_llm_span_start
 from byline.genai.span_state import SpanListener, SpanState, SpanStateProcessor, start_state
+from byline.inbound.request import HeaderNames
 from byline.request_context import RequestContext
 from byline.settings import SettingError
 
@@ -40,6 +41,9 @@ STAMPS: Final = ("llm", "all")
 
 _INHERITED: Final = frozenset(name for attributes in ATTRIBUTION.values() for name in attributes)
 _MAX_CLIENT_VALUE: Final = 200
+_CLIENT_HEADERS: Final = HeaderNames(
+    {name: name for name in ("user-agent", "x-request-id", "x-api-key", "api-key", "authorization")}
+)
 _FIELDS: Final = Attribution.__struct_fields__
 
 
@@ -201,17 +205,16 @@ def client_attributes(context: RequestContext) -> dict[str, AttributeValue]:
         return {}
     attributes: dict[str, AttributeValue] = {}
     key: str | None = None
-    for name, value in request.headers():
-        folded = name.lower()
-        if folded == "user-agent":
+    for name, value in request.pick_headers(_CLIENT_HEADERS):
+        if name == "user-agent":
             if is_printable(value):
                 attributes.setdefault(names.CALLER_USER_AGENT, value[:_MAX_CLIENT_VALUE])
-        elif folded == "x-request-id":
+        elif name == "x-request-id":
             if 0 < len(value) <= _MAX_CLIENT_VALUE and is_printable(value):
                 attributes.setdefault(names.REQUEST_ID, value)
-        elif folded in ("x-api-key", "api-key") and value:
+        elif name in ("x-api-key", "api-key") and value:
             key = key or value
-        elif folded == "authorization" and value[:7].lower() == "bearer " and len(value) > 7:
+        elif name == "authorization" and value[:7].lower() == "bearer " and len(value) > 7:
             key = key or value[7:].strip()
     alias = None
     if context.root().caller_key or context.is_public:

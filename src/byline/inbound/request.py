@@ -105,6 +105,12 @@ class AsgiRequest:
                     underscored.setdefault(name, []).append(decode_header(value))
         return {**underscored, **found} if underscored else found
 
+    def pick_headers(self, wanted: HeaderNames) -> list[tuple[str, str]]:
+        """Return the wanted headers by canonical name, repeated ones too, in their order."""
+        names = wanted.asgi
+        headers = self.scope.get("headers", ())
+        return [(names[folded], decode_header(value)) for name, value in headers if (folded := name.lower()) in names]
+
     def query(self) -> str:
         """Return the query string, percent-encoded."""
         raw: bytes = self.scope.get("query_string", b"")
@@ -169,6 +175,11 @@ class WsgiRequest:
         """Return the wanted headers by canonical name. WSGI servers have joined repeated headers with commas."""
         names, environ = wanted.wsgi, self.environ
         return {names[key]: [_decode_native(environ[key])] for key in names.keys() & environ.keys()}
+
+    def pick_headers(self, wanted: HeaderNames) -> list[tuple[str, str]]:
+        """Return the wanted headers by canonical name, in their order."""
+        names = wanted.wsgi
+        return [(names[key], _decode_native(value)) for key, value in list(self.environ.items()) if key in names]
 
     def query(self) -> str:
         """Return the query string, percent-encoded."""
