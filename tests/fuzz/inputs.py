@@ -1,0 +1,65 @@
+"""Bytes that reach deep into the readers: JSON of the names that they know, streams of events, and noise."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+from hypothesis import strategies as st
+
+_NAMES = (
+    "session_id", "user", "trace", "metadata", "trace_id", "tags", "model", "messages", "input", "choices", "message",
+    "content", "delta", "usage", "prompt_tokens", "completion_tokens", "cost", "error", "type", "code", "id", "stop",
+    "tools", "role", "text", "parts", "candidates", "usageMetadata", "output", "response", "mask_input", "caller_x",
+    "conversation", "threadId", "runId", "providerOptions", "gateway", "tensorzero::tags", "a", "b",
+)  # fmt: skip
+_TEXTS = st.one_of(
+    st.text(max_size=30),
+    st.sampled_from(
+        ["ada", "gpt-4o", "1e999", "-1", "0x1", "2001:db8::1", "203.0.113.7", "\ud800", "\u202e", "\u3164", "a,b;c=d",
+         "sk-proj-0a1b2c3d4e5f6g7h", "http://u:p@h\\@x/", "%00%ff", "{\"a\":1}", "[[[[", "data: [DONE]", "9" * 400]
+    ),
+)  # fmt: skip
+_SCALARS: Any = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=True),
+    _TEXTS,
+    st.sampled_from([2**63, -(2**70), 1e308]),
+)
+_VALUES: Any = st.recursive(
+    _SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.one_of(st.sampled_from(_NAMES), _TEXTS), inner, max_size=6)
+    ),
+    max_leaves=20,
+)
+_OBJECTS: Any = st.dictionaries(st.sampled_from(_NAMES), _VALUES, max_size=8)
+
+
+def _encode(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _event(value: Any) -> bytes:
+    return b"data: " + _encode(value) + b"\n\n"
+
+
+def _damage(data: bytes, start: int, noise: bytes) -> bytes:
+    return data[: start % (len(data) + 1)] + noise + data[start % (len(data) + 1) :]
+
+
+_JSON = st.one_of(_OBJECTS.map(_encode), _VALUES.map(_encode))
+_STREAMS = st.lists(_OBJECTS.map(_event), max_size=5).map(b"".join)
+_CLEAN = st.one_of(
+    _JSON, _STREAMS, _TEXTS.map(lambda text: text.encode("utf-8", "surrogatepass")), st.binary(max_size=200)
+)
+INPUTS = st.one_of(
+    _CLEAN,
+    st.builds(_damage, _CLEAN, st.integers(0, 500), st.binary(max_size=6)),
+    _CLEAN.map(lambda data: gzip.compress(data, 1)),
+    st.integers(1, 3000).map(lambda depth: b'{"trace":' * depth + b"1" + b"}" * depth),
+    st.integers(1, 3000).map(lambda depth: b"[" * depth),
+)
