@@ -235,6 +235,21 @@ def test_aliases_name_keys_by_either_hash(receiver: Receiver, monkeypatch: pytes
     assert key_attributes(receiver, LONG_KEY)["byline.caller.key.alias"] == "green"
 
 
+def test_a_public_endpoint_has_no_request_id_of_a_stranger(receiver: Receiver) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        call_model()
+
+    byline.instrument(destinations=[OTLP(receiver.url, spans="llm")], clients=())
+    try:
+        for public in (False, True):
+            middleware = AttributionMiddleware(app, app_span=False, public=public)
+            asyncio.run(run_asgi(middleware, claim({}, headers=[("x-request-id", "of-somebody-else")])))
+        byline.flush()
+    finally:
+        byline.uninstrument()
+    assert [span.attributes.get("byline.request.id") for span in receiver.spans] == ["of-somebody-else", None]
+
+
 def test_the_key_of_a_public_endpoint_is_that_of_identity(receiver: Receiver) -> None:
     assert key_attributes(receiver, LONG_KEY, public=True) == {}
     known = {"user_id": "ada", "api_key": LONG_KEY, "key_alias": "blue"}

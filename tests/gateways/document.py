@@ -49,7 +49,8 @@ These rules hold for all gateways:
   nested under byline's span, in the trace under which byline's destinations export (the caller's own trace id, if there
   is one). Only the gateway's generation carries usage and cost, so that each call is counted once.
 - `key_aliases={"0f2c10bf": "team blue"}` names API keys by their SHA-256, or by the first digits of that hash.
-- `forward_claims={"tags"}` names fields that the gateway gets although a caller has only claimed them.
+- `forward_claims={"tags"}` names fields that the gateway gets although a caller has only claimed them
+  ([security.md](security.md#gateways)).
 
 The last column gives the evidence for a row: **tested** (against the real gateway, in CI), **source** (the gateway's
 code), **documentation** (the gateway's documentation, and byline's tests follow that) or **inferred** (not documented;

@@ -101,4 +101,7 @@ def test_a_long_path_is_matched_at_once() -> None:
 def test_reasons_for_dropped_claims_are_few() -> None:
     """They are on each span."""
     many = claim({"metadata": {f"k{number}\x00": "v" for number in range(40)} | {f"caller_{n}": 1 for n in range(400)}})
-    assert len(accepted("asgi", many).rejected) <= 50
+    rejected = accepted("asgi", many).rejected
+    assert len(rejected) <= 50
+    hostile = accepted("asgi", claim({"metadata": {"caller_\x1b[31m\u202e": 1}}))
+    assert hostile.rejected == ["metadata.caller_[31m: the name is reserved"]

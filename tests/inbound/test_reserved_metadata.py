@@ -15,6 +15,7 @@ KEYS = [
     "prompt_name",
     "prompt_version",
     "Prompt-Name",
+    "vouched",
     "organization_id",
     "environment_id",
     "ORGANIZATION_ID",

@@ -205,11 +205,12 @@ def client_attributes(context: RequestContext) -> dict[str, AttributeValue]:
         return {}
     attributes: dict[str, AttributeValue] = {}
     key: str | None = None
+    is_public = context.is_public
     for name, value in request.pick_headers(_CLIENT_HEADERS):
         if name == "user-agent":
             if is_printable(value):
                 attributes.setdefault(names.CALLER_USER_AGENT, value[:_MAX_CLIENT_VALUE])
-        elif name == "x-request-id":
+        elif name == "x-request-id" and not is_public:
             if 0 < len(value) <= _MAX_CLIENT_VALUE and is_printable(value):
                 attributes.setdefault(names.REQUEST_ID, value)
         elif name in ("x-api-key", "api-key") and value:
@@ -217,7 +218,7 @@ def client_attributes(context: RequestContext) -> dict[str, AttributeValue]:
         elif name == "authorization" and value[:7].lower() == "bearer " and len(value) > 7:
             key = key or value[7:].strip()
     alias = None
-    if context.root().caller_key or context.is_public:
+    if context.root().caller_key or is_public:
         # The key in the headers may be another one than the key that the app has checked.
         key, alias = context.root().caller_key or (None, None)
     if key:

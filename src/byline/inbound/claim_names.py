@@ -89,10 +89,11 @@ IGNORED_CONTROLS: Final = frozenset({"update_trace_keys", "debug_langfuse", "pro
 LANGFUSE_KEYS: Final = {"langfuse_session_id": "session_id", "langfuse_user_id": "user_id", "langfuse_tags": "tags"}
 
 #: Metadata keys that only the app may set, because destinations give them a meaning: byline's own names of the caller
-#: and the tenant, Langfuse's link to a prompt, and TensorZero's own tags. Any spelling matches, because gateways that
-#: make headers of keys fold case, dashes and underscores.
+#: and the tenant, the list of vouched fields, Langfuse's link to a prompt, and TensorZero's own tags. Any spelling
+#: matches, because gateways that make headers of keys fold case, dashes and underscores.
 RESERVED_KEY: Final = re.compile(
-    r"\s*(?:caller[_-]|tensorzero::|(?:organization[_-]id|environment[_-]id|prompt[_-]name|prompt[_-]version)\s*\Z)",
+    r"\s*(?:caller[_-]|tensorzero::|"
+    r"(?:organization[_-]id|environment[_-]id|vouched|prompt[_-]name|prompt[_-]version)\s*\Z)",
     re.IGNORECASE,
 )
 

@@ -53,7 +53,8 @@ class ClaimSet(dict[str, Any]):
 
     def reject(self, field: str, reason: str) -> None:
         """Record that a claim was dropped."""
-        entry = f"{field}: {reason}"
+        # The field may end in a key that the caller has chosen.
+        entry = attribution.clean_value(f"{field}: {reason}")
         if len(self.rejected) < _MAX_REASONS and entry not in self.rejected:
             self.rejected.append(entry)
 
