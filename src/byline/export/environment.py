@@ -63,11 +63,10 @@ def destinations_from_environment(
             )
         else:
             add("langfuse", Langfuse, "langfuse_base_url")
-    if _wants_otlp():
-        if any(_exports(processor) for processor in processors):
-            debug_print("otlp: an exporter of the app sends there already")
-        else:
-            add("otlp", OTLP, "otlp_endpoint")
+    if any(_exports(processor) for processor in processors):
+        debug_print("otlp: an exporter of the app sends there already")
+    elif _wants_otlp():
+        add("otlp", OTLP, "otlp_endpoint")
     for reason, _ in unused_settings():
         debug_print(reason)
     if not destinations:

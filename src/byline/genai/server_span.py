@@ -169,6 +169,12 @@ def _types_of_middleware(cls: Any) -> frozenset[str]:
     return frozenset({"http"}) if cls.__module__.startswith("starlette.") else _ALL_TYPES
 
 
+def _is_exported_by_langfuse_sdk(span: Any) -> bool:
+    """Return whether a span's provider has a span processor of Langfuse's SDK."""
+    processors = getattr(getattr(span, "_span_processor", None), "_span_processors", ())
+    return any(type(each).__module__.startswith("langfuse.") for each in processors)
+
+
 def set_request_attributes(context: RequestContext) -> None:
     """Set the attribution and the usage totals of the request on its server span, while that records."""
     span = context.server_span
@@ -180,6 +186,9 @@ def set_request_attributes(context: RequestContext) -> None:
             # Nothing has changed since the last time.
             return
         attributes: dict[str, AttributeValue] = context_attributes(context, attribution)
+        if names.CONVERSATION_ID in attributes and _is_exported_by_langfuse_sdk(span):
+            # The SDK would take the span for an LLM span, and send it as a root without input and output.
+            del attributes[names.CONVERSATION_ID]
         rejected = context.rejected
         if rejected:
             attributes[names.REJECTED] = tuple(rejected)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from contextvars import copy_context
 from typing import Any, Final, TypeVar, cast
@@ -19,12 +21,16 @@ from opentelemetry.sdk.trace import ConcurrentMultiSpanProcessor, Span, SpanProc
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import ProxyTracerProvider, SpanKind
 
+from byline import errors
 from byline.genai.attributes import AttributeValue
 from byline.genai.classify import OWN_SCOPE
 from byline.genai.span_state import start_state
 from byline.settings import SettingError
 
 P = TypeVar("P", bound=SpanProcessor)
+
+#: Wrappers that contain each other would never end.
+_MAX_PROCESSORS: Final = 100
 
 
 def has_tracer_provider() -> bool:
@@ -36,21 +42,62 @@ def has_tracer_provider() -> bool:
 def find_tracer_provider(tracer_provider: TracerProvider | None) -> TracerProvider:
     """Return the given provider, else the global one, which is made and set if there is none.
 
+    If the global provider is a vendor's that takes no span processors (ddtrace), a provider is returned that is not
+    the global one, and ``byline.E105`` is logged: the app starts, and byline creates the LLM spans itself.
+
     Raises:
-        SettingError: ``byline.E022`` if the provider takes no span processors.
+        SettingError: ``byline.E022`` if the given provider takes no span processors.
     """
     if tracer_provider is None:
         if not has_tracer_provider():
             trace.set_tracer_provider(TracerProvider())
-        tracer_provider = cast("TracerProvider", trace.get_tracer_provider())
-    # Not only the SDK's class takes processors: some vendors wrap the SDK's provider in a class of their own.
-    if not callable(getattr(tracer_provider, "add_span_processor", None)):
+            LateProviderFilter.add()
+        present: Any = trace.get_tracer_provider()
+        if _takes_processors(present):
+            return cast("TracerProvider", present)
+        errors.warn_once(
+            "provider",
+            "byline.E105: the global tracer provider, %s.%s, takes no span processors, so its spans get no "
+            "attribution; byline creates an LLM span for each call, and sends it to its own destinations only. To have "
+            "the spans of other instrumentations as well, set an opentelemetry.sdk.trace.TracerProvider",
+            type(present).__module__,
+            type(present).__name__,
+        )
+        return TracerProvider()
+    if not _takes_processors(tracer_provider):
         raise SettingError(
             "byline.E022",
             f"the tracer provider {type(tracer_provider).__name__} takes no span processors",
             "set an opentelemetry.sdk.trace.TracerProvider first, or pass tracer_provider",
         )
     return tracer_provider
+
+
+def _takes_processors(provider: Any) -> bool:
+    # Not only the SDK's class takes processors: some vendors wrap the SDK's provider in a class of their own.
+    return callable(getattr(provider, "add_span_processor", None))
+
+
+class LateProviderFilter(logging.Filter):
+    """Reports a tracer provider that is set after byline has set one: OpenTelemetry logs this, and ignores it."""
+
+    @classmethod
+    def add(cls) -> None:
+        """Watch OpenTelemetry's log."""
+        logger = logging.getLogger(trace.__name__)
+        if not any(isinstance(each, cls) for each in logger.filters):
+            logger.addFilter(cls())
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Log ``byline.E104`` once beside OpenTelemetry's message."""
+        if isinstance(record.msg, str) and record.msg.startswith("Overriding of current TracerProvider"):
+            errors.warn_once(
+                "provider.late",
+                "byline.E104: a tracer provider was set after byline.instrument() had set one, and OpenTelemetry "
+                "ignores it: its exporters get no spans. Call byline.instrument() after it is set, e.g. after "
+                "logfire.configure() or phoenix.otel.register()",
+            )
+        return True
 
 
 def get_or_add_processor(provider: Any, name: str, new: P) -> P:
@@ -65,19 +112,53 @@ def get_or_add_processor(provider: Any, name: str, new: P) -> P:
     with contextlib.suppress(AttributeError, TypeError):
         setattr(provider, name, new)
     is_concurrent = isinstance(getattr(provider, "_active_span_processor", None), ConcurrentMultiSpanProcessor)
-    provider.add_span_processor(_CallerContextProcessor(new) if is_concurrent else new)
+    _add_beside_others(provider, _CallerContextProcessor(new) if is_concurrent else new)
     return new
 
 
+def _add_beside_others(provider: Any, processor: SpanProcessor) -> None:
+    """Add a span processor without any effect on those that a provider has.
+
+    The provider of `phoenix.otel.register` (arize-phoenix-otel 0.17) shuts its default exporter down when the app adds
+    a processor, unless told not to; versions without the parameter always do.
+    """
+    try:
+        keeps_default = "replace_default_processor" in inspect.signature(provider.add_span_processor).parameters
+    except (TypeError, ValueError):
+        keeps_default = False
+    if keeps_default:
+        provider.add_span_processor(processor, replace_default_processor=False)
+    elif isinstance(provider, TracerProvider) and hasattr(provider, "_default_processor"):
+        TracerProvider.add_span_processor(provider, processor)
+    else:
+        provider.add_span_processor(processor)
+
+
 def list_processors(provider: Any) -> list[SpanProcessor]:
-    """Return a provider's span processors."""
-    return unwrap_processors(getattr(provider, "_active_span_processor", None))
+    """Return a provider's span processors, also those within the wrappers of vendors."""
+    # The provider of Logfire (5.4) is a proxy that hides the SDK's.
+    inner = getattr(provider, "provider", None)
+    active = getattr(provider, "_active_span_processor", None) or getattr(inner, "_active_span_processor", None)
+    return unwrap_processors(active)
 
 
 def unwrap_processors(active: Any) -> list[SpanProcessor]:
     """Return the span processors to which a provider's active processor hands each span."""
-    processors = getattr(active, "_span_processors", ())
-    return [each.wrapped if isinstance(each, _CallerContextProcessor) else each for each in processors]
+    found: list[SpanProcessor] = []
+    pending = [*getattr(active, "_span_processors", ())]
+    for _ in range(_MAX_PROCESSORS):
+        if not pending:
+            break
+        processor = pending.pop(0)
+        inner = getattr(processor, "_span_processors", None)
+        wrapped = getattr(processor, "wrapped" if isinstance(processor, _CallerContextProcessor) else "processor", None)
+        if isinstance(inner, tuple):
+            pending = [*inner, *pending]
+        elif isinstance(wrapped, SpanProcessor):
+            pending.insert(0, wrapped)
+        else:
+            found.append(processor)
+    return found
 
 
 class _CallerContextProcessor(SpanProcessor):
