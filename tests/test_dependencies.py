@@ -17,7 +17,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "byline"
 #: Imported only if the app has installed them: the extras `wsgi` and `prices`, and aiohttp by its hook.
-OPTIONAL = {"aiohttp", "genai-prices", "opentelemetry-instrumentation-wsgi", "yarl"}
+OPTIONAL = {
+    "aiohttp",
+    "genai-prices",
+    "opentelemetry-instrumentation-threading",
+    "opentelemetry-instrumentation-wsgi",
+    "yarl",
+}
 #: Declared for the encoder and `requests` in versions that fit together.
 NOT_IMPORTED = {"opentelemetry-exporter-otlp-proto-http"}
 #: The command line has the extra `demo` for its imports, and tests bring their own packages.
