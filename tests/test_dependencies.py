@@ -26,8 +26,8 @@ OPTIONAL = {
 }
 #: Declared for the encoder and `requests` in versions that fit together.
 NOT_IMPORTED = {"opentelemetry-exporter-otlp-proto-http"}
-#: The command line has the extra `demo` for its imports, and tests bring their own packages.
-LEFT_OUT = ("cli/", "testing/")
+#: The command line has the extra `demo` for its imports, tests bring their own packages, and pytest loads its plugin.
+LEFT_OUT = ("cli/", "pytest_plugin.py", "testing/")
 
 
 def imported_modules(tree: ast.AST) -> Iterator[str]:
