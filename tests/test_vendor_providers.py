@@ -170,7 +170,7 @@ def test_an_app_with_a_provider_without_processors_starts(
     byline.instrument(destinations=[memory])
     byline.uninstrument()
     byline.instrument(destinations=[memory])
-    own = byline.instrument.__globals__["_runtimes"].find(None).tracer_provider
+    own = byline.instrument.__globals__["runtimes"].find(None).tracer_provider
     call(own)
     assert byline.flush()
     assert memory.values("session.id") == dict(SIGNED)
