@@ -38,6 +38,9 @@ PARSERS: Final[dict[str, ApiParser]] = {
     "/invoke-with-response-stream": bedrock.Invoke(),
 }
 _ENDINGS: Final = tuple(PARSERS)
+#: Reads the responses to requests of which `is_retrieval` is true.
+RETRIEVAL: Final = openai_responses.RetrievedResponse()
+_RETRIEVAL: Final = re.compile(r"/responses/resp_[^/]+\Z")
 #: A conversation goes on at a path that ends with its id.
 _CONVERSATION: Final = re.compile(r"/conversations/[^/]+(?:/restart)?")
 
@@ -55,4 +58,9 @@ def find_parser(path: str) -> ApiParser | None:
     return None
 
 
-__all__ = ["PARSERS", "ApiParser", "apply_stated_cost", "find_parser", "parse_error"]
+def is_retrieval(method: str, path: str) -> bool:
+    """Return whether a request asks for a response that was created before, perhaps in the background."""
+    return method == "GET" and "/responses/" in path and _RETRIEVAL.search(path) is not None
+
+
+__all__ = ["PARSERS", "RETRIEVAL", "ApiParser", "apply_stated_cost", "find_parser", "is_retrieval", "parse_error"]

@@ -79,6 +79,22 @@ class Responses(OpenAIParser):
         return messages if messages or not text else [build_message("assistant", [text_part(text)])]
 
 
+class RetrievedResponse(Responses):
+    """``GET /responses/{id}``: what a response that was made in the background has used, once it is done.
+
+    Every other response has stated its usage when it was created.
+    """
+
+    operation: ClassVar[str] = "fetch_response"
+    required_members: ClassVar[frozenset[str]] = frozenset()
+
+    def apply_reply(self, reply: Members, result: CallResult) -> None:
+        """Read a final reply only: one that is still under way has no usage."""
+        if reply.get("background") is True and reply.get_string("status") in _FINAL_STATUSES:
+            super().apply_reply(reply, result)
+            result.request_model = result.response_model
+
+
 def _item_message(item: Mapping[str, Any]) -> Message:
     kind = item.get("type", "message")
     if kind == "message":

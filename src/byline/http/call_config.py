@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, Protocol
 
@@ -9,11 +10,15 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import Tracer
 
+from byline.fork import fork_safe_lock
 from byline.gateways import GatewayRegistry
 from byline.gateways.base import Gateway
 from byline.genai.tracer_provider import SideTracer, parent_is_unsampled, unwrap_processors
 
 LLMSpans = Literal["auto"] | bool
+
+_MAX_COUNTED: Final = 10_000
+_lock: Final = fork_safe_lock()
 
 
 class HostMatcher(Protocol):
@@ -64,7 +69,21 @@ class CallConfig:
         self.side_tracer = side_tracer
         self.enabled = enabled
         self.on_first_call: Callable[[], None] | None = None
+        self._counted_responses: OrderedDict[tuple[str, str | None, str], None] = OrderedDict()
         self._processor = processor
+
+    def count_response(self, host: str, key_hash: str | None, response_id: str) -> bool:
+        """Note that the usage of a response is counted. Returns whether it was not yet.
+
+        By host and API key: other keys do not get the response, and may have one with the same id.
+        """
+        key = (host, key_hash, response_id)
+        with _lock:
+            is_new = key not in self._counted_responses
+            self._counted_responses[key] = None
+            while len(self._counted_responses) > _MAX_COUNTED:
+                self._counted_responses.popitem(last=False)
+        return is_new
 
     def records_unsampled(self) -> bool:
         """Return whether a call made now gets a side span because the app's sampler dropped its request."""

@@ -62,13 +62,15 @@ def run_exchange(
 
 def begin_request(method: Any, url: Any, headers: Callable[[], Any], body: Any) -> SentRequest | None:
     """Begin an LLM request if a request with a text URL is one."""
-    if not configs.active or method != "POST":
+    if not configs.active or (method != "POST" and (method != "GET" or "/responses/" not in str(url))):
         return None
     origin = parse_url(url)
     if origin is None:
         return None
     host, port, path = origin
-    llm_request = begin_llm_request(host, port, path, lambda: decode_headers(headers()), lambda: encode_body(body))
+    llm_request = begin_llm_request(
+        host, port, path, lambda: decode_headers(headers()), lambda: encode_body(body), method
+    )
     return None if llm_request is None else SentRequest(llm_request, host, port, body)
 
 

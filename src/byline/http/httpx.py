@@ -57,9 +57,11 @@ def _wrap_async_send(original: Callable[..., Any], module: Any, wrap_stream: Wra
 
 
 def _begin_request(request: Any, module: Any) -> LLMRequest | None:
-    if not configs.active or request.method != "POST":
+    if not configs.active:
         return None
     url = request.url
+    if request.method != "POST" and (request.method != "GET" or b"/responses/" not in url.raw_path):
+        return None
     port = url.port or default_port(url.scheme)
     path = url.raw_path.partition(b"?")[0].decode("ascii", "replace")
     # Absent if the body is produced while it is sent.
@@ -70,6 +72,7 @@ def _begin_request(request: Any, module: Any) -> LLMRequest | None:
         path,
         lambda: decode_headers(request.headers),
         lambda: content if isinstance(content, bytes) else None,
+        request.method,
     )
     if llm_request is not None and (llm_request.headers or llm_request.body is not None):
         AddedIds(llm_request, (url.host, port), request.stream, module).add_to(request)

@@ -11,7 +11,7 @@ import msgspec
 from opentelemetry.sdk.trace import Span
 
 from byline import deferred, errors, internal_metrics
-from byline.apis import ApiParser, find_parser
+from byline.apis import RETRIEVAL, ApiParser, find_parser, is_retrieval
 from byline.call_result import CallResult
 from byline.fork import fork_safe_lock
 from byline.gateways.base import Gateway
@@ -32,7 +32,12 @@ _end_lock: Final = fork_safe_lock()
 
 
 def begin_llm_request(
-    host: str, port: int | None, path: str, headers: Callable[[], dict[str, str]], body: Callable[[], bytes | None]
+    host: str,
+    port: int | None,
+    path: str,
+    headers: Callable[[], dict[str, str]],
+    body: Callable[[], bytes | None],
+    method: str = "POST",
 ) -> LLMRequest | None:
     """Begin an LLM request; ``None`` for every other HTTP request, and if byline fails.
 
@@ -41,6 +46,10 @@ def begin_llm_request(
     """
     config = configs.current()
     if config is None:
+        return None
+    if is_retrieval(method, path):
+        return _begin_retrieval(config, host, port, path, headers)
+    if method != "POST":
         return None
     parser = find_parser(path)
     if parser is None or fallback_span.is_in_flight(host, path):
@@ -60,6 +69,21 @@ def begin_llm_request(
             return None
         gateway_exchange.name_provider(gateway, result)
         return LLMRequest(config, parser, gateway, result, path, headers(), content, members)
+    except Exception:
+        errors.report_internal_error("call")
+        return None
+
+
+def _begin_retrieval(
+    config: CallConfig, host: str, port: int | None, path: str, headers: Callable[[], dict[str, str]]
+) -> LLMRequest | None:
+    if fallback_span.is_in_flight(host, path):
+        return None
+    try:
+        result = CallResult(server_address=host, server_port=port)
+        RETRIEVAL.parse_request(b"", result, path=path, host=host, members={}, capture=False)
+        gateway = config.registry.find(host, port, path)
+        return Retrieval(config, RETRIEVAL, gateway, result, path, headers(), None, {})
     except Exception:
         errors.report_internal_error("call")
         return None
@@ -97,6 +121,7 @@ class LLMRequest:
         self.result = result
         self.content = body
         result.key_hash, result.key_is_guessable = key_hash_from_headers(headers)
+        self._key_hash = result.key_hash
         self._is_fallback_span = False
         self._call = object()
         self._invocation = genai_util_attributes()
@@ -108,17 +133,27 @@ class LLMRequest:
             # A thread without the request's context, or a span whose parent is of another request.
             context, self._request_key = state.request_context, state.request_key
         self.context = context
-        self.headers, self.body = gateway_exchange.inject(
-            gateway, path, headers, body, members, context=self.context, span=self.span
-        )
+        self.headers, self.body = self._begin(gateway, path, headers, body, members)
+        self._has_read_partial = False
+        self._path = path
+        self._reader = ResponseReader(config.registry, parser, gateway, result, capture=config.capture_content)
+
+    def _begin(
+        self,
+        gateway: Gateway | None,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        members: Mapping[str, msgspec.Raw] | None,
+    ) -> tuple[dict[str, str], bytes | None]:
+        """Count the call, and return the headers to add and the body to send instead of the app's."""
+        added = gateway_exchange.inject(gateway, path, headers, body, members, context=self.context, span=self.span)
         if self.context is None:
             InstrumentationCheck.report_call_without_request()
         else:
             # Counted now: a stream that is abandoned may end long after its request.
             self.context.totals.add()
-        self._has_read_partial = False
-        self._path = path
-        self._reader = ResponseReader(config.registry, parser, gateway, result, capture=config.capture_content)
+        return added
 
     @property
     def buffer(self) -> ResponseBuffer:
@@ -281,6 +316,12 @@ class LLMRequest:
     def _count(self) -> None:
         result = self.result
         internal_metrics.increment("calls")
+        self._add_to_totals()
+        if result.response_id and result.input_tokens is not None and self._parser.name == RETRIEVAL.name:
+            self._config.count_response(result.server_address or "", self._key_hash, result.response_id)
+
+    def _add_to_totals(self) -> None:
+        result = self.result
         if self.context is not None:
             self.context.totals.add(
                 calls=0,
@@ -306,3 +347,41 @@ class LLMRequest:
                 state.unclaim()
         except Exception:
             errors.report_internal_error("call")
+
+
+class Retrieval(LLMRequest):
+    """A request for a response that was created before. It is no call of a model, and has no ids added.
+
+    Only the final reply of a response that was created in the background states what the model has used. That is
+    recorded once, however often the app asks: on the span of an instrumentation if there is one, else on a span that
+    byline makes then.
+    """
+
+    def _find_span(self) -> Span | None:
+        span = find_llm_span()
+        state = None if span is None else state_of(span)
+        if span is None or state is None or state.is_claimed:
+            return None
+        state.claim(self)
+        return span
+
+    def _begin(self, *_: Any) -> tuple[dict[str, str], bytes | None]:
+        return {}, None
+
+    def _record(self) -> None:
+        result = self.result
+        if self._is_open or result.input_tokens is None or not result.response_id:
+            return
+        if not self._config.count_response(result.server_address or "", self._key_hash, result.response_id):
+            return
+        if self.span is None and fallback_span.wants_fallback_span(self._config, self._parser.name):
+            self.span = fallback_span.start_fallback_span(self._config, result)
+            self._is_fallback_span = self.span is not None
+            state = self._state
+            if state is not None:
+                state.own_result = {}
+        super()._record()
+        self._add_to_totals()
+
+    def _count(self) -> None:
+        """Count no call."""
