@@ -562,9 +562,13 @@ def test_the_end_of_a_span_fails_for_no_reason_of_bylines(monkeypatch: pytest.Mo
     def fail(*_: Any, **__: Any) -> Any:
         raise ValueError
 
-    provider, _ = attribute()
+    provider, processor = attribute()
+    processor.switch_off()
+    span = provider.get_tracer("app").start_span("chat", attributes=LLM)
+    processor.switch_on("llm")
     monkeypatch.setattr(span_state, "start_state", fail)
-    provider.get_tracer("app").start_span("chat", attributes=LLM).end()
+    span.end()
+    assert internal_metrics.counter_values()["errors.processor"] == 1
 
 
 def test_destinations_count_the_spans_that_end_after_the_shutdown_of_the_provider() -> None:
