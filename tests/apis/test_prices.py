@@ -51,6 +51,26 @@ def test_gateway_spelling_of_a_model_is_understood() -> None:
     assert called(provider="openai", response_model="openai/gpt-4o").cost is not None
 
 
+@pytest.mark.parametrize(
+    ("provider", "model", "host"),
+    [
+        ("anthropic", "claude-sonnet-4-20250514", "anthropic"),
+        ("google", "gemini-2.5-flash", "gcp.gemini"),
+        ("openai", "gpt-4o", "openai"),
+        ("groq", "llama-3.3-70b-versatile", "groq"),
+    ],
+)
+def test_provider_that_the_gateway_chose_has_the_price(provider: str, model: str, host: str) -> None:
+    """Portkey's host speaks OpenAI's API for all providers."""
+    result = called(provider="portkey", gateway_provider=provider, response_model=model)
+    assert result.cost == called(provider=host, response_model=model).cost
+    assert result.cost_source == "estimate"
+
+
+def test_gateway_provider_that_nobody_knows_changes_nothing() -> None:
+    assert called(gateway_provider="somebody").cost == called().cost
+
+
 def test_unknown_host_has_the_prices_of_openai_alone() -> None:
     """A gateway or a proxy may pass OpenAI's models on; other models at such a host are somebody's own."""
     assert called(provider="llm.example.com").cost == called().cost

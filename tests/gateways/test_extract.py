@@ -211,10 +211,12 @@ ROWS: dict[str, Row] = {
             "x-portkey-retry-attempt-count": "2",
             "x-portkey-cache-status": "SEMANTIC HIT",
             "x-portkey-last-used-option-index": "config.targets[1]",
+            "x-portkey-provider": "anthropic",
         },
         {"id": "c-1"},
         {
             "byline.gateway.request.id": "t-1",
+            "byline.gateway.provider": "anthropic",
             "byline.gateway.attempts": 3,
             "byline.gateway.fallbacks": 1,
             "byline.cache.hit": True,

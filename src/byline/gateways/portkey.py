@@ -56,8 +56,9 @@ class Portkey(Gateway):
         self.set_header(request, "x-portkey-metadata", metadata)
 
     def extract(self, response: GatewayResponse, result: CallResult) -> None:
-        """Extract trace id, attempts, cache and the index of the target used."""
+        """Extract trace id, provider, attempts, cache and the index of the target used."""
         headers = response.headers
+        result.gateway_provider = values.text(headers.get("x-portkey-provider"))
         result.request_id = values.text(headers.get("x-portkey-trace-id")) or result.request_id
         retries = values.count(headers.get("x-portkey-retry-attempt-count"))
         if retries is not None:

@@ -37,6 +37,17 @@ _PROVIDERS: Final = {
     "fireworks": "fireworks",
     "cerebras": "cerebras",
 }
+#: Provider as gateways name it → provider id of the library. Source: the providers of Portkey's gateway 1.15.
+_GATEWAY_PROVIDERS: Final = {
+    **dict.fromkeys(("anthropic", "openai", "google", "groq", "deepseek", "x-ai", "cohere")),
+    "vertex-ai": "google",
+    "azure-openai": "azure",
+    "bedrock": "aws",
+    "mistral-ai": "mistral",
+    "perplexity-ai": "perplexity",
+    "together-ai": "together",
+    "fireworks-ai": "fireworks",
+}
 #: For hosts of no known provider: OpenAI's models have the same price behind a gateway, but a model that somebody
 #: serves at a host of their own has no price at all.
 _DEFAULT_PROVIDER: Final = "openai"
@@ -89,6 +100,9 @@ def estimate_cost(result: CallResult) -> None:
 def _calculate_price(result: CallResult) -> Any:
     library = _load_library()
     provider = _PROVIDERS.get(result.provider, _DEFAULT_PROVIDER) if result.provider else None
+    if result.gateway_provider in _GATEWAY_PROVIDERS:
+        # The host is the gateway's, which speaks OpenAI's API for all providers.
+        provider = _GATEWAY_PROVIDERS[result.gateway_provider] or result.gateway_provider
     for model in (result.response_model, result.request_model):
         if library is None or model is None:
             continue
