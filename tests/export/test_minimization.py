@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -148,6 +148,20 @@ def test_ids_leave_as_pseudonyms(kind: str, receiver: Receiver, monkeypatch: pyt
     assert pseudonym(SECRET.encode(), "user", "ada") != pseudonym(SECRET.encode(), "session", "ada")
 
 
+@KINDS
+def test_nobody_garbles_a_conversation_by_the_choice_of_an_id(
+    kind: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BYLINE_PSEUDONYM_KEY", SECRET)
+    said = '[{"role": "assistant", "parts": [{"type": "text", "content": "the assistant says: content"}]}]'
+    fields: dict[str, Any] = {"user_id": "assistant", "session_id": "content"}
+    with running(destination(kind, receiver, pseudonyms=True)) as app, app.request(**fields):
+        app.chat(**{"gen_ai.output.messages": said})
+    (chat,) = [span for span in receiver.spans if span.name.startswith("chat")]
+    assert "the assistant says: content" in json.dumps(chat.attributes)
+    assert chat.attributes["user.id"] == pseudonym(SECRET.encode(), "user", "assistant")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -187,7 +201,9 @@ def test_mask_is_asked_about_every_text(kind: str, receiver: Receiver) -> None:
     assert {"user.id", "session.id", "span.name", "event.name", "byline.caller.address", "byline.route"} <= asked
 
 
-def key_attributes(receiver: Receiver, key: str, **identity: Any) -> dict[str, Any]:
+def key_attributes(
+    receiver: Receiver, key: str, more: Sequence[tuple[str, str]] = (), **identity: Any
+) -> dict[str, Any]:
     """Return the attributes of a caller's key, and of the app's own key at a gateway."""
     receiver.clear()
 
@@ -197,7 +213,7 @@ def key_attributes(receiver: Receiver, key: str, **identity: Any) -> dict[str, A
     byline.instrument(destinations=[OTLP(receiver.url, spans="llm")], clients=())
     try:
         middleware = AttributionMiddleware(app, app_span=False, **identity)
-        asyncio.run(run_asgi(middleware, claim({}, headers=[("authorization", f"Bearer {key}")])))
+        asyncio.run(run_asgi(middleware, claim({}, headers=[("authorization", f"Bearer {key}"), *more])))
         byline.flush()
     finally:
         byline.uninstrument()
@@ -224,6 +240,13 @@ def test_no_key_is_found_by_its_hash(receiver: Receiver, monkeypatch: pytest.Mon
     assert key_attributes(receiver, "demo")["byline.caller.key.hash"] == hashlib.sha256(b"demo").hexdigest()
     monkeypatch.setenv("BYLINE_KEY_HASH", "off")
     assert key_attributes(receiver, LONG_KEY) == {}
+
+
+def test_of_two_keys_none_is_named(receiver: Receiver) -> None:
+    """The app may have checked either of them."""
+    other = ("x-api-key", "sk-proj-of-somebody-else-0123456789")
+    assert key_attributes(receiver, LONG_KEY, more=[other]) == {}
+    assert key_attributes(receiver, LONG_KEY, more=[("x-api-key", LONG_KEY)]) == {"byline.caller.key.hash": LONG_HASH}
 
 
 def test_aliases_name_keys_by_either_hash(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:

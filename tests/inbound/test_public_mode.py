@@ -12,7 +12,7 @@ import byline
 from byline import asgi, request_context, wsgi
 from byline.inbound.trust import bound_session_id
 from byline.request_context import RequestContext
-from tests.support import Door, Sent, accepted, both_doors, claim, run_asgi, run_wsgi
+from tests.support import Door, Sent, accepted, both_doors, claim, run_asgi, run_wsgi, scope_of
 
 #: Every group of claims, in every place.
 EVERYTHING = claim(
@@ -137,3 +137,25 @@ def test_the_callers_key_is_that_of_identity(door: Door) -> None:
     )
     assert context.caller_key == ("sk-checked", "team blue")
     assert context.rejected == ["email: no attribution field"]
+
+
+@both_doors
+@pytest.mark.parametrize("answer", [3, [[]], {"session": {}}.values(), object()])
+def test_a_wrong_answer_of_trust_accepts_nothing(door: Door, answer: Any, production: pytest.LogCaptureFixture) -> None:
+    """And the request goes on, although the trace is asked for before the app is called."""
+    heard = accepted(door, EVERYTHING, trust=lambda _: answer)
+    assert heard.known() == {}
+
+
+def test_headers_that_can_be_read_once_reach_the_app() -> None:
+    """ASGI allows any iterable."""
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend(scope["headers"])
+
+    sent = Sent(headers=[("traceparent", "00-11112222333344445555666677778888-aaaaaaaaaaaaaaaa-01")])
+    for settings in ({"trust": {"session"}}, {"public": True, "app_span": False}):
+        scope = {**scope_of(sent), "headers": iter(scope_of(sent)["headers"])}
+        asyncio.run(run_asgi(asgi.AttributionMiddleware(app, **settings), sent, scope))
+    assert [name for name, _ in seen].count(b"host") == 2

@@ -204,7 +204,7 @@ def client_attributes(context: RequestContext) -> dict[str, AttributeValue]:
     if request is None:
         return {}
     attributes: dict[str, AttributeValue] = {}
-    key: str | None = None
+    found_keys: set[str] = set()
     is_public = context.is_public
     for name, value in request.pick_headers(_CLIENT_HEADERS):
         if name == "user-agent":
@@ -214,9 +214,11 @@ def client_attributes(context: RequestContext) -> dict[str, AttributeValue]:
             if 0 < len(value) <= _MAX_CLIENT_VALUE and is_printable(value):
                 attributes.setdefault(names.REQUEST_ID, value)
         elif name in ("x-api-key", "api-key") and value:
-            key = key or value
+            found_keys.add(value)
         elif name == "authorization" and value[:7].lower() == "bearer " and len(value) > 7:
-            key = key or value[7:].strip()
+            found_keys.add(value[7:].strip())
+    # Of two keys the app may have checked either one.
+    key = found_keys.pop() if len(found_keys) == 1 else None
     alias = None
     if context.root().caller_key or is_public:
         # The key in the headers may be another one than the key that the app has checked.

@@ -37,6 +37,9 @@ class HiddenTrace(NamedTuple):
 def hide_in_scope(scope: MutableMapping[str, Any]) -> HiddenTrace:
     """Remove the trace headers from an ASGI scope."""
     headers = scope.get("headers") or []
+    if not isinstance(headers, list | tuple):
+        # The specification allows any iterable, which may be one that can be read once.
+        headers = list(headers)
     hidden = {name.encode() for name in _header_names()}
     found = {name.lower().decode("latin-1"): value for name, value in headers if name.lower() in hidden}
     scope["headers"] = [header for header in headers if header[0].lower() not in hidden]

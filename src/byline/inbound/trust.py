@@ -133,14 +133,14 @@ class ClaimPolicy:
             return cast("frozenset[str]", trust)
         try:
             accepted = trust(raw)
+            if accepted is True:
+                return GROUPS
+            if not accepted:
+                return frozenset()
+            return frozenset((accepted,) if isinstance(accepted, str) else accepted)
         except Exception:
             errors.report_internal_error("trust")
             return frozenset()
-        if accepted is True:
-            return GROUPS
-        if not accepted:
-            return frozenset()
-        return frozenset((accepted,) if isinstance(accepted, str) else accepted)
 
 
 def _validate_trust(trust: Trust) -> Trust:

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import Event
 from opentelemetry.trace import Link
 
 from byline import settings
-from byline.export.redaction.allow_list import URLS
+from byline.export.redaction.allow_list import URLS, is_kept_name
 from byline.export.span_copy import SpanCopy
 from byline.genai import attributes as names
 from byline.settings import SettingError
@@ -46,6 +46,8 @@ _USER_NAMES: Final = re.compile(
 _DIGITS: Final = 32
 #: A shorter id may be part of another text by chance.
 _MIN_CONTAINED: Final = 6
+#: A longer text is taken for content, whatever its name.
+_MAX_SHORT: Final = 200
 
 
 class Minimization(NamedTuple):
@@ -140,7 +142,7 @@ class Minimization(NamedTuple):
             elif not self.url_paths and (name in _PATHS or name in URLS):
                 new = _origin(value) if name in ("url.full", "http.url", "url.original") else None
             elif ids:
-                new = _replace_ids(value, ids)
+                new = _replace_ids(value, ids, contained=name in URLS or name in _PATHS or not _is_content(name, value))
             if new is not None:
                 kept[name] = new
         return kept
@@ -176,18 +178,25 @@ def truncate_address(address: object) -> str | None:
     return str(ipaddress.ip_network((parsed, prefix), strict=False).network_address)
 
 
-def _replace_ids(value: Any, ids: Mapping[str, str]) -> Any:
+def _is_content(name: str, value: Any) -> bool:
+    """Return whether a value is a prompt or the like, in which an id that a user has chosen may be any word."""
+    return not is_kept_name(name) and (not isinstance(value, str) or len(value) > _MAX_SHORT or value[:1] in ("[", "{"))
+
+
+def _replace_ids(value: Any, ids: Mapping[str, str], *, contained: bool) -> Any:
     if isinstance(value, str):
         if value in ids:
             return ids[value]
+        if not contained:
+            return value
         for clear, replacement in ids.items():
             if len(clear) >= _MIN_CONTAINED and clear in value:
                 value = value.replace(clear, replacement)
         return value
     if isinstance(value, list | tuple):
-        return type(value)(_replace_ids(item, ids) for item in value)
+        return type(value)(_replace_ids(item, ids, contained=contained) for item in value)
     if isinstance(value, Mapping):
-        return {key: _replace_ids(item, ids) for key, item in value.items()}
+        return {key: _replace_ids(item, ids, contained=contained) for key, item in value.items()}
     return value
 
 
