@@ -226,10 +226,11 @@ class TraceValues:
         shared: Trace attributes that the spans of the whole request state; used on the root only.
         propagated: The version of the request, the trace attributes of a span, and those that it got from others.
         sampling_key: The key by which the first span was sampled.
+        tops: The top-level spans by destination, see `byline.export.trace_view`.
         summaries: The first question, the last answer and the last error, see `byline.export.request_root`.
     """
 
-    __slots__ = ("propagated", "sampling_key", "shared", "stated", "summaries")
+    __slots__ = ("propagated", "sampling_key", "shared", "stated", "summaries", "tops")
 
     def __init__(self) -> None:
         self.stated: dict[str, Any] = {}
@@ -237,6 +238,7 @@ class TraceValues:
         self.propagated: tuple[int, list[Any], dict[str, Any]] | None = None
         self.sampling_key: str | None = None
         self.summaries: dict[tuple[int, int], Any] = {}
+        self.tops: dict[int, Any] = {}
 
     def decide_sampling(self, key: str) -> str:
         """Return the key of the destination that decided first; it counts for all of them."""

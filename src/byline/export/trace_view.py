@@ -92,25 +92,27 @@ class _Top:
     """The top-level spans of one request in one trace.
 
     Attributes:
-        request: The spans of the request.
+        request: The spans of the request; ``None`` once it is known whether there is a root.
         alone: The first of them, which waits for another one.
         root: The root above them, once there is one.
+        root_context: Its context, which is known longer.
     """
 
-    __slots__ = ("alone", "last_used", "request", "root")
+    __slots__ = ("alone", "last_used", "request", "root", "root_context")
 
     def __init__(self, request: RequestSpans) -> None:
-        self.request = request
+        self.request: RequestSpans | None = request
         self.alone: SpanCopy | None = None
         self.root: SpanCopy | None = None
+        self.root_context: SpanContext | None = None
         self.last_used = time.monotonic()
 
     def is_overdue(self, now: float) -> bool:
-        if self.request.context_released():
-            return True
         waited = now - self.last_used
-        if waited > _TIMEOUT_AFTER_END and self.request.server_span_ended():
-            return True
+        if self.request is not None:
+            ended = waited > _TIMEOUT_AFTER_END and self.request.server_span_ended()
+            if ended or self.request.context_released():
+                return True
         return waited > (_TIMEOUT_ALONE if self.root is None else _TIMEOUT)
 
 
@@ -157,9 +159,7 @@ class TraceView:
         self._caller_spans = caller_spans
         self._is_langfuse = is_langfuse
         self._root = root
-        self._tops: OrderedDict[int, _Top] = OrderedDict()
-        #: Whether a request that is over, or whose first span could not wait, has a root of its own.
-        self._has_root: OrderedDict[int, bool] = OrderedDict()
+        self._tops: OrderedDict[_Top, None] = OrderedDict()
         self._first_requests: OrderedDict[int, _FirstRequest] = OrderedDict()
         self._open_steps: OrderedDict[int, _Step] = OrderedDict()
         self._finished_steps: OrderedDict[int, None] = OrderedDict()
@@ -226,8 +226,10 @@ class TraceView:
     def finish_request(self, root: RequestSpans, start: int | None, end: int | None) -> list[SpanCopy]:
         """Return the steps and the root of a request whose server span has ended, and the span that waited alone."""
         finished = self._finish_steps(root, start, end)
-        tops = [root_id for root_id, top in self._tops.items() if top.request is root]
-        return [*finished, *(self._finish_top(root_id, start, end) for root_id in tops)]
+        if self._tops:
+            tops = [trace.tops.get(self._number) for trace in [*root.traces.values()]]
+            finished += [self._finish_top(top, start, end) for top in tops if top is not None and top in self._tops]
+        return finished
 
     def _finish_steps(self, root: RequestSpans, start: int | None, end: int | None) -> list[SpanCopy]:
         ended = [(step_id, step.span_copy.name) for step_id, step in self._open_steps.items() if step.root is root]
@@ -248,11 +250,11 @@ class TraceView:
         now = time.monotonic()
         excess = len(self._tops) - _MAX_HELD
         overdue_tops = [
-            root_id
-            for number, (root_id, top) in enumerate(self._tops.items())
+            top
+            for number, top in enumerate(self._tops)
             if everything or number < excess or (flushing and top.root is None) or top.is_overdue(now)
         ]
-        finished = [self._finish_top(root_id, None, None) for root_id in overdue_tops]
+        finished = [self._finish_top(top, None, None) for top in overdue_tops]
         return [*self._overdue_steps(now, everything=everything), *finished]
 
     def _overdue_steps(self, now: float, *, everything: bool) -> list[SpanCopy]:
@@ -391,45 +393,49 @@ class TraceView:
     def _place_top(self, span_copy: SpanCopy, request: RequestSpans) -> list[SpanCopy]:
         """Place a span without an exported parent below the root of its request, if that has or gets one."""
         trace_id = span_copy.context.trace_id
-        root_id = _made_span_id(request.trace_key, trace_id, "")
-        if root_id in self._has_root:
-            if self._has_root[root_id]:
-                _place_below(span_copy, make_span_context(trace_id, root_id))
+        tops = request.in_trace(trace_id).tops
+        top: _Top | None = tops.get(self._number)
+        if top is not None and top.request is None:
+            # The request is over, or its first span could not wait.
+            if top.root_context is not None:
+                _place_below(span_copy, top.root_context)
             return [span_copy]
         if request.has_steps:
             # The step is the root.
-            return [span_copy, *([self._finish_top(root_id, None, None)] if root_id in self._tops else [])]
-        top = self._tops.get(root_id)
+            return [span_copy] if top is None else [span_copy, self._finish_top(top, None, None)]
         if top is None:
-            top = self._tops[root_id] = _Top(request)
+            top = tops[self._number] = _Top(request)
+            self._tops[top] = None
             if self._root == "auto":
                 top.alone = span_copy
                 return []
         top.last_used = time.monotonic()
-        self._tops.move_to_end(root_id)
+        self._tops.move_to_end(top)
         waited, top.alone = top.alone, None
         placed = [span_copy] if waited is None else [waited, span_copy]
+        if top.root is None:
+            top.root_context = make_span_context(trace_id, _made_span_id(request.trace_key, trace_id, ""))
+            top.root = _make_root(placed[0], top.root_context, request)
         for each in placed:
-            top.root = top.root or _make_root(each, make_span_context(trace_id, root_id), request)
             _extend(top.root, each.start_time, each.end_time)
             _place_below(each, top.root.context)
         return placed
 
-    def _finish_top(self, root_id: int, start: int | None, end: int | None) -> SpanCopy:
+    def _finish_top(self, top: _Top, start: int | None, end: int | None) -> SpanCopy:
         """Return the root of a request, or its only top-level span, which needs no root."""
-        top = self._tops.pop(root_id)
-        self._has_root[root_id] = top.root is not None
-        while len(self._has_root) > _MAX_STEPS:
-            self._has_root.popitem(last=False)
-        if top.root is None:
-            assert top.alone is not None  # noqa: S101
-            return top.alone
-        _extend(top.root, start, end)
+        del self._tops[top]
+        request, alone, root = top.request, top.alone, top.root
+        # Later spans need the context of the root alone.
+        top.request = top.alone = top.root = None
+        if root is None or request is None:
+            assert alone is not None  # noqa: S101
+            return alone
+        _extend(root, start, end)
         # The body that the app has read late may name the trace.
-        top.root.attribution = top.request.attribution
-        fallback = _ROOT_NAME if top.request.has_server_span else _JOB_NAME
-        top.root.name = top.root.attribution.trace_name or top.request.route or fallback
-        return top.root
+        root.attribution = request.attribution
+        fallback = _ROOT_NAME if request.has_server_span else _JOB_NAME
+        root.name = root.attribution.trace_name or request.route or fallback
+        return root
 
     def _step(self, span_copy: SpanCopy, trace_id: int, parent: SpanContext | None) -> SpanContext:
         name = span_copy.attribution.span_name or ""
