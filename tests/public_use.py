@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from litestar import Litestar
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -30,7 +31,10 @@ def asgi_apps() -> list[Any]:
     app = Starlette(middleware=[Middleware(asgi.AttributionMiddleware, identity=identity, trust={"session"})])
     other = Starlette()
     other.add_middleware(asgi.AttributionMiddleware, fields={"session_id": ["body:chat.id", "header:X-Chat"]})
-    return [app, asgi.AttributionMiddleware(other, public=True, body_limit=0, app_span=False, after_response=None)]
+    # Frameworks have types of their own for the three arguments of an app.
+    litestar = asgi.AttributionMiddleware(Litestar())
+    wrapped = asgi.AttributionMiddleware(other, public=True, body_limit=0, app_span=False, after_response=None)
+    return [app, litestar, wrapped]
 
 
 def wsgi_app() -> wsgi.AttributionMiddleware:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
 from anyio import CapacityLimiter, to_thread
@@ -29,6 +29,9 @@ from byline.inbound.trust import Identity, Trust
 from byline.request_context import DEFAULT_AFTER_RESPONSE, RequestContext, validate_after_response
 
 __all__ = ["AttributionMiddleware"]
+
+#: Frameworks have types of their own for scope, receive and send.
+AnyASGIApp = Callable[[Any, Any, Any], Awaitable[Any]]
 
 #: The key of a scope that this middleware handles already, so that a second middleware passes the request on.
 _CONTEXT_KEY: Final = "byline.request_context"
@@ -91,7 +94,7 @@ class AttributionMiddleware:
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: AnyASGIApp,
         *,
         fields: Mapping[str, str | Iterable[str]] | None = None,
         identity: Identity | None = None,

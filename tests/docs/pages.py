@@ -9,6 +9,7 @@ from typing import Final
 
 from tests.docs.attributes_page import attributes_page
 from tests.docs.settings_page import settings_page
+from tests.frameworks import cells
 from tests.gateways.document import page as gateways_page
 from tests.matrix import reach, table
 
@@ -16,6 +17,7 @@ ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "attributes.md": attributes_page,
+    "frameworks.md": cells.page,
     "gateways.md": gateways_page,
     # From the recorded verdicts; ``python -m tests.matrix`` records them anew.
     "reach.md": lambda: reach.write(table.recorded()),

@@ -9,12 +9,24 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from tests.matrix.cells import CELLS, Cell
+from tests.matrix.cells import CELLS
 
 ROOT: Final = Path(__file__).parent.parent.parent
 _MADE: Final = ".installed"
+
+
+class Packages(Protocol):
+    """A row of a matrix with its packages."""
+
+    @property
+    def name(self) -> str:
+        """The name of its environment."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What is installed beside byline."""
 
 
 def directory() -> Path:
@@ -22,7 +34,7 @@ def directory() -> Path:
     return Path(os.environ.get("BYLINE_MATRIX_VENVS") or ROOT / ".ci" / "venvs" / "matrix")
 
 
-def make(cell: Cell) -> Path:
+def make(cell: Packages) -> Path:
     """Return the Python of a cell's environment, with byline from this checkout. Creates it if needed."""
     # Cells that differ in a setting alone share one.
     place = directory() / next((other.name for other in CELLS if other.packages == cell.packages), cell.name)
@@ -40,7 +52,7 @@ def make(cell: Cell) -> Path:
     return python
 
 
-def _install(place: Path, python: Path, cell: Cell) -> None:
+def _install(place: Path, python: Path, cell: Packages) -> None:
     uv = os.environ.get("BYLINE_UV") or shutil.which("uv")
     if uv:
         _run([uv, "venv", "-q", "--python", sys.executable, str(place)])
@@ -50,7 +62,7 @@ def _install(place: Path, python: Path, cell: Cell) -> None:
         _run([str(python), "-m", "pip", "install", "-q", "-e", str(ROOT), *cell.packages])
 
 
-def _describe(cell: Cell) -> str:
+def _describe(cell: Packages) -> str:
     project = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
     return "\n".join((sys.version, project, *cell.packages))
 

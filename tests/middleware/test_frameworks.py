@@ -13,6 +13,7 @@ import httpx2
 import litestar
 import pytest
 import quart
+from aiohttp import web
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
@@ -24,6 +25,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind
 
 from byline import asgi, wsgi
+from byline.settings import SettingError
 
 Finished = Callable[[], Sequence[ReadableSpan]]
 
@@ -155,3 +157,10 @@ def test_falcon(finished: Finished) -> None:
     app.add_route("/chat", Chat())
     assert send_wsgi(wsgi.AttributionMiddleware(app), "POST", "/chat", json=BODY).json() == BODY
     check(finished(), **{"session.id": "s-1", "user.id": "ada"})
+
+
+@pytest.mark.parametrize("middleware", [asgi.AttributionMiddleware, wsgi.AttributionMiddleware])
+def test_an_app_of_neither_protocol_is_an_error(middleware: Callable[[Any], Any]) -> None:
+    """aiohttp.web answers by its own server only."""
+    with pytest.raises(SettingError, match=r"byline\.E161: .* an app of aiohttp\.web, which is neither ASGI nor WSGI"):
+        middleware(web.Application())

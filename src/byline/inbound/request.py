@@ -12,6 +12,8 @@ from urllib.parse import parse_qsl
 from byline.settings import SettingError
 
 _MAX_QUERY_FIELDS: Final = 1000
+#: Packages with apps of their own protocol, and what they are called.
+_NEITHER: Final = {"aiohttp": "aiohttp.web", "robyn": "Robyn", "tornado": "tornado.web"}
 _CGI_HEADERS: Final = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
 #: Recipients of baggage may drop members beyond this length (W3C Baggage, 3.3.2).
 MAX_BAGGAGE: Final = 8192
@@ -266,7 +268,10 @@ def parse_cookies(header: str) -> list[tuple[str, str]]:
 
 
 def require_protocol(app: Any, protocol: Literal["asgi", "wsgi"]) -> None:
-    """Raise `SettingError` ``byline.E018`` if an app certainly speaks the other protocol, or is Django's.
+    """Raise `SettingError` if an app certainly speaks another protocol.
+
+    ``byline.E018`` if that is the other one of the two, ``byline.E141`` if the app is Django's chain of middlewares,
+    ``byline.E161`` if it is neither ASGI nor WSGI.
 
     Example:
         >>> require_protocol(lambda environ, start_response: [], "wsgi")
@@ -284,6 +289,14 @@ AttributionMiddleware from byline.wsgi.
             "byline.E141",
             f"byline.{protocol}.AttributionMiddleware is in Django's settings.MIDDLEWARE",
             'put "byline.django.AttributionMiddleware" there, as its first entry',
+        )
+    packages = (kind.__module__.partition(".")[0] for kind in type(app).__mro__)
+    framework = next((_NEITHER[name] for name in packages if name in _NEITHER), None)
+    if framework is not None:
+        raise SettingError(
+            "byline.E161",
+            f"byline.{protocol}'s middleware wraps an app of {framework}, which is neither ASGI nor WSGI",
+            "call byline.bound() in a middleware of the framework, as docs/frameworks.md shows",
         )
     other = "wsgi" if protocol == "asgi" else "asgi"
     if is_asgi_app(app) if protocol == "wsgi" else is_wsgi_app(app):
