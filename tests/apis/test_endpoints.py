@@ -64,6 +64,32 @@ CALLS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any] | bytes, dict[st
         ),
         {"provider": "gcp.vertex_ai", "streamed": True, "input_tokens": 7, "output_tokens": 4, "response_id": "m-1"},
     ),
+    "images of OpenAI": (
+        "/v1/images/generations",
+        "api.openai.com",
+        {"model": "gpt-image-1", "prompt": "Who?", "n": 2},
+        {
+            "created": 1,
+            "data": [{"b64_json": "AAAA"}],
+            "usage": {
+                "input_tokens": 12,
+                "output_tokens": 4160,
+                "total_tokens": 4172,
+                "input_tokens_details": {"text_tokens": 12, "image_tokens": 0},
+            },
+        },
+        {
+            "provider": "openai",
+            "operation": "generate_content",
+            "request_model": "gpt-image-1",
+            "output_type": "image",
+            "parameters": {"choice.count": 2},
+            "input_tokens": 12,
+            "output_tokens": 4160,
+            "input_text_tokens": 12,
+            "output_messages": None,
+        },
+    ),
     "embeddings of Vertex AI": (
         f"{VERTEX}/google/models/text-embedding-005:predict",
         VERTEX_HOST,

@@ -14,6 +14,7 @@ PARSERS: Final[dict[str, ApiParser]] = {
     "/agents/completions": mistral.Agents(),
     "/completions": openai.Completions(),
     "/embeddings": openai.Embeddings(),
+    "/images/generations": openai.Images(),
     "/responses": openai_responses.Responses(),
     "/messages": anthropic.Messages(),
     ":rawPredict": anthropic.VertexMessages(),
