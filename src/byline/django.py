@@ -20,7 +20,7 @@ from contextvars import copy_context
 from typing import Any, Final
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-from django.conf import settings as django_settings
+from django import conf
 from django.utils.functional import empty
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -90,7 +90,7 @@ class AttributionMiddleware:
 
     def __init__(self, get_response: Callable[[Any], Any]) -> None:
         self.get_response = get_response
-        options: dict[str, Any] = {"identity": logged_in_user, **(getattr(django_settings, "BYLINE", None) or {})}
+        options: dict[str, Any] = {"identity": logged_in_user, **(getattr(conf.settings, "BYLINE", None) or {})}
         self._app_span = server_span.validate_app_span(settings.resolve("app_span", options.pop("app_span", None)))
         self._after_response = validate_after_response(options.pop("after_response", DEFAULT_AFTER_RESPONSE))
         self._reader = ClaimReader(**options)

@@ -30,6 +30,8 @@ COMPANY: dict[str, Any] = {
     "jsonrpc": "2.0",
     "threadId": {},
     "runId": {},
+    "newMessage": {},
+    "query": {},
 }
 
 
@@ -172,6 +174,15 @@ def test_the_order_of_the_table() -> None:
         ({"message": {"contextId": "c", "messageId": "m"}}, {"session_id": "c"}),
         ({"message": "contextId"}, {}),
         ({"message": {"text": "x"}}, {}),
+        ({"assistant_id": "a", "config": {"configurable": {"thread_id": "t-1"}}}, {"session_id": "t-1"}),
+        ({"config": {"configurable": "no"}}, {}),
+        (
+            {"appName": "a", "userId": "u", "sessionId": "s", "newMessage": {"parts": []}},
+            {"session_id": "s", "user_id": "u"},
+        ),
+        ({"userId": "u", "sessionId": "s"}, {}),
+        ({"query": "Hello", "inputs": {}, "conversation_id": "c", "user": "u"}, {"session_id": "c", "user_id": "u"}),
+        ({"conversation_id": "c"}, {}),
         ({"user": "u", "safety_identifier": "hash"}, {"user_id": "u"}),
         ({"tags": ["shop", "shoes"], "price": 3}, {}),
         ({"tags": ["a"], "model": "m"}, {"tags": ("a",)}),
@@ -269,3 +280,21 @@ def test_body_of_a_long_chat_is_not_decoded_for_its_id() -> None:
     """Whether there are messages is all that is asked of them: broken text within them spoils nothing."""
     sent = Sent(b'{"messages": [{"content": "\xff"}], "id": "chat-1"}')
     assert accepted("asgi", sent).known() == {"session_id": "chat-1"}
+
+
+@both_doors
+@pytest.mark.parametrize(
+    ("headers", "known"),
+    [
+        ({"X-OpenWebUI-Chat-Id": "c", "X-OpenWebUI-User-Id": "u"}, {"session_id": "c", "user_id": "u"}),
+        ({"X-Conversation-Id": "c"}, {"session_id": "c"}),
+        ({"X-POSTHOG-SESSION-ID": "s", "X-POSTHOG-DISTINCT-ID": "d"}, {"session_id": "s", "user_id": "d"}),
+        (
+            {"X-Session-Id": "child", "X-Parent-Session-Id": "parent"},
+            {"session_id": "child", "metadata": {"x-parent-session-id": "parent"}},
+        ),
+    ],
+)
+def test_headers_of_chat_interfaces_and_agents(door: Door, headers: dict[str, str], known: dict[str, Any]) -> None:
+    heard = accepted(door, claim({}, headers=list(headers.items())))
+    assert heard.known() == known

@@ -39,6 +39,24 @@ AGENT_PROTOCOL_CLAIMS: Final[tuple[Field, ...]] = (
     Field("session_id", "body", "message.contextId"),
     # The chat protocol of Vercel's AI SDK.
     Field("session_id", "body", "id", needs="messages"),
+    # LangGraph Server, POST /runs: https://docs.langchain.com/langsmith/server-api-ref
+    Field("session_id", "body", "config.configurable.thread_id"),
+    # Google's Agent Development Kit, POST /run and /run_sse: https://google.github.io/adk-docs/runtime/api-server/
+    Field("session_id", "body", "sessionId", needs="newMessage"),
+    Field("user_id", "body", "userId", needs="newMessage"),
+    # Dify, POST /chat-messages: https://docs.dify.ai/api-reference/chat/send-chat-message
+    Field("session_id", "body", "conversation_id", needs="query"),
+    # Open WebUI with ENABLE_FORWARD_USER_INFO_HEADERS: https://docs.openwebui.com/reference/env-configuration
+    Field("session_id", "header", "x-openwebui-chat-id"),
+    Field("user_id", "header", "x-openwebui-user-id"),
+    # LibreChat's documented header for {{LIBRECHAT_BODY_CONVERSATIONID}}:
+    # https://www.librechat.ai/docs/configuration/librechat_yaml/object_structure/shared_endpoint_settings
+    Field("session_id", "header", "x-conversation-id"),
+    # PostHog's browser SDK with tracing headers: https://posthog.com/docs/libraries/js/config
+    Field("session_id", "header", "x-posthog-session-id"),
+    Field("user_id", "header", "x-posthog-distinct-id"),
+    # A sub-agent's parent, sent by coding agents such as OpenCode; the session of the sub-agent is its own.
+    Field("metadata", "header", "x-parent-session-id", "entry"),
     # OpenAI's; usually a hash, so that any other name of the user says more.
     Field("user_id", "body", "safety_identifier"),
 )
