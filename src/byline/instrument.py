@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from opentelemetry.sdk.trace import TracerProvider
 
-from byline import deferred, errors, export, http, internal_metrics, settings
+from byline import deferred, errors, export, http, internal_metrics, mcp_servers, settings
 from byline.export.destination import Destination, validate_destinations
 from byline.gateways import keys, parse_gateways, validate_gateways
 from byline.gateways.base import Gateway
@@ -122,6 +122,7 @@ def instrument_checked(given: Given, queues: Any, threads: bool | None, *, stric
         if decides:
             # Queues and threads belong to the process: a further provider leaves them as they are.
             install_queues(queue_names)
+            mcp_servers.install()
             install_threads(hooks_threads)
 
 

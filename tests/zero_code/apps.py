@@ -89,6 +89,8 @@ elif FRAMEWORK.startswith("django"):
         ROOT_URLCONF=__name__,
         SECRET_KEY="tests",
         ALLOWED_HOSTS=["*"],
+        # There is no login here: claimed users count, as under the other frameworks.
+        BYLINE={"identity": None},
         MIDDLEWARE=["byline.django.AttributionMiddleware"] if IN_CODE and FRAMEWORK == "django-settings" else [],
     )
     django.setup()
