@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from byline.secrets import scrub
+
+#: Characters that no URL has.
+AMBIGUOUS: Final = re.compile(r"[\\\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 
 
 def split_url(url: object) -> SplitResult | None:
@@ -20,7 +25,7 @@ def split_url(url: object) -> SplitResult | None:
         >>> split_url("http://evil.example\\@localhost") is None
         True
     """
-    if not isinstance(url, str) or "\\" in url or not url.isprintable() or " " in url:
+    if not isinstance(url, str) or AMBIGUOUS.search(url) is not None:
         return None
     try:
         parts = urlsplit(url)
@@ -28,6 +33,7 @@ def split_url(url: object) -> SplitResult | None:
         host, _ = parts.hostname, parts.port
     except ValueError:
         return None
+    # Some parsers decode a percent sign in a host; an IPv6 address may have one.
     if not host or parts.scheme not in ("http", "https") or ("%" in host and ":" not in host):
         return None
     return parts

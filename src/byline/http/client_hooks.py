@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from byline import errors
 from byline.http.call_config import configs
 from byline.http.llm_request import LLMRequest, begin_llm_request
-from byline.urls import split_url
+from byline.urls import AMBIGUOUS
 
 
 class SentRequest(NamedTuple):
@@ -149,5 +150,10 @@ def _decode_text(value: Any) -> str:
 def parse_url(url: Any) -> tuple[str, int, str] | None:
     """Return host, port and path of a URL; ``None`` if it is no valid text."""
     # The client raises an error for an invalid URL, and may connect to another host than byline would read.
-    parts = split_url(url)
-    return None if parts is None else (parts.hostname or "", parts.port or default_port(parts.scheme), parts.path)
+    if not isinstance(url, str) or AMBIGUOUS.search(url) is not None:
+        return None
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.port or default_port(parts.scheme), parts.path
+    except ValueError:
+        return None

@@ -105,7 +105,12 @@ def _read_environ(environ: MutableMapping[str, Any]) -> dict[str, Any] | None:
 
 def _add_text(claims: dict[str, Any], field: str, text: str) -> bool:
     """Add a claim of a header. Returns ``False`` if the header has to be read by the `ClaimReader`."""
-    if not field or len(text) > MAX_ID or "," in text or not is_visible(text):
+    if (
+        not field
+        or len(text) > MAX_ID
+        or "," in text
+        or not ((text.isascii() and text.isprintable()) or is_visible(text))
+    ):
         return False
     text = text.strip(" ")
     if text and field not in claims:
@@ -167,7 +172,7 @@ def _read_body(data: bytes) -> dict[str, Any] | None:
                 return None
         elif name in _TEXTS:
             if value:
-                if not is_visible(value):
+                if not ((value.isascii() and value.isprintable()) or is_visible(value)):
                     return None
                 text = value.strip(" ")
                 # An end user is another name of the user.
@@ -184,7 +189,7 @@ def _read_trace(trace: dict[str, str | None], claims: dict[str, Any]) -> bool:
         return False
     metadata: dict[str, str] = {}
     for key, text in trace.items():
-        if text is None or not is_visible(text):
+        if text is None or not ((text.isascii() and text.isprintable()) or is_visible(text)):
             return False
         field = TRACE_KEYS.get(key)
         if field is None:
