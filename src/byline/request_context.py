@@ -104,37 +104,31 @@ class RequestContext:
         is_isolated: Whether the request must not be filed under the trace of its ``traceparent``.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_after_response",
-        "_body_was_complete",
-        "_bound",
-        "_bound_rejected",
-        "_claimed",
-        "_claims_rejected",
-        "_expires_at",
-        "_identified",
-        "_late_values",
-        "_merged",
-        "_reading_thread",
-        "_settled",
-        "_spans",
-        "_usage",
-        "body",
-        "caller_key",
-        "claimed_fields",
-        "is_isolated",
-        "key",
-        "parent",
-        "reader",
-        "response_sent",
-        "scope_or_environ",
-        "server_span",
-        "server_span_attributes",
-        "server_span_attribution",
-        "server_span_ends_first",
-        "span_attributes",
-    )
+    # Few requests need more than some of these, and setting all of them would take longer than all else that is done
+    # for a request without an LLM call.
+    response_sent = False
+    _expires_at: float | None = None
+    body: BodyBuffer | None = None
+    server_span: Span | None = None
+    server_span_ends_first = False
+    server_span_attributes: Mapping[str, Any] = {}
+    server_span_attribution: Attribution | None = None
+    span_attributes: tuple[Attribution, dict[str, AttributeValue]] | None = None
+    _spans: RequestSpans | None = None
+    _bound: Mapping[str, Any] | None = None
+    _merged: tuple[Mapping[str, Any], Attribution, Attribution] | None = None
+    _claimed: Attribution | None = None
+    claimed_fields: tuple[Attribution, Mapping[str, Any]] | None = None
+    _settled = False
+    _reading_thread: int | None = None
+    _body_was_complete = False
+    _usage: UsageTotals | None = None
+    _claims_rejected: list[str] | None = None
+    _bound_rejected: list[str] | None = None
+    _identified: Attribution = EMPTY
+    _late_values: LateValues | None = None
+    caller_key: tuple[str | None, ...] = ()
+    is_isolated = False
 
     def __init__(
         self,
@@ -147,30 +141,7 @@ class RequestContext:
         self.scope_or_environ = scope_or_environ
         self.parent = parent
         self.key: int = next(_keys) if parent is None else parent.key
-        self.response_sent = False
         self._after_response = after_response
-        self._expires_at: float | None = None
-        self.body: BodyBuffer | None = None
-        self.server_span: Span | None = None
-        self.server_span_ends_first = False
-        self.server_span_attributes: Mapping[str, Any] = {}
-        self.server_span_attribution: Attribution | None = None
-        self.span_attributes: tuple[Attribution, dict[str, AttributeValue]] | None = None
-        self._spans: RequestSpans | None = None
-        self._bound: Mapping[str, Any] | None = None
-        self._merged: tuple[Mapping[str, Any], Attribution, Attribution] | None = None
-        self._claimed: Attribution | None = None
-        self.claimed_fields: tuple[Attribution, Mapping[str, Any]] | None = None
-        self._settled = False
-        self._reading_thread: int | None = None
-        self._body_was_complete = False
-        self._usage: UsageTotals | None = None
-        self._claims_rejected: list[str] | None = None
-        self._bound_rejected: list[str] | None = None
-        self._identified: Attribution = EMPTY
-        self._late_values: LateValues | None = None
-        self.caller_key: tuple[str | None, ...] = ()
-        self.is_isolated = False
 
     def attribution(self) -> Attribution:
         """Return the attribution as far as it is known, reading claims that have arrived since the last call."""

@@ -48,58 +48,33 @@ class RequestSpans:
         refused_trace_id: The trace of the caller that the request must not be filed under, 0 if there is none.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_context",
-        "_request_key",
-        "_root",
-        "_server_span",
-        "attribution",
-        "call_spans",
-        "expires_at",
-        "exported_attributes",
-        "first_span",
-        "has_llm_spans",
-        "has_steps",
-        "is_below_langfuse",
-        "is_complete",
-        "is_identified",
-        "parent",
-        "previous_attributions",
-        "refused_trace_id",
-        "remote_parent",
-        "route",
-        "traces",
-        "usage",
-        "version",
-        "vouched",
-    )
+    # Set when they change: most requests have a few spans.
+    attribution: Attribution = EMPTY
+    vouched: Attribution = EMPTY
+    previous_attributions: tuple[Attribution, ...] = ()
+    is_complete = False
+    remote_parent: SpanContext | None = None
+    is_below_langfuse = False
+    has_steps = False
+    first_span: SpanContext | None = None
+    has_llm_spans = False
+    route: str | None = None
+    usage: UsageTotals | None = None
+    call_spans: Any = None
+    version = 1
+    exported_attributes: tuple[Attribution, dict[str, Any]] = (EMPTY, {})
+    _server_span: weakref.ref[Any] | None = None
+    refused_trace_id = 0
 
     def __init__(self, context: RequestContext) -> None:
         self._context = weakref.ref(context)
         self._request_key = context.key
-        self.attribution: Attribution = EMPTY
-        self.vouched: Attribution = EMPTY
-        self.previous_attributions: tuple[Attribution, ...] = ()
-        self.is_complete = False
         self.is_identified = context.is_identified
         self.parent: RequestSpans | None = None if context.parent is None else context.parent.spans()
         #: Not the object itself, which would wait for the garbage collector then.
         self._root: RequestSpans | None = None if self.parent is None else self.parent.root
         self.expires_at = context.expires_at
-        self.remote_parent: SpanContext | None = None
-        self.is_below_langfuse = False
-        self.has_steps = False
-        self.first_span: SpanContext | None = None
-        self.has_llm_spans = False
-        self.route: str | None = None
-        self.usage: UsageTotals | None = None
-        self.call_spans: Any = None
         self.traces: dict[int, TraceValues] = {}
-        self.version = 1
-        self.exported_attributes: tuple[Attribution, dict[str, Any]] = (EMPTY, {})
-        self._server_span: weakref.ref[Any] | None = None
-        self.refused_trace_id = 0
         if context.server_span is not None:
             self.set_server_span(context.server_span, context)
 

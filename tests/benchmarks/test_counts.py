@@ -11,6 +11,7 @@ import pytest
 from tests.benchmarks import counts
 
 
+@pytest.mark.newest
 @pytest.mark.integration
 def test_no_count_has_grown() -> None:
     """`python -m tests.benchmarks.counts` prints them, and with ``--record`` writes them."""
