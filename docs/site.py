@@ -11,7 +11,7 @@ from mkdocs.structure.files import File, Files
 
 _ROOT = Path(__file__).parent.parent
 #: Links to files that are not pages become plain text.
-_OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)*(?:examples|tests|src|\.ci|LICENSE|CHANGELOG\.md)[^)]*\)")
+_OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./[^)]*|(?:examples|tests|src|\.ci|LICENSE|pyproject|[A-Z_]+\.md)[^)]*)\)")
 
 
 class Examples(Extension):
