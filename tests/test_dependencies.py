@@ -26,8 +26,9 @@ OPTIONAL = {
 }
 #: Declared for the encoder and `requests` in versions that fit together.
 NOT_IMPORTED = {"opentelemetry-exporter-otlp-proto-http"}
-#: The command line has the extra `demo` for its imports, tests bring their own packages, and pytest loads its plugin.
-LEFT_OUT = ("cli/", "pytest_plugin.py", "testing/")
+#: The command line has the extra `demo` for its imports, tests bring their own packages, pytest loads its plugin, and
+#: apps of a framework import the adapter of the framework.
+LEFT_OUT = ("cli/", "django.py", "flask.py", "pytest_plugin.py", "testing/")
 
 
 def imported_modules(tree: ast.AST) -> Iterator[str]:
