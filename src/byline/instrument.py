@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from opentelemetry.sdk.trace import TracerProvider
 
-from byline import deferred, errors, export, http, internal_metrics, mcp_servers, settings
+from byline import deferred, errors, export, http, internal_metrics, mcp_servers, settings, shutdown
 from byline.export.destination import Destination, validate_destinations
 from byline.gateways import keys, parse_gateways, validate_gateways
 from byline.gateways.base import Gateway
@@ -124,6 +124,8 @@ def instrument_checked(given: Given, queues: Any, threads: bool | None, *, stric
             install_queues(queue_names)
             mcp_servers.install()
             install_threads(hooks_threads)
+            if check(lambda: settings.find("flush_on_sigterm").value, False):
+                shutdown.hooks.call_on_sigterm()
 
 
 class _SettingCheck:

@@ -4,6 +4,7 @@ Example:
     >>> import logging.config
     >>> logging.config.dictConfig({
     ...     "version": 1,
+    ...     "disable_existing_loggers": False,
     ...     "filters": {"byline": {"()": "byline.logging.AttributionFilter"}},
     ...     "formatters": {"plain": {"format": "%(levelname)s %(session_id)s %(trace_id)s %(message)s"}},
     ...     "handlers": {"app": {"class": "logging.NullHandler", "filters": ["byline"], "formatter": "plain"}},

@@ -358,6 +358,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "Task queues to hook, separated by commas, auto for all or none",
         _parse_auto_list,
     ),
+    Setting(
+        "flush_on_sigterm",
+        ("BYLINE_FLUSH_ON_SIGTERM",),
+        "false",
+        "true: waiting spans are sent when the process gets SIGTERM, before its own handler runs",
+        parse_switch,
+    ),
     Setting("threads", ("BYLINE_THREADS",), "true", "false: threads do not get the context of a request", parse_switch),
     Setting("disabled", ("BYLINE_DISABLED", "OTEL_SDK_DISABLED"), "false", "true: byline does nothing", parse_switch),
     Setting(

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Final
 
 from byline import deferred, errors
+
+#: Seconds for the last export; Docker and Kubernetes kill a process 10 and 30 seconds after SIGTERM.
+_SIGTERM_TIMEOUT: Final = 5.0
 
 
 class ShutdownHooks:
@@ -47,6 +53,28 @@ class ShutdownHooks:
     def on_exit(self) -> None:
         """Call the functions for the exit of the interpreter."""
         _call_all(self._on_exit)
+
+    def call_on_sigterm(self) -> None:
+        """Call the functions for the stop of a server on SIGTERM too, and then do what the signal did before.
+
+        A handler that the app sets later replaces this one. Python takes handlers on the main thread only.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        before = signal.getsignal(signal.SIGTERM)
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            # In a thread, because the main thread may hold a lock at the moment of the signal.
+            thread = threading.Thread(target=self.on_server_stop, daemon=True)
+            thread.start()
+            thread.join(_SIGTERM_TIMEOUT)
+            if callable(before):
+                before(number, frame)
+            elif before != signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+
+        signal.signal(signal.SIGTERM, handle)
 
     def finalize_multiprocessing_child(self, _: object = None) -> None:
         """Register with `multiprocessing.util.Finalize`, because children of multiprocessing skip `atexit`."""
