@@ -64,11 +64,11 @@ def draw(url: str, picture: Path, size: tuple[int, int] = (1500, 620)) -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120)
 
 
-def draw_phoenix(phoenix: str, pages: dict[str, Any], folder: Path) -> None:
+def draw_phoenix(phoenix: str, pages: dict[str, Any], folder: Path, prefix: str = "") -> None:
     """Draw the pages of a project that has the conversations of the travel assistant."""
     base = f"{phoenix}/projects/{pages['id']}"
     sessions = pages["sessions"]
-    trip, photos = sessions["trip-to-lisbon"], sessions["holiday-photos"]
+    trip, photos = sessions[f"{prefix}trip-to-lisbon"], sessions[f"{prefix}holiday-photos"]
     tool_call = trip["traces"][1]
     failed = photos["traces"][1]
     folder.mkdir(exist_ok=True)

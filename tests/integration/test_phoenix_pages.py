@@ -94,8 +94,9 @@ def test_a_tool_call_and_an_error_read_as_such(phoenix: str) -> None:
 
 def test_the_pictures_of_the_docs_can_be_made(phoenix: str, tmp_path: Path) -> None:
     find_chromium()
-    accepted = send_conversations(phoenix, "travel-assistant")
-    draw_phoenix(phoenix, read_pages(phoenix, "travel-assistant", accepted), tmp_path)
+    # A trace id belongs to one project of Phoenix, and other tests use the one of the example.
+    accepted = send_conversations(phoenix, "travel-assistant", prefix="drawn-")
+    draw_phoenix(phoenix, read_pages(phoenix, "travel-assistant", accepted), tmp_path, "drawn-")
     pictures = sorted(tmp_path.iterdir())
     assert len(pictures) == 5
     assert all(picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 30_000 for picture in pictures)
