@@ -248,8 +248,9 @@ class DestinationWorker:
                 if not size or (least <= 0 and size < self._batch_size):
                     return
                 batch = [self._queue.popleft() for _ in range(size)]
+                # Before the lock is released: the app's threads fill the free room at once.
+                self._preparing = size
             least -= size
-            self._preparing = size
             try:
                 self._add(self._pipeline.prepare(batch, flushing=not sends))
             finally:
