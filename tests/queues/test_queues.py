@@ -23,7 +23,7 @@ from tests.matrix.cells import Cell
 from tests.queues.send import KINDS
 
 #: Tasks of each kind; about eight reports come from each.
-COUNT = int(os.environ.get("BYLINE_QUEUE_TASKS", "40"))
+COUNT = int(os.environ.get("QUEUE_TASKS", "40"))
 SECONDS = 40 + COUNT
 
 #: Queue → its packages, and the command of its worker.
