@@ -188,6 +188,25 @@ def test_every_truncated_or_changed_value_is_dropped() -> None:
         assert byline.extract({"x-byline": changed}) == NONE
 
 
+@pytest.mark.parametrize("key", ["", KEY])
+@pytest.mark.parametrize("value", ["1.\ud800.x", "1.e30.\ud800", "1.\u00e9.\u00e9", "\ud800"])
+def test_text_that_cannot_be_encoded_is_dropped(value: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON messages can have such text; the job runs."""
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", key)
+    with byline.carried({"x-byline": value}):
+        assert byline.current() == NONE
+    assert dropped() == {"malformed": 1}
+
+
+def test_other_keys_of_a_carrier_may_have_any_type() -> None:
+    """The metadata of a job is a mapping of the app."""
+    carrier: Any = {1: "one", None: 2, b"x-byline": "old"}
+    with byline.bound(session_id="s"):
+        byline.inject(carrier)
+    assert {1, None, "x-byline"} == carrier.keys()
+    assert byline.extract(carrier).session_id == "s"
+
+
 @pytest.mark.usefixtures("signed")
 def test_an_old_or_a_future_value_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     headers = message(session_id="s")

@@ -137,6 +137,9 @@ def decode(value: str, signing: Signing, max_age: float) -> Carried:
     """
     if len(value) > _MAX_VALUE:
         return drop("too long")
+    if not value.isascii():
+        # A message as text may even have characters that cannot be encoded.
+        return drop("malformed")
     version, dot, rest = value.partition(".")
     if not dot or version != _VERSION:
         return drop("version" if dot and version.isdigit() else "malformed")

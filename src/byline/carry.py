@@ -64,7 +64,8 @@ def inject(carrier: MutableMapping[str, str] | list[tuple[str, bytes]]) -> None:
         carrier[:] = [(name, item) for name, item in carrier if _text(name).lower() not in replaced]
         carrier.extend((name, text.encode()) for name, text in headers.items())
         return
-    for name in [name for name in carrier if name.lower() in replaced]:
+    # The metadata of a job may have keys of any type.
+    for name in [name for name in carrier if isinstance(name, str | bytes) and _text(name).lower() in replaced]:
         del carrier[name]
     carrier.update(headers)
 

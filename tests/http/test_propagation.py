@@ -242,6 +242,7 @@ def test_patterns() -> None:
     own += [("10.255.0.1", 80), ("fd00::5", 80), ("[::1]", 80)]
     others = [("llm.internal", 80), ("svc.cluster.local", 80), ("evilsvc.cluster.local", 80), ("11.0.0.1", 80)]
     others += [("rag.internal.evil.io", 80), ("10.0.0.1.evil.io", 80), ("", 80), ("api.openai.com", 443)]
+    others += [("evil.io%2f.svc.cluster.local", 80), ("evil.io;.svc.cluster.local", 80), (".svc.cluster.local", 80)]
     for _ in range(2):
         assert [host for host in own if not services.include(*host)] == []
         assert [host for host in others if services.include(*host)] == []

@@ -23,7 +23,9 @@ from byline.http.urllib3 import copy_headers
 from byline.patching import Patches
 from byline.settings import SettingError
 
-_HOST: Final = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?(:\d{1,5})?\Z")
+_NAME: Final = r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?"
+_PATTERN: Final = re.compile(rf"(\*\.)?{_NAME}(:\d{{1,5}})?\Z")
+_HOST: Final = re.compile(rf"{_NAME}\Z")
 #: An app calls few hosts; a crawler calls many, and only the latest of them are kept.
 _MAX_REMEMBERED: Final = 1024
 
@@ -66,7 +68,7 @@ class OwnServices:
             return
         except ValueError:
             pass
-        if not _HOST.match(text):
+        if not _PATTERN.match(text):
             raise SettingError(
                 "byline.E130",
                 f"propagate_to names {pattern!r}, which is no host of your own",
@@ -88,7 +90,10 @@ class OwnServices:
         return known
 
     def _include(self, host: str, port: int) -> bool:
-        if host in self._hosts or f"{host}:{port}" in self._hosts or host.endswith(self._suffixes):
+        if host in self._hosts or f"{host}:{port}" in self._hosts:
+            return True
+        # A proxy may decode evil.io%2f.svc.internal.
+        if host.endswith(self._suffixes) and _HOST.match(host):
             return True
         try:
             address = ipaddress.ip_address(host.strip("[]"))
