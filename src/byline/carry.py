@@ -65,8 +65,10 @@ def inject(carrier: MutableMapping[str, str] | list[tuple[str, bytes]]) -> None:
         carrier.extend((name, text.encode()) for name, text in headers.items())
         return
     # The metadata of a job may have keys of any type.
-    for name in [name for name in carrier if isinstance(name, str | bytes) and _text(name).lower() in replaced]:
-        del carrier[name]
+    names: list[Any] = list(carrier)
+    for name in names:
+        if isinstance(name, str | bytes) and _text(name).lower() in replaced:
+            del carrier[name]  # type: ignore[arg-type]
     carrier.update(headers)
 
 

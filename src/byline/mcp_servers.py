@@ -7,13 +7,14 @@ that calls of later callers would be attributed to the first one. Version 2 of t
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from opentelemetry import trace
 
-from byline import errors
+from byline import errors, request_context
 from byline.bound import NO_SPAN, Contexts, run_part
+from byline.carrier import HEADER, find_signing
 from byline.carry import carried
 from byline.patching import Patches
 from byline.request_context import RequestContext
@@ -51,7 +52,11 @@ def _wrap_handle_request(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _context_of(message: Any) -> AbstractContextManager[Any]:
-    """Return the block of a message: its HTTP request, else what its own ``_meta`` says, else nothing."""
+    """Return the block of a message: its HTTP request, else what its own ``_meta`` says, else nothing.
+
+    The ``_meta`` of a stranger is no statement of this app: it counts over HTTP only if it is signed, and never over a
+    websocket whose middleware has read the handshake.
+    """
     headers: dict[str, Any] = {}
     try:
         request = getattr(message.message_metadata, "request_context", None)
@@ -59,8 +64,16 @@ def _context_of(message: Any) -> AbstractContextManager[Any]:
         if isinstance(context, RequestContext):
             span = context.server_span
             return run_part(Contexts(context, NO_SPAN if span is None else trace.set_span_in_context(span, NO_SPAN)))
+        attached = request_context.current_context()
+        handshake = None if attached is None else attached.request()
+        if request is None and handshake is not None and handshake.is_handshake():
+            return nullcontext()
         meta = message.request_meta
         headers = {} if meta is None else meta.model_dump()
+        if request is not None:
+            signing = find_signing()
+            if signing is None or not signing.keys:
+                headers = {name: value for name, value in headers.items() if name.lower() != HEADER}
     except Exception:
         errors.report_internal_error("mcp")
     return carried(headers)
