@@ -16,6 +16,7 @@ from byline import asgi, auto_middleware, settings, wsgi
 from byline.entry_point import BylineInstrumentor
 from byline.gateways import parse_gateways
 from byline.inbound.reader import ClaimReader
+from byline.instrument import find_runtime
 from byline.testing import Receiver
 from tests.support import Sent, accepted, run_wsgi
 
@@ -91,6 +92,34 @@ def test_a_file_that_cannot_be_read(text: str | bytes | None, folder: Path, monk
     assert found("audience") == "byline"
     with pytest.raises(byline.SettingError, match=r"byline\.E136: byline\.toml cannot be read"):
         byline.instrument(tracer_provider=TracerProvider(), destinations=[])
+
+
+@pytest.mark.parametrize("text", ["tool = 3\n# tool.byline", "[tool]\nbyline = 3\n# tool.byline"])
+def test_a_pyproject_without_the_table(text: str, folder: Path) -> None:
+    (folder / "pyproject.toml").write_text(text)
+    with pytest.raises(byline.SettingError, match=r"byline\.E136: (tool|byline) in pyproject\.toml is no table"):
+        byline.instrument(tracer_provider=TracerProvider(), destinations=[])
+
+
+def test_what_a_file_that_cannot_be_read_might_forbid_is_not_done(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "byline.toml").write_text("public = true\nprivacy = true\naudience = ")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    provider = TracerProvider()
+    zero_code(provider)
+    runtime = find_runtime()
+    assert runtime is not None
+    assert list(runtime.destinations) == []
+    assert byline.extract({"x-byline": "1.eyJzIjoicy0xIn0"}) == byline.Attribution()
+    app = auto_middleware.wrap(wsgi_app)
+    assert isinstance(app, wsgi.AttributionMiddleware)
+    assert run_wsgi(app, Sent(b'{"user": "ada"}', headers=[("x-session-id", "s-1")])).chunks == [b"{}"]
+    assert {record.getMessage().split(":")[0] for record in caplog.records if record.levelname == "ERROR"} == {
+        "byline.E136"
+    }
+    with pytest.raises(byline.SettingError, match=r"byline\.E136"):
+        wsgi.AttributionMiddleware(wsgi_app)
 
 
 def test_an_unknown_key_is_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -58,7 +58,12 @@ def wrap(app: Any, protocol: Protocol | None = None) -> Any:
 def _make(kind: type[Middleware], app: Any) -> Middleware:
     """Return the middleware; a wrong setting is reported and switches off what it names, and nothing else."""
     safe: dict[str, Any] = {}
-    for name, values in _SAFE.items():
+    try:
+        settings.config_file.check()
+    except SettingError as error:
+        errors.error_once(str(error), "%s", error)
+        safe = {key: value for values in _SAFE.values() for key, value in values.items()}
+    for name, values in () if safe else _SAFE.items():
         others = {key: value for other in _SAFE if other != name for key, value in _SAFE[other].items()}
         try:
             kind(app, **{key: value for key, value in others.items() if key != name})

@@ -99,6 +99,8 @@ class Signing(NamedTuple):
 def find_signing() -> Signing | None:
     """Return the signing of the environment; ``None`` and one log message if its variables are wrong."""
     try:
+        # The file may have the keys.
+        settings.config_file.check()
         return Signing.from_settings()
     except SettingError as error:
         errors.error_once("signing", "%s Nothing is carried to other services and jobs until then", error)

@@ -423,7 +423,17 @@ class ConfigFile:
     def __init__(self) -> None:
         self.name = ""
         self._values: dict[str, str] | None = None
-        self._unknown: dict[str, str] = {}
+        self._error: SettingError | None = None
+
+    def check(self) -> None:
+        """Raise the error of a file that cannot be read, which may forbid what the defaults allow.
+
+        Raises:
+            SettingError: ``byline.E136``.
+        """
+        self.values()
+        if self._error is not None:
+            raise self._error
 
     def values(self) -> Mapping[str, str]:
         """Return the settings as texts, in the form of their variables; none if the file cannot be read."""
@@ -439,9 +449,16 @@ class ConfigFile:
         """Read the file, and return keys that are no settings, each with the most similar setting.
 
         Raises:
-            SettingError: ``byline.E136`` if the file is missing or is not TOML.
+            SettingError: ``byline.E136`` if the file is missing, is not TOML, or ``tool.byline`` is no table.
         """
-        self._values = {}
+        self._values, self._error = {}, None
+        try:
+            return self._load()
+        except SettingError as error:
+            self._error = error
+            raise
+
+    def _load(self) -> Mapping[str, str]:
         named = os.environ.get("BYLINE_CONFIG", "").strip()
         for path in [Path(named)] if named else [Path("byline.toml"), Path("pyproject.toml")]:
             if not named and not path.is_file():
@@ -454,8 +471,10 @@ class ConfigFile:
             except (OSError, UnicodeDecodeError, msgspec.DecodeError, ImportError) as error:
                 why = str(error) if isinstance(error, ImportError | OSError) else "it is not valid TOML"
                 raise SettingError("byline.E136", f"{path} cannot be read: {why}", f"correct {path}") from None
-            if path.name == "pyproject.toml":
-                table = table.get("tool", {}).get("byline", {})
+            for key in ("tool", "byline") if path.name == "pyproject.toml" else ():
+                table = table.get(key, {})
+                if not isinstance(table, dict):
+                    raise SettingError("byline.E136", f"{key} in {path} is no table", f"correct {path}")
             self.name = str(path)
             self._values = {key: _to_text(value) for key, value in table.items() if key in BY_NAME}
             unknown = [key for key in table if key not in BY_NAME]

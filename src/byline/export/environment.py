@@ -47,6 +47,8 @@ def destinations_from_environment(
 
     def add(label: str, kind: Callable[..., Destination], source: str) -> None:
         try:
+            # The file may ask for privacy.
+            settings.config_file.check()
             destinations.append(kind(**_options()))
             _print_source(label, source)
         except SettingError as error:

@@ -78,6 +78,8 @@ class ClaimReader:
         public: bool | None = None,
         body_limit: int | None = None,
     ) -> None:
+        if fields is None or identity is None or trust is None or public is None:
+            settings.config_file.check()
         fields = settings.find("fields").value or None if fields is None else fields
         identity = load_identity(settings.find("identity").value) if identity is None else identity
         trust = _trust_of_settings() if trust is None else trust
