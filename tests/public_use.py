@@ -63,6 +63,8 @@ def setup(url: str) -> None:
         print(error.id, error.problem, error.advice)
     assert_type(byline.flush(timeout=1.0), bool)
     assert_type(byline.stats(), dict[str, int])
+    assert_type(byline.trace_ids().app_trace_id, str | None)
+    print([(label, trace.trace_id, trace.url) for label, trace in byline.trace_ids().destinations.items()])
     byline.uninstrument()
 
 

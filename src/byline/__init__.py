@@ -4,7 +4,7 @@ from byline import destinations, gateways
 from byline.attribution import Attribution
 from byline.bound import bound, unbound
 from byline.carry import carried, carry, extract, inject
-from byline.instrument import flush, instrument, stats, uninstrument
+from byline.instrument import flush, instrument, stats, trace_ids, uninstrument
 from byline.request_context import bind, current
 from byline.settings import SettingError
 
@@ -23,6 +23,7 @@ __all__ = [
     "inject",
     "instrument",
     "stats",
+    "trace_ids",
     "unbound",
     "uninstrument",
 ]

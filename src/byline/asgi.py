@@ -27,6 +27,7 @@ from byline.inbound.reader import ClaimReader
 from byline.inbound.request import plain_headers, require_protocol
 from byline.inbound.trust import Identity, Trust
 from byline.request_context import DEFAULT_AFTER_RESPONSE, RequestContext, validate_after_response
+from byline.response_headers import Respond, ResponseHeaders, validate_respond
 
 __all__ = ["AttributionMiddleware"]
 
@@ -80,11 +81,15 @@ class AttributionMiddleware:
             set; ``False`` never does; ``True`` does so even if the app inside seems to create one.
         after_response: Seconds after the response in which tasks and threads that the request left behind are still
             attributed to it; ``None`` for no limit. See `byline.unbound`.
+        respond: Ids that responses tell the client: ``"session"`` adds ``x-session-id``, ``"trace"`` adds
+            ``traceresponse`` (the server span, as in W3C's draft of response headers for Trace Context) and
+            ``x-trace-id`` (the trace at the destinations). Nothing by default. See docs/hops.md.
 
     A setting that is not passed comes from the environment or the configuration file, as docs/settings.md says.
 
     Raises:
-        SettingError: ``byline.E010`` to ``byline.E016``, ``byline.E018`` and ``byline.E110``, at construction.
+        SettingError: ``byline.E010`` to ``byline.E016``, ``byline.E018``, ``byline.E110`` and ``byline.E146``, at
+            construction.
 
     Example:
         >>> from starlette.applications import Starlette
@@ -103,6 +108,7 @@ class AttributionMiddleware:
         body_limit: int | None = None,
         app_span: ServerSpanSetting | None = None,
         after_response: float | None = DEFAULT_AFTER_RESPONSE,
+        respond: Respond | None = None,
     ) -> None:
         require_protocol(app, "asgi")
         InstrumentationCheck.has_middleware = True
@@ -112,6 +118,9 @@ class AttributionMiddleware:
         if after_response == DEFAULT_AFTER_RESPONSE:
             after_response = settings.find("after_response").value
         self._after_response = validate_after_response(after_response)
+        validated = validate_respond(respond)
+        if validated:
+            self.app = ResponseHeaders(app, validated).asgi
         self._otel_middleware: ASGIApp | None = None
         self._detector: server_span.ServerSpanDetector | None = None
 

@@ -31,6 +31,7 @@ _SAFE: Final[Mapping[str, Mapping[str, Any]]] = {
     "body_limit": {"body_limit": 0},
     "app_span": {"app_span": "auto"},
     "after_response": {"after_response": 0.0},
+    "respond": {"respond": ()},
 }
 
 

@@ -35,6 +35,7 @@ from byline.genai.wsgi_server_span import WsgiServerSpan, WsgiServerSpans
 from byline.inbound.reader import ClaimReader
 from byline.inbound.wsgi_input import tee_wsgi_input
 from byline.request_context import DEFAULT_AFTER_RESPONSE, RequestContext, validate_after_response
+from byline.response_headers import ResponseHeaders, validate_respond
 from byline.settings import SettingError
 
 _CONTEXT_KEY: Final = "byline.request_context"
@@ -93,6 +94,7 @@ class AttributionMiddleware:
         options: dict[str, Any] = {"identity": logged_in_user, **(getattr(conf.settings, "BYLINE", None) or {})}
         self._app_span = server_span.validate_app_span(settings.resolve("app_span", options.pop("app_span", None)))
         self._after_response = validate_after_response(options.pop("after_response", DEFAULT_AFTER_RESPONSE))
+        respond = validate_respond(options.pop("respond", None))
         self._reader = ClaimReader(**options)
         self._spans: WsgiServerSpans | None = None
         InstrumentationCheck.has_middleware = True
@@ -100,6 +102,8 @@ class AttributionMiddleware:
         self.is_async = bool(iscoroutinefunction(get_response))
         if self.is_async:
             markcoroutinefunction(self)
+        if respond:
+            self.get_response = _add_response_headers(get_response, respond, is_async=self.is_async)
 
     def __call__(self, request: Any) -> Any:
         """Make a request context and call the view."""
@@ -133,6 +137,29 @@ class AttributionMiddleware:
             return None
         # Under ASGI, Django describes the request by the names of WSGI too.
         return self._spans.start(context, {"wsgi.url_scheme": request.scheme, **request.META})
+
+
+def _add_response_headers(
+    get_response: Callable[[Any], Any], respond: frozenset[str], *, is_async: bool
+) -> Callable[[Any], Any]:
+    """Return a function that calls the view and adds the headers of ``respond`` to its response."""
+    response_headers = ResponseHeaders(get_response, respond)
+
+    def extend(response: Any) -> Any:
+        span = server_span.current_server_span(trace.get_current_span())
+        extended = response_headers.extend(list(response.items()), request_context.attached(), span)
+        for name, value in extended:
+            if response.get(name) != value:
+                response[name] = value
+        return response
+
+    def call(request: Any) -> Any:
+        return extend(get_response(request))
+
+    async def call_async(request: Any) -> Any:
+        return extend(await get_response(request))
+
+    return call_async if is_async else call
 
 
 class _Request:

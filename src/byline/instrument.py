@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
+from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from byline import deferred, errors, export, http, internal_metrics, mcp_servers, settings, shutdown
+from byline import deferred, errors, export, http, internal_metrics, mcp_servers, request_context, settings, shutdown
 from byline.export.destination import Destination, validate_destinations
 from byline.gateways import keys, parse_gateways, validate_gateways
 from byline.gateways.base import Gateway
@@ -277,6 +278,65 @@ def stats() -> dict[str, int]:
     """
     deferred.run_deferred()
     return {**internal_metrics.counter_values(), **internal_metrics.gauge_values()}
+
+
+class DestinationTrace(NamedTuple):
+    """The trace of a request at one destination.
+
+    Attributes:
+        trace_id: The trace id there, 32 hex digits.
+        url: The page of the trace, ``None`` if the destination is not Langfuse.
+    """
+
+    trace_id: str
+    url: str | None
+
+
+class TraceIds(NamedTuple):
+    """The traces of a request. False outside a request.
+
+    Attributes:
+        app_trace_id: The OpenTelemetry trace id of the app, 32 hex digits; ``None`` without a span.
+        destinations: The trace at each destination, by its label.
+    """
+
+    app_trace_id: str | None
+    destinations: Mapping[str, DestinationTrace]
+
+    def __bool__(self) -> bool:
+        return self.app_trace_id is not None or bool(self.destinations)
+
+
+def trace_ids() -> TraceIds:
+    """Return the traces in which the LLM spans of this request are: in the app, and at each destination.
+
+    They differ if the caller names its trace, or must not choose it. The ids are those that are known now: read the
+    JSON body before, if the caller's trace is in it. A destination with ``traces="call"`` has a trace for each call,
+    and is missing unless the caller names a trace. Filters and sampling may keep a trace away from a destination.
+
+    Example:
+        >>> import byline
+        >>> byline.instrument(destinations=[byline.destinations.Langfuse("pk-lf-1", "sk-lf-1")], clients=())
+        >>> with byline.bound(trace_id="workflow_12345"):
+        ...     byline.trace_ids().destinations["langfuse"].url
+        'https://cloud.langfuse.com/trace/7af15d27557f4b0547b66811c67d365d'
+        >>> bool(byline.trace_ids())
+        False
+        >>> byline.uninstrument()
+    """
+    context = request_context.current_context()
+    if context is None:
+        return TraceIds(None, {})
+    server_span = context.root().server_span
+    span_context = (trace.get_current_span() if server_span is None else server_span).get_span_context()
+    exported = context.exported_trace_id(span_context.trace_id)
+    trace_id, is_named = f"{exported:032x}", bool(context.attribution().trace_id)
+    destinations = {
+        each.label: DestinationTrace(trace_id, each.trace_url(trace_id))
+        for each in runtimes.destinations()
+        if exported and (is_named or each.options.traces == "request")
+    }
+    return TraceIds(f"{span_context.trace_id:032x}" if span_context.is_valid else None, destinations)
 
 
 def __getattr__(name: str) -> Any:

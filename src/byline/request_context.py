@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from byline import errors
-from byline.attribution import EMPTY, FIELDS, Attribution, is_printable, merge
+from byline.attribution import EMPTY, FIELDS, Attribution, is_printable, merge, to_trace_id
 from byline.fork import fork_safe_lock
 from byline.inbound.claim_set import ClaimSet, attribution_fields
 from byline.inbound.one_pass import read_in_one_pass
@@ -308,6 +308,24 @@ class RequestContext:
         server_span = root.server_span
         of_request = None if server_span is None else server_span.get_span_context()
         return of_request is not None and of_request.is_valid and of_request.trace_id != span_context.trace_id
+
+    def exported_trace_id(self, app_trace_id: int) -> int:
+        """Return the trace under which destinations file the spans of a request, 0 if that is not known yet.
+
+        The rule of `byline.export.trace_view`.
+
+        Args:
+            app_trace_id: The trace of these spans in the app, 0 if it is not known.
+        """
+        named = self.attribution().trace_id
+        if named:
+            return to_trace_id(named)
+        root = self.root()
+        if root.is_isolated and app_trace_id:
+            spans = root.spans()
+            if spans.refused_trace_id == app_trace_id:
+                return 0 if spans.first_span is None else to_trace_id(spans.trace_key)
+        return app_trace_id
 
     def is_complete(self) -> bool:
         """Return whether the whole request, body included, has been read by the app."""

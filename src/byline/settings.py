@@ -320,6 +320,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         _parse_seconds,
     ),
     Setting(
+        "respond",
+        ("BYLINE_RESPOND",),
+        "",
+        "Ids that responses tell the client: session, trace, separated by commas, or none",
+        _parse_auto_list,
+    ),
+    Setting(
         "middleware",
         ("BYLINE_MIDDLEWARE",),
         "true",

@@ -20,6 +20,7 @@ from byline.inbound.request import require_protocol
 from byline.inbound.trust import Identity, Trust
 from byline.inbound.wsgi_input import tee_wsgi_input
 from byline.request_context import DEFAULT_AFTER_RESPONSE, RequestContext, validate_after_response
+from byline.response_headers import Respond, ResponseHeaders, validate_respond
 from byline.settings import SettingError
 
 __all__ = ["AttributionMiddleware"]
@@ -66,11 +67,14 @@ class AttributionMiddleware:
             inside seems to create one.
         after_response: Seconds after the response in which threads that the request left behind are still attributed
             to it; ``None`` for no limit. See `byline.unbound`.
+        respond: Ids that responses tell the client: ``"session"`` adds ``x-session-id``, ``"trace"`` adds
+            ``traceresponse`` (the server span, as in W3C's draft of response headers for Trace Context) and
+            ``x-trace-id`` (the trace at the destinations). Nothing by default. See docs/hops.md.
 
     A setting that is not passed comes from the environment or the configuration file, as docs/settings.md says.
 
     Raises:
-        SettingError: ``byline.E010`` to ``byline.E018`` and ``byline.E110``, at construction.
+        SettingError: ``byline.E010`` to ``byline.E018``, ``byline.E110`` and ``byline.E146``, at construction.
 
     Example:
         >>> def app(environ, start_response):
@@ -90,6 +94,7 @@ class AttributionMiddleware:
         body_limit: int | None = None,
         app_span: ServerSpanSetting | None = None,
         after_response: float | None = DEFAULT_AFTER_RESPONSE,
+        respond: Respond | None = None,
     ) -> None:
         require_protocol(app, "wsgi")
         InstrumentationCheck.has_middleware = True
@@ -99,6 +104,9 @@ class AttributionMiddleware:
         if after_response == DEFAULT_AFTER_RESPONSE:
             after_response = settings.find("after_response").value
         self._after_response = validate_after_response(after_response)
+        validated = validate_respond(respond)
+        if validated:
+            self.app = ResponseHeaders(app, validated).wsgi
         self._spans = WsgiServerSpans() if self._app_span is True else None
         self._detector: server_span.ServerSpanDetector | None = None
 

@@ -99,6 +99,10 @@ class Destination:
             ", ".join(f"{name}: {settings.mask_secret(value)}" for name, value in self.headers.items()) or "no headers"
         )
 
+    def trace_url(self, trace_id: str) -> str | None:  # noqa: ARG002 - for destinations that have pages
+        """Return the page of a trace, ``None`` if the backend's pages are not known."""
+        return None
+
     def transforms(self) -> Sequence[SpanTransform]:
         """Return the functions that are applied to each redacted span, in order."""
         return (map_span,) if LANGFUSE in self.options.conventions else ()

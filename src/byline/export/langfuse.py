@@ -78,6 +78,10 @@ class Langfuse(Destination):
         """Return the beginning of the public key, which tells projects apart."""
         return f"public key {settings.shorten_public_key(self._public_key)}"
 
+    def trace_url(self, trace_id: str) -> str | None:
+        """Return the page of a trace, which Langfuse finds in whichever project has the trace."""
+        return f"{without_credentials(self.base_url)}/trace/{trace_id}"
+
     def transforms(self) -> Sequence[SpanTransform]:
         """Return the mapping to Langfuse's attributes, and the default release and environment if any is set."""
         environment = settings.find("langfuse_environment").value
