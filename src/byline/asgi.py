@@ -120,7 +120,7 @@ class AttributionMiddleware:
         self._after_response = validate_after_response(after_response)
         validated = validate_respond(respond)
         if validated:
-            self.app = ResponseHeaders(app, validated).asgi
+            self.app = ResponseHeaders(app, validated, self._reader).asgi
         self._otel_middleware: ASGIApp | None = None
         self._detector: server_span.ServerSpanDetector | None = None
 

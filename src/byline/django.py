@@ -103,7 +103,8 @@ class AttributionMiddleware:
         if self.is_async:
             markcoroutinefunction(self)
         if respond:
-            self.get_response = _add_response_headers(get_response, respond, is_async=self.is_async)
+            response_headers = ResponseHeaders(get_response, respond, self._reader)
+            self.get_response = _add_response_headers(response_headers, is_async=self.is_async)
 
     def __call__(self, request: Any) -> Any:
         """Make a request context and call the view."""
@@ -139,11 +140,9 @@ class AttributionMiddleware:
         return self._spans.start(context, {"wsgi.url_scheme": request.scheme, **request.META})
 
 
-def _add_response_headers(
-    get_response: Callable[[Any], Any], respond: frozenset[str], *, is_async: bool
-) -> Callable[[Any], Any]:
+def _add_response_headers(response_headers: ResponseHeaders, *, is_async: bool) -> Callable[[Any], Any]:
     """Return a function that calls the view and adds the headers of ``respond`` to its response."""
-    response_headers = ResponseHeaders(get_response, respond)
+    get_response = response_headers.app
 
     def extend(response: Any) -> Any:
         span = server_span.current_server_span(trace.get_current_span())

@@ -11,6 +11,7 @@ from opentelemetry.instrumentation import propagators
 
 from byline import errors, request_context, settings
 from byline.genai.server_span import current_server_span
+from byline.inbound.reader import ClaimReader
 from byline.inbound.request import HeaderNames
 from byline.inbound.trust import bound_session_id
 from byline.request_context import RequestContext
@@ -45,12 +46,15 @@ class ResponseHeaders:
     Args:
         app: The app inside the middleware.
         respond: The validated setting, not empty.
+        reader: The reader of the middleware. If a request has another one, another middleware decides: one around
+            this one, or the app's own inside one that zero code has added.
     """
 
-    def __init__(self, app: Any, respond: frozenset[str]) -> None:
+    def __init__(self, app: Any, respond: frozenset[str], reader: ClaimReader) -> None:
         #: Under the name by which detectors of server spans look for apps.
         self.app = app
         self._respond = respond
+        self._reader = reader
 
     async def asgi(self, scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
         """Call the ASGI app, and add the headers to the start of its HTTP response."""
@@ -95,7 +99,10 @@ class ResponseHeaders:
             besides: Names of headers that somebody else adds later.
         """
         try:
-            added = {} if context is None else self._headers(context.root(), span)
+            root = None if context is None else context.root()
+            if root is None or root.reader is not self._reader or _is_for_all_clients(headers):
+                return headers
+            added = self._headers(root, span)
             present = {*besides, *(name.lower() for name, _ in headers)}
             added = {name: value for name, value in added.items() if name not in present}
             return [*_expose(headers, added), *added.items()] if added else headers
@@ -163,6 +170,12 @@ def _is_in_cookies(context: RequestContext, text: str) -> bool:
         return False
     lines = request.collect_headers(_COOKIE).get("cookie", ())
     return text in request.cookies(lines).values()
+
+
+def _is_for_all_clients(headers: list[tuple[str, str]]) -> bool:
+    """Return whether shared caches may store the response, and tell others its ids (RFC 9111, 5.2.2)."""
+    values = (value.lower() for name, value in headers if name.lower() == "cache-control")
+    return any("public" in value or "s-maxage" in value for value in values)
 
 
 def _expose(headers: list[tuple[str, str]], added: Iterable[str]) -> list[tuple[str, str]]:

@@ -106,7 +106,7 @@ class AttributionMiddleware:
         self._after_response = validate_after_response(after_response)
         validated = validate_respond(respond)
         if validated:
-            self.app = ResponseHeaders(app, validated).wsgi
+            self.app = ResponseHeaders(app, validated, self._reader).wsgi
         self._spans = WsgiServerSpans() if self._app_span is True else None
         self._detector: server_span.ServerSpanDetector | None = None
 

@@ -134,6 +134,14 @@ def test_what_is_not_known_yet_is_left_out(door: Door) -> None:
 
 
 @both_doors
+@pytest.mark.parametrize(("value", "is_shared"), [("public, max-age=60", 1), ("S-MaxAge=1", 1), ("private", 0)])
+def test_a_response_that_a_cache_gives_to_others_tells_nothing(door: Door, value: str, is_shared: int) -> None:
+    sent = claim(headers=[("x-session-id", "s-1")])
+    headers = respond(door, sent, [("Cache-Control", value)], respond=BOTH)
+    assert len(headers) == (1 if is_shared else 5)
+
+
+@both_doors
 def test_the_value_of_a_cookie_is_never_told(door: Door) -> None:
     """Scripts may read the response's headers, but not an HttpOnly cookie."""
     sent = Sent(headers=[("cookie", "a=b; sessionid=secret-1")])
@@ -205,6 +213,35 @@ def test_the_environment_sets_it_and_a_wrong_value_takes_nothing_along(
     monkeypatch.setenv("BYLINE_RESPOND", "everything")
     app = auto_middleware.wrap(lambda environ, start_response: [], "wsgi")
     assert isinstance(app, wsgi.AttributionMiddleware)
+
+
+@both_doors
+def test_the_middleware_of_the_code_decides_inside_one_of_zero_code(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BYLINE_RESPOND", "session")
+    sent = Sent(method="GET", headers=[("x-session-id", "s-1")])
+
+    async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body"})
+
+    def wsgi_app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return []
+
+    def headers(**settings: Any) -> dict[Any, Any]:
+        if door == "asgi":
+            inner = asgi.AttributionMiddleware(asgi_app, **settings)
+            hidden = auto_middleware.wrap(lambda scope, receive, send: inner(scope, receive, send), door)
+            return dict(asyncio.run(run_asgi(hidden, sent)).sent[0]["headers"])
+        inside = wsgi.AttributionMiddleware(wsgi_app, **settings)
+        return dict(run_wsgi(auto_middleware.wrap(lambda *args: inside(*args), door), sent).headers or [])
+
+    assert headers(respond=()) == {}
+    assert len(headers()) == 2
+    own = {name if isinstance(name, str) else name.decode() for name in headers(respond={"trace"})}
+    assert own == {"access-control-expose-headers", "traceresponse", "x-trace-id"}
 
 
 def test_asgi_headers_that_can_be_read_once_and_messages_without_headers() -> None:
