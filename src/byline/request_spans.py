@@ -203,15 +203,17 @@ class TraceValues:
         sampling_key: The key by which the first span was sampled.
         tops: The top-level spans by destination, see `byline.export.trace_view`.
         summaries: The first question, the last answer and the last error, see `byline.export.request_root`.
+        step_key: The key of the steps of the part: another one for each user; ``None`` before the first step.
     """
 
-    __slots__ = ("propagated", "sampling_key", "shared", "stated", "summaries", "tops")
+    __slots__ = ("propagated", "sampling_key", "shared", "stated", "step_key", "summaries", "tops")
 
     def __init__(self) -> None:
         self.stated: dict[str, Any] = {}
         self.shared: dict[str, TraceValue] = {}
         self.propagated: tuple[int, list[Any], dict[str, Any]] | None = None
         self.sampling_key: str | None = None
+        self.step_key: str | None = None
         self.summaries: dict[tuple[int, int], Any] = {}
         self.tops: dict[int, Any] = {}
 

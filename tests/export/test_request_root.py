@@ -256,6 +256,22 @@ class TestContent:
         }
         assert shown == {"Load": ("Load?", "Load!"), "Summarize": ("Summarize?", "Summarize!")}
 
+    @pytest.mark.parametrize("field", ["session_id", "user_id", "organization_id"])
+    def test_a_step_for_each_user_shows_the_content_of_that_user(self, receiver: Receiver, field: str) -> None:
+        """A job works for many users under one name of a step, and two parts may work for one user."""
+        with running(phoenix(receiver, spans="llm")) as app, byline.bound(trace_id="t"):
+            for name in ("ann", "bob", "ann"):
+                with byline.bound(**{field: name}, span_name="Summarize"):
+                    app.chat(**asked(f"{name}?", f"{name}!"))
+                    byline.bind(metadata={"later": name})
+                    app.chat(**asked(f"{name} again?", f"{name} again!"))
+        attribute = {"session_id": "session.id", "user_id": "user.id", "organization_id": "byline.organization.id"}[
+            field
+        ]
+        steps = [span.attributes for span in receiver.spans if span.parent_id is None]
+        shown = sorted((step[attribute], step["input.value"], step["output.value"]) for step in steps)
+        assert shown == [("ann", "ann?", "ann again!"), ("bob", "bob?", "bob again!")]
+
     @both_paths
     def test_an_agent_without_content_shows_that_of_its_calls(self, receiver: Receiver, path: Path) -> None:
         with running(Langfuse(*KEYS, receiver.url)) as app, app.request(), app.span("agent", AGENT):

@@ -215,8 +215,7 @@ class TraceView:
             # The trace has a root in another process.
             return False
         # A part of a job may work for another user than the next part.
-        own, whole = span_copy.attribution, root.attribution
-        return (own.session_id, own.user_id) == (whole.session_id, whole.user_id)
+        return _owner(span_copy.attribution) == _owner(root.attribution)
 
     @property
     def holds_spans(self) -> bool:
@@ -441,7 +440,12 @@ class TraceView:
         name = span_copy.attribution.span_name or ""
         request_spans = None if span_copy.state is None else span_copy.state.request_spans
         root = None if request_spans is None else request_spans.root
-        key = f"{span_copy.context.trace_id:032x}" if root is None else root.trace_key
+        if request_spans is None:
+            key = f"{span_copy.context.trace_id:032x}"
+        else:
+            # Not changed by users that the part gets to know later: they are no other users.
+            part = request_spans.in_trace(trace_id)
+            key = part.step_key = part.step_key or _step_key(request_spans, span_copy.attribution)
         step_id = _made_span_id(key, trace_id, name)
         context = make_span_context(trace_id, step_id)
         if step_id in self._finished_steps:
@@ -559,6 +563,21 @@ def _remote_parent_of_job(span_copy: SpanCopy, root: RequestSpans) -> SpanContex
         return None
     parent = outermost.span.parent
     return parent if parent is not None and parent.is_remote else None
+
+
+def _step_key(part: RequestSpans, attribution: Attribution) -> str:
+    """Return a key for the steps of a part of a request.
+
+    The parts of a job may work for several users under one name; each step shows the conversation of its own user.
+    """
+    root, owner = part.root, _owner(attribution)
+    is_for_another = part is not root and owner != _owner(root.attribution)
+    return f"{root.trace_key}:{owner!r}" if is_for_another else root.trace_key
+
+
+def _owner(attribution: Attribution) -> tuple[str | None, ...]:
+    """Return for whom a part of a request works."""
+    return attribution.organization_id, attribution.user_id, attribution.session_id
 
 
 def _made_span_id(key: str, trace_id: int, name: str) -> int:
