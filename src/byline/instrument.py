@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeVar
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -280,7 +281,8 @@ def stats() -> dict[str, int]:
     return {**internal_metrics.counter_values(), **internal_metrics.gauge_values()}
 
 
-class DestinationTrace(NamedTuple):
+@dataclass(frozen=True)
+class DestinationTrace:
     """The trace of a request at one destination.
 
     Attributes:
@@ -292,8 +294,11 @@ class DestinationTrace(NamedTuple):
     url: str | None
 
 
-class TraceIds(NamedTuple):
+@dataclass(frozen=True)
+class TraceIds:
     """The traces of a request. False outside a request.
+
+    A dataclass, which FastAPI and Flask turn into JSON.
 
     Attributes:
         app_trace_id: The OpenTelemetry trace id of the app, 32 hex digits; ``None`` without a span.

@@ -28,6 +28,7 @@ from byline import asgi, auto_middleware, wsgi
 from byline.attribution import to_trace_id
 from byline.export import OTLP, Langfuse
 from byline.flask import Byline
+from byline.instrument import DestinationTrace, TraceIds
 from byline.settings import SettingError
 from byline.testing import Receiver
 from tests.support import Door, Sent, both_doors, call_model, claim, run_asgi, run_wsgi
@@ -351,13 +352,13 @@ def test_trace_ids_are_those_of_the_exported_spans(
     if not ids:
         # Without a span around the call nobody can know the trace of the next one.
         assert (app_span, named if "trace" in trust else {}) == (False, {})
-        assert ids == (None, {})
+        assert ids == TraceIds(None, {})
         return
     assert set(ids.destinations) == (
         {"langfuse", "otlp", "calls"} if "trace" in trust and named else {"langfuse", "otlp"}
     )
-    assert ids.destinations["langfuse"] == (span.trace_id, f"{langfuse.url}/trace/{span.trace_id}")
-    assert {(each.trace_id, None) for each in otlp.spans} == {ids.destinations["otlp"]}
+    assert ids.destinations["langfuse"] == DestinationTrace(span.trace_id, f"{langfuse.url}/trace/{span.trace_id}")
+    assert {DestinationTrace(each.trace_id, None) for each in otlp.spans} == {ids.destinations["otlp"]}
     assert headers["x-trace-id"] == span.trace_id
     if "calls" in ids.destinations:
         assert {each.trace_id for each in calls.spans} == {ids.destinations["calls"].trace_id}
@@ -365,11 +366,21 @@ def test_trace_ids_are_those_of_the_exported_spans(
         assert {f"{each.context.trace_id:032x}" for each in finished() if each.context} == {ids.app_trace_id}
 
 
+def test_an_app_may_return_trace_ids_as_json(receivers: tuple[Receiver, ...]) -> None:
+    app = flask.Flask("respond")
+    with app.app_context(), byline.bound(trace_id="a" * 32):
+        shown = flask.jsonify(byline.trace_ids()).get_json()
+    url = f"{receivers[0].url}/trace/{'a' * 32}"
+    destinations = {label: {"trace_id": "a" * 32, "url": None} for label in ("otlp", "calls")}
+    destinations["langfuse"] = {"trace_id": "a" * 32, "url": url}
+    assert shown == {"app_trace_id": None, "destinations": destinations}
+
+
 def test_trace_ids_outside_a_request(receivers: Any) -> None:
     with byline.bound(trace_id="w"):
         assert byline.trace_ids()
         with byline.unbound():
-            assert byline.trace_ids() == (None, {})
+            assert byline.trace_ids() == TraceIds(None, {})
     assert not byline.trace_ids()
     assert byline.trace_ids().destinations == {}
 
