@@ -287,3 +287,39 @@ app = Starlette(
 def test_the_tested_versions_are_those_of_the_tests() -> None:
     """Each SDK that is installed here is not newer than the table says."""
     assert list(findings.find_newer_versions(findings.TESTED_VERSIONS)) == []
+
+
+def test_clients_that_are_imported_during_the_request_are_redirected(tmp_path: Path) -> None:
+    """As in Django, which imports its views with the first request. No call reaches the provider."""
+    parts = {
+        "imports": APP["imports"].replace("byline, httpx2", "byline"),
+        "call": APP["call"].replace("def ask():", "def ask():\n    import httpx2"),
+    }
+    code, report = found(tmp_path, **parts)
+    assert (code, report["findings"]) == (0, [])
+
+
+def test_an_empty_key_of_a_provider_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    code, report = found(tmp_path, view=APP["view"] + "import os\nassert os.environ['OPENAI_API_KEY']\n")
+    assert (code, report["findings"]) == (0, [])
+
+
+def test_an_error_after_the_response_is_in_the_finding(tmp_path: Path) -> None:
+    _, report = found(tmp_path, view="async def chat(request):\n    raise RuntimeError('no database')")
+    assert report["findings"][0]["problem"] == "the app answered with status 500: RuntimeError: no database"
+
+
+def test_an_identity_that_states_no_user_is_named(tmp_path: Path) -> None:
+    """The claimed user is ignored then, as with Django and a request that is not logged in."""
+    code, report = found(
+        tmp_path, middleware="middleware = [Middleware(AttributionMiddleware, identity=lambda _: None)]"
+    )
+    assert (code, report["verdict"]) == (1, "User is lost, in the layer middleware.")
+    assert [finding["id"] for finding in report["findings"]] == ["byline.D11"]
+    assert "it stated no user for this request" in report["findings"][0]["problem"]
+
+
+def test_the_verdict_says_that_there_is_no_destination(tmp_path: Path) -> None:
+    _, report = found(tmp_path, instrument="byline.instrument()", middleware="middleware = []")
+    assert report["verdict"] == "Session and user are lost, in the layer middleware. There is no destination."

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 import byline
+from byline import settings
 from byline.asgi import AttributionMiddleware
 from byline.destinations import OTLP, Langfuse
 from byline.genai.setup_check import InstrumentationCheck
@@ -103,7 +104,7 @@ def test_in_another_thread(messages: Messages) -> None:
         in_thread(byline.carry(call))
     (message,) = warnings_in(messages)
     assert "because the thread 'my-worker' does not have the context of a request" in message
-    assert "byline.carry()" in message
+    assert message.endswith(f"wrap its function in byline.carry(), or run: {settings.install_command('threads')}")
     assert without_request() == 2
 
 

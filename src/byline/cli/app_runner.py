@@ -37,10 +37,11 @@ class TestRequest(NamedTuple):
 
 
 class TestResponse(NamedTuple):
-    """The app's response."""
+    """The app's response, and the error that an ASGI app raised after it, as text."""
 
     status: int
     body: bytes
+    error: str = ""
 
 
 class LoadedApp(NamedTuple):
@@ -64,7 +65,7 @@ def load_app(target: str, *, factory: bool) -> LoadedApp:
     if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path has strings
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
     for name in _API_KEYS:
-        os.environ.setdefault(name, "byline-check")
+        os.environ[name] = os.environ.get(name) or "byline-check"
     try:
         found: Any = importlib.import_module(module_name)
         for name in (attribute or "app").split("."):
@@ -197,6 +198,7 @@ async def _call_asgi(app: Any, request: TestRequest, before_request: Callable[[]
         sent = False
         status = 0
         body = b""
+        raised = ""
         finished = asyncio.Event()
 
         async def receive() -> dict[str, Any]:
@@ -220,11 +222,12 @@ async def _call_asgi(app: Any, request: TestRequest, before_request: Callable[[]
             await asyncio.wait_for(app(scope, receive, send), _REQUEST_TIMEOUT)
         except asyncio.TimeoutError:
             raise AppError(f"no answer within {_REQUEST_TIMEOUT:.0f} s") from None
-        except Exception:
+        except Exception as error:
             # Starlette, for example, answers with status 500 and then raises the app's error.
             if not status:
                 raise
-        return TestResponse(status, body)
+            raised = f"{type(error).__name__}: {error}"
+        return TestResponse(status, body, raised)
 
 
 @contextlib.asynccontextmanager
@@ -257,7 +260,8 @@ async def _lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
 class LLMRedirect:
     """Sends the app's LLM requests to the testing gateway instead of the provider, below byline's hooks.
 
-    Covers httpx, httpx2 and requests, if the app has imported them. Other clients call the real provider.
+    Covers httpx, httpx2 and requests, also if the app imports them during the request, as Django does with its views.
+    Other clients call the real provider.
 
     Args:
         gateway_url: The gateway's URL.
@@ -284,13 +288,13 @@ class LLMRedirect:
     def installed(self) -> Iterator[None]:
         """Patch the transports during the block."""
         with contextlib.ExitStack() as stack:
-            for name in ("httpx", "httpx2"):
-                module = sys.modules.get(name)
-                if module is not None:
-                    self._patch_httpx(stack, module)
-            requests = sys.modules.get("requests")
-            if requests is not None:
-                self._patch_requests(stack, requests)
+            for name, patch in (
+                ("httpx", self._patch_httpx),
+                ("httpx2", self._patch_httpx),
+                ("requests", self._patch_requests),
+            ):
+                with contextlib.suppress(ImportError):
+                    patch(stack, importlib.import_module(name))
             yield
 
     def _patch_httpx(self, stack: contextlib.ExitStack, module: ModuleType) -> None:

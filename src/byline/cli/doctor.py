@@ -254,7 +254,8 @@ def _verdict(evidence: Evidence, findings: Sequence[Finding]) -> str:
         return f"Session, user and cost are on the span, but: {errors[0].problem}."
     text = f"{lost[0]} is" if len(lost) == 1 else f"{', '.join(lost[:-1])} and {lost[-1]} are"
     where = f", in the layer {errors[0].layer}" if errors else ""
-    return f"{text[0].upper()}{text[1:]} lost{where}."
+    nowhere = " There is no destination." if any(finding.id == "byline.D20" for finding in errors) else ""
+    return f"{text[0].upper()}{text[1:]} lost{where}.{nowhere}"
 
 
 def _layers(evidence: Evidence, loaded: LoadedApp, path: str, findings: Sequence[Finding]) -> Iterator[Layer]:

@@ -58,7 +58,10 @@ class Finding(NamedTuple):
 def find_problems(evidence: Evidence) -> Iterator[Finding]:
     """Yield all findings, in the order of the way of a request."""
     if evidence.failure or (evidence.response is not None and evidence.response.status >= 400):
-        status = evidence.failure or f"the app answered with status {evidence.response.status}"  # type: ignore[union-attr]
+        status = evidence.failure
+        if evidence.response is not None:
+            status = f"the app answered with status {evidence.response.status}"
+            status += f": {evidence.response.error}" if evidence.response.error else ""
         yield Finding(
             "byline.D04", "request", "failed", status, "pass a request that works: --path, --data and --header"
         )
@@ -123,6 +126,14 @@ def _setup_findings(evidence: Evidence) -> Iterator[Finding]:
         )
     # An identity beats the claimed user on purpose.
     rejected = [each for each in evidence.contexts[0].rejected if not each.startswith("user_id: identity")]
+    if len(rejected) < len(evidence.contexts[0].rejected) and evidence.contexts[0].attribution().user_id is None:
+        yield Finding(
+            "byline.D11",
+            "middleware",
+            "error",
+            "the claimed user is ignored, because identity= decides, and it stated no user for this request",
+            "send a request that is logged in: --header; or pass identity=None if callers may claim a user",
+        )
     if rejected:
         yield Finding(
             "byline.D11",

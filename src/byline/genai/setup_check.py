@@ -73,7 +73,7 @@ class InstrumentationCheck:
             return "outside", reason, advice
         if _is_own_thread():
             reason = f"the thread {threading.current_thread().name!r} does not have the context of a request"
-            advice = "wrap its function in byline.carry(), or install and call ThreadingInstrumentor().instrument()"
+            advice = f"wrap its function in byline.carry(), or run: {settings.install_command('threads')}"
             return "thread", reason, advice
         reason = "no request is under way: it is made at startup, in a job, or in a middleware around byline's"
         return "none", reason, "use byline.bound() in jobs, and make AttributionMiddleware the outermost middleware"
