@@ -19,7 +19,7 @@ from byline.gateways import keys
 from byline.settings import SettingError
 from byline.testing import Gateway, ReceivedSpan, Receiver
 from tests.export.support import CHAT, running
-from tests.support import call_model, claim, run_asgi
+from tests.support import Sent, call_model, claim, run_asgi
 
 SECRET = "0123456789abcdef0123456789abcdef"
 KINDS = pytest.mark.parametrize("kind", ["langfuse", "otlp"])
@@ -89,6 +89,38 @@ def test_personal_data_is_kept_in(kind: str, way: str, receiver: Receiver, monke
     assert span.name == "POST"
     assert "https://app.example" in text
     assert "/chat/{id}" in text
+
+
+@pytest.mark.parametrize("spans", ["llm", "all"])
+@pytest.mark.parametrize("pseudonyms", [False, True])
+@pytest.mark.parametrize("make", [lambda url, **more: Langfuse("pk-lf-1", "sk-lf-1", url, **more), OTLP])
+def test_no_path_names_a_trace_or_its_root(
+    make: Any, spans: str, pseudonyms: bool, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor if the framework tells no template of the path."""
+    monkeypatch.setenv("BYLINE_PSEUDONYM_KEY", SECRET)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        call_model()
+        call_model()
+
+    byline.instrument(
+        destinations=[
+            make(receiver.url, spans=spans, url_paths=False, pseudonyms=pseudonyms, conventions=["openinference"])
+        ]
+    )
+    try:
+        sent = Sent(b'{"user": "lovelace", "session_id": "s-1"}', path="/accounts/lovelace")
+        asyncio.run(run_asgi(AttributionMiddleware(app), sent))
+        assert byline.flush()
+    finally:
+        byline.uninstrument()
+    assert len(receiver.spans) == 3
+    shown = json.dumps([[span.name, span.attributes] for span in receiver.spans])
+    assert "accounts" not in shown
+    names = {span.attributes.get("langfuse.trace.name") for span in receiver.spans} - {None}
+    assert names <= {"POST"}
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,9 @@ class Minimization(NamedTuple):
 
     def apply(self, span: SpanCopy) -> None:
         """Minimize a span copy in place."""
+        if not self.url_paths:
+            # First, because ids in the path may be replaced.
+            _remove_route(span)
         ids = self._known_ids(span) if self.key is not None else {}
         path = span.attributes.get("url.path") or span.attributes.get("http.target")
         span.attributes = self._minimized(span.attributes, ids)
@@ -149,6 +152,19 @@ class Minimization(NamedTuple):
 
 
 _NOTHING: Final = Minimization()
+
+
+def _remove_route(span: SpanCopy) -> None:
+    """Leave the method of the names that traces and roots get from their requests."""
+    request_spans = None if span.state is None else span.state.request_spans
+    route = "" if request_spans is None else request_spans.root.route
+    if not route or span.attribution.trace_name == route:
+        return
+    method = route.partition(" ")[0]
+    if span.attributes.get(names.TRACE_NAME) == route:
+        span.attributes[names.TRACE_NAME] = method
+    if span.name == route:
+        span.name = method
 
 
 def pseudonym(key: bytes, kind: str, value: str) -> str:
