@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import httpx
@@ -164,6 +165,14 @@ def test_a_redirect_of_a_stranger_to_an_own_service_takes_nothing_along(client: 
     """The stranger chose that request, not the caller."""
     got = named.ask(client, f"{named.stranger}/redirect?to={named.inner}/answer")
     assert got["attribution"] == {}
+
+
+@each_client
+def test_a_stranger_that_was_redirected_to_sends_nothing_back(client: str, named: Fleet) -> None:
+    back = quote(f"{named.stranger}/redirect?to={named.inner}/answer")
+    got = named.ask(client, f"{named.inner}/redirect?to={back}")
+    assert got["attribution"] == {}
+    assert "x-byline" not in got["received"]
 
 
 @each_client

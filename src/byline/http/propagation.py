@@ -122,6 +122,33 @@ def _parse_origin(url: Any) -> Origin | None:
     return None if parsed is None else parsed[:2]
 
 
+class _Sent:
+    """The request under way: its origin, and the headers that were added.
+
+    No headers are added to a redirect of a stranger, who chose that request, even if it leads back to the origin.
+    """
+
+    def __init__(self, origin: Origin | None, added: Mapping[str, str]) -> None:
+        self._origin = origin
+        self._added = added
+        self._has_left = False
+
+    def note(self, origin: Origin | None) -> None:
+        """Note the origin of a request that was sent."""
+        self._has_left = self._has_left or origin != self._origin
+
+    def follow(self, origin: Origin | None, headers: Any) -> None:
+        """Sign the headers of a redirect within the origin again, or remove what was added."""
+        self.note(origin)
+        (_remove if self._has_left else _renew)(headers, self._added)
+
+    def __bool__(self) -> bool:
+        return bool(self._added)
+
+
+_sent: Final[ContextVar[_Sent | None]] = ContextVar("byline_propagated", default=None)
+
+
 # httpx and httpx2
 
 
@@ -148,7 +175,7 @@ def _add(request: Any) -> Mapping[str, str]:
 def _sending(request: Any, added: Mapping[str, str]) -> Iterator[Exchange]:
     """Note what the request of httpx got while it is sent, and remove that afterwards."""
     exchange = Exchange()
-    token = _sent.set((_origin_of(request.url), added))
+    token = _sent.set(_Sent(_origin_of(request.url), added))
     try:
         yield exchange
     finally:
@@ -191,17 +218,14 @@ def _wrap_build_redirect(original: Callable[..., Any]) -> Callable[..., Any]:
         redirect = original(self, request, response)
         sent = _sent.get()
         if sent is not None:
-            (_renew if _origin_of(redirect.url) == sent[0] else _remove)(redirect.headers, sent[1])
+            sent.note(_origin_of(request.url))
+            sent.follow(_origin_of(redirect.url), redirect.headers)
         return redirect
 
     return build_redirect_request
 
 
 # requests and urllib3 follow a redirect by calling the hooked method again.
-
-#: The origin and the added headers of the request under way. No headers are added to a redirect of a stranger, who
-#: chose that request.
-_sent: Final[ContextVar[tuple[Origin | None, Mapping[str, str]] | None]] = ContextVar("byline_propagated", default=None)
 
 
 def patch_requests(patches: Patches, module: Any) -> None:
@@ -215,11 +239,11 @@ def _wrap_session_send(original: Callable[..., Any]) -> Callable[..., Any]:
         origin = _parse_origin(request.url)
         outer = _sent.get()
         if outer is not None:
-            (_renew if origin == outer[0] else _remove)(headers, outer[1])
+            outer.follow(origin, headers)
             return original(self, request, **options)
         added = _headers_for(origin, lambda: headers)
         headers.update(added)
-        token = _sent.set((origin, added))
+        token = _sent.set(_Sent(origin, added))
         try:
             response = original(self, request, **options)
         finally:
@@ -246,15 +270,15 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
         if app_headers is None:
             app_headers = self.headers
         if outer is not None:
-            if outer[1]:
+            if outer:
                 options["headers"] = copy_headers(app_headers)
-                (_renew if origin == outer[0] else _remove)(options["headers"], outer[1])
+                outer.follow(origin, options["headers"])
             return original(self, method, url, redirect, **options)
         added = _headers_for(origin, lambda: app_headers or ())
         if added:
             options["headers"] = copy_headers(app_headers)
             options["headers"].update(added)
-        token = _sent.set((origin, added))
+        token = _sent.set(_Sent(origin, added))
         try:
             return original(self, method, url, redirect, **options)
         finally:
@@ -298,8 +322,12 @@ def _add_middleware(session: Any, url: Any, options: dict[str, Any]) -> None:
         return
     origin = target.origin()
 
+    has_left = False
+
     async def add_headers(request: Any, handler: Any) -> Any:
-        if request.url.origin() == origin:
+        nonlocal has_left
+        has_left = has_left or request.url.origin() != origin
+        if not has_left:
             request.headers.update(_headers_for(host, lambda: request.headers))
         return await handler(request)
 
