@@ -61,6 +61,20 @@ def test_command_uses_the_gateway_and_its_model_calls_are_printed() -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("is_instrumented", [True, False])
+def test_calls_without_a_span_are_reported_at_the_end(is_instrumented: bool) -> None:
+    """The usual reason is that nothing calls ``byline.instrument()``."""
+    url = "os.environ['OPENAI_BASE_URL'] + '/chat/completions'"
+    program = f"import os, httpx2, byline\nhttpx2.post({url}, json={{'model': 'm', 'messages': []}})\n"
+    if is_instrumented:
+        program = program.replace("byline\n", "byline\nbyline.instrument()\n")
+    done = subprocess.run([*COMMAND, sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("byline gateway: no span of these calls has arrived.") is not is_instrumented
+
+
+@pytest.mark.integration
 def test_sigterm_ends_the_command() -> None:
     """The signal is passed on."""
     code = "import time; print('up', flush=True); time.sleep(60)"

@@ -59,7 +59,13 @@ def run_gateway(port: int | None, command: Sequence[str] = ()) -> int:
         stop = "it ends with the command" if command else "stop with Ctrl-C"
         _say(f"byline gateway: serves the APIs of OpenAI, Anthropic and Gemini at {gateway.url}; {stop}.")
         if command:
-            return _run_command(command, {**os.environ, **variables})
+            code = _run_command(command, {**os.environ, **variables})
+            if gateway.calls and not printer.printed and "OTEL_EXPORTER_OTLP_ENDPOINT" in variables:
+                _say(
+                    "byline gateway: no span of these calls has arrived. Call byline.instrument() in the program, or "
+                    "start it with byline run. A program with destinations in code, or killed by a signal, sends none."
+                )
+            return code
         ended = threading.Event()
         with _signal_handlers({signal.SIGINT: ended.set, signal.SIGTERM: ended.set}):
             _say("Run this line in the shell that starts your app:")
@@ -69,11 +75,14 @@ def run_gateway(port: int | None, command: Sequence[str] = ()) -> int:
 
 
 class _PrintingGateway(Gateway):
-    """Prints on standard error what each call sent and got."""
+    """Prints on standard error what each call sent and got, and counts the calls."""
+
+    calls = 0
 
     def respond(self, request: Request, handler: Handler) -> None:
         super().respond(request, handler)
         if request.method == "POST":
+            self.calls += 1
             _say(_describe_call(request))
             self.requests.clear()
 
@@ -101,10 +110,11 @@ def _say(line: str) -> None:
 
 
 class _SpanPrinter(Receiver):
-    """Prints a line for each model call that is exported, and keeps no span."""
+    """Prints a line for each model call that is exported, counts them, and keeps no span."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.printed = 0
         self._printing = threading.Lock()
 
     def respond(self, request: Request, handler: Handler) -> None:
@@ -112,6 +122,7 @@ class _SpanPrinter(Receiver):
             super().respond(request, handler)
             for span in self.spans:
                 if span_summary.is_generation(span):
+                    self.printed += 1
                     print(span_summary.summarize_span(span), flush=True)
             self.clear()
 
