@@ -20,6 +20,8 @@ from opentelemetry.sdk.trace import TracerProvider
 import byline
 from byline import carrier, internal_metrics, request_context
 from byline.asgi import AttributionMiddleware as AsgiMiddleware
+from byline.inbound.reader import ClaimReader
+from byline.request_context import RequestContext
 from tests.support import Door, Sent, accepted, both_doors
 
 KEY = "k" * 32
@@ -349,6 +351,29 @@ def test_an_instrumentations_span_of_the_job_stays_current() -> None:
     headers = message(session_id="s")
     with tracer.start_as_current_span("consume") as consume, byline.carried(headers):
         assert trace.get_current_span() is consume
+
+
+@pytest.mark.parametrize("key", ["", KEY])
+def test_claims_of_a_request_stay_claims_in_its_jobs(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a job that another job has queued: a filter by tenant believes the app alone."""
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", key)
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": [(b"x-session-id", b"s")]}
+    carried: dict[str, str] = {}
+    token = request_context.attach(RequestContext(ClaimReader(), scope))
+    try:
+        with byline.bound(organization_id="acme"):
+            byline.inject(carried)
+    finally:
+        request_context.detach(token)
+    for _ in range(2):
+        with byline.carried(carried):
+            context = request_context.current_context()
+            assert context is not None
+            assert dict(byline.current()) == {"session_id": "s", "organization_id": "acme"}
+            assert dict(context.vouched()) == {"organization_id": "acme"}
+            carried = {}
+            byline.inject(carried)
+    assert dict(byline.extract(carried)) == {"session_id": "s", "organization_id": "acme"}
 
 
 def test_carried_is_a_decorator_too() -> None:

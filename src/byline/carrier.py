@@ -62,6 +62,7 @@ class _Form(msgspec.Struct, omit_defaults=True):
     at: int | None = None
     to: str | None = None
     id: str | None = None
+    c: tuple[str, ...] = ()
 
 
 _NAMES: Final = dict(zip(Attribution.__struct_fields__, _Form.__struct_fields__, strict=False))
@@ -76,11 +77,13 @@ class Carried(NamedTuple):
         fields: The attribution fields, not yet checked against byline's limits; ``None`` if the value was dropped.
         verified: Whether one of the receiver's own keys has signed the value.
         dropped: Why the value was dropped, e.g. ``forged``.
+        claimed: Names of the fields that the sender's app has not stated, but its caller.
     """
 
     fields: Mapping[str, Any] | None
     verified: bool = False
     dropped: str = ""
+    claimed: frozenset[str] = frozenset()
 
 
 class Signing(NamedTuple):
@@ -107,14 +110,18 @@ def find_signing() -> Signing | None:
         return None
 
 
-def encode(attribution: Attribution, signing: Signing) -> str | None:
+def encode(attribution: Attribution, signing: Signing, vouched: Attribution | None = None) -> str | None:
     """Return the value of the header; ``None`` for an empty attribution, and if the ids alone are too long.
 
-    If all fields are too long together, first the metadata is left out and then the tags, whole and never cut.
+    ``vouched`` is the part that the app has stated, see `RequestContext.vouched`, all of it by default. If all fields
+    are too long together, first the metadata is left out and then the tags, whole and never cut.
     """
     values = {_NAMES[field]: value for field, value in attribution.items()}
     if not values:
         return None
+    if vouched is not None:
+        claimed = [_NAMES[field] for field, value in attribution.items() if value != getattr(vouched, field)]
+        values |= {"c": tuple(claimed)} if claimed else {}
     if signing.keys:
         values |= {"at": int(time.time()), "to": signing.audience, "id": _to_base64(os.urandom(9))}
     for left_out in ("", "m", "tg"):
@@ -161,7 +168,8 @@ def decode(value: str, signing: Signing, max_age: float) -> Carried:
     if signing.keys and not -_CLOCK_SKEW <= time.time() - (form.at or 0) <= max_age:
         return drop("expired")
     fields = {field: value for field, name in _NAMES.items() if (value := getattr(form, name))}
-    return Carried(fields, verified=bool(signing.keys))
+    claimed = frozenset(field for field in fields if _NAMES[field] in form.c)
+    return Carried(fields, verified=bool(signing.keys), claimed=claimed)
 
 
 def drop(why: str) -> Carried:

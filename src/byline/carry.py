@@ -56,7 +56,10 @@ def inject(carrier: MutableMapping[str, str] | list[tuple[str, bytes]]) -> None:
     if _TRACEPARENT in present:
         headers = {}
     signing = find_signing()
-    value = None if signing is None else carrier_form.encode(request_context.current(), signing)
+    context = request_context.current_context()
+    value = None
+    if signing is not None and context is not None:
+        value = carrier_form.encode(context.attribution(), signing, context.vouched())
     if value is not None:
         headers[HEADER] = value
     replaced = {HEADER, *headers}
@@ -90,16 +93,23 @@ def extract(carrier: Headers, *, max_age: float = QUEUE_MAX_AGE) -> Attribution:
         ...     byline.current().session_id
         's-1'
     """
-    value = _read_headers(carrier).get(HEADER)
+    return _read_carried(_read_headers(carrier), max_age)[0]
+
+
+def _read_carried(headers: Mapping[str, str], max_age: float) -> tuple[Attribution, Attribution]:
+    """Return the attribution of a message, and the part of it that the sender's app has stated."""
+    value = headers.get(HEADER)
     signing = None if value is None else find_signing()
     if value is None or signing is None:
-        return EMPTY
-    fields = carrier_form.decode(value, signing, max_age).fields
-    if fields is None:
-        return EMPTY
+        return EMPTY, EMPTY
+    found = carrier_form.decode(value, signing, max_age)
+    if found.fields is None:
+        return EMPTY, EMPTY
     claims = ClaimSet([])
-    claims.add_app_fields(fields)
-    return merge([claims])
+    claims.add_app_fields(found.fields)
+    stated = ClaimSet([])
+    stated.add_app_fields({field: value for field, value in found.fields.items() if field not in found.claimed})
+    return merge([claims]), merge([stated])
 
 
 class carried(Block):  # noqa: N801 - used like a function
@@ -136,9 +146,12 @@ class carried(Block):  # noqa: N801 - used like a function
 
     def _new_contexts(self) -> Contexts:
         new = RequestContext()
-        fields = extract(self._carrier, max_age=self._max_age)
+        fields, stated = _read_carried(self._carrier, self._max_age)
         if fields:
-            new.bind(fields)
+            # Claims stay claims: a caller of the sender has not become a user of the worker.
+            new.accept(fields)
+        if stated:
+            new.bind(stated)
         return Contexts(new, _context_of_message(self._carrier))
 
 

@@ -199,6 +199,10 @@ class RequestContext:
             self._bound_rejected = rejected or None
             self._bound = attribution_fields(merge([claims, self._bound])) if self._bound else claims
 
+    def accept(self, claimed: Attribution) -> None:
+        """Set the claims of a job, which has no request to read them from."""
+        self._claimed, self._settled = claimed, True
+
     @property
     def rejected(self) -> list[str]:
         """Field name and reason of every claim that was dropped, never the value."""
