@@ -118,8 +118,8 @@ def test_the_demo_command_prints_traces() -> None:
     assert "Document Processing Pipeline" in run.stdout
     (tree,) = (code for page, code in code_blocks("text") if page == "README.md" and "  trace workflow_12345" in code)
     assert without_durations(tree) in without_durations(run.stdout)
-    (hidden,) = re.findall(r"Not in the tree: (.*)\.", run.stdout)
-    assert all(f"`{name}`" in README for name in hidden.split(", "))
+    # The spans of FastAPI's inside are left out of destinations.
+    assert "Not in the tree" not in run.stdout
 
 
 def texts_of(svg: str) -> list[str]:

@@ -17,13 +17,14 @@ from byline.asgi import AttributionMiddleware
 from byline.gateways import LiteLLM
 
 PROXY = os.environ["LITELLM_URL"]
-byline.instrument(gateways=[LiteLLM(PROXY, broadcasts=os.environ.get("BROADCASTS") == "1")])
+# LiteLLM may route by tags: those of callers are sent only if the operator names them.
+byline.instrument(gateways=[LiteLLM(PROXY, broadcasts=os.environ.get("BROADCASTS") == "1", forward_claims={"tags"})])
 
 if os.environ.get("INSTRUMENTED") == "1":
     OpenAIInstrumentor().instrument()
 
 app = FastAPI()
-app.add_middleware(AttributionMiddleware)
+app.add_middleware(AttributionMiddleware, trust={"session", "user", "trace", "labels", "metadata", "masks"})
 client = AsyncOpenAI(base_url=f"{PROXY}/v1", max_retries=0)
 
 

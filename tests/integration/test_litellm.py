@@ -19,7 +19,7 @@ from tests.integration.conftest import free_port, need, running
 
 pytestmark = pytest.mark.integration
 
-KEY = "sk-team-blue-0123456789"
+KEY = "sk-team-blue-0123456789abcdef"
 #: The price that the test gateway states for its responses, so that LiteLLM computes the same cost either way.
 CONFIG = """
 model_list:
