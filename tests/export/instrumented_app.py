@@ -81,7 +81,9 @@ def main(cell: str, gateway: str, langfuse: str, collector: str) -> None:
                 body = {"model": MODEL, "messages": MESSAGES, "stream": asked.stream, **asked.body}
                 assert (await client.post("/chat", json=body, headers=asked.headers)).status_code == 200
 
-    app = AttributionMiddleware(Starlette(routes=[Route("/chat", chat, methods=["POST"])]))
+    # Masks are accepted by name only.
+    trust = {"session", "user", "trace", "labels", "metadata", "masks"}
+    app = AttributionMiddleware(Starlette(routes=[Route("/chat", chat, methods=["POST"])]), trust=trust)
     asyncio.run(send())
     assert byline.flush()
     byline.uninstrument()
