@@ -8,6 +8,7 @@ from typing import Any, Final
 from anyio import CapacityLimiter, to_thread
 from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from opentelemetry.trace import INVALID_SPAN
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from byline import errors, request_context, settings, shutdown
@@ -141,12 +142,14 @@ class AttributionMiddleware:
         if self._reader.policy.may_isolate and not self._reader.policy.accepts_trace(scope):
             scope[caller_trace.KEY] = caller_trace.hide_in_scope(scope)
         try:
-            span = server_span.current_server_span(trace.get_current_span())
+            # Looked up once: a look-up takes as long as all the rest of a request without claims.
+            current = trace.get_current_span()
+            span = None if current is INVALID_SPAN else server_span.current_server_span(current)
             if span is not None or not self._app_span or not has_tracer_provider():
                 is_recording = span is not None and span.is_recording()
-                await self._call_app(scope, receive, send, span, adds_attributes=is_recording)
+                await self._call_app(scope, receive, send, span, current, adds_attributes=is_recording)
             elif self._app_span is not True and self._app_makes_server_span(scope):
-                await self._call_app(scope, receive, send, None, adds_attributes=True)
+                await self._call_app(scope, receive, send, None, current, adds_attributes=True)
             else:
                 await self._call_traced(scope, receive, send)
         finally:
@@ -171,18 +174,26 @@ class AttributionMiddleware:
             errors.warn_once(
                 "otel.asgi", "byline.E091: the server span could not be created; requests continue without one"
             )
-            await self._call_app(scope, receive, send, None, adds_attributes=False)
+            await self._call_app(scope, receive, send, None, trace.get_current_span(), adds_attributes=False)
         finally:
             if token is not None:
                 server_span.detach_quietly(token)
 
     async def _call_in_server_span(self, scope: Scope, receive: Receive, send: Send) -> None:
         # None if OpenTelemetry leaves this request out, e.g. because of OTEL_PYTHON_EXCLUDED_URLS.
-        span = server_span.created_by_otel_middleware(trace.get_current_span())
-        await self._call_app(scope, receive, send, span, adds_attributes=span is not None)
+        current = trace.get_current_span()
+        span = server_span.created_by_otel_middleware(current)
+        await self._call_app(scope, receive, send, span, current, adds_attributes=span is not None)
 
     async def _call_app(
-        self, scope: Scope, receive: Receive, send: Send, span: trace.Span | None, *, adds_attributes: bool
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        span: trace.Span | None,
+        current: trace.Span,
+        *,
+        adds_attributes: bool,
     ) -> None:
         if InstrumentationCheck.pending:
             InstrumentationCheck.warn_if_not_instrumented()
@@ -198,7 +209,9 @@ class AttributionMiddleware:
         outer = request_context.attached()
         if outer is not None:
             accept_server_span(outer)
-        is_nested = outer is not None or (span is None and is_below_other_request(context))
+        is_nested = outer is not None
+        if span is None and not is_nested and current is not INVALID_SPAN:
+            is_nested = is_below_other_request(context, current)
         otel_token = attach_nested_request(context) if is_nested else None
         token = request_context.attach(context)
         try:

@@ -7,6 +7,7 @@ from contextvars import Context, copy_context
 from typing import Any, Final
 
 from opentelemetry import trace
+from opentelemetry.trace import INVALID_SPAN
 
 from byline import deferred, errors, request_context, settings
 from byline.genai import caller_trace, server_span
@@ -127,11 +128,15 @@ class AttributionMiddleware:
         environ[_CONTEXT_KEY] = context
         context.body = tee_wsgi_input(environ, self._reader.body_limit)
         python_context.run(request_context.attach, context)
+        # Looked up once: a look-up takes as long as all the rest of a request without claims.
+        current = trace.get_current_span()
         if self._reader.policy.may_isolate and not self._reader.policy.accepts_trace(environ):
-            span = self._start_isolated_server_span(python_context, context, environ)
+            span = self._start_isolated_server_span(python_context, context, environ, current)
         else:
-            span = self._start_server_span(python_context, context, environ)
-        if request_context.attached() is not None or (context.server_span is None and is_below_other_request(context)):
+            span = self._start_server_span(python_context, context, environ, current)
+        if request_context.attached() is not None or (
+            context.server_span is None and current is not INVALID_SPAN and is_below_other_request(context, current)
+        ):
             # The copied context is the request's own: nothing has to be restored.
             python_context.run(attach_nested_request, context)
         try:
@@ -151,9 +156,9 @@ class AttributionMiddleware:
         return _ResponseBody(response, python_context, context, span)
 
     def _start_server_span(
-        self, python_context: Context, context: RequestContext, environ: Environ
+        self, python_context: Context, context: RequestContext, environ: Environ, current: trace.Span
     ) -> WsgiServerSpan | None:
-        present = server_span.current_server_span(trace.get_current_span())
+        present = server_span.current_server_span(current)
         if present is not None or not self._app_span or not has_tracer_provider():
             set_server_span(context, present)
             return None
@@ -168,11 +173,11 @@ class AttributionMiddleware:
         return python_context.run(self._spans.start, context, environ)
 
     def _start_isolated_server_span(
-        self, python_context: Context, context: RequestContext, environ: Environ
+        self, python_context: Context, context: RequestContext, environ: Environ, current: trace.Span
     ) -> WsgiServerSpan | None:
         hidden = caller_trace.hide_in_environ(environ)
         context.is_isolated = True
-        span = self._start_server_span(python_context, context, environ)
+        span = self._start_server_span(python_context, context, environ, current)
         if context.server_span is not None:
             hidden.link_from(context.server_span)
         if context.server_span is not None or not self._reader.policy.public:

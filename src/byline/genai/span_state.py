@@ -469,9 +469,9 @@ def _nested_request(otel: otel_context.Context | None) -> RequestContext | None:
     return None if nested is None else nested()
 
 
-def is_below_other_request(context: RequestContext) -> bool:
+def is_below_other_request(context: RequestContext, current: trace.Span) -> bool:
     """Return whether the current span belongs to another request than this one, which has no server span."""
-    state = state_of(trace.get_current_span())
+    state = state_of(current)
     return state is not None and state.request_key not in (0, context.key)
 
 
