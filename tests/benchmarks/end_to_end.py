@@ -52,7 +52,8 @@ def _serve(app: Any) -> None:
             assert sockets
             print(sockets[0].getsockname()[1], flush=True)
 
-    listening = socket.socket()
+    # With the protocol named, asyncio sets TCP_NODELAY; without, each response would wait 40 ms for an acknowledgement.
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_level="error", access_log=False)
     asyncio.run(Server(config).serve([listening]))
