@@ -51,8 +51,10 @@ class Interrupted(Receiver):
                 handler.cut()
                 return
             taken = len(self.spans)
-            super().respond(request, handler)
-            self.unanswered = len(self.spans) - taken
+            try:
+                super().respond(request, handler)
+            finally:
+                self.unanswered = len(self.spans) - taken
             return
         super().respond(request, handler)
 

@@ -63,6 +63,8 @@ class DestinationWorker:
         self._queue: deque[QueuedSpan] = deque()
         #: Spans that left the queue and have not reached the sender yet.
         self._preparing = 0
+        #: How many ends of requests are in the queue.
+        self._request_ends = 0
         self._deadline = math.inf
         self._lost = 0
         self.closed = False
@@ -94,9 +96,13 @@ class DestinationWorker:
         """Append a span to the queue. Returns ``False`` if the queue is full or closed."""
         with self._lock:
             queue = self._queue
-            if self.closed or len(queue) + self._preparing + self._sender.waiting_spans >= self.capacity:
+            waiting = len(queue) + self._preparing + self._sender.waiting_spans
+            # The end of a request, which is not sent, takes no place of a span.
+            if self.closed or waiting >= self.capacity * 2 or waiting - self._request_ends >= self.capacity:
                 return False
             queue.append(queued)
+            if queued.selected is False:
+                self._request_ends += 1
             if len(queue) == self._batch_size:
                 self._work.notify()
         if self._thread is None:
@@ -150,6 +156,7 @@ class DestinationWorker:
             # Left if the deadline has passed, or if the thread does not return from the exporter of the user's own.
             queued = sum(each.selected is not False for each in self._queue)
             self._queue.clear()
+            self._request_ends = 0
         internal_metrics.unregister_gauges(self._name)
         self._count_closed(queued)
         lost = self._lost + self._sender.abandon()
@@ -165,6 +172,7 @@ class DestinationWorker:
     def after_fork(self) -> None:
         """Start anew in a child process; queued spans are the parent's to send."""
         self._queue.clear()
+        self._request_ends = 0
         self._preparing = 0
         self._deadline = math.inf
         self._lost = 0
@@ -250,6 +258,7 @@ class DestinationWorker:
                 batch = [self._queue.popleft() for _ in range(size)]
                 # Before the lock is released: the app's threads fill the free room at once.
                 self._preparing = size
+                self._request_ends -= sum(queued.selected is False for queued in batch)
             least -= size
             try:
                 self._add(self._pipeline.prepare(batch, flushing=not sends))
