@@ -166,12 +166,12 @@ def exporting(provider: TracerProvider, destination: Silent, spans: int) -> Call
     start = provider.get_tracer("bench").start_span
 
     def make() -> list[ReadableSpan]:
-        worker._queue.clear()
+        worker._clear_queue()
         with request(provider):
             for _ in range(spans):
                 start("span", attributes=CHAT).end()
         queued = [*worker._queue]
-        worker._queue.clear()
+        worker._clear_queue()
         return worker._pipeline.prepare(queued)
 
     return make
@@ -190,7 +190,7 @@ def _exported() -> Row:
             for _ in range(50):
                 start("span", attributes=CHAT).end()
         ended = [queued.span for queued in worker._queue]
-        worker._queue.clear()
+        worker._clear_queue()
         return ended
 
     steps: dict[str, Callable[[], object]] = {

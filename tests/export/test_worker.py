@@ -52,6 +52,23 @@ def test_a_spool_has_one_more_thread(receiver: Receiver, tmp_path: Path) -> None
     assert threads_of("two") == []
 
 
+def test_ends_of_requests_take_no_place_of_spans(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue has as many places as spans, though the end of each request passes through the queue as well."""
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "40")
+    receiver.hold()
+    with running(OTLP(receiver.url, label="held", spans="llm")) as app:
+        for number in range(50):
+            with app.request(session_id=f"s-{number}"):
+                app.chat()
+        counted = internal_metrics.counter_values()
+        receiver.release()
+        assert app.destinations[0].flush()
+    dropped = counted["held.spans.dropped.queue_full"]
+    # One span may wait for the end of its request meanwhile, outside the queue.
+    assert dropped in (9, 10)
+    assert len(receiver.spans) == 50 - dropped
+
+
 def test_functions_of_the_user_are_called_on_that_thread_outside_any_request(receiver: Receiver) -> None:
     """A slow function delays no request, and the request that starts the thread leaves no context there."""
     calls: list[tuple[str, Any, bool]] = []

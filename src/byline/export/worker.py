@@ -61,10 +61,10 @@ class DestinationWorker:
         default_delay = _SPOOL_DELAY_MILLIS if spooled else _DEFAULT_DELAY_MILLIS
         self._delay = _read_variable("OTEL_BSP_SCHEDULE_DELAY", default_delay) / 1000
         self._queue: deque[QueuedSpan] = deque()
+        #: Spans in the queue. Ends of requests, which are not sent, are in the queue as well, and take no place.
+        self._queued_spans = 0
         #: Spans that left the queue and have not reached the sender yet.
         self._preparing = 0
-        #: How many ends of requests are in the queue.
-        self._request_ends = 0
         self._deadline = math.inf
         self._lost = 0
         self.closed = False
@@ -87,7 +87,7 @@ class DestinationWorker:
     @property
     def waiting_spans(self) -> int:
         """How many spans wait in memory."""
-        return len(self._queue) + self._sender.waiting_spans
+        return self._queued_spans + self._sender.waiting_spans
 
     def _gauge_values(self) -> dict[str, int]:
         return {"queue": self.waiting_spans, **self._sender.gauge_values()}
@@ -95,16 +95,14 @@ class DestinationWorker:
     def enqueue(self, queued: QueuedSpan) -> bool:
         """Append a span to the queue. Returns ``False`` if the queue is full or closed."""
         with self._lock:
-            queue = self._queue
-            waiting = len(queue) + self._preparing + self._sender.waiting_spans
-            # The end of a request, which is not sent, takes no place of a span.
-            if self.closed or waiting >= self.capacity * 2 or waiting - self._request_ends >= self.capacity:
+            waiting = self._queued_spans + self._preparing + self._sender.waiting_spans
+            if self.closed or waiting >= self.capacity or len(self._queue) >= 2 * self.capacity:
                 return False
-            queue.append(queued)
-            if queued.selected is False:
-                self._request_ends += 1
-            if len(queue) == self._batch_size:
-                self._work.notify()
+            self._queue.append(queued)
+            if queued.selected is not False:
+                self._queued_spans += 1
+                if self._queued_spans == self._batch_size:
+                    self._work.notify()
         if self._thread is None:
             self._start_thread()
         return True
@@ -154,9 +152,8 @@ class DestinationWorker:
             thread.join(max(self._deadline - time.monotonic(), 0.0) + _GRACE)
         with self._lock:
             # Left if the deadline has passed, or if the thread does not return from the exporter of the user's own.
-            queued = sum(each.selected is not False for each in self._queue)
-            self._queue.clear()
-            self._request_ends = 0
+            queued = self._queued_spans
+            self._clear_queue()
         internal_metrics.unregister_gauges(self._name)
         self._count_closed(queued)
         lost = self._lost + self._sender.abandon()
@@ -171,14 +168,17 @@ class DestinationWorker:
 
     def after_fork(self) -> None:
         """Start anew in a child process; queued spans are the parent's to send."""
-        self._queue.clear()
-        self._request_ends = 0
+        self._clear_queue()
         self._preparing = 0
         self._deadline = math.inf
         self._lost = 0
         self._make_locks()
         self._pipeline.forget()
         self._sender.after_fork()
+
+    def _clear_queue(self) -> None:
+        self._queue.clear()
+        self._queued_spans = 0
 
     def _start_thread(self) -> bool:
         with self._lock:
@@ -220,7 +220,7 @@ class DestinationWorker:
                 retry = self._sender.next_due()
                 due = self._next_pass if retry is None else min(self._next_pass, retry)
                 pause = due - time.monotonic()
-                if pause <= 0 or len(self._queue) >= self._batch_size:
+                if pause <= 0 or self._queued_spans >= self._batch_size:
                     break
                 self._work.wait(pause)
             return True
@@ -249,23 +249,32 @@ class DestinationWorker:
                 self._flushed.notify_all()
 
     def _prepare_queued(self, least: int, *, sends: bool) -> None:
-        """Prepare so many spans, and further ones in full batches."""
+        """Prepare so many entries of the queue, and further ones in full batches."""
         while True:
             with self._lock:
-                size = min(len(self._queue), self._batch_size)
-                if not size or (least <= 0 and size < self._batch_size):
+                if not self._queue or (least <= 0 and self._queued_spans < self._batch_size):
                     return
-                batch = [self._queue.popleft() for _ in range(size)]
-                # Before the lock is released: the app's threads fill the free room at once.
-                self._preparing = size
-                self._request_ends -= sum(queued.selected is False for queued in batch)
-            least -= size
+                batch = self._take_batch()
+            least -= len(batch)
             try:
                 self._add(self._pipeline.prepare(batch, flushing=not sends))
             finally:
                 self._preparing = 0
             if sends:
                 self._sender.send_due()
+
+    def _take_batch(self) -> list[QueuedSpan]:
+        """Return the next spans of the queue, with the ends of their requests; the lock is held."""
+        batch: list[QueuedSpan] = []
+        spans = 0
+        while self._queue and (spans < self._batch_size or self._queue[0].selected is False):
+            queued = self._queue.popleft()
+            batch.append(queued)
+            spans += queued.selected is not False
+        self._queued_spans -= spans
+        # Before the lock is released: the app's threads fill the free room at once.
+        self._preparing = spans
+        return batch
 
     def _add(self, spans: list[ReadableSpan]) -> None:
         if not spans:
