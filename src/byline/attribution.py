@@ -340,7 +340,7 @@ def is_switched_on(value: object) -> bool:
     return str(value).strip().lower() not in _SWITCHED_OFF
 
 
-def merge(layers: Collection[Mapping[str, Any]]) -> Attribution:
+def merge(layers: Collection[Mapping[str, Any] | Attribution]) -> Attribution:
     """Merge cleaned layers, the strongest first.
 
     The first value of an id, a name or a metadata key wins; tags are joined in order.

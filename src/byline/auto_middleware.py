@@ -91,7 +91,7 @@ def has_middleware(app: Any) -> bool:
 # The servers
 
 
-def _patch_argument(owner: Any, name: str, position: int, keyword: str, protocol: Protocol | None = None) -> Any:
+def _patch_argument(owner: Any, name: str, position: int, keyword: str, protocol: Protocol | None = None) -> None:
     """Wrap a function that takes the app as an argument."""
 
     def make_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -123,7 +123,7 @@ def _patch_uvicorn(_: Patches, module: Any) -> None:
     def make_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
         def load(self: Any) -> None:
             original(self)
-            # Whatever the app speaks, uvicorn has made ASGI of it.
+            # uvicorn has adapted apps of other protocols to ASGI.
             self.loaded_app = wrap(self.loaded_app, "asgi")
 
         return load

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from byline import errors
 from byline.attribution import EMPTY, FIELDS, Attribution, is_printable, merge, to_trace_id
 from byline.fork import fork_safe_lock
-from byline.inbound.claim_set import ClaimSet, attribution_fields
+from byline.inbound.claim_set import ClaimSet
 from byline.inbound.one_pass import read_in_one_pass
 from byline.inbound.reader import ClaimReader, LateValues
 from byline.inbound.request import Request, request_of
@@ -155,7 +155,7 @@ class RequestContext:
         merged = self._merged
         if merged is None or merged[0] is not bound or merged[1] is not below:
             # Kept with the values of which it is made: another thread may bind in the meantime.
-            merged = self._merged = (bound, below, merge([bound, attribution_fields(below)]))
+            merged = self._merged = (bound, below, merge([bound, below]))
         return merged[2]
 
     def vouched(self) -> Attribution:
@@ -169,7 +169,7 @@ class RequestContext:
         else:
             below = self.parent.vouched()
         bound = self._bound
-        return below if bound is None else merge([bound, attribution_fields(below)])
+        return below if bound is None else merge([bound, below])
 
     @property
     def is_public(self) -> bool:
@@ -197,7 +197,7 @@ class RequestContext:
             claims = ClaimSet(rejected)
             claims.add_app_fields(fields)
             self._bound_rejected = rejected or None
-            self._bound = attribution_fields(merge([claims, self._bound])) if self._bound else claims
+            self._bound = dict(merge([claims, self._bound])) if self._bound else claims
 
     def accept(self, claimed: Attribution) -> None:
         """Set the claims of a job, which has no request to read them from."""

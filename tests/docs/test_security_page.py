@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from byline import attribution
+from byline import attribution, settings
 from byline.inbound import body
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def test_the_test_of_a_promise_exists(named: str) -> None:
         f"{attribution.MAX_ID} characters; {attribution.MAX_TAGS} tags",
         f"{attribution.MAX_METADATA} keys of {attribution.MAX_METADATA_KEY} characters",
         f"values of {attribution.MAX_METADATA_VALUE}",
-        f"{body.DEFAULT_LIMIT >> 20} MiB (`body_limit`)",
+        f"{settings.find('body_limit', {}).value >> 20} MiB (`body_limit`)",
         f"beyond {body._SMALL >> 10} KiB each | {body.MAX_BUFFERED >> 20} MiB",
         f"{body._MAX_DECODED >> 10} KiB; {body._MAX_MEMBER >> 10} KiB of one member",
     ],

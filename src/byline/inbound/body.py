@@ -13,7 +13,6 @@ from byline import internal_metrics
 from byline.attribution import ALL_OTHER_KEYS, INVALID_JSON, TOO_LONG, TOO_MANY, Undecoded
 from byline.fork import fork_safe_lock
 
-DEFAULT_LIMIT: Final = 16 * 1024 * 1024
 #: Bytes of the bodies of all requests under way that are kept; bodies up to 64 KiB do not count.
 MAX_BUFFERED: Final = 64 * 1024 * 1024
 _SMALL: Final = 64 * 1024
@@ -186,7 +185,7 @@ class BodyBuffer:
             _budget.give_back(taken)
 
     def __del__(self) -> None:
-        # The app has not read the body to its end, or nobody has asked for claims.
+        # The app has not read the body to its end, or no claim of the request was needed.
         if self._taken:
             _budget.give_back(self._taken)
 

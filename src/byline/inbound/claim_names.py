@@ -44,7 +44,7 @@ AGENT_PROTOCOL_CLAIMS: Final[tuple[Field, ...]] = (
     # Google's Agent Development Kit, POST /run and /run_sse: https://google.github.io/adk-docs/runtime/api-server/
     Field("session_id", "body", "sessionId", needs="newMessage"),
     Field("user_id", "body", "userId", needs="newMessage"),
-    # Dify, POST /chat-messages: https://docs.dify.ai/api-reference/chat/send-chat-message
+    # Dify, POST /chat-messages: https://docs.dify.ai/api-reference/chats/send-chat-message
     Field("session_id", "body", "conversation_id", needs="query"),
     # Open WebUI with ENABLE_FORWARD_USER_INFO_HEADERS: https://docs.openwebui.com/reference/env-configuration
     Field("session_id", "header", "x-openwebui-chat-id"),

@@ -84,7 +84,7 @@ class ClaimSet(dict[str, Any]):
     def add_app_fields(self, fields: Mapping[str, Any] | Attribution) -> None:
         """Add fields that the app itself has given; unknown names are dropped and recorded."""
         self._is_from_app = True
-        for field, value in attribution_fields(fields).items():
+        for field, value in fields.items():
             if field in ATTRIBUTION_FIELDS:
                 self.add(field, value)
             else:
@@ -254,13 +254,6 @@ class ClaimSet(dict[str, Any]):
             field = BAGGAGE.get(name.strip()) if equals else None
             if field is not None:
                 self.add_text(field, "tags" if field == "tags" else "text", _decode_percent(value.strip()))
-
-
-def attribution_fields(values: Mapping[str, Any] | Attribution) -> Mapping[str, Any]:
-    """Return attribution fields as a mapping, without the empty fields of an `Attribution`."""
-    if isinstance(values, Attribution):
-        return {field: getattr(values, field) for field in values.__struct_fields__ if getattr(values, field)}
-    return values
 
 
 def _parse_tag_list(tags: object) -> object:

@@ -26,7 +26,6 @@ _Key = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_METADATA_KEY)]
 _TEXTS: Final = {"session_id": "session_id", "user": "user_id", "end_user": "user_id"}
 #: Members that are claims only if they are objects.
 _OBJECTS: Final = {name for name, claims in BODY_CLAIMS.items() if all(len(path) > 1 for _, _, path in claims)}
-_READ_MEMBERS: Final = frozenset({*_TEXTS, "trace"})
 _OBJECT_BEGINS: Final = ord("{")
 _make_typed_dict: Any = TypedDict
 _Members: Any = _make_typed_dict(

@@ -119,7 +119,7 @@ class ClaimPolicy:
                 layer.keep_only(_NOT_IDENTITY_FIELDS, "identity decides")
             if verified and not _IDENTITY_FIELDS.isdisjoint(identified or ()):
                 verified.keep_only(_NOT_IDENTITY_FIELDS, "identity decides")
-        # Before somebody is identified, anybody could hide the content of anybody's request.
+        # Without an identified user, any client could hide the content of requests.
         may_mask = MASK_GROUP in groups and (identified is None or bool(identified))
         for layer in layers:
             if "metadata" in layer and not may_mask:
