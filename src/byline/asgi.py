@@ -11,7 +11,7 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.trace import INVALID_SPAN
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from byline import errors, request_context, settings, shutdown
+from byline import errors, request_context, shutdown
 from byline.genai import caller_trace, server_span
 from byline.genai.server_span import ServerSpanSetting
 from byline.genai.setup_check import InstrumentationCheck
@@ -27,16 +27,14 @@ from byline.inbound.body import BodyBuffer, is_json, parse_length
 from byline.inbound.reader import ClaimReader
 from byline.inbound.request import plain_headers, require_protocol
 from byline.inbound.trust import Identity, Trust
-from byline.request_context import DEFAULT_AFTER_RESPONSE, RequestContext, validate_after_response
-from byline.response_headers import Respond, ResponseHeaders, validate_respond
+from byline.request_context import CONTEXT_KEY, DEFAULT_AFTER_RESPONSE, RequestContext, resolve_after_response
+from byline.response_headers import Respond, ResponseHeaders, resolve_respond
 
 __all__ = ["AttributionMiddleware"]
 
 #: Frameworks have types of their own for scope, receive and send.
 AnyASGIApp = Callable[[Any, Any, Any], Awaitable[Any]]
 
-#: The key of a scope that this middleware handles already, so that a second middleware passes the request on.
-_CONTEXT_KEY: Final = "byline.request_context"
 _LAST_MESSAGES: Final = frozenset(
     {
         "http.response.body",
@@ -115,13 +113,10 @@ class AttributionMiddleware:
         InstrumentationCheck.has_middleware = True
         self.app = app
         self._reader = ClaimReader(fields=fields, identity=identity, trust=trust, public=public, body_limit=body_limit)
-        self._app_span = server_span.validate_app_span(settings.resolve("app_span", app_span))
-        if after_response == DEFAULT_AFTER_RESPONSE:
-            after_response = settings.find("after_response").value
-        self._after_response = validate_after_response(after_response)
-        validated = validate_respond(respond)
-        if validated:
-            self.app = ResponseHeaders(app, validated, self._reader).asgi
+        self._app_span = server_span.resolve_app_span(app_span)
+        self._after_response = resolve_after_response(after_response)
+        if ids := resolve_respond(respond):
+            self.app = ResponseHeaders(app, ids, self._reader).asgi
         self._otel_middleware: ASGIApp | None = None
         self._detector: server_span.ServerSpanDetector | None = None
 
@@ -131,12 +126,12 @@ class AttributionMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Make a request context for http and websocket scopes; pass every other scope on."""
-        if scope["type"] not in ("http", "websocket") or _CONTEXT_KEY in scope:
+        if scope["type"] not in ("http", "websocket") or CONTEXT_KEY in scope:
             if scope["type"] == "lifespan":
                 await run_lifespan(self.app, scope, receive, send)
                 return
-            if _CONTEXT_KEY in scope:
-                scope[_CONTEXT_KEY].replace_automatic_reader(self._reader, self._after_response)
+            if CONTEXT_KEY in scope:
+                scope[CONTEXT_KEY].replace_automatic_reader(self._reader, self._after_response)
             await self.app(scope, receive, send)
             return
         if self._reader.policy.may_isolate and not self._reader.policy.accepts_trace(scope):
@@ -154,7 +149,7 @@ class AttributionMiddleware:
                 await self._call_traced(scope, receive, send)
         finally:
             # Otherwise the request context, the scope and the body would keep each other alive.
-            scope.pop(_CONTEXT_KEY, None)
+            scope.pop(CONTEXT_KEY, None)
 
     async def _call_traced(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._otel_middleware is None:
@@ -169,7 +164,7 @@ class AttributionMiddleware:
             await self._otel_middleware(scope, receive, send)
         except Exception:
             # An error in OpenTelemetry's middleware before the app is called must not fail the request.
-            if _CONTEXT_KEY in scope:
+            if CONTEXT_KEY in scope:
                 raise
             errors.warn_once(
                 "otel.asgi", "byline.E091: the server span could not be created; requests continue without one"
@@ -205,7 +200,7 @@ class AttributionMiddleware:
             send = _add_attributes_before_end(context, send)
         if scope["type"] == "http" and scope.get("method") in _METHODS_WITH_BODY and self._reader.body_limit:
             receive = _tee_body(context, scope, receive, self._reader.body_limit)
-        scope[_CONTEXT_KEY] = context
+        scope[CONTEXT_KEY] = context
         outer = request_context.attached()
         if outer is not None:
             accept_server_span(outer)

@@ -25,20 +25,19 @@ from django.utils.functional import empty
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
-from byline import deferred, errors, request_context, settings
+from byline import deferred, errors, request_context
 from byline.bound import Contexts, run_part
 from byline.genai import server_span
-from byline.genai.attribution_processor import InstrumentationCheck
+from byline.genai.setup_check import InstrumentationCheck
 from byline.genai.span_state import attach_nested_request, set_server_span
 from byline.genai.tracer_provider import has_tracer_provider
 from byline.genai.wsgi_server_span import WsgiServerSpan, WsgiServerSpans
 from byline.inbound.reader import ClaimReader
 from byline.inbound.wsgi_input import tee_wsgi_input
-from byline.request_context import DEFAULT_AFTER_RESPONSE, RequestContext, validate_after_response
-from byline.response_headers import ResponseHeaders, validate_respond
+from byline.request_context import CONTEXT_KEY, DEFAULT_AFTER_RESPONSE, RequestContext, resolve_after_response
+from byline.response_headers import ResponseHeaders, resolve_respond
 from byline.settings import SettingError
 
-_CONTEXT_KEY: Final = "byline.request_context"
 _REQUEST_KEY: Final = "byline.django_request"
 
 Raw = MutableMapping[str, Any]
@@ -92,9 +91,9 @@ class AttributionMiddleware:
     def __init__(self, get_response: Callable[[Any], Any]) -> None:
         self.get_response = get_response
         options: dict[str, Any] = {"identity": logged_in_user, **(getattr(conf.settings, "BYLINE", None) or {})}
-        self._app_span = server_span.validate_app_span(settings.resolve("app_span", options.pop("app_span", None)))
-        self._after_response = validate_after_response(options.pop("after_response", DEFAULT_AFTER_RESPONSE))
-        respond = validate_respond(options.pop("respond", None))
+        self._app_span = server_span.resolve_app_span(options.pop("app_span", None))
+        self._after_response = resolve_after_response(options.pop("after_response", DEFAULT_AFTER_RESPONSE))
+        respond = resolve_respond(options.pop("respond", None))
         self._reader = ClaimReader(**options)
         self._spans: WsgiServerSpans | None = None
         InstrumentationCheck.has_middleware = True
@@ -110,7 +109,7 @@ class AttributionMiddleware:
         """Make a request context and call the view."""
         raw: Raw = request.scope if hasattr(request, "scope") else request.environ
         raw[_REQUEST_KEY] = request
-        outer: RequestContext | None = raw.get(_CONTEXT_KEY)
+        outer: RequestContext | None = raw.get(CONTEXT_KEY)
         if outer is not None:
             outer.replace_automatic_reader(self._reader, self._after_response)
             return self.get_response(request)
@@ -169,7 +168,7 @@ class _Request:
         self._request = request
         self._middleware = middleware
         self.context = middleware.make_context(raw)
-        raw[_CONTEXT_KEY] = self.context
+        raw[CONTEXT_KEY] = self.context
         tee = {**request.META, "wsgi.input": request._stream}
         self.context.body = tee_wsgi_input(tee, middleware.body_limit)
         request._stream = tee["wsgi.input"]
@@ -238,7 +237,7 @@ class _Request:
         try:
             server_span.set_request_attributes(self.context)
             self.context.end()
-            for key in (_CONTEXT_KEY, _REQUEST_KEY):
+            for key in (CONTEXT_KEY, _REQUEST_KEY):
                 self._raw.pop(key, None)
             if self._span is not None:
                 span, self._span = self._span, None

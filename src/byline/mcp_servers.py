@@ -17,14 +17,13 @@ from byline.bound import NO_SPAN, Contexts, run_part
 from byline.carrier import HEADER, find_signing
 from byline.carry import carried
 from byline.patching import Patches
-from byline.request_context import RequestContext
+from byline.request_context import CONTEXT_KEY, RequestContext
 
 _patches: Final = Patches(
     "byline.E142: calls of tools of %s servers may be attributed to the first caller of a session, because this "
     "version cannot be hooked (%s); make the server stateless, e.g. FastMCP(stateless_http=True)"
 )
 _MODULE: Final = "mcp.server.lowlevel.server"
-_CONTEXT_KEY: Final = "byline.request_context"
 
 
 def install() -> None:
@@ -60,7 +59,7 @@ def _context_of(message: Any) -> AbstractContextManager[Any]:
     headers: dict[str, Any] = {}
     try:
         request = getattr(message.message_metadata, "request_context", None)
-        context = getattr(request, "scope", {}).get(_CONTEXT_KEY)
+        context = getattr(request, "scope", {}).get(CONTEXT_KEY)
         if isinstance(context, RequestContext):
             span = context.server_span
             return run_part(Contexts(context, NO_SPAN if span is None else trace.set_span_in_context(span, NO_SPAN)))

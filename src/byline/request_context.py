@@ -12,7 +12,7 @@ from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from byline import errors
+from byline import errors, settings
 from byline.attribution import EMPTY, FIELDS, Attribution, is_printable, merge, to_trace_id
 from byline.fork import fork_safe_lock
 from byline.inbound.claim_set import ClaimSet
@@ -37,11 +37,14 @@ _MAX_ROUTE: Final = 180
 #: A path without segments that look like ids.
 _STATIC_PATH: Final = re.compile(r"(?:/(?:[A-Za-z][A-Za-z_.~-]*|v\d+(?:\.\d+)?))+/?")
 
-AttributeValue = str | bool | int | float | tuple[str, ...]
+#: The key under which a middleware keeps the context in the scope or environ of a request.
+CONTEXT_KEY: Final = "byline.request_context"
 
 
-def validate_after_response(after_response: float | None) -> float:
-    """Return the setting in seconds. Raises `SettingError` ``byline.E010`` if it cannot be used."""
+def resolve_after_response(after_response: float | None) -> float:
+    """Return the argument in seconds, the setting for its default. Raises `SettingError` ``byline.E010`` if wrong."""
+    if after_response == DEFAULT_AFTER_RESPONSE:
+        after_response = settings.find("after_response").value
     if after_response is None:
         return math.inf
     if type(after_response) in (int, float) and after_response >= 0:
@@ -113,7 +116,7 @@ class RequestContext:
     server_span_ends_first = False
     server_span_attributes: Mapping[str, Any] = {}
     server_span_attribution: Attribution | None = None
-    span_attributes: tuple[Attribution, dict[str, AttributeValue]] | None = None
+    span_attributes: tuple[Attribution, dict[str, Any]] | None = None
     _spans: RequestSpans | None = None
     _bound: Mapping[str, Any] | None = None
     _merged: tuple[Mapping[str, Any], Attribution, Attribution] | None = None

@@ -30,8 +30,8 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{32}(?::|$)", re.ASCII)
 _COOKIE: Final = HeaderNames({"cookie": "cookie"})
 
 
-def validate_respond(respond: Any) -> frozenset[str]:
-    """Return the setting, from the environment for ``None``. Raises `SettingError` ``byline.E146`` for other values."""
+def resolve_respond(respond: Any) -> frozenset[str]:
+    """Return the argument, the setting for ``None``. Raises `SettingError` ``byline.E146`` for any other value."""
     respond = settings.resolve("respond", respond)
     if isinstance(respond, Collection) and not isinstance(respond, str | bytes):
         valid = [each for each in respond if each in ("session", "trace")]

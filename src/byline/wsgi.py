@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import Context, copy_context
-from typing import Any, Final
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN
 
-from byline import deferred, errors, request_context, settings
+from byline import deferred, errors, request_context
 from byline.genai import caller_trace, server_span
 from byline.genai.server_span import ServerSpanSetting
 from byline.genai.setup_check import InstrumentationCheck
@@ -20,8 +20,8 @@ from byline.inbound.reader import ClaimReader
 from byline.inbound.request import require_protocol
 from byline.inbound.trust import Identity, Trust
 from byline.inbound.wsgi_input import tee_wsgi_input
-from byline.request_context import DEFAULT_AFTER_RESPONSE, RequestContext, validate_after_response
-from byline.response_headers import Respond, ResponseHeaders, validate_respond
+from byline.request_context import CONTEXT_KEY, DEFAULT_AFTER_RESPONSE, RequestContext, resolve_after_response
+from byline.response_headers import Respond, ResponseHeaders, resolve_respond
 from byline.settings import SettingError
 
 __all__ = ["AttributionMiddleware"]
@@ -29,8 +29,6 @@ __all__ = ["AttributionMiddleware"]
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
-
-_CONTEXT_KEY: Final = "byline.request_context"
 
 
 class AttributionMiddleware:
@@ -101,13 +99,10 @@ class AttributionMiddleware:
         InstrumentationCheck.has_middleware = True
         self.app = app
         self._reader = ClaimReader(fields=fields, identity=identity, trust=trust, public=public, body_limit=body_limit)
-        self._app_span = server_span.validate_app_span(settings.resolve("app_span", app_span))
-        if after_response == DEFAULT_AFTER_RESPONSE:
-            after_response = settings.find("after_response").value
-        self._after_response = validate_after_response(after_response)
-        validated = validate_respond(respond)
-        if validated:
-            self.app = ResponseHeaders(app, validated, self._reader).wsgi
+        self._app_span = server_span.resolve_app_span(app_span)
+        self._after_response = resolve_after_response(after_response)
+        if ids := resolve_respond(respond):
+            self.app = ResponseHeaders(app, ids, self._reader).wsgi
         self._spans = WsgiServerSpans() if self._app_span is True else None
         self._detector: server_span.ServerSpanDetector | None = None
 
@@ -117,15 +112,15 @@ class AttributionMiddleware:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Make a request context and run the app in a copied context."""
-        if _CONTEXT_KEY in environ:
-            environ[_CONTEXT_KEY].replace_automatic_reader(self._reader, self._after_response)
+        if CONTEXT_KEY in environ:
+            environ[CONTEXT_KEY].replace_automatic_reader(self._reader, self._after_response)
             return self.app(environ, start_response)
         if InstrumentationCheck.pending:
             InstrumentationCheck.warn_if_not_instrumented()
         deferred.run_deferred()
         python_context = copy_context()
         context = RequestContext(self._reader, environ, after_response=self._after_response)
-        environ[_CONTEXT_KEY] = context
+        environ[CONTEXT_KEY] = context
         context.body = tee_wsgi_input(environ, self._reader.body_limit)
         python_context.run(request_context.attach, context)
         # Looked up once: a look-up takes as long as all the rest of a request without claims.
@@ -214,7 +209,7 @@ def _finish(
     context.end()
     # Otherwise the request context, the environ and the body would keep each other alive.
     if context.scope_or_environ is not None:
-        context.scope_or_environ.pop(_CONTEXT_KEY, None)
+        context.scope_or_environ.pop(CONTEXT_KEY, None)
     if span is not None:
         try:
             python_context.run(span.end, error)

@@ -13,7 +13,7 @@ from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware as OtelWs
 from opentelemetry.sdk.trace import TracerProvider
 
 from byline import asgi, wsgi
-from byline.genai.attribution_processor import InstrumentationCheck
+from byline.genai.setup_check import InstrumentationCheck
 from tests.benchmarks.measure import Row, costs
 
 BODY: Final = json.dumps(

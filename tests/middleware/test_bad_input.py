@@ -28,7 +28,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from byline import asgi, errors, request_context, wsgi
-from byline.genai.attribution_processor import AttributionSpanProcessor, InstrumentationCheck
+from byline.genai.attribution_processor import AttributionSpanProcessor
+from byline.genai.setup_check import InstrumentationCheck
 from byline.settings import SettingError
 from tests import support
 from tests.support import Heard, Sent, call_model, run_asgi, run_wsgi, spy

@@ -173,6 +173,12 @@ def test_a_wrong_argument_is_an_error_at_start() -> None:
         WSGIHandler()
 
 
+def test_the_environment_sets_what_the_settings_leave_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BYLINE_AFTER_RESPONSE", "-1")
+    with pytest.raises(byline.SettingError, match=r"byline\.E010"):
+        WSGIHandler()
+
+
 @pytest.mark.parametrize(
     ("handler", "name"), [(WSGIHandler, "byline.wsgi"), (ASGIHandler, "byline.asgi"), (WSGIHandler, "byline.asgi")]
 )

@@ -29,7 +29,7 @@ from byline.genai.attributes import (
 )
 from byline.genai.call_results import results
 from byline.genai.fast_attributes import peek_attributes, set_attributes
-from byline.genai.setup_check import InstrumentationCheck as InstrumentationCheck
+from byline.genai.setup_check import InstrumentationCheck
 from byline.genai.span_correlation import on_llm_span_start
 from byline.genai.span_state import SpanListener, SpanState, SpanStateProcessor, start_state
 from byline.inbound.request import HeaderNames

@@ -13,7 +13,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
-from byline import errors, request_context
+from byline import errors, request_context, settings
 from byline.genai import attributes as names
 from byline.genai.attributes import AttributeValue, context_attributes, usage_attributes
 from byline.genai.fast_attributes import peek_attributes, set_attributes
@@ -30,10 +30,11 @@ _OTEL_MIDDLEWARE: Final = "opentelemetry.instrumentation.asgi"
 _ALL_TYPES: Final = frozenset({"http", "websocket"})
 
 
-def validate_app_span(app_span: ServerSpanSetting) -> ServerSpanSetting:
-    """Return the setting. Raises `SettingError` ``byline.E016`` for any other value."""
-    if app_span in (True, False, "auto"):
-        return app_span
+def resolve_app_span(app_span: ServerSpanSetting | None) -> ServerSpanSetting:
+    """Return the argument, the setting for ``None``. Raises `SettingError` ``byline.E016`` for any other value."""
+    resolved: ServerSpanSetting = settings.resolve("app_span", app_span)
+    if resolved in (True, False, "auto"):
+        return resolved
     raise SettingError("byline.E016", f"app_span={app_span!r}", 'pass "auto", True or False')
 
 
