@@ -64,6 +64,19 @@ def test_urllib3_removes_ids_from_a_redirect_to_another_origin(gateway: Gateway)
     pool.clear()
 
 
+def test_urllib3_removes_ids_from_a_redirect_to_an_ambiguous_host(gateway: Gateway) -> None:
+    r"""For ``http://a\@b`` urllib3 connects to a, the standard library's parser reads b."""
+    with Gateway() as stranger, urllib3.PoolManager() as pool:
+        location = f"{stranger.url}\\@{gateway.url.removeprefix('http://')}/chat/completions"
+        gateway.answer(b"", status=307, headers={"location": location})
+        with byline.bound(session_id="s-1", user_id="ada"):
+            pool.request("POST", f"{gateway.base_url}/chat/completions", json=CHAT)
+        (request,) = stranger.requests
+    assert gateway.requests[0].headers["x-session-id"] == "s-1"
+    assert "s-1" not in request.headers.values()
+    assert json.loads(request.body) == CHAT
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 def test_aiohttp_adds_ids_for_the_gateway_and_not_for_a_redirect(as_json: bool, gateway: Gateway) -> None:
     """Each redirect has its own headers and body."""

@@ -92,9 +92,10 @@ class RedirectingClient:
         sent = self._sent.get()
         if sent is None:
             return begin_request(method, url, headers, body)
-        # Redirects of any method: the GET that follows a 303 keeps the headers of the POST.
+        # Redirects of any method: the GET that follows a 303 keeps the headers of the POST. Of a URL without a clear
+        # origin the client may read another host.
         origin = parse_url(url)
-        if origin is not None and origin[:2] != (sent.host, sent.port):
+        if origin is None or origin[:2] != (sent.host, sent.port):
             remove_ids(sent)
         return None
 
