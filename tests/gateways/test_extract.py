@@ -564,8 +564,9 @@ def test_broadcasting_gateway_keeps_usage_and_cost_to_itself(
     made: type[Gateway], server: testing.Gateway, watching: Watching, finished: Finished
 ) -> None:
     """So that a trace counts a call once; everything else is still told."""
+    usage = {**USAGE, "cost": 0.1, "prompt_tokens_details": {"text_tokens": 20, "image_tokens": 100}}
     server.answer(
-        {"object": "chat.completion", "choices": [], "id": "c-1", "usage": {**USAGE, "cost": 0.1}},
+        {"object": "chat.completion", "choices": [], "id": "c-1", "usage": usage},
         headers={"x-litellm-call-id": "c", "x-litellm-response-cost": "0.1"},
     )
     with watching(made(server.base_url, broadcasts=True)):

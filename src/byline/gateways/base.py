@@ -20,15 +20,7 @@ from byline.urls import split_url
 _logger: Final = logging.getLogger("byline")
 #: Bytes of headers that byline adds to one request; servers answer 431 if headers take too much room.
 _HEADER_BUDGET: Final = 4096
-_USAGE_FIELDS: Final = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "reasoning_tokens",
-    "input_audio_tokens",
-    "output_audio_tokens",
-)
+_USAGE_FIELDS: Final = tuple(field for field in CallResult.__struct_fields__ if field.endswith("_tokens"))
 #: Earlier names of methods and attributes that a subclass may define or call; they keep working.
 _RENAMED: Final = {
     "write": "inject",

@@ -39,7 +39,7 @@ _PROVIDERS: Final = {
 }
 #: Provider as gateways name it → provider id of the library. Source: the providers of Portkey's gateway 1.15.
 _GATEWAY_PROVIDERS: Final = {
-    **dict.fromkeys(("anthropic", "openai", "google", "groq", "deepseek", "x-ai", "cohere")),
+    **{name: name for name in ("anthropic", "openai", "google", "groq", "deepseek", "x-ai", "cohere")},
     "vertex-ai": "google",
     "azure-openai": "azure",
     "bedrock": "aws",
@@ -102,7 +102,7 @@ def _calculate_price(result: CallResult) -> Any:
     provider = _PROVIDERS.get(result.provider, _DEFAULT_PROVIDER) if result.provider else None
     if result.gateway_provider in _GATEWAY_PROVIDERS:
         # The host is the gateway's, which speaks OpenAI's API for all providers.
-        provider = _GATEWAY_PROVIDERS[result.gateway_provider] or result.gateway_provider
+        provider = _GATEWAY_PROVIDERS[result.gateway_provider]
     for model in (result.response_model, result.request_model):
         if library is None or model is None:
             continue

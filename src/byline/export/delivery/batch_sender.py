@@ -60,6 +60,7 @@ class BatchSender:
         patience: Seconds for which a batch in memory is retried, by default ten.
         delay: Returns the seconds until the next attempt, by the number of failures before; by default `retry_delay`.
         clock: Tells the time by which retries are due.
+        transport: TLS and proxy.
     """
 
     def __init__(
