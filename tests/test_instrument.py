@@ -443,6 +443,12 @@ def test_a_wrong_setting_of_the_app_leaves_what_the_entry_point_has_made(own: Tr
     entry.uninstrument()
 
 
+def test_no_clients_are_an_argument(own: TracerProvider, caplog: pytest.LogCaptureFixture) -> None:
+    byline.instrument(tracer_provider=own, destinations=[])
+    byline.instrument(clients=())
+    assert "byline.E026" in caplog.text
+
+
 def test_second_instrument_with_other_arguments_warns(own: TracerProvider, caplog: pytest.LogCaptureFixture) -> None:
     """One without any is nothing to speak of."""
     byline.instrument(tracer_provider=own, destinations=[], clients=())

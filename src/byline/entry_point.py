@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, cast
+from typing import Any
 
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined, unused-ignore]
 
 from byline import auto_middleware, errors
-from byline.instrument import Given, instrument, instrument_checked, runtimes, uninstrument
+from byline.instrument import Arguments, instrument_checked, runtimes, uninstrument
 from byline.settings import SettingError
 
 
@@ -20,13 +20,10 @@ class BylineInstrumentor(BaseInstrumentor):  # type: ignore[misc, unused-ignore]
         return ()
 
     def _instrument(self, **kwargs: Any) -> None:
-        defaults = instrument.__kwdefaults__ or {}
-        arguments = {**defaults, **{name: value for name, value in kwargs.items() if name in defaults}}
-        queues, threads = arguments.pop("queues"), arguments.pop("threads")
+        given = Arguments(**{name: value for name, value in kwargs.items() if name in Arguments._fields})
         earlier = runtimes.find(None)
         try:
-            # In the order of `instrument`, which is that of `Given`.
-            instrument_checked(cast("Given", tuple(arguments.values())), queues, threads, strict=False)
+            instrument_checked(given, strict=False)
             auto_middleware.install()
         except SettingError as error:
             # If this raised, OpenTelemetry would load no further instrumentation.

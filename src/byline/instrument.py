@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -25,17 +25,22 @@ from byline.settings import SettingError
 from byline.threads import install as install_threads
 
 T = TypeVar("T")
-#: The arguments of `instrument` for `instrument_checked`, in its order.
-Given = tuple[
-    TracerProvider | None,
-    Sequence[Destination] | None,
-    Sequence[Gateway],
-    Literal["auto"] | Collection[str],
-    LLMSpans,
-    Stamp,
-    bool | None,
-    Collection[str] | None,
-]
+
+
+class Arguments(NamedTuple):
+    """The arguments of `instrument`, which describes them."""
+
+    tracer_provider: TracerProvider | None = None
+    destinations: Sequence[Destination] | None = None
+    gateways: Sequence[Gateway] = ()
+    clients: Literal["auto"] | Collection[str] = "auto"
+    llm_spans: LLMSpans = "auto"
+    stamp: Stamp = "llm"
+    capture_content: bool | None = None
+    propagate_to: Collection[str] | None = None
+    queues: Literal["auto"] | Collection[str] | None = None
+    threads: bool | None = None
+
 
 runtimes: Final = Runtimes()
 
@@ -92,29 +97,42 @@ def instrument(
         >>> byline.instrument(destinations=[], clients=())
         >>> byline.uninstrument()
     """
-    given = (tracer_provider, destinations, gateways, clients, llm_spans, stamp, capture_content, propagate_to)
-    instrument_checked(given, queues, threads, strict=True)
+    given = Arguments(
+        tracer_provider=tracer_provider,
+        destinations=destinations,
+        gateways=gateways,
+        clients=clients,
+        llm_spans=llm_spans,
+        stamp=stamp,
+        capture_content=capture_content,
+        propagate_to=propagate_to,
+        queues=queues,
+        threads=threads,
+    )
+    instrument_checked(given, strict=True)
 
 
-def instrument_checked(given: Given, queues: Any, threads: bool | None, *, strict: bool) -> None:
+def instrument_checked(given: Arguments, *, strict: bool) -> None:
     """Do the work of `instrument`; without ``strict``, a wrong setting is reported and switches off what it names."""
     check = _SettingCheck(strict=strict)
     with runtimes.lock:
         if check(lambda: settings.find("disabled").value, False):
             return
-        earlier = runtimes.find(given[0])
-        if earlier is not None and not _replaces(earlier, *given, queues, threads):
+        earlier = runtimes.find(given.tracer_provider)
+        if earlier is not None and not _replaces(earlier, given):
             return
         unknown: Mapping[str, str] = check(settings.config_file.load, {})
         for name, similar in unknown.items():
             advice = f"; did you mean {similar}?" if similar else ""
             file = settings.config_file.name
             errors.warn_once(f"{file} {name}", "byline.E139: %s in %s is not a setting%s", name, file, advice)
-        queue_names: frozenset[str] = check(lambda: validate_queues(settings.resolve("queues", queues)), frozenset())
-        hooks_threads = check(lambda: settings.resolve("threads", threads), False)
+        queue_names: frozenset[str] = check(
+            lambda: validate_queues(settings.resolve("queues", given.queues)), frozenset()
+        )
+        hooks_threads = check(lambda: settings.resolve("threads", given.threads), False)
         if not isinstance(hooks_threads, bool):
-            raise SettingError("byline.E134", f"threads={threads!r}", "pass True or False")
-        make_runtime = _check_runtime(*given, check=check)
+            raise SettingError("byline.E134", f"threads={given.threads!r}", "pass True or False")
+        make_runtime = _check_runtime(given, check)
         if earlier is not None:
             runtimes.close(earlier)
         decides = runtimes.find(None) is None
@@ -149,18 +167,7 @@ class _SettingCheck:
             return default
 
 
-def _check_runtime(
-    tracer_provider: TracerProvider | None,
-    destinations: Sequence[Destination] | None,
-    gateways: Sequence[Gateway],
-    clients: Literal["auto"] | Collection[str],
-    llm_spans: LLMSpans,
-    stamp: Stamp,
-    capture_content: bool | None,
-    propagate_to: Collection[str] | None,
-    *,
-    check: _SettingCheck,
-) -> Callable[[], Runtime]:
+def _check_runtime(given: Arguments, check: _SettingCheck) -> Callable[[], Runtime]:
     """Check all settings, before any change. Returns a function that makes the runtime."""
     check(lambda: settings.find("debug").value, False)
     for variable, suggestion in settings.find_misspelt().items():
@@ -170,23 +177,23 @@ def _check_runtime(
             variable,
             suggestion,
         )
-    AttributionSpanProcessor(stamp)
+    AttributionSpanProcessor(given.stamp)
     named: list[Gateway] = check(
         lambda: parse_gateways(settings.find("gateways").value, settings.find("broadcasts").value), []
     )
-    all_gateways = [*validate_gateways(gateways), *named]
-    content = check(lambda: settings.resolve("capture_content", capture_content), False)
+    all_gateways = [*validate_gateways(given.gateways), *named]
+    content = check(lambda: settings.resolve("capture_content", given.capture_content), False)
     if not isinstance(content, bool):
-        raise SettingError("byline.E023", f"capture_content={capture_content!r}", "pass True, False or None")
-    if llm_spans not in ("auto", True, False):
-        raise SettingError("byline.E024", f"llm_spans={llm_spans!r}", 'pass "auto", True or False')
+        raise SettingError("byline.E023", f"capture_content={given.capture_content!r}", "pass True, False or None")
+    if given.llm_spans not in ("auto", True, False):
+        raise SettingError("byline.E024", f"llm_spans={given.llm_spans!r}", 'pass "auto", True or False')
     aliases: dict[str, str] = check(lambda: keys.parse_aliases(settings.find("key_aliases").value), {})
     hashing = check(lambda: (settings.find("key_hash").value, settings.find("pseudonym_key").value), ("off", ""))
-    http.validate_clients(clients)
-    own_services = check(lambda: OwnServices(settings.resolve("propagate_to", propagate_to)), OwnServices(()))
-    checked = None if destinations is None else validate_destinations(destinations)
+    http.validate_clients(given.clients)
+    own_services = check(lambda: OwnServices(settings.resolve("propagate_to", given.propagate_to)), OwnServices(()))
+    checked = None if given.destinations is None else validate_destinations(given.destinations)
     nowhere: list[str] | None = None
-    provider = find_tracer_provider(tracer_provider)
+    provider = find_tracer_provider(given.tracer_provider)
     if checked is None:
         processors = [each for each in list_processors(provider) if not isinstance(each, SpanStateProcessor)]
         none: list[Destination] = []
@@ -200,9 +207,9 @@ def _check_runtime(
             provider,
             destinations=accepted,
             gateways=all_gateways,
-            clients=clients,
-            llm_spans=llm_spans,
-            stamp=stamp,
+            clients=given.clients,
+            llm_spans=given.llm_spans,
+            stamp=given.stamp,
             capture_content=content,
             others=runtimes.destinations(),
             own_services=own_services,
@@ -225,9 +232,9 @@ def uninstrument() -> None:
         runtimes.close_all()
 
 
-def _replaces(earlier: Runtime, *given: Any) -> bool:
+def _replaces(earlier: Runtime, given: Arguments) -> bool:
     """Return whether a further call replaces an earlier one: only if the zero-code entry point made that."""
-    if all(value is None or value in ((), "auto", "llm") for value in given):
+    if given == Arguments():
         return False
     if not earlier.is_from_entry_point:
         errors.warn_once(
