@@ -68,7 +68,7 @@ class CallResult(msgspec.Struct, kw_only=True, omit_defaults=True):
         overhead: Seconds spent in the gateway itself.
         attempts: Number of upstream attempts.
         fallbacks: Number of fallbacks.
-        key_hash: SHA-256 of the API key; spans have what `byline.gateways.keys.shown_hash` makes of it.
+        key_hash: SHA-256 of the API key; on spans in the form that ``BYLINE_KEY_HASH`` says.
         key_is_guessable: Whether the API key can be found by hashing likely keys.
         key_alias: The key's name.
         key_spend: USD that the key has spent.

@@ -216,8 +216,7 @@ def _check_runtime(given: Arguments, check: _SettingCheck) -> Callable[[], Runti
         )
         if nowhere is not None:
             runtime.expect_destination(nowhere)
-        keys.set_aliases(aliases)
-        keys.configure_hashing(*hashing)
+        keys.key_settings.configure(aliases, *hashing)
         return runtime
 
     return make_runtime

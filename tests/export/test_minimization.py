@@ -249,8 +249,7 @@ def key_attributes(
         byline.flush()
     finally:
         byline.uninstrument()
-        keys.set_aliases({})
-        keys.configure_hashing("auto", "")
+        keys.key_settings.configure()
     attributes = receiver.spans[0].attributes
     return {name: value for name, value in attributes.items() if name.startswith("byline.caller.key")}
 
@@ -326,7 +325,7 @@ def test_the_apps_own_key_has_the_same_form(receiver: Receiver, monkeypatch: pyt
             byline.flush()
         finally:
             byline.uninstrument()
-            keys.configure_hashing("auto", "")
+            keys.key_settings.configure()
     shown = receiver.spans[0].attributes["byline.gateway.key.hash"]
     assert len(shown) == 64
     assert shown != hashlib.sha256(b"sk-1").hexdigest()

@@ -6,15 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from byline.gateways import keys
-from byline.gateways.keys import find_alias, hash_key, key_hash_from_headers, parse_aliases
+from byline.gateways.keys import hash_key, key_hash_from_headers, key_settings, parse_aliases
 from byline.settings import SettingError
 
 
 @pytest.fixture(autouse=True)
 def no_aliases() -> Iterator[None]:
     yield
-    keys.set_aliases({})
+    key_settings.configure()
 
 
 @pytest.mark.parametrize(
@@ -39,12 +38,12 @@ def test_other_credentials_are_no_key() -> None:
 
 def test_names_by_the_beginning_of_the_hash() -> None:
     """A gateway's own names come first."""
-    keys.set_aliases(parse_aliases(f"{hash_key('sk-1')[:16].upper()}=blue , {hash_key('sk-2')}=green,"))
-    assert find_alias(hash_key("sk-1")) == "blue"
-    assert find_alias(hash_key("sk-2")) == "green"
-    assert find_alias(hash_key("sk-1"), {hash_key("sk-1"): "own"}) == "own"
-    assert find_alias(hash_key("sk-3")) is None
-    assert find_alias(None) is None
+    key_settings.configure(parse_aliases(f"{hash_key('sk-1')[:16].upper()}=blue , {hash_key('sk-2')}=green,"))
+    assert key_settings.find_alias(hash_key("sk-1")) == "blue"
+    assert key_settings.find_alias(hash_key("sk-2")) == "green"
+    assert key_settings.find_alias(hash_key("sk-1"), {hash_key("sk-1"): "own"}) == "own"
+    assert key_settings.find_alias(hash_key("sk-3")) is None
+    assert key_settings.find_alias(None) is None
 
 
 @pytest.mark.parametrize("entry", ["sk-secret=blue", "0f2c10bf0f2c10bf", "0f2c10bf0f2c10bf=", "0f2c10bf=x"])

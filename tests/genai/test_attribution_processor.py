@@ -472,7 +472,7 @@ def test_a_job_that_never_ends_does_not_fill_the_memory() -> None:
 
 def test_the_callers_key_has_its_name(finished: Finished) -> None:
     """If the operator has configured one."""
-    keys.set_aliases({keys.hash_key("caller-key"): "mobile app"})
+    keys.key_settings.configure({keys.hash_key("caller-key"): "mobile app"})
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         call_model()
@@ -481,7 +481,7 @@ def test_the_callers_key_has_its_name(finished: Finished) -> None:
         headers = [("authorization", "Bearer caller-key")]
         asyncio.run(run_asgi(AttributionMiddleware(app, app_span=False), claim({}, headers=headers)))
     finally:
-        keys.set_aliases({})
+        keys.key_settings.configure()
     assert attributes_of(finished()[0])["byline.caller.key.alias"] == "mobile app"
 
 

@@ -13,7 +13,7 @@ from byline.attribution import FIELDS, Attribution, MetadataValue, to_trace_id
 from byline.call_result import CallResult
 from byline.gateways.header_values import encode_header_value, merge_ids_and_metadata
 from byline.gateways.json_splice import encode_members, insert_into_member, insert_members, top_level_members
-from byline.gateways.keys import find_alias
+from byline.gateways.keys import key_settings
 from byline.settings import SettingError
 from byline.urls import split_url
 
@@ -279,7 +279,7 @@ class Gateway:
 
     def find_key_alias(self, key_hash: str | None) -> str | None:
         """Return the name of an API key, ``None`` if the key has no alias."""
-        return find_alias(key_hash, self.key_aliases)
+        return key_settings.find_alias(key_hash, self.key_aliases)
 
     # Earlier names, which users' gateways may read or call.
     joins: ClassVar[bool] = sends_traceparent

@@ -42,7 +42,7 @@ _lock: Final = fork_safe_lock()
 
 
 def hash_key(token: str) -> str:
-    """Return the SHA-256 of an API key in hex, the hash that LiteLLM uses too. `shown_hash` is what spans have.
+    """Return the SHA-256 of an API key in hex, the hash that LiteLLM uses too. Spans have `KeySettings.shown_hash`.
 
     Example:
         >>> hash_key("sk-1")[:8]
@@ -97,62 +97,57 @@ def parse_aliases(text: str) -> dict[str, str]:
     return aliases
 
 
-class KeyAliases:
-    """Names of API keys for all gateways and callers, by a prefix of the key's hash."""
+class KeySettings:
+    """The names of API keys, and the form in which spans have the hashes of keys."""
 
     def __init__(self) -> None:
-        self._names: Mapping[str, str] = {}
+        self.configure()
 
-    def replace(self, names: Mapping[str, str]) -> None:
-        """Use these aliases from now on, and no earlier ones."""
-        self._names = dict(names)
+    def configure(self, aliases: Mapping[str, str] | None = None, form: str = "auto", hmac_key: str = "") -> None:
+        """Use these settings from now on, and none of the earlier ones.
 
-    def find(self, key_hash: str | None, first: Mapping[str, str] | None = None) -> str | None:
+        Args:
+            aliases: Names of keys, by a prefix of the key's SHA-256 or of the hash that spans have.
+            form: ``auto``, ``sha256`` or ``off``, see `shown_hash`.
+            hmac_key: The key of the HMACs, empty for none.
+        """
+        self._aliases: Mapping[str, str] = dict(aliases or {})
+        self._form, self._hmac_key = form, hmac_key.encode()
+
+    def find_alias(self, key_hash: str | None, first: Mapping[str, str] | None = None) -> str | None:
         """Return the name of a key by its hash, ``None`` if the key has none; the aliases of ``first`` win."""
         if key_hash is None:
             return None
-        for names in (first or {}, self._names):
+        for names in (first or {}, self._aliases):
             for prefix, name in names.items():
                 if prefix and key_hash.startswith(prefix):
                     return name
         return None
 
-
-_process_aliases: Final = KeyAliases()
-set_aliases: Final = _process_aliases.replace
-find_alias: Final = _process_aliases.find
-
-
-class KeyHashing:
-    """How the hashes of API keys are shown on spans."""
-
-    def __init__(self) -> None:
-        self._form = "auto"
-        self._key = b""
-
-    def configure(self, form: str, key: str) -> None:
-        """Use this form, ``auto``, ``sha256`` or ``off``, and this key of HMACs from now on."""
-        self._form, self._key = form, key.encode()
-
-    def shown(self, digest: str, *, guessable: bool) -> str | None:
-        """Return what spans have of a key, by its SHA-256; ``None`` for nothing.
+    def shown_hash(self, digest: str, *, guessable: bool) -> str | None:
+        """Return the hash that spans have of a key, ``None`` for no hash.
 
         Args:
             digest: The SHA-256 of the key in hex.
-            guessable: Whether the key can be found by trying.
+            guessable: Whether the key can be found by hashing likely keys.
         """
         if self._form == "off":
             return None
         if self._form == "sha256":
             return digest
-        if self._key:
-            return hmac.new(self._key, f"key\0{digest}".encode(), hashlib.sha256).hexdigest()
+        if self._hmac_key:
+            return hmac.new(self._hmac_key, f"key\0{digest}".encode(), hashlib.sha256).hexdigest()
         return None if guessable else digest
 
+    def describe_key(self, digest: str, *, guessable: bool) -> tuple[str | None, str | None]:
+        """Return the hash that spans have of a key, and the key's alias by either hash."""
+        shown = self.shown_hash(digest, guessable=guessable)
+        return shown, self.find_alias(digest) or self.find_alias(shown)
 
-_process_hashing: Final = KeyHashing()
-configure_hashing: Final = _process_hashing.configure
-shown_hash: Final = _process_hashing.shown
+
+#: One for the process, like the environment variables that it comes from: attributes of a client are made once for
+#: all tracer providers, and gateways, which look aliases up too, are made by the app before any provider is known.
+key_settings: Final = KeySettings()
 
 
 def is_guessable(token: str) -> bool:
@@ -163,13 +158,6 @@ def is_guessable(token: str) -> bool:
         (True, False)
     """
     return len(token) < _MIN_UNGUESSABLE or len(set(token)) < _MIN_CHARACTERS
-
-
-def describe_key(token: str) -> tuple[str | None, str | None]:
-    """Return what spans have of a caller's key: its hash and its alias."""
-    digest = hash_key(token)
-    shown = shown_hash(digest, guessable=is_guessable(token))
-    return shown, find_alias(digest) or find_alias(shown)
 
 
 class Status(NamedTuple):

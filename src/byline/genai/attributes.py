@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from byline.attribution import Attribution
 from byline.call_result import CallResult
-from byline.gateways.keys import shown_hash
+from byline.gateways.keys import key_settings
 
 if TYPE_CHECKING:
     from byline.request_context import RequestContext, UsageTotals
@@ -226,7 +226,7 @@ def call_attributes(result: CallResult) -> dict[str, AttributeValue]:
         if value is not None and value != ():
             attributes[name] = value
     if result.key_hash is not None:
-        shown = shown_hash(result.key_hash, guessable=result.key_is_guessable)
+        shown = key_settings.shown_hash(result.key_hash, guessable=result.key_is_guessable)
         if shown is None:
             del attributes[CALL_RESULT["key_hash"]]
         else:

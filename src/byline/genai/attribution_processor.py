@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind
 
 from byline import deferred, errors
 from byline.attribution import EMPTY, Attribution, is_printable
-from byline.gateways.keys import describe_key
+from byline.gateways.keys import hash_key, is_guessable, key_settings
 from byline.genai import attributes as names
 from byline.genai import call_spans, classify, server_span
 from byline.genai.attributes import (
@@ -224,7 +224,7 @@ def client_attributes(context: RequestContext) -> dict[str, AttributeValue]:
         # The key in the headers may be another one than the key that the app has checked.
         key, alias = context.root().caller_key or (None, None)
     if key:
-        shown, known_alias = describe_key(key)
+        shown, known_alias = key_settings.describe_key(hash_key(key), guessable=is_guessable(key))
         alias = alias or known_alias
         if shown is not None:
             attributes[names.KEY_HASH] = shown

@@ -12,7 +12,7 @@ from byline import errors
 from byline.attribution import EMPTY, MASKS, Attribution
 from byline.call_result import CallResult
 from byline.gateways.base import Gateway, GatewayRequest, GatewayResponse
-from byline.gateways.keys import find_alias, shown_hash
+from byline.gateways.keys import key_settings
 from byline.request_context import RequestContext
 
 
@@ -116,4 +116,4 @@ def _alias_of(result: CallResult) -> str | None:
     """Return the name of the key by its SHA-256, or by the hash that spans have."""
     if result.key_hash is None:
         return None
-    return find_alias(result.key_hash) or find_alias(shown_hash(result.key_hash, guessable=result.key_is_guessable))
+    return key_settings.describe_key(result.key_hash, guessable=result.key_is_guessable)[1]
