@@ -20,7 +20,7 @@ from byline import errors, export
 from byline.export import OTLP
 from byline.gateways import OpenRouter
 from byline.instrument import BylineInstrumentor
-from byline.settings import SETTINGS
+from byline.setting_table import SETTINGS
 from byline.testing import Receiver
 from tests.export.support import Memory
 

@@ -11,7 +11,8 @@ import threading
 import pytest
 
 from byline import errors, internal_metrics
-from byline.settings import BY_NAME, SETTINGS, FoundSetting, SettingError, find, mask_secret, parse_switch
+from byline.setting_table import BY_NAME, SETTINGS, parse_switch
+from byline.settings import FoundSetting, SettingError, find, mask_secret
 
 
 def test_setting_has_its_default() -> None:

@@ -22,7 +22,7 @@ from byline.genai.span_state import set_server_span
 from byline.genai.tracer_provider import LateProviderFilter, list_processors
 from byline.instrument import BylineInstrumentor
 from byline.request_context import current_context
-from byline.settings import SETTINGS
+from byline.setting_table import SETTINGS
 from byline.testing import Receiver
 from tests.export.support import CHAT, Memory
 

@@ -16,7 +16,7 @@ from byline import internal_metrics
 from byline.cli import main
 from byline.export import OTLP, Langfuse
 from byline.export.delivery import http_client
-from byline.settings import SETTINGS
+from byline.setting_table import SETTINGS
 from byline.testing import Gateway, Receiver
 
 KEYS = ("pk-lf-0123456789", "sk-lf-0123456789abcdef")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from byline.cli import findings
-from byline.settings import SETTINGS
+from byline.setting_table import SETTINGS
 from byline.testing import Receiver
 from tests.docs.pages import ROOT
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from byline.settings import SETTINGS
+from byline.setting_table import SETTINGS
 
 _HEAD = """# Settings
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from byline.settings import SETTINGS
+from byline.setting_table import SETTINGS
 from tests.docs.pages import ROOT, code_blocks
 
 PYTHON = list(code_blocks("python"))

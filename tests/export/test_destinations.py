@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from byline.export import OTLP, Langfuse
-from byline.settings import SETTINGS, SettingError
+from byline.setting_table import SETTINGS
+from byline.settings import SettingError
 
 KEYS = ("pk-lf-1", "sk-lf-1")
 

@@ -19,7 +19,8 @@ from byline.asgi import AttributionMiddleware
 from byline.attribution import to_span_id
 from byline.export import OTLP, Langfuse, trace_view
 from byline.genai.span_state import set_server_span
-from byline.settings import SETTINGS, SettingError
+from byline.setting_table import SETTINGS
+from byline.settings import SettingError
 from byline.testing import ReceivedSpan, Receiver
 from byline.wsgi import AttributionMiddleware as WsgiMiddleware
 from tests.export.langfuse_model import Path, Trace, observations, session_cost, shown, traces

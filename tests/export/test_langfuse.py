@@ -17,7 +17,7 @@ from starlette.routing import Route
 import byline
 from byline.asgi import AttributionMiddleware
 from byline.export import Langfuse
-from byline.settings import SETTINGS
+from byline.setting_table import SETTINGS
 from byline.testing import Gateway, Receiver
 from tests.export import client_requests
 from tests.export.langfuse_model import Path, moment, observations, session_cost, traces

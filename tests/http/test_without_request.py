@@ -21,7 +21,7 @@ from byline import settings
 from byline.asgi import AttributionMiddleware
 from byline.destinations import OTLP, Langfuse
 from byline.genai.setup_check import InstrumentationCheck
-from byline.settings import SETTINGS
+from byline.setting_table import SETTINGS
 from tests.support import claim, run_asgi
 
 URL = "https://openrouter.ai/api/v1/chat/completions"

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from opentelemetry.instrumentation import auto_instrumentation
 
-from byline.settings import SETTINGS
+from byline.setting_table import SETTINGS
 from byline.testing import Receiver
 from tests.servers import patience
 

@@ -22,7 +22,8 @@ from byline.export import CheckResult, Destination, Langfuse
 from byline.export.otlp import parse_headers
 from byline.export.self_test import silence_logs
 from byline.secrets import scrub
-from byline.settings import Setting, SettingError
+from byline.setting_table import SETTINGS, Setting
+from byline.settings import SettingError
 
 if TYPE_CHECKING:
     from byline.cli.doctor import Report
@@ -69,7 +70,7 @@ def run_check(*, as_json: bool, verbose: bool = False, app: AppCheck | None = No
             results = [result for result in results if result.name != "destinations"]
     failed = sum(not result.ok for result in results)
     code = max(int(bool(failed)), 0 if report is None else report.exit_code)
-    rows = [_setting_row(setting) for setting in settings.SETTINGS]
+    rows = [_setting_row(setting) for setting in SETTINGS]
     if as_json:
         print(json.dumps(_as_json(code, rows, results, report)))
         return code
@@ -179,7 +180,7 @@ def _check_settings() -> Iterator[CheckResult]:
         yield CheckResult(
             "settings", False, f"byline.E002: {variable} is not a setting", f"rename it to {similar}, or unset it"
         )
-    for setting in settings.SETTINGS:
+    for setting in SETTINGS:
         try:
             found = settings.find(setting.name)
             if setting.name == "gateways":
@@ -276,7 +277,7 @@ def hide_secrets(text: str) -> str:
 
 
 def _environment_secrets() -> Iterator[str]:
-    for setting in settings.SETTINGS:
+    for setting in SETTINGS:
         for variable in setting.variables if setting.secret else ():
             value = os.environ.get(variable, "").strip()
             yield value
