@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from byline.export.delivery import batch_sender, http_client
+from byline.export.delivery import batch_sender, transport
 from byline.testing import Receiver
 from byline.testing.receiver import decode_export
 from byline.testing.server import Handler, Request
@@ -218,6 +218,6 @@ def make_impatient(patch: Callable[[Any, str, Any], None]) -> None:
         return resolve(host, *args, **options)
 
     patch(socket, "getaddrinfo", getaddrinfo)
-    patch(http_client, "_TIMEOUT", TIMEOUT)
+    patch(transport, "_TIMEOUT", TIMEOUT)
     patch(batch_sender, "_PATIENCE", PATIENCE)
     patch(batch_sender, "retry_delay", lambda failures: 0.01 * min(failures + 1, 5))

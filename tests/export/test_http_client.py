@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import certifi
 import pytest
 
-from byline.export.delivery import http_client, messages
-from byline.export.delivery.http_client import HttpClient, HttpResponse, Transport, find_proxy, read_timeout
+from byline.export.delivery import messages
+from byline.export.delivery.http_client import HttpClient, HttpResponse
+from byline.export.delivery.transport import Transport, find_proxy, read_timeout
 from byline.testing import Receiver
 from tests.export.raw_server import Behaviour, RawServer, cuts_after, drips_after, says, stalls_after
 
@@ -255,15 +256,15 @@ def test_certificates_are_those_of_the_endpoint(monkeypatch: pytest.MonkeyPatch)
         return Context()
 
     monkeypatch.setattr(ssl, "create_default_context", create)
-    http_client._tls_context(Transport().with_environment(is_named_there=True))
+    Transport().with_environment(is_named_there=True).tls_context()
     assert loaded == ["/ca.pem", ("/own.pem", "/key.pem")]
     loaded.clear()
     # Another destination keeps the system's authorities, and shows no certificate.
-    http_client._tls_context(Transport().with_environment(is_named_there=False))
+    Transport().with_environment(is_named_there=False).tls_context()
     assert loaded == [None, certifi.where(), "/ca.pem"]
     loaded.clear()
     own = Transport("/mine.pem", "/me.pem", None)
-    http_client._tls_context(own.with_environment(is_named_there=True))
+    own.with_environment(is_named_there=True).tls_context()
     assert loaded == ["/mine.pem", ("/me.pem", None)]
 
 

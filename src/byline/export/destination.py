@@ -16,9 +16,9 @@ from byline.export import self_test
 from byline.export.decisions import ExportDecisions, Spans, is_sampled, sampling_key
 from byline.export.delivery import messages
 from byline.export.delivery.batch_sender import BatchSender
-from byline.export.delivery.http_client import Transport
 from byline.export.delivery.post import OTLPExporter
 from byline.export.delivery.store import DiskStore
+from byline.export.delivery.transport import Transport
 from byline.export.langfuse_mapping.observation import map_span
 from byline.export.options import DestinationOptions, Options, validate_endpoint, validate_headers
 from byline.export.pipeline import SpanPipeline, SpanTransform

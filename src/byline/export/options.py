@@ -10,8 +10,8 @@ from typing import Any, Final, TypedDict
 
 from byline import settings
 from byline.export.decisions import SpanFilters, SpanPredicate, Spans, Unsampled, validate_sampling
-from byline.export.delivery.http_client import Transport
 from byline.export.delivery.store import DEFAULT_BYTES, DiskStore
+from byline.export.delivery.transport import Transport
 from byline.export.redaction.minimize import CallerAddress, Minimization
 from byline.export.redaction.redactor import Mask, validate_privacy
 from byline.export.trace_view import (

@@ -23,11 +23,11 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from byline import errors, internal_metrics
 from byline.export.delivery import messages
 from byline.export.delivery.batch import MAX_REFUSALS, Batch, encode_batches, encode_spans, split_batch
-from byline.export.delivery.http_client import DEFAULT_TRANSPORT, Transport
 from byline.export.delivery.messages import Outcome
 from byline.export.delivery.post import EndpointPost, ExporterPost
 from byline.export.delivery.retry_schedule import RetrySchedule, retry_delay
 from byline.export.delivery.store import DEFAULT_BYTES, DiskStore, MemoryStore, Store
+from byline.export.delivery.transport import DEFAULT_TRANSPORT, Transport
 
 #: Seconds for which a batch in memory is retried. A longer Retry-After is waited for.
 _PATIENCE: Final = 10.0

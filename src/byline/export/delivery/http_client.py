@@ -9,95 +9,24 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
-import ipaddress
 import math
-import os
 import socket
-import ssl
 import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, NamedTuple
-from urllib.parse import SplitResult, quote, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
-
-import certifi
+from urllib.parse import SplitResult, quote, unquote
 
 from byline.export.delivery import messages
-from byline.urls import is_loopback, split_url
+from byline.export.delivery.transport import DEFAULT_TRANSPORT, Transport, read_timeout
+from byline.urls import split_url
 
-#: Seconds for one request, unless OpenTelemetry's variable says less.
-_TIMEOUT: Final = 10.0
 #: Seconds after which a blocked read looks again at the deadline, which `set_deadline` may have moved.
 _POLL: Final = 0.1
 #: Bytes of a response body that are read: OTLP's partial success and the start of a web page are shorter.
 _MAX_BODY: Final = 8 * 1024
 _MAX_RETRY_AFTER: Final = 3600.0
-
-
-def read_timeout() -> float:
-    """Return the seconds that one request may take, from OpenTelemetry's variables, at most ten."""
-    try:
-        seconds = float(_otlp_setting("TIMEOUT") or _TIMEOUT)
-    except ValueError:
-        return _TIMEOUT
-    return min(seconds, _TIMEOUT) if seconds > 0 else _TIMEOUT
-
-
-def ca_file() -> str | None:
-    """Return the file of certificate authorities that OpenTelemetry's variables name for an OTLP endpoint."""
-    return _otlp_setting("CERTIFICATE")
-
-
-def client_cert() -> tuple[str, str | None] | None:
-    """Return the files of the client certificate and the key; ``None`` as the key's file if both are in one."""
-    certificate = _otlp_setting("CLIENT_CERTIFICATE")
-    return (certificate, _otlp_setting("CLIENT_KEY")) if certificate else None
-
-
-def _otlp_setting(name: str) -> str | None:
-    prefix = "OTEL_EXPORTER_OTLP_"
-    return os.environ.get(f"{prefix}TRACES_{name}") or os.environ.get(f"{prefix}{name}") or None
-
-
-class Transport(NamedTuple):
-    """TLS and proxy of one destination.
-
-    Attributes:
-        ca_file: File of the trusted certificate authorities, instead of the system's.
-        client_cert: File of a client certificate.
-        client_key: File of its key, ``None`` if the key is in the same file.
-        proxy: URL of a proxy, ``""`` for none, ``None`` for that of the environment.
-        more_authorities: File of authorities that are trusted besides the system's.
-    """
-
-    ca_file: str | None = None
-    client_cert: str | None = None
-    client_key: str | None = None
-    proxy: str | None = None
-    more_authorities: str | None = None
-
-    def with_environment(self, *, is_named_there: bool) -> Transport:
-        """Return the transport with the files that OpenTelemetry's variables name.
-
-        Args:
-            is_named_there: Whether the variables name the endpoint too. Other destinations get no client
-                certificate, and keep the system's authorities beside those of the variable.
-        """
-        authorities = ca_file()
-        if self.ca_file is None and authorities is not None:
-            field = "ca_file" if is_named_there else "more_authorities"
-            return self._replace(**{field: authorities}).with_client_cert(is_named_there=is_named_there)
-        return self.with_client_cert(is_named_there=is_named_there)
-
-    def with_client_cert(self, *, is_named_there: bool) -> Transport:
-        """Return the transport with the client certificate of the variables, if that is meant for the endpoint."""
-        certificate = client_cert() if is_named_there and self.client_cert is None else None
-        return self if certificate is None else self._replace(client_cert=certificate[0], client_key=certificate[1])
-
-
-DEFAULT_TRANSPORT: Final = Transport()
 
 
 class HttpResponse(NamedTuple):
@@ -292,10 +221,9 @@ class HttpClient:
     def _connect(self) -> http.client.HTTPConnection:
         host = self._url.hostname or ""
         port = self._url.port or (443 if self._is_tls else 80)
-        own_proxy = self._transport.proxy
-        proxy = self._proxy = find_proxy(self._url) if own_proxy is None else split_url(own_proxy)
+        proxy = self._proxy = self._transport.proxy_for(self._url)
         # Before anything is sent: a certificate file that cannot be read is not the server's fault.
-        context = _tls_context(self._transport) if self._is_tls else None
+        context = self._transport.tls_context() if self._is_tls else None
         if proxy is None:
             self._socket = self._open(host, port)
         else:
@@ -400,51 +328,6 @@ def _lower_names(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _encode_host(authority: str) -> str:
     return authority if authority.isascii() else authority.encode("idna").decode()
-
-
-def _tls_context(transport: Transport) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=transport.ca_file)
-        if transport.ca_file is None:
-            # On macOS Python may find no certificate authorities.
-            context.load_verify_locations(certifi.where())
-        if transport.more_authorities is not None:
-            context.load_verify_locations(transport.more_authorities)
-        if transport.client_cert is not None:
-            context.load_cert_chain(transport.client_cert, transport.client_key)
-        context.set_alpn_protocols(["http/1.1"])
-    except OSError as error:
-        raise messages.CertificateFileError from error
-    return context
-
-
-def find_proxy(url: SplitResult) -> SplitResult | None:
-    """Return the proxy that the environment names for a URL, ``None`` for a direct connection.
-
-    Spans for this machine never go to a proxy, which would see them in clear text.
-    """
-    proxies = getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all")
-    host = url.hostname or ""
-    if (
-        not proxy
-        or is_loopback(host)
-        or proxy_bypass(f"{host}:{url.port}" if url.port else host)
-        or _is_in_no_proxy_network(host, proxies)
-    ):
-        return None
-    return urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-
-
-def _is_in_no_proxy_network(host: str, proxies: Mapping[str, str]) -> bool:
-    """Return whether an IP address is in a network of NO_PROXY, e.g. 10.0.0.0/8, which Python does not support."""
-    with contextlib.suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        for entry in proxies.get("no", "").split(","):
-            with contextlib.suppress(ValueError):
-                if "/" in entry and address in ipaddress.ip_network(entry.strip(), strict=False):
-                    return True
-    return False
 
 
 def _basic_credentials(proxy: SplitResult) -> str:
