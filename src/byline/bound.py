@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from byline import request_context
+from byline.fork import after_fork_in_child
 from byline.request_context import RequestContext
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -265,8 +265,7 @@ class _ForkedPools:
 
 
 _forked_pools: Final = _ForkedPools()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked_pools.after_fork)
+after_fork_in_child(_forked_pools.after_fork)
 
 
 def _detach_quietly(attached: _Attached) -> bool:

@@ -43,7 +43,7 @@ class DeferredWork:
                 try:
                     Context().run(function)
                 except Exception:
-                    errors.report_internal_error("afterwards")
+                    errors.report_internal_error("deferred work")
         finally:
             self._local.is_running = False
 

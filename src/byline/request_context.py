@@ -304,7 +304,7 @@ class RequestContext:
         return root.response_sent or root._expires_at is not None
 
     def has_left_trace(self, span_context: SpanContext) -> bool:
-        """Return whether work in another trace than the request's, after its end, is work for somebody else.
+        """Return whether work in another trace than the request's, after its end, is work for another request.
 
         A worker that the request has started puts each job into a trace of its own, or of the job's sender. Background
         tasks of a framework run before the end.
@@ -351,7 +351,7 @@ class RequestContext:
         return None if scope_or_environ is None else request_of(scope_or_environ)
 
     def route_name(self) -> str:
-        """Return method and route, such as ``POST /chat``: the name of a trace that nobody names.
+        """Return method and route, such as ``POST /chat``: the name of a trace that has no other.
 
         Empty in a job, and for a path that may contain ids, because the framework does not tell its pattern.
         """

@@ -96,7 +96,7 @@ class ResponseHeaders:
             headers: The headers of the app.
             context: The context of the request.
             span: The server span if it was made around the app, for a request that was not sampled.
-            besides: Names of headers that somebody else adds later.
+            besides: Names of headers that other code adds later.
         """
         try:
             root = None if context is None else context.root()

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Final
 
 from byline import deferred, errors
+from byline.fork import after_fork_in_child
 
 #: Seconds for the last export; Docker and Kubernetes kill a process 10 and 30 seconds after SIGTERM.
 _SIGTERM_TIMEOUT: Final = 5.0
@@ -97,10 +98,8 @@ def _call_all(functions: list[Callable[[], object]]) -> None:
         try:
             function()
         except Exception:
-            errors.report_internal_error("ending")
+            errors.report_internal_error("shutdown")
 
 
 hooks: Final = ShutdownHooks()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=hooks.after_fork)
+after_fork_in_child(hooks.after_fork)

@@ -14,7 +14,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.trace import SpanKind
@@ -85,6 +85,12 @@ class _CallSpans:
         self.response_ids: deque[Any] = deque(maxlen=_MAX_CALLS)
 
 
+class _Owner(Protocol):
+    """The part of a request, or the local root outside requests, to which the spans of model calls belong."""
+
+    call_spans: _CallSpans | None
+
+
 def start_span(state: SpanState, span: Span, destinations: int) -> None:
     """Note what destinations have to know of a span that starts.
 
@@ -151,7 +157,7 @@ def is_provisional(state: SpanState | None, *, flushing: bool = False) -> bool:
 
     Args:
         state: The state of the span.
-        flushing: Whether somebody waits for the export; only LLM spans under way count then.
+        flushing: Whether a flush waits for the export; only LLM spans under way count then.
     """
     if state is None or state.own_result is None or state.is_superseded or state.is_exporting or state.ended is None:
         return False
@@ -210,7 +216,7 @@ def _find_own_span(
             spans.others.append(weakref.ref(state))
         return
     call = _Call(state, span)
-    # An operation that nobody knows may be an agent's: only a response of the same id proves the same call.
+    # An unknown operation may be an agent's: only a response of the same id proves the same call.
     needs_same_id = states_operation or (known is None and _has_calls(call, spans))
     own = _best_match(call, spans.own, is_own=False, needs_same_id=needs_same_id)
     if own is None and known and call.tokens != (None, None):
@@ -290,23 +296,21 @@ def _reaches_destinations(other: SpanState, own: SpanState) -> bool:
 
 
 def _call_spans(state: SpanState) -> _CallSpans:
-    owner: Any = state.request_spans
-    if owner is not None:
-        if owner.call_spans is None:
-            owner.call_spans = _CallSpans()
-        return owner.call_spans  # type: ignore[no-any-return]
-    root = state
-    for ancestor in _ancestors(state):
-        if state.is_outside_request and not ancestor.is_outside_request:
-            # Each job of a worker that a request left behind is apart from the others.
-            break
-        root = ancestor
-    if root._call_spans is None:
-        root._call_spans = _CallSpans()
-    return root._call_spans  # type: ignore[no-any-return]
+    owner: _Owner | None = state.request_spans
+    if owner is None:
+        owner = state
+        for ancestor in _ancestors(state):
+            if state.is_outside_request and not ancestor.is_outside_request:
+                # Each job of a worker that a request left behind is apart from the others.
+                break
+            owner = ancestor
+    if owner.call_spans is None:
+        owner.call_spans = _CallSpans()
+    return owner.call_spans
 
 
 def _count_call(state: SpanState, number: int) -> None:
+    # Not by `_ancestors`: the generator takes twice as many bytecodes, for each LLM span that ends.
     ancestor = state.parent
     for _ in range(_MAX_DEPTH):
         if ancestor is None:
@@ -335,7 +339,7 @@ def _start_of(state: SpanState) -> int:
 
 
 def _may_be_call(state: SpanState) -> bool:
-    """Return whether an LLM span of an instrumentation may be a model call that nobody has given a result to."""
+    """Return whether an LLM span of an instrumentation may be a model call that has no result yet."""
     span = state.span
     if span is None or state.carries_usage or state.is_claimed or state.own_result is not None:
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
@@ -13,11 +14,11 @@ from byline.genai.span_state import state_of
 from byline.request_context import attached
 from byline.settings import SettingError
 
-_MAX_DEPTH = 64
+_MAX_DEPTH: Final = 64
 
 
 class InstrumentationCheck:
-    """What this process has been seen to do of its setup.
+    """Which parts of the setup this process has done.
 
     Attributes:
         pending: Whether neither a request has arrived nor `byline.instrument` was called. Middlewares look at this with
@@ -80,7 +81,7 @@ class InstrumentationCheck:
 
 
 def _is_below_server_span() -> bool:
-    span = trace.get_current_span()
+    span: Any = trace.get_current_span()
     state = state_of(span)
     for _ in range(_MAX_DEPTH):
         if getattr(span, "kind", None) is SpanKind.SERVER:
@@ -88,7 +89,7 @@ def _is_below_server_span() -> bool:
         state = None if state is None else state.parent
         if state is None:
             return False
-        span = state.span  # type: ignore[assignment]
+        span = state.span
     return False
 
 

@@ -67,6 +67,7 @@ class SpanState:
         destinations: The destinations that receive `on_end` for the span, as bits.
         after_response: Of a server span, see `RequestContext.after_response`; ``None`` for other spans.
         decisions: Whether a destination exports the span, by destination, once that is decided.
+        call_spans: The spans of model calls below a root outside requests, see `byline.genai.call_spans`.
         exported_trace_ids: The trace in which a destination exports the span, by destination.
     """
 
@@ -92,6 +93,7 @@ class SpanState:
     decisions: Mapping[int, bool] = {}
     exported_trace_ids: Mapping[int, int] = {}
     after_response: float | None = None
+    call_spans: Any = None
     _context: weakref.ref[RequestContext] | None = None
     _request_spans: RequestSpans | None = None
     _ends_request: weakref.ref[RequestSpans] | None = None
@@ -99,7 +101,6 @@ class SpanState:
     _call: weakref.ref[Any] | None = None
     _is_answered = False
     _is_refreshed = False
-    _call_spans: Any = None
 
     # Most spans need few of the attributes above: setting the others for each span would take longer than all the rest.
     def __init__(self, span: ReadableSpan, context: SpanContext, parent: SpanState | None) -> None:
@@ -332,7 +333,7 @@ class SpanStateProcessor(SpanProcessor):
             errors.report_internal_error("processor")
 
     def _drop_forgotten(self) -> None:
-        """Drop the states of spans whose `on_end` never came: another processor raised an error."""
+        """Drop the states of spans for which `on_end` was not called: another processor raised an error."""
         for key, state in list(self._ending.items()):
             if state.span is None:
                 self._ending.pop(key, None)
@@ -544,7 +545,7 @@ def receive_end(state: SpanState, span: Span, destinations: int) -> None:
 
 
 def share_provider(other: object, span: Span) -> bool:
-    """Return whether a span records and comes from the same provider, so that the same processors hear its end."""
+    """Return whether a span records and comes from the same provider, so that the same processors receive its end."""
     if not isinstance(other, Span) or not other.is_recording():
         return False
     return getattr(other, "_span_processor", None) is getattr(span, "_span_processor", None)

@@ -35,7 +35,7 @@ _MAX_PROCESSORS: Final = 100
 
 def has_tracer_provider() -> bool:
     """Return whether a tracer provider is set, without which there are no spans at all."""
-    # `trace.get_tracer_provider()` returns these no-op classes until somebody sets a provider.
+    # `trace.get_tracer_provider()` returns these no-op classes until a provider is set.
     return not isinstance(trace.get_tracer_provider(), ProxyTracerProvider | trace.NoOpTracerProvider)
 
 
