@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 import byline
 from byline import internal_metrics, request_context
-from byline.export import OTLP, trace_view
+from byline.export import OTLP, pipeline
 from byline.genai.span_state import set_server_span
 from byline.inbound.body import BodyBuffer
 from byline.settings import SettingError
@@ -182,7 +182,7 @@ def test_spans_are_sent_although_nobody_can_tell_whether_they_have_to_wait(monke
     def fail(*_: Any, **__: Any) -> bool:
         raise LookupError
 
-    monkeypatch.setattr(trace_view, "is_provisional", fail)
+    monkeypatch.setattr(pipeline, "is_provisional", fail)
     memory = Memory()
     with running(memory) as app:
         app.chat()

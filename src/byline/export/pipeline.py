@@ -6,7 +6,9 @@ All stages run on the worker's thread. They change copies only, never the app's 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
@@ -16,11 +18,14 @@ from byline.attribution import EMPTY
 from byline.export import propagate
 from byline.export.decisions import ExportDecisions
 from byline.export.span_copy import SpanCopy
-from byline.export.trace_view import HoldBackBuffer, TraceView
+from byline.export.trace_view import TraceView
+from byline.genai.call_spans import is_provisional
 from byline.genai.span_state import SpanState
 from byline.request_spans import RequestSpans
 
 SpanTransform = Callable[[SpanCopy], None]
+
+_MAX_HELD: Final = 2048
 
 
 class QueuedSpan:
@@ -50,6 +55,47 @@ class QueuedSpan:
         self.state = state
         self.selected = selected
         self.closes = closes
+
+
+class HoldBackBuffer:
+    """Holds spans back that ended before it is known how they are exported.
+
+    The body that the app has not read yet may name the trace, the session and the step of the spans of its request;
+    exported without it, they would be in another trace than the later spans of the request. And byline's own span of
+    a call may be replaced by a span of an instrumentation that is still open. At most 2,048 spans are held, the
+    oldest leave first.
+    """
+
+    def __init__(self) -> None:
+        self._held: deque[QueuedSpan] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    def exchange(self, batch: Sequence[QueuedSpan], *, flushing: bool = False) -> Iterator[QueuedSpan]:
+        """Hold the spans of a batch that have to wait, and yield all spans that may leave."""
+        held: deque[QueuedSpan] = deque()
+        leaving: list[QueuedSpan] = []
+        for queued in (*self._held, *batch):
+            state = queued.state
+            request_spans = None if state is None else state.request_spans
+            try:
+                is_held = (request_spans is not None and request_spans.root.body_pending()) or is_provisional(
+                    state, flushing=flushing
+                )
+            except Exception:
+                is_held = False
+                errors.report_internal_error("export")
+            (held if is_held else leaving).append(queued)
+        while len(held) > _MAX_HELD:
+            yield held.popleft()
+        self._held = held
+        yield from leaving
+
+    def empty(self) -> list[QueuedSpan]:
+        """Return all held spans, because the destination shuts down."""
+        held, self._held = list(self._held), deque()
+        return held
 
 
 class SpanPipeline:

@@ -10,18 +10,16 @@ import hashlib
 import itertools
 import time
 import weakref
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext
 
-from byline import errors
 from byline.attribution import Attribution, to_span_id, to_trace_id
 from byline.export.span_copy import SpanCopy, make_span_context
 from byline.genai import attributes as names
-from byline.genai.call_spans import is_provisional
 from byline.genai.classify import OWN_SCOPE
 from byline.genai.span_state import SpanState
 from byline.request_spans import RequestSpans
@@ -482,47 +480,6 @@ class TraceView:
             self._finished_steps.popitem(last=False)
         _extend(step.span_copy, start, end)
         return step.span_copy
-
-
-class HoldBackBuffer:
-    """Holds spans back that ended before it is known how they are exported.
-
-    The body that the app has not read yet may name the trace, the session and the step of the spans of its request;
-    exported without it, they would be in another trace than the later spans of the request. And byline's own span of
-    a call may be replaced by a span of an instrumentation that is still open. At most 2,048 spans are held, the
-    oldest leave first.
-    """
-
-    def __init__(self) -> None:
-        self._held: deque[Any] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._held)
-
-    def exchange(self, batch: Sequence[Any], *, flushing: bool = False) -> Iterator[Any]:
-        """Hold the spans of a batch that have to wait, and yield all spans that may leave."""
-        held: deque[Any] = deque()
-        leaving: list[Any] = []
-        for queued in (*self._held, *batch):
-            state = queued.state
-            request_spans = None if state is None else state.request_spans
-            try:
-                is_held = (request_spans is not None and request_spans.root.body_pending()) or is_provisional(
-                    state, flushing=flushing
-                )
-            except Exception:
-                is_held = False
-                errors.report_internal_error("export")
-            (held if is_held else leaving).append(queued)
-        while len(held) > _MAX_HELD:
-            yield held.popleft()
-        self._held = held
-        yield from leaving
-
-    def empty(self) -> list[Any]:
-        """Return all held spans, because the destination shuts down."""
-        held, self._held = list(self._held), deque()
-        return held
 
 
 def _request_that_refuses(state: SpanState | None, trace_id: int) -> RequestSpans | None:
