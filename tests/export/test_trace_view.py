@@ -16,6 +16,7 @@ import byline
 from byline import request_context
 from byline.attribution import Attribution, to_span_id, to_trace_id
 from byline.export import OTLP, Langfuse, trace_view
+from byline.export.decisions import ExportDecisions
 from byline.export.span_copy import SpanCopy
 from byline.export.trace_view import TraceView
 from byline.genai.span_state import SpanState, set_server_span
@@ -216,7 +217,8 @@ def test_a_trace_is_not_that_of_an_earlier_destination_at_the_same_address() -> 
     state = SpanState(span, span.get_span_context(), None)
     addresses: set[int] = set()
     for number in range(1, 100):
-        view = TraceView(lambda _: False)
+        decisions = ExportDecisions("llm", unsampled=False, passes_filters=None)
+        view = TraceView(decisions.will_export, decisions.destination_id)
         copy = SpanCopy.from_span(span, span.get_span_context(), state, Attribution(trace_id=f"{number:032x}"))
         view.place(copy)
         assert copy.context.trace_id == number

@@ -109,7 +109,7 @@ class Conversation(NamedTuple):
 
     input: list[Message] | str | None = None
     output: list[Message] | str | None = None
-    tools: list[Any] = []  # noqa: RUF012
+    tools: Sequence[Any] = ()
 
 
 def read_conversation(
@@ -128,7 +128,7 @@ def read_conversation(
         return Conversation()
     given = _read_side(attributes, _AGENT_INPUTS if is_agent else _INPUTS)
     returned = _read_side(attributes, _AGENT_OUTPUTS if is_agent else _OUTPUTS)
-    tools: list[Any] = []
+    tools: Sequence[Any] = ()
     if isinstance(given, list):
         instructions = _parse_list(attributes.get(_INSTRUCTIONS))
         # openlit states them in both places.
@@ -136,11 +136,6 @@ def read_conversation(
             given[:0] = render_messages([{"role": "system", "parts": instructions}])
         tools = _read_tools(attributes)
     return Conversation(given, returned, tools)
-
-
-def read_input(attributes: Mapping[str, Any], *, is_agent: bool = False) -> Any:
-    """Return a span's input as Langfuse shows it, with system instructions and offered tools."""
-    return dump_input(read_conversation(attributes, is_agent=is_agent))
 
 
 def dump_input(conversation: Conversation) -> str | None:
@@ -398,6 +393,11 @@ def _parse(value: Any) -> Any:
         return None
 
 
+def is_json(value: Any) -> bool:
+    """Return whether a value is the text of a JSON array or object."""
+    return isinstance(value, str) and _parse(value) is not None
+
+
 def _parse_list(value: Any) -> list[Any]:
     parsed = _parse(value)
     return parsed if isinstance(parsed, list) else []
@@ -488,8 +488,10 @@ def _to_parts(content: Any) -> Iterator[Any]:
     if isinstance(content, str):
         # Some instrumentations write lists of parts as JSON text.
         parsed = _parse(content) if content[:2] == "[{" else None
-        is_parts = isinstance(parsed, list) and all(isinstance(part, dict) and "type" in part for part in parsed)
-        yield from parsed if is_parts else [content] if content else []  # type: ignore[misc]
+        if isinstance(parsed, list) and all(isinstance(part, dict) and "type" in part for part in parsed):
+            yield from parsed
+        elif content:
+            yield content
     elif isinstance(content, list):
         yield from content
     elif content is not None:

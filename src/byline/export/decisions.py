@@ -204,7 +204,7 @@ _RESOURCE_ENVIRONMENT: Final = ("deployment.environment.name", "deployment.envir
 
 def _is_claim(span_copy: SpanCopy, fields: tuple[str, ...], value: Any) -> bool:
     """Return whether the caller has claimed a value of these fields, which the app has not stated."""
-    request = None if span_copy.state is None else span_copy.state.request_spans
+    request = span_copy.request_spans
     if request is None or value is None:
         return False
     states = [(*request.previous_attributions, request.attribution), (request.vouched,)]
@@ -324,7 +324,7 @@ def sampling_key(span_copy: SpanCopy) -> str:
         return identified
     known = span_copy.attribution.session_id
     stated = span_copy.attributes.get(names.SESSION_ID)
-    request = None if span_copy.state is None else span_copy.state.request_spans
+    request = span_copy.request_spans
     if request is None:
         return str(stated or known or _hex_trace_id(trace_id))
     if stated == known or any(stated == past.session_id for past in request.previous_attributions):
@@ -338,7 +338,7 @@ def _identified_sampling_key(span_copy: SpanCopy) -> str | None:
 
     A claimed session or trace would let callers choose whether their own requests are exported.
     """
-    request = None if span_copy.state is None else span_copy.state.request_spans
+    request = span_copy.request_spans
     if request is None or not request.root.is_identified:
         return None
     vouched = request.vouched

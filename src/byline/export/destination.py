@@ -184,6 +184,7 @@ class Destination:
         own_transforms = self.transforms()
         trace_view = TraceView(
             decisions.will_export,
+            decisions.destination_id,
             traces=options.traces,
             whole=options.spans == "all",
             caller_spans=options.caller_spans,
@@ -199,7 +200,7 @@ class Destination:
         langfuse, openinference = map_span in own_transforms, "openinference" in options.conventions
         if langfuse or openinference:
             # Before the redaction, because content is set on roots as well.
-            roots = RequestRoots(langfuse=langfuse, openinference=openinference)
+            roots = RequestRoots(decisions.destination_id, langfuse=langfuse, openinference=openinference)
             collect = roots.collect
             transforms.insert(0, roots.apply)
         if openinference:

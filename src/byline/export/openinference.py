@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
 from opentelemetry.trace import Status, StatusCode
 
 from byline.export import conversation
@@ -42,8 +42,8 @@ def map_span(span: SpanCopy) -> None:
         _set_values(span, found)
     elif span.is_llm:
         found = conversation.read_conversation(attributes, span.events, is_agent=True)
-        _set_missing(attributes, _INPUT, conversation.text_of(found.input, "user"))
-        _set_missing(attributes, _OUTPUT, conversation.text_of(found.output, "assistant"))
+        span.set_missing(_INPUT, conversation.text_of(found.input, "user"))
+        span.set_missing(_OUTPUT, conversation.text_of(found.output, "assistant"))
     if span.is_error:
         _set_error(span)
     elif span.status.status_code is StatusCode.UNSET and names.STREAM_CUT not in attributes:
@@ -51,7 +51,7 @@ def map_span(span: SpanCopy) -> None:
         span.status = Status(StatusCode.OK)
     for name in (_INPUT, _OUTPUT):
         if name in attributes:
-            attributes.setdefault(f"{name[:-5]}mime_type", _JSON if _is_json(attributes[name]) else _TEXT)
+            attributes.setdefault(f"{name[:-5]}mime_type", _JSON if conversation.is_json(attributes[name]) else _TEXT)
         else:
             # Left by a redaction of the value.
             attributes.pop(f"{name[:-5]}mime_type", None)
@@ -73,18 +73,12 @@ def _find_kind(span: SpanCopy) -> str | None:
 
 def _set_values(span: SpanCopy, found: Conversation) -> None:
     """Set input and output of a model call: texts on a root, which lists show, and all messages below a root."""
-    attributes = span.attributes
     if span.is_root:
-        _set_missing(attributes, _INPUT, conversation.text_of(found.input, "user"))
-        _set_missing(attributes, _OUTPUT, conversation.text_of(found.output, "assistant"))
+        span.set_missing(_INPUT, conversation.text_of(found.input, "user"))
+        span.set_missing(_OUTPUT, conversation.text_of(found.output, "assistant"))
     else:
-        _set_missing(attributes, _INPUT, conversation.dump_input(found))
-        _set_missing(attributes, _OUTPUT, conversation.dump_output(found))
-
-
-def _set_missing(attributes: dict[str, Any], name: str, value: Any) -> None:
-    if value is not None:
-        attributes.setdefault(name, value)
+        span.set_missing(_INPUT, conversation.dump_input(found))
+        span.set_missing(_OUTPUT, conversation.dump_output(found))
 
 
 def _set_messages(attributes: dict[str, Any], prefix: str, messages: list[Message] | str | None) -> None:
@@ -125,7 +119,7 @@ def _set_content(attributes: dict[str, Any], path: str, message: Message) -> Non
             attributes[f"{part_path}text"] = part["text"]
 
 
-def _set_tools(attributes: dict[str, Any], tools: list[Any]) -> None:
+def _set_tools(attributes: dict[str, Any], tools: Sequence[Any]) -> None:
     if tools and not any(name.startswith(_TOOLS) for name in attributes):
         for number, tool in enumerate(tools):
             attributes[f"{_TOOLS}{number}.tool.json_schema"] = json_dumps(tool)
@@ -137,14 +131,4 @@ def _set_error(span: SpanCopy) -> None:
     span.status = Status(StatusCode.ERROR, error.text if error.message or error.kind != "error" else None)
     if span.attributes[_KIND] == "LLM" or (span.is_root and not span.is_llm):
         stated = {key: text for key, text in (("code", error.code), ("message", error.message)) if text}
-        _set_missing(span.attributes, _OUTPUT, json_dumps({"error": stated}))
-
-
-def _is_json(value: Any) -> bool:
-    if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
-        return False
-    try:
-        msgspec.json.decode(value)
-    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
-        return False
-    return True
+        span.set_missing(_OUTPUT, json_dumps({"error": stated}))

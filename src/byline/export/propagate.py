@@ -59,7 +59,7 @@ def apply_attribution(span_copy: SpanCopy) -> None:
     request is replaced by the current one.
     """
     attributes = span_copy.attributes
-    request_spans = None if span_copy.state is None else span_copy.state.request_spans
+    request_spans = span_copy.request_spans
     version = 0 if request_spans is None else request_spans.root.version
     if span_copy.propagated_version == version:
         # Nothing has been stated since the last time.

@@ -7,7 +7,6 @@ alone; of several root generations its legacy write path shows the input of the 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -25,7 +24,6 @@ _TRACE_INPUT: Final = "langfuse.trace.input"
 _KINDS: Final = (names.OPERATION_NAME, "openinference.span.kind", "langfuse.observation.type", "llm.request.type")
 _EMBEDDING: Final = frozenset({"embedding", "embeddings"})
 _MAX_OWNERS: Final = 500
-_numbers: Final = itertools.count()
 
 
 class _Source(NamedTuple):
@@ -54,19 +52,20 @@ class RequestRoots:
     """Sets first question, last answer, error, totals and name on the roots that one destination gets.
 
     Args:
+        destination_id: The destination, see `ExportDecisions`.
         langfuse: Whether to write Langfuse's attributes.
         openinference: Whether to write OpenInference's.
     """
 
-    def __init__(self, *, langfuse: bool, openinference: bool) -> None:
-        # By destination: filters and masks differ.
-        self._number = next(_numbers)
+    def __init__(self, destination_id: int, *, langfuse: bool, openinference: bool) -> None:
+        # Each destination has summaries of its own: filters and masks differ.
+        self._destination_id = destination_id
         self._langfuse = langfuse
         self._openinference = openinference
 
     def collect(self, span: SpanCopy) -> None:
         """Record a model call for its part of the request, the parts around that, and its outermost agent."""
-        request_spans = None if span.state is None else span.state.request_spans
+        request_spans = span.request_spans
         if request_spans is None or not span.is_model_call or _is_embedding(span.attributes):
             return
         trace_id = span.trace_id
@@ -80,7 +79,7 @@ class RequestRoots:
 
     def apply(self, span: SpanCopy) -> None:
         """Complete the root of a request, and name its trace."""
-        request_spans = None if span.state is None else span.state.request_spans
+        request_spans = span.request_spans
         if request_spans is None:
             return
         root = request_spans.root
@@ -97,14 +96,14 @@ class RequestRoots:
             return
         owner = span.context.span_id if span.is_llm else 0
         part = request_spans if _is_step_of_part(span, root) else root
-        summary = part.in_trace(span.trace_id).summaries.get((self._number, owner))
+        summary = part.in_trace(span.trace_id).summaries.get((self._destination_id, owner))
         if not span.is_llm:
             self._complete(span, root, is_whole=part is root)
         if summary is not None:
             self._summarize(span, summary, is_outermost=is_outermost)
 
     def _record(self, summaries: dict[tuple[int, int], Any], owner: int, span: SpanCopy) -> None:
-        key = (self._number, owner)
+        key = (self._destination_id, owner)
         summary = summaries.get(key)
         if summary is None:
             if len(summaries) >= _MAX_OWNERS:
@@ -143,14 +142,14 @@ class RequestRoots:
         has_output = summary.output is not None and (summary.error is None or summary.output_end >= summary.end)
         if self._langfuse and is_outermost:
             if given is not None:
-                _set_missing(attributes, conversation.INPUT, conversation.dump_input(given))
+                span.set_missing(conversation.INPUT, conversation.dump_input(given))
             if returned is not None and has_output:
-                _set_missing(attributes, conversation.OUTPUT, conversation.dump_output(returned))
+                span.set_missing(conversation.OUTPUT, conversation.dump_output(returned))
         if self._openinference:
             if given is not None:
-                _set_missing(attributes, "input.value", conversation.text_of(given.input, "user"))
+                span.set_missing("input.value", conversation.text_of(given.input, "user"))
             if returned is not None and has_output:
-                _set_missing(attributes, "output.value", conversation.text_of(returned.output, "assistant"))
+                span.set_missing("output.value", conversation.text_of(returned.output, "assistant"))
         if summary.error is not None and span.status.description is None:
             # A server span of which only the status code is known says nothing of the provider's error.
             text, kind = summary.error
@@ -159,15 +158,10 @@ class RequestRoots:
 
     def _set_first_question(self, span: SpanCopy, root: RequestSpans) -> None:
         """Set the first question of the trace on a later generation that is a root as well."""
-        summary = root.in_trace(span.trace_id).summaries.get((self._number, 0)) if self._langfuse else None
+        summary = root.in_trace(span.trace_id).summaries.get((self._destination_id, 0)) if self._langfuse else None
         if summary is not None and summary.input is not None and summary.input_start < (span.start_time or 0):
             question = conversation.dump_input(conversation.read_conversation(*summary.input))
-            _set_missing(span.attributes, _TRACE_INPUT, question)
-
-
-def _set_missing(attributes: dict[str, Any], name: str, value: Any) -> None:
-    if value is not None:
-        attributes.setdefault(name, value)
+            span.set_missing(_TRACE_INPUT, question)
 
 
 def _owns_trace(span: SpanCopy, root: RequestSpans) -> bool:

@@ -26,12 +26,11 @@ from byline.genai.attributes import (
 from byline.genai.call_results import expects_second_span, results, strip_call, strip_usage
 from byline.genai.fast_attributes import peek_attributes
 from byline.genai.span_state import SpanState
+from byline.request_spans import RequestSpans
 
 _STATUS_CODE: Final = CALL_RESULT["status_code"]
 #: The text of `SpanError`.
 _PREFIXED: Final = re.compile(r"(\d{3}): (.+)", re.DOTALL)
-
-
 _TOKENS: Final = (CALL_RESULT["input_tokens"], CALL_RESULT["output_tokens"])
 
 
@@ -153,10 +152,14 @@ class SpanCopy:
         return self.context.trace_id if self.state is None else self.state.trace_id
 
     @property
+    def request_spans(self) -> RequestSpans | None:
+        """The spans of the request, or of the part of it, that the span belongs to."""
+        return None if self.state is None else self.state.request_spans
+
+    @property
     def is_server_span(self) -> bool:
         """Whether the span is the server span of its request."""
-        state = self.state
-        request_spans = None if state is None else state.request_spans
+        state, request_spans = self.state, self.request_spans
         if state is None or request_spans is None:
             return False
         return request_spans.root.is_server_span(state.span_context)
@@ -180,6 +183,11 @@ class SpanCopy:
     def is_error(self) -> bool:
         """Whether the span failed."""
         return self.status.status_code is StatusCode.ERROR or ERROR_TYPE in self.attributes
+
+    def set_missing(self, name: str, value: Any) -> None:
+        """Set an attribute that the span does not have, unless the value is ``None``."""
+        if value is not None:
+            self.attributes.setdefault(name, value)
 
     def merge_result(self) -> None:
         """Add response attributes that wait for the span; remove usage if another span of the call carries it.

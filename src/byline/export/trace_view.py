@@ -7,7 +7,6 @@ that all requests with one such id become one trace.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import time
 import weakref
 from collections import OrderedDict
@@ -41,7 +40,6 @@ _TIMEOUT_ALONE: Final = 60.0
 #: The names of roots of requests without a route, and of jobs.
 _ROOT_NAME: Final = "request"
 _JOB_NAME: Final = "job"
-_numbers: Final = itertools.count()
 _SCOPE: Final = InstrumentationScope(OWN_SCOPE)
 
 
@@ -130,6 +128,7 @@ class TraceView:
 
     Args:
         will_export: Whether a span is, or will be, exported to this destination.
+        destination_id: The destination, see `byline.export.decisions.ExportDecisions`.
         traces: ``"request"`` uses the caller's trace, else the app's; ``"call"`` makes a trace of each call
             without an exported LLM span above it, if the caller names no trace.
         whole: Whether the app's own spans are exported, so that remote parents stay parents.
@@ -142,6 +141,7 @@ class TraceView:
     def __init__(
         self,
         will_export: Callable[[SpanState], bool],
+        destination_id: int,
         *,
         traces: Traces = "request",
         whole: bool = False,
@@ -149,8 +149,7 @@ class TraceView:
         is_langfuse: bool = False,
         root: Root = "auto",
     ) -> None:
-        #: Not the address, which a later destination may have again.
-        self._number = next(_numbers)
+        self._destination_id = destination_id
         self._will_export = will_export
         self._traces = traces
         self._whole = whole
@@ -174,7 +173,7 @@ class TraceView:
         trace_id = self._target_trace_id(state, caller_trace_id, app_trace_id, span_copy.context.span_id)
         if state is not None:
             # Children that end later are placed in the same trace.
-            state.place(self._number, trace_id)
+            state.place(self._destination_id, trace_id)
         if trace_id != app_trace_id:
             span_copy.attributes.setdefault(names.APP_TRACE_ID, f"{app_trace_id:032x}")
             span_copy.links = [_move_link(link, app_trace_id, trace_id) for link in span_copy.links]
@@ -224,7 +223,7 @@ class TraceView:
         """Return the steps and the root of a request whose server span has ended, and the span that waited alone."""
         finished = self._finish_steps(root, start, end)
         if self._tops:
-            tops = [trace.tops.get(self._number) for trace in [*root.traces.values()]]
+            tops = [trace.tops.get(self._destination_id) for trace in [*root.traces.values()]]
             finished += [self._finish_top(top, start, end) for top in tops if top is not None and top in self._tops]
         return finished
 
@@ -266,9 +265,9 @@ class TraceView:
     def _target_trace_id(
         self, state: SpanState | None, caller_trace_id: str | None, app_trace_id: int, span_id: int
     ) -> int:
-        if state is not None and self._number in state.exported_trace_ids:
+        if state is not None and self._destination_id in state.exported_trace_ids:
             # The span, or one of its children, was already exported into this trace.
-            return state.exported_trace_ids[self._number]
+            return state.exported_trace_ids[self._destination_id]
         if caller_trace_id:
             return to_trace_id(caller_trace_id)
         refused_by = _request_that_refuses(state, app_trace_id)
@@ -299,7 +298,7 @@ class TraceView:
                 target = self._target_trace_id(ancestor, caller_trace_id, ancestor.trace_id, ancestor.span_id)
                 if target != trace_id:
                     return None
-                ancestor.place(self._number, trace_id)
+                ancestor.place(self._destination_id, trace_id)
                 return ancestor
             ancestor = ancestor.parent
         return None
@@ -391,7 +390,7 @@ class TraceView:
         """Place a span without an exported parent below the root of its request, if that has or gets one."""
         trace_id = span_copy.context.trace_id
         tops = request.in_trace(trace_id).tops
-        top: _Top | None = tops.get(self._number)
+        top: _Top | None = tops.get(self._destination_id)
         if top is not None and top.request is None:
             # The request is over, or its first span could not wait.
             if top.root_context is not None:
@@ -401,7 +400,7 @@ class TraceView:
             # The step is the root.
             return [span_copy] if top is None else [span_copy, self._finish_top(top, None, None)]
         if top is None:
-            top = tops[self._number] = _Top(request)
+            top = tops[self._destination_id] = _Top(request)
             self._tops[top] = None
             if self._root == "auto":
                 top.alone = span_copy

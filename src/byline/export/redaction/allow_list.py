@@ -146,15 +146,6 @@ def is_configuration(name: str, _value: Any) -> bool:
     return not name.startswith("process.command")
 
 
-def is_custom_metadata(name: str) -> bool:
-    """Return whether custom metadata stands under this name, in any dialect."""
-    return (
-        name == "metadata"
-        or name.startswith(("metadata.", "traceloop.association.properties."))
-        or ".metadata." in name
-    )
-
-
 def is_plain_value(value: Any) -> bool:
     """Return whether a value is a number, one word (a choice, an id, a version), or a list of these."""
     if isinstance(value, list | tuple):

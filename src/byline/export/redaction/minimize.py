@@ -156,7 +156,7 @@ _NOTHING: Final = Minimization()
 
 def _remove_route(span: SpanCopy) -> None:
     """Leave the method of the names that traces and roots get from their requests."""
-    request_spans = None if span.state is None else span.state.request_spans
+    request_spans = span.request_spans
     route = "" if request_spans is None else request_spans.root.route
     if not route or span.attribution.trace_name == route:
         return
