@@ -201,12 +201,13 @@ class TraceValues:
         shared: Trace attributes that the spans of the whole request state; used on the root only.
         propagated: The version of the request, the trace attributes of a span, and those that it got from others.
         sampling_key: The key by which the first span was sampled.
-        tops: The top-level spans by destination, see `byline.export.trace_view`.
+        roots: The context of the root that a destination gets, ``None`` if it gets a single top-level span, by
+            destination; see `byline.export.made_spans`.
         summaries: The first question, the last answer and the last error, see `byline.export.request_root`.
         step_key: The key of the steps of the part: another one for each user; ``None`` before the first step.
     """
 
-    __slots__ = ("propagated", "sampling_key", "shared", "stated", "step_key", "summaries", "tops")
+    __slots__ = ("propagated", "roots", "sampling_key", "shared", "stated", "step_key", "summaries")
 
     def __init__(self) -> None:
         self.stated: dict[str, Any] = {}
@@ -215,7 +216,7 @@ class TraceValues:
         self.sampling_key: str | None = None
         self.step_key: str | None = None
         self.summaries: dict[tuple[int, int], Any] = {}
-        self.tops: dict[int, Any] = {}
+        self.roots: dict[int, SpanContext | None] = {}
 
     def decide_sampling(self, key: str) -> str:
         """Return the key of the destination that decided first; it counts for all of them."""

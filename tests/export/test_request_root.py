@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 import byline
 from byline.asgi import AttributionMiddleware
-from byline.export import OTLP, Destination, Langfuse, trace_view
+from byline.export import OTLP, Destination, Langfuse, made_spans
 from byline.gateways import OpenRouter
 from byline.testing import Gateway, ReceivedSpan, Receiver
 from tests.export.langfuse_model import Path, observations, session_cost, traces
@@ -180,7 +180,7 @@ class TestWaiting:
 
     def test_it_does_not_wait_for_long(self, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
         """A websocket may stay open for hours."""
-        monkeypatch.setattr(trace_view, "_TIMEOUT_ALONE", 0.0)
+        monkeypatch.setattr(made_spans, "_TIMEOUT_SINGLE", 0.0)
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
         with running(Langfuse(*KEYS, receiver.url)) as app, app.request():
             app.chat("only")

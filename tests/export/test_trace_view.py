@@ -15,7 +15,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFl
 import byline
 from byline import request_context
 from byline.attribution import Attribution, to_span_id, to_trace_id
-from byline.export import OTLP, Langfuse, trace_view
+from byline.export import OTLP, Langfuse, made_spans
 from byline.export.decisions import ExportDecisions
 from byline.export.span_copy import SpanCopy
 from byline.export.trace_view import TraceView
@@ -186,7 +186,7 @@ def test_step_below_the_server_span_of_another_provider_is_sent_soon(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Byline does not see its end."""
-    monkeypatch.setattr(trace_view, "_TIMEOUT_AFTER_END", 0.0)
+    monkeypatch.setattr(made_spans, "_TIMEOUT_AFTER_END", 0.0)
     destination = llm(receiver)
     other = TracerProvider(shutdown_on_exit=False).get_tracer("other")
     with running(destination) as app:

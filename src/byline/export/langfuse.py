@@ -90,7 +90,7 @@ class Langfuse(Destination):
         all_defaults = {**defaults, names.RELEASE: release} if release else defaults
 
         def set_defaults(span_copy: SpanCopy) -> None:
-            stated = defaults if span_copy.is_guest else all_defaults
+            stated = defaults if span_copy.joins_trace else all_defaults
             span_copy.attributes = {**stated, **span_copy.attributes}
 
         return (set_defaults, map_span, drop_mapped) if all_defaults else (map_span, drop_mapped)

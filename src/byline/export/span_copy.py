@@ -44,8 +44,9 @@ class SpanCopy:
         is_made: Whether the span is a step or a root that byline has made, not the copy of a span.
         is_root: Whether the span is the root of its request, or one of several, in the trace of its destination.
         is_duplicate: Whether another span carries tokens and cost of the call that this span stands for.
-        is_guest: Whether the exported trace is somebody else's, whose release and version must stay.
         starts_trace: Whether the span is the outermost of its trace, although the caller named a parent.
+        joins_trace: Whether another process or an earlier request began the exported trace, whose release and version
+            stay as they are.
         propagated_version: The version of its request at which it got the trace attributes of other spans.
     """
 
@@ -57,10 +58,10 @@ class SpanCopy:
         "end_time",
         "events",
         "is_duplicate",
-        "is_guest",
         "is_llm",
         "is_made",
         "is_root",
+        "joins_trace",
         "kind",
         "links",
         "name",
@@ -110,7 +111,7 @@ class SpanCopy:
         self.is_root = False
         self.is_made = True
         self.is_duplicate = False
-        self.is_guest = False
+        self.joins_trace = False
         self.starts_trace = False
         self.propagated_version = -1
         self._dropped_attributes = 0
@@ -188,6 +189,13 @@ class SpanCopy:
         """Set an attribute that the span does not have, unless the value is ``None``."""
         if value is not None:
             self.attributes.setdefault(name, value)
+
+    def extend(self, start: int | None, end: int | None) -> None:
+        """Let the span last from this start to this end at least, in nanoseconds."""
+        if start is not None:
+            self.start_time = min(start, self.start_time or start)
+        if end is not None:
+            self.end_time = max(end, self.end_time or end)
 
     def merge_result(self) -> None:
         """Add response attributes that wait for the span; remove usage if another span of the call carries it.

@@ -146,7 +146,7 @@ def map_span(span: SpanCopy) -> None:
         _map_prompt(attributes)
     _map_metadata(attributes)
     _map_trace_labels(span)
-    if span.is_guest:
+    if span.joins_trace:
         _leave_trace_unchanged(span)
 
 
@@ -317,7 +317,7 @@ def _map_trace_labels(span: SpanCopy) -> None:
     attributes = span.attributes
     if span.starts_trace:
         attributes.update(dict.fromkeys(_ROOT_MARKS, True))
-    elif span.parent is not None and (span.is_guest or not span.parent.is_remote):
+    elif span.parent is not None and (span.joins_trace or not span.parent.is_remote):
         # Langfuse's SDK may mark a span below another one as root; Langfuse would then name the trace after that span.
         for name in _ROOT_MARKS:
             attributes.pop(name, None)
