@@ -53,8 +53,8 @@ def _wrap_handle_request(original: Callable[..., Any]) -> Callable[..., Any]:
 def _context_of(message: Any) -> AbstractContextManager[Any]:
     """Return the block of a message: its HTTP request, else what its own ``_meta`` says, else nothing.
 
-    The ``_meta`` of a stranger is no statement of this app: it counts over HTTP only if it is signed, and never over a
-    websocket whose middleware has read the handshake.
+    Any client can send a ``_meta``: over HTTP it counts only if it is signed, and over a websocket never, if the
+    middleware has read the handshake.
     """
     headers: dict[str, Any] = {}
     try:

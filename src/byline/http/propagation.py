@@ -125,7 +125,7 @@ def _parse_origin(url: Any) -> Origin | None:
 class _Sent:
     """The request under way: its origin, and the headers that were added.
 
-    No headers are added to a redirect of a stranger, who chose that request, even if it leads back to the origin.
+    Another origin that redirects chooses the next request, so that one gets no headers, even if it leads back.
     """
 
     def __init__(self, origin: Origin | None, added: Mapping[str, str]) -> None:

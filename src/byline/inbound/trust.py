@@ -6,15 +6,13 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, MutableMapping
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
 from byline import errors
 from byline.attribution import FIELDS as ATTRIBUTION_FIELDS
-from byline.attribution import MASKS, Attribution
+from byline.attribution import MASKS, MAX_ID, Attribution
+from byline.inbound.claim_set import ClaimSet
 from byline.settings import SettingError
-
-if TYPE_CHECKING:
-    from byline.inbound.claim_set import ClaimSet
 
 Identity = Callable[[MutableMapping[str, Any]], "Mapping[str, Any] | Attribution | None"]
 Predicate = Callable[[MutableMapping[str, Any]], "bool | str | Collection[str] | None"]
@@ -199,8 +197,4 @@ def bound_session_id(session_id: str, user_id: str | None, organization_id: str 
     """
     owner = json.dumps([organization_id, user_id, session_id]).encode()
     bound = f"{hashlib.sha256(owner).hexdigest()[:32]}:{session_id}"
-    return bound if len(bound) <= _MAX_SESSION else bound[:32]
-
-
-#: Langfuse and byline take ids of 200 characters.
-_MAX_SESSION: Final = 200
+    return bound if len(bound) <= MAX_ID else bound[:32]
