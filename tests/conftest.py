@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON, Sampler, Sa
 
 from byline import deferred, errors, http, internal_metrics, request_context
 from byline.genai.attribution_processor import AttributionSpanProcessor
+from byline.setting_table import SETTINGS
 
 # The same examples in every run, without a deadline: machines are busy. .ci/run takes the thorough profile as well.
 for _profile, _examples in {"byline": 30, "thorough": 200}.items():
@@ -99,6 +100,14 @@ def _no_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     _PROCESSES.clear()
     yield
     assert _PROCESSES == [], "mark tests that start processes with pytest.mark.integration"
+
+
+@pytest.fixture
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unset every environment variable that byline reads."""
+    for setting in SETTINGS:
+        for name in setting.variables:
+            monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

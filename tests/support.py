@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -15,12 +16,19 @@ from opentelemetry import trace
 
 from byline import asgi, request_context, wsgi
 from byline.attribution import Attribution
+from byline.setting_table import SETTINGS
 
 Door = Literal["asgi", "wsgi"]
 DOORS: tuple[Door, ...] = ("asgi", "wsgi")
 both_doors = pytest.mark.parametrize("door", DOORS)
 
 tracer = trace.get_tracer("tests.app")
+
+
+def environment_without_settings() -> dict[str, str]:
+    """Return the environment of a process that a test starts: this one without the variables that byline reads."""
+    settings = {name for setting in SETTINGS for name in setting.variables}
+    return {name: value for name, value in os.environ.items() if name not in settings}
 
 
 def call_model(name: str = "chat gpt-4o", **attributes: Any) -> None:

@@ -22,7 +22,6 @@ from byline.genai.span_state import set_server_span
 from byline.genai.tracer_provider import LateProviderFilter, list_processors
 from byline.instrument import BylineInstrumentor
 from byline.request_context import current_context
-from byline.setting_table import SETTINGS
 from byline.testing import Receiver
 from tests.export.support import CHAT, Memory
 
@@ -30,10 +29,7 @@ SIGNED = [("chat", "s-1")]
 
 
 @pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for setting in SETTINGS:
-        for name in setting.variables:
-            monkeypatch.delenv(name, raising=False)
+def clean(no_settings: None) -> Iterator[None]:
     byline.uninstrument()
     yield
     byline.uninstrument()

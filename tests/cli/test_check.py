@@ -15,18 +15,12 @@ import pytest
 from byline import internal_metrics
 from byline.cli import main
 from byline.export import OTLP, Langfuse
-from byline.export.delivery import transport
-from byline.setting_table import SETTINGS
+from byline.export.delivery import http_client
 from byline.testing import Gateway, Receiver
 
+pytestmark = pytest.mark.usefixtures("no_settings")
+
 KEYS = ("pk-lf-0123456789", "sk-lf-0123456789abcdef")
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for setting in SETTINGS:
-        for name in setting.variables:
-            monkeypatch.delenv(name, raising=False)
 
 
 def test_without_a_destination_the_check_fails_with_advice(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +153,7 @@ def test_a_destination_that_hangs_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The destination accepts the connection and sends no response."""
-    monkeypatch.setattr(transport, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(http_client, "_TIMEOUT", 0.3)
     with Receiver() as otlp:
         otlp.hold()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)

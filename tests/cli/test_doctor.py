@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,9 +12,9 @@ from typing import Any
 import pytest
 
 from byline.cli import findings
-from byline.setting_table import SETTINGS
 from byline.testing import Receiver
 from tests.docs.pages import ROOT
+from tests.support import environment_without_settings
 
 pytestmark = pytest.mark.integration
 
@@ -58,13 +57,13 @@ def run(folder: Path, receiver: str, *arguments: str, **parts: str) -> Any:
     """Write the app with these parts replaced, check it, and return the process."""
     text = "\n".join({**APP, **parts}.values()).replace("{receiver!r}", repr(receiver))
     (folder / "main.py").write_text(text, encoding="utf-8")
-    variables = {name for setting in SETTINGS for name in setting.variables}
-    clean = {name: value for name, value in os.environ.items() if name not in variables and name != "PYTEST_VERSION"}
+    env = environment_without_settings()
+    env.pop("PYTEST_VERSION", None)
     command = [sys.executable, "-m", "byline.cli", "check", *(arguments or ("main:app",))]
     return subprocess.run(
         command,
         cwd=folder,
-        env=clean,
+        env=env,
         capture_output=True,
         text=True,
         check=False,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -18,8 +17,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from byline.setting_table import SETTINGS
 from tests.docs.pages import ROOT, code_blocks
+from tests.support import environment_without_settings
 
 PYTHON = list(code_blocks("python"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,8 +32,7 @@ def run_block(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     (folder / "project_settings.py").write_text(DJANGO)
     (folder / "project_urls.py").write_text("urlpatterns = []\n")
     (folder / "snippet.py").write_text(code, encoding="utf-8")
-    variables = {name for setting in SETTINGS for name in setting.variables}
-    env = {name: value for name, value in os.environ.items() if name not in variables}
+    env = environment_without_settings()
     env["DJANGO_SETTINGS_MODULE"] = "project_settings"
     command = [sys.executable, "-W", "error", "snippet.py"]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
@@ -90,12 +88,15 @@ def test_the_first_app_of_the_readme_answers_and_its_call_is_printed(tmp_path: P
     """Started and called with the commands of the README, but on a free port."""
     _, url, _, content_type, _, session, _, body = shlex.split(SHELL[3].replace("\\\n", ""))
     (tmp_path / "main.py").write_text(PYTHON[0][1], encoding="utf-8")
-    variables = {name for setting in SETTINGS for name in setting.variables}
-    env = {name: value for name, value in os.environ.items() if name not in variables}
     arguments = [*shlex.split(SHELL[2])[2:], "--port", "0"]
     command = [sys.executable, "-m", "byline.cli", "gateway", sys.executable, "-m", *arguments]
     with subprocess.Popen(
-        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment_without_settings(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as run:
         assert run.stderr is not None
         address = next(found[1] for line in run.stderr if (found := re.search(r"running on (http://\S+)", line)))

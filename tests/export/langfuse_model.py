@@ -6,6 +6,7 @@ everything on spans and aggregates them into traces. What is read off one span: 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -14,7 +15,17 @@ from byline.testing import ReceivedSpan
 from tests.export import langfuse_spans as read
 from tests.export.langfuse_spans import moment
 
-__all__ = ["Observation", "Path", "Trace", "moment", "observations", "session_cost", "shown", "traces"]
+__all__ = [
+    "Observation",
+    "Path",
+    "Trace",
+    "compact_cell",
+    "moment",
+    "observations",
+    "session_cost",
+    "shown",
+    "traces",
+]
 
 Path = Literal["legacy", "direct"]
 
@@ -251,3 +262,15 @@ def _aggregate(spans: Sequence[ReceivedSpan]) -> Trace:
         input=last.get("input"),
         output=last.get("output"),
     )
+
+
+def compact_cell(value: str | None) -> Any:
+    """Return what the columns Input and Output of a list show of a value, as Langfuse 4.16 reads it."""
+    try:
+        parsed = json.loads(value or "null")
+    except ValueError:
+        return value
+    if isinstance(parsed, dict) and "messages" in parsed:
+        parsed = parsed["messages"]
+    last = parsed[-1] if isinstance(parsed, list) and parsed else parsed
+    return last.get("content") if isinstance(last, dict) and "role" in last else None

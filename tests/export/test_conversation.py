@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import Event
 from byline.export import OTLP, Langfuse
 from byline.export.conversation import read_conversation, text_of
 from byline.testing import Receiver
-from tests.export.langfuse_model import Path, shown
+from tests.export.langfuse_model import Path, compact_cell, shown
 from tests.export.replay import MARKER, RECORDED, replay
 from tests.export.support import CHAT, named, running
 
@@ -288,22 +288,10 @@ def test_calls_of_real_instrumentations_fill_langfuses_columns(path: Path) -> No
                 replay(app.provider, item)
             for found in shown(receiver.spans, path):
                 if found.type == "generation":
-                    cells = [_compact_cell(found.input), _compact_cell(found.output)]
+                    cells = [compact_cell(found.input), compact_cell(found.output)]
                     where = (item["instrumentation"], item["scenario"])
                     assert MARKER in str(cells[0]), where
                     assert MARKER in str(cells[1]) or "tool_calls" in str(found.output) or not found.output, where
-
-
-def _compact_cell(value: Any) -> Any:
-    """What the columns of a list show of a value, as Langfuse 4.16 reads it."""
-    try:
-        parsed = json.loads(value or "null")
-    except ValueError:
-        return value
-    if isinstance(parsed, dict) and "messages" in parsed:
-        parsed = parsed["messages"]
-    last = parsed[-1] if isinstance(parsed, list) and parsed else parsed
-    return last.get("content") if isinstance(last, dict) and "role" in last else None
 
 
 def test_calls_of_real_instrumentations_fill_phoenixs_columns(receiver: Receiver) -> None:

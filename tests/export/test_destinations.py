@@ -7,17 +7,11 @@ from typing import Any
 import pytest
 
 from byline.export import OTLP, Langfuse
-from byline.setting_table import SETTINGS
 from byline.settings import SettingError
 
+pytestmark = pytest.mark.usefixtures("no_settings")
+
 KEYS = ("pk-lf-1", "sk-lf-1")
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for setting in SETTINGS:
-        for name in setting.variables:
-            monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize(

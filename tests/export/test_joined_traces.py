@@ -19,13 +19,14 @@ from byline.asgi import AttributionMiddleware
 from byline.attribution import to_span_id
 from byline.export import OTLP, Langfuse, trace_view
 from byline.genai.span_state import set_server_span
-from byline.setting_table import SETTINGS
 from byline.settings import SettingError
 from byline.testing import ReceivedSpan, Receiver
 from byline.wsgi import AttributionMiddleware as WsgiMiddleware
 from tests.export.langfuse_model import Path, Trace, observations, session_cost, shown, traces
 from tests.export.support import AGENT, CHAT, App, named, running, tree
 from tests.support import Door, Sent, both_doors, claim, run_asgi, run_wsgi, tracer
+
+pytestmark = pytest.mark.usefixtures("no_settings")
 
 KEYS = ("pk-lf-1", "sk-lf-1")
 TRACE_ID, PARENT_ID = f"{0xC0FFEE:032x}", f"{0xBEEF:016x}"
@@ -46,13 +47,6 @@ both_views = pytest.mark.parametrize("view", ["llm", "all"])
 def receiver() -> Iterator[Receiver]:
     with Receiver(keys=KEYS) as found:
         yield found
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for setting in SETTINGS:
-        for name in setting.variables:
-            monkeypatch.delenv(name, raising=False)
 
 
 def caller_span(**more: Any) -> ReceivedSpan:

@@ -17,12 +17,13 @@ from starlette.routing import Route
 import byline
 from byline.asgi import AttributionMiddleware
 from byline.export import Langfuse
-from byline.setting_table import SETTINGS
 from byline.testing import Gateway, Receiver
 from tests.export import client_requests
 from tests.export.langfuse_model import Path, moment, observations, session_cost, traces
 from tests.export.replay import INSTRUMENTATIONS, recorded, replay
 from tests.export.support import AGENT, EXAMPLE, TOOL, named, running, tree
+
+pytestmark = pytest.mark.usefixtures("no_settings")
 
 KEYS = ("pk-lf-1", "sk-lf-1")
 FILED = "7af15d27557f4b0547b66811c67d365d"
@@ -76,13 +77,6 @@ def ask(receiver: Receiver, *bodies: dict[str, Any], **options: Any) -> None:
             asyncio.run(send())
         finally:
             byline.uninstrument()
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for setting in SETTINGS:
-        for name in setting.variables:
-            monkeypatch.delenv(name, raising=False)
 
 
 @both_paths

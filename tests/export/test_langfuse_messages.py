@@ -12,7 +12,7 @@ from opentelemetry.trace import Status, StatusCode
 from byline.export import OTLP, Langfuse
 from byline.export.conversation import render_messages
 from byline.testing import ReceivedSpan, Receiver
-from tests.export.langfuse_model import Path, observations, shown, traces
+from tests.export.langfuse_model import Path, compact_cell, observations, shown, traces
 from tests.export.replay import INSTRUMENTATIONS, MARKER, recorded, replay
 from tests.export.support import CHAT, running
 
@@ -40,18 +40,6 @@ CONVERSATION: dict[str, Any] = {
 def receiver() -> Iterator[Receiver]:
     with Receiver(keys=KEYS) as found:
         yield found
-
-
-def compact_cell(value: str | None) -> Any:
-    """A value in the Input and Output columns of a list, as Langfuse 4.16 reads it."""
-    try:
-        parsed = json.loads(value or "null")
-    except ValueError:
-        return value
-    if isinstance(parsed, dict) and "messages" in parsed:
-        parsed = parsed["messages"]
-    last = parsed[-1] if isinstance(parsed, list) and parsed else parsed
-    return last.get("content") if isinstance(last, dict) and "role" in last else None
 
 
 def exported(receiver: Receiver, attributes: dict[str, Any]) -> ReceivedSpan:

@@ -21,7 +21,6 @@ from byline import settings
 from byline.asgi import AttributionMiddleware
 from byline.destinations import OTLP, Langfuse
 from byline.genai.setup_check import InstrumentationCheck
-from byline.setting_table import SETTINGS
 from tests.support import claim, run_asgi
 
 URL = "https://openrouter.ai/api/v1/chat/completions"
@@ -29,11 +28,8 @@ Messages = Callable[[], list[str]]
 
 
 @pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+def clean(no_settings: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InstrumentationCheck, "has_middleware", False)
-    for setting in SETTINGS:
-        for name in setting.variables:
-            monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

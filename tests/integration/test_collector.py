@@ -18,8 +18,9 @@ import httpx2
 import pytest
 
 from byline import testing
+from tests.export.client_requests import OPENROUTER
 from tests.integration.conftest import REQUIRED, free_port, running, wait_until_up
-from tests.integration.test_phoenix import TRACE, spans_of
+from tests.integration.test_phoenix import spans_of
 
 pytestmark = pytest.mark.integration
 
@@ -69,7 +70,7 @@ def ask(app: str, session: str) -> None:
         "model": "openai/gpt-4o",
         "messages": [{"role": "user", "content": "Hi"}],
         "user": "ada",
-        "trace": {**TRACE, "trace_id": session},
+        "trace": {**OPENROUTER["trace"], "trace_id": session},
     }
     answer = httpx2.post(f"{app}/v1/chat/completions", json=body, headers={"x-session-id": session}, timeout=30)
     assert answer.status_code == 200

@@ -12,18 +12,10 @@ import pytest
 from openai import OpenAI
 
 from byline import testing
+from tests.export.client_requests import OPENROUTER
 from tests.integration.conftest import free_port, running
 
 pytestmark = pytest.mark.integration
-
-TRACE = {
-    "trace_id": "workflow_12345",
-    "trace_name": "Document Processing Pipeline",
-    "span_name": "Summarization Step",
-    "generation_name": "Generate Summary",
-    "environment": "production",
-    "pipeline_version": "2.1.0",
-}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +53,7 @@ def test_llm_spans_arrive_signed_and_phoenix_lists_the_session(app: str, phoenix
     """Session, user and metadata of both turns are in Phoenix, streamed and not."""
     client = OpenAI(base_url=f"{app}/v1", api_key="unused")
     messages: Any = [{"role": "user", "content": "Summarize this document."}]
-    extra = {"user": "user_12345", "trace": TRACE}
+    extra = {"user": "user_12345", "trace": OPENROUTER["trace"]}
     headers = {"x-session-id": "session_phoenix"}
     first = client.chat.completions.create(
         model="openai/gpt-4o", messages=messages, extra_body=extra, extra_headers=headers

@@ -25,6 +25,7 @@ from byline.asgi import AttributionMiddleware
 from byline.export import OTLP, Destination
 from byline.gateways import OpenRouter
 from byline.testing import Gateway
+from tests.export.client_requests import OPENROUTER
 
 MODEL: Final = "openai/gpt-4o"
 PIXEL: Final = "data:image/png;base64," + "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ" * 12
@@ -35,15 +36,6 @@ WEATHER: Final = {
         "description": "The weather of a city today",
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
-}
-#: The example of OpenRouter's documentation.
-WORKFLOW: Final = {
-    "trace_id": "workflow_12345",
-    "trace_name": "Document Processing Pipeline",
-    "span_name": "Summarization Step",
-    "generation_name": "Generate Summary",
-    "environment": "production",
-    "pipeline_version": "2.1.0",
 }
 
 
@@ -161,7 +153,7 @@ def _talk_about_photos(gateway: Gateway, client: TestClient, session: str) -> No
 
 
 def _summarize(gateway: Gateway, client: TestClient, prefix: str) -> None:
-    workflow = {**WORKFLOW, "trace_id": f"{prefix}workflow_12345"}
+    workflow = {**OPENROUTER["trace"], "trace_id": f"{prefix}workflow_12345"}
     for question, answer in (
         ("Summarize the contract.", "The contract runs for two years and renews itself."),
         ("Now in five words.", "Two years, renews, cancel early."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -14,9 +13,9 @@ import httpx
 import pytest
 from opentelemetry.instrumentation import auto_instrumentation
 
-from byline.setting_table import SETTINGS
 from byline.testing import Receiver
 from tests.servers import patience
+from tests.support import environment_without_settings
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.zero_code.apps:app"
@@ -65,8 +64,7 @@ INSTRUMENTS_SPAWNED_PROCESSES = hasattr(auto_instrumentation, "_initialize")
 
 def start(framework: str, server: str, way: str, receiver: Receiver, port: int, **variables: str) -> Any:
     before, in_code = WAYS[way]
-    ours = {name for setting in SETTINGS for name in setting.variables}
-    env = {name: value for name, value in os.environ.items() if name not in ours}
+    env = environment_without_settings()
     env |= {"FRAMEWORK": framework, "CODE": "1" if in_code else "", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
     env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
     # Each process would compile all that it imports, or import the clients that other tests need.
