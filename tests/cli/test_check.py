@@ -15,7 +15,7 @@ import pytest
 from byline import internal_metrics
 from byline.cli import main
 from byline.export import OTLP, Langfuse
-from byline.export.delivery import http_client
+from byline.export.delivery import transport
 from byline.testing import Gateway, Receiver
 
 pytestmark = pytest.mark.usefixtures("no_settings")
@@ -153,7 +153,7 @@ def test_a_destination_that_hangs_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The destination accepts the connection and sends no response."""
-    monkeypatch.setattr(http_client, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(transport, "_TIMEOUT", 0.3)
     with Receiver() as otlp:
         otlp.hold()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.url)
