@@ -9,7 +9,18 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from byline import deferred, errors, export, http, internal_metrics, mcp_servers, request_context, settings, shutdown
+from byline import (
+    deferred,
+    errors,
+    export,
+    http,
+    internal_metrics,
+    local_queues,
+    mcp_servers,
+    request_context,
+    settings,
+    shutdown,
+)
 from byline.export.destination import Destination, validate_destinations
 from byline.gateways import keys, parse_gateways, validate_gateways
 from byline.gateways.base import Gateway
@@ -143,6 +154,7 @@ def instrument_checked(given: Arguments, *, strict: bool) -> None:
             # Queues and threads belong to the process: a further provider leaves them as they are.
             install_queues(queue_names)
             mcp_servers.install()
+            local_queues.install()
             install_threads(hooks_threads)
             if check(lambda: settings.find("flush_on_sigterm").value, False):
                 shutdown.hooks.call_on_sigterm()

@@ -269,6 +269,19 @@ class RequestContext:
             # Spans may end later, when nothing is left of the context.
             self._spans.refresh()
 
+    def leave(self) -> None:
+        """Note that a task of the request, which is over, works for other requests: nothing more is attributed to it.
+
+        A block of `byline.bound` that is still open lasts.
+        """
+        context: RequestContext | None = self
+        while context is not None:
+            if context._expires_at is not None:
+                context._expires_at = min(context._expires_at, 0.0)
+                if context._spans is not None:
+                    context._spans.expires_at = context._expires_at
+            context = context.parent
+
     @property
     def is_unbound(self) -> bool:
         """Whether `byline.unbound` has made the context, which is no request's."""

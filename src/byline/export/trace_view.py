@@ -196,6 +196,10 @@ class TraceView:
             # A stranger has chosen the app's trace id, and may have chosen that of another request.
             first = refused_by.first_span
             return to_trace_id(refused_by.trace_key if first is not None else f"{app_trace_id:032x}{span_id:016x}")
+        left = None if state is None or self._whole else _work_for_others(state)
+        if left is not None:
+            # The trace of the request that started the worker has the name of its user.
+            return to_trace_id(f"{app_trace_id:032x}{left.span_id:016x}")
         if self._traces == "call":
             outermost = span_id if state is None else self._outermost_exported(state).span_id
             return to_trace_id(f"{app_trace_id:032x}{outermost:016x}")
@@ -313,6 +317,15 @@ def _request_that_refuses(state: SpanState | None, trace_id: int) -> RequestSpan
     request_spans = None if state is None else state.request_spans
     root = None if request_spans is None else request_spans.root
     return root if root is not None and root.refused_trace_id == trace_id else None
+
+
+def _work_for_others(state: SpanState) -> SpanState | None:
+    """Return the outermost span of work that is no longer part of the request in whose trace it is."""
+    outermost = None
+    ancestor: SpanState | None = state
+    while ancestor is not None and ancestor.is_outside_request:
+        outermost, ancestor = ancestor, ancestor.parent
+    return outermost if ancestor is not None and ancestor.request_key else None
 
 
 def _belongs_to_step(span_copy: SpanCopy, ancestor: SpanState | None) -> bool:

@@ -63,7 +63,7 @@ class InstrumentationCheck:
     @classmethod
     def _find_reason(cls, *, is_expired: bool) -> tuple[str, str, str]:
         if is_expired:
-            reason = "the request in which its task or thread was started ended long before"
+            reason = "the request in which its task or thread was started ended long before, or works for others by now"
             return "expired", reason, "use byline.bound() for each job of a worker, or raise after_response"
         if not cls.has_middleware:
             advice = "add byline.asgi.AttributionMiddleware, or that of byline.wsgi; in scripts, use byline.bound()"
