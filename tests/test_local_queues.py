@@ -1,4 +1,4 @@
-"""Queues within the process: a task that takes other requests' items is not attributed to the request that started it."""
+"""Queues within the process: whom a task works for that takes the items of other requests."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ POOLS: dict[str, Callable[[], Pipe]] = {
 
 @pytest.mark.parametrize("make", POOLS.values(), ids=POOLS)
 def test_a_pool_of_connections_changes_nothing(make: Callable[[], Pipe], spans: Spans) -> None:
-    """asyncpg's pool: requests put the connections back that others have used."""
+    """The pool of asyncpg: requests put the connections back that others have used."""
     pools: list[Pipe] = []
 
     async def work(user: str) -> None:
