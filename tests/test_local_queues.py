@@ -108,7 +108,7 @@ class Spans:
         return [(span.attributes["job"], span.attributes.get("user.id")) for span in self._calls("all")]
 
     def trace_of(self, job: str, spans: str = "llm") -> str:
-        return next(span.trace_id for span in self._calls(spans) if span.attributes["job"] == job)
+        return str(next(span.trace_id for span in self._calls(spans) if span.attributes["job"] == job))
 
     def _calls(self, spans: str) -> list[Any]:
         byline.flush()
@@ -136,7 +136,7 @@ def run_requests(app: Any, *users: str) -> None:
             assert (await asyncio.create_task(request)).error is None
             for _ in range(20):
                 await asyncio.sleep(0)
-        left = asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+        left = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.gather(*left)
 
     contextvars.Context().run(asyncio.run, run())
@@ -146,7 +146,7 @@ async def answer(scope: Any, receive: Any, send: Any) -> str:
     await receive()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b""})
-    return dict(scope["headers"])[b"x-user"].decode()
+    return str(dict(scope["headers"])[b"x-user"].decode())
 
 
 def worker_app(pipe: Callable[[], Pipe], spans: Spans, jobs: int) -> Any:
