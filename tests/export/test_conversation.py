@@ -10,7 +10,8 @@ import pytest
 from opentelemetry.sdk.trace import Event
 
 from byline.export import OTLP, Langfuse
-from byline.export.conversation import read_conversation, text_of
+from byline.export.chat_messages import text_of
+from byline.export.conversation import read_conversation
 from byline.testing import Receiver
 from tests.export.langfuse_model import Path, compact_cell, shown
 from tests.export.replay import MARKER, RECORDED, replay

@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.trace import Status, StatusCode
 
 from byline.export import OTLP, Langfuse
-from byline.export.conversation import render_messages
+from byline.export.chat_messages import render_messages
 from byline.testing import ReceivedSpan, Receiver
 from tests.export.langfuse_model import Path, compact_cell, observations, shown, traces
 from tests.export.replay import INSTRUMENTATIONS, MARKER, recorded, replay

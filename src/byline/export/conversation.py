@@ -1,28 +1,29 @@
-"""Conversations as OpenAI's chat messages, read from the attributes and events of any instrumentation.
+"""Conversations, read from the attributes and events of any instrumentation as OpenAI's chat messages.
 
-The pages of backends know this shape: Langfuse's lists show the ``content`` of the last message, and its chat view,
-tool columns and filters read ``tool_calls``, ``tool_call_id`` and ``{"messages": […], "tools": […]}``; OpenInference's
-``llm.input_messages.*`` are the same members one by one. Values of any other shape stay as they are.
-
-Sources of the shapes that are read: the GenAI conventions' ``parts``, OpenAI's and Anthropic's requests and responses,
-OpenInference's and OpenLLMetry's indexed attributes, Logfire's ``request_data``, and the span events of earlier GenAI
-conventions.
+Values of any other shape stay as they are. Sources of the shapes that are read: the GenAI conventions' ``parts``,
+OpenAI's and Anthropic's requests and responses, OpenInference's and OpenLLMetry's indexed attributes, Logfire's
+``request_data``, and the span events of earlier GenAI conventions. `byline.export.chat_messages` has the messages.
 """
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from opentelemetry.sdk.trace import Event
 
+from byline.export.chat_messages import (
+    Conversation,
+    Message,
+    read_role,
+    render_message,
+    render_messages,
+    to_text,
+    tool_call,
+)
 from byline.genai import attributes as names
 from byline.genai.attributes import json_dumps
-
-Message = dict[str, Any]
 
 INPUT: Final = "langfuse.observation.input"
 OUTPUT: Final = "langfuse.observation.output"
@@ -83,9 +84,6 @@ _SPELLINGS: Final = frozenset({*_INPUTS, *_OUTPUTS, "input.mime_type", "output.m
     "events",
 }
 _MAX_DEPTH: Final = 32
-#: The redaction of binary data leaves this text.
-_LEFT_OUT: Final = re.compile(r"\[(\d+) characters left out\]")
-_DATA_URL: Final = re.compile(r"data:([\w.+/-]*)(?:;[\w=.-]+)*,")
 _EVENT_ROLES: Final = {
     "gen_ai.system.message": "system",
     "gen_ai.user.message": "user",
@@ -95,21 +93,6 @@ _EVENT_ROLES: Final = {
 _DETAILS: Final = "gen_ai.client.inference.operation.details"
 #: openlit's and OpenLLMetry's earlier events → the attribute with the text.
 _TEXT_EVENTS: Final = {"gen_ai.content.prompt": "gen_ai.prompt", "gen_ai.content.completion": "gen_ai.completion"}
-_encode: Final = msgspec.json.Encoder(enc_hook=str).encode
-
-
-class Conversation(NamedTuple):
-    """What a span says of a conversation.
-
-    Attributes:
-        input: OpenAI's chat messages, or the value as it stands if it is of another shape; ``None`` without one.
-        output: The same for the answer: one message for each choice.
-        tools: The tools that were offered to the model.
-    """
-
-    input: list[Message] | str | None = None
-    output: list[Message] | str | None = None
-    tools: Sequence[Any] = ()
 
 
 def read_conversation(
@@ -136,43 +119,6 @@ def read_conversation(
             given[:0] = render_messages([{"role": "system", "parts": instructions}])
         tools = _read_tools(attributes)
     return Conversation(given, returned, tools)
-
-
-def dump_input(conversation: Conversation) -> str | None:
-    """Return the input as a text: messages as JSON, with the offered tools if there are any."""
-    given = conversation.input
-    if not isinstance(given, list):
-        return given
-    return _dump({"messages": given, "tools": conversation.tools} if conversation.tools else given)
-
-
-def dump_output(conversation: Conversation) -> str | None:
-    """Return the output as a text: messages as JSON, a single choice as a single message."""
-    returned = conversation.output
-    if not isinstance(returned, list):
-        return returned
-    return _dump(returned[0] if len(returned) == 1 else returned)
-
-
-def text_of(messages: list[Message] | str | None, role: str) -> str | None:
-    """Return the text of the last message of a role; the last message as JSON if that has no text.
-
-    Example:
-        >>> text_of([{"role": "user", "content": "hi"}, {"role": "tool", "content": "ok"}], "user")
-        'hi'
-    """
-    if isinstance(messages, str):
-        return messages or None
-    if not messages:
-        return None
-    message = next((item for item in reversed(messages) if item["role"] == role), messages[-1])
-    content = message.get("content")
-    if isinstance(content, list):
-        parts = [part.get("text") or part.get("image_url", {}).get("url") for part in content]
-        content = "\n".join(part for part in parts if part)
-    if isinstance(content, str) and content:
-        return content
-    return _dump(message.get("tool_calls") or message)
 
 
 def has_content(attributes: Mapping[str, Any]) -> bool:
@@ -210,122 +156,6 @@ def rendered_attributes(attributes: Mapping[str, Any], *, is_model_call: bool) -
     if is_model_call:
         rendered |= {name for name in attributes if name in _SPELLINGS or name.startswith((*_PREFIXES, *_TOOL_LISTS))}
     return rendered | {_INSTRUCTIONS} if rendered else rendered
-
-
-def render_messages(messages: Iterable[Mapping[str, Any]]) -> list[Message]:
-    """Return OpenAI's chat messages for messages with ``parts``.
-
-    Example:
-        >>> render_messages([{"role": "user", "parts": [{"type": "text", "content": "hi"}]}])
-        [{'role': 'user', 'content': 'hi'}]
-    """
-    return [*itertools.chain.from_iterable(map(_render_message, messages))]
-
-
-def _render_message(message: Mapping[str, Any]) -> list[Message]:
-    contents: list[dict[str, Any]] = []
-    reasoning: list[str] = []
-    tool_calls: list[dict[str, Any]] = []
-    tool_messages: list[Message] = []
-    rendered: Message = {"role": _role(message.get("role")), "content": None}
-    if isinstance(message.get("name"), str):
-        rendered["name"] = message["name"]
-    for part in message["parts"]:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind in ("reasoning", "thinking"):
-            reasoning.append(_to_text(part.get("content") or part.get("thinking") or part.get("summary")))
-        elif kind in ("tool_call", "tool_use"):
-            tool_calls.append(_tool_call(part.get("id"), part.get("name"), part.get("arguments", part.get("input"))))
-        elif kind in ("tool_call_response", "tool_result"):
-            response = next((part[key] for key in ("response", "result", "content") if key in part), None)
-            identifier = part.get("id") or part.get("tool_use_id")
-            tool_messages.append({"role": "tool", "tool_call_id": identifier, "content": _to_text(response)})
-        elif kind == "refusal":
-            rendered["refusal"] = _to_text(part.get("content") or part.get("refusal"))
-        else:
-            contents.append(_render_content(part))
-    if any(content["type"] != "text" for content in contents):
-        rendered["content"] = contents
-    elif contents:
-        rendered["content"] = "\n".join(content["text"] for content in contents)
-    elif "refusal" in rendered:
-        rendered["content"] = rendered["refusal"]
-    if reasoning:
-        rendered["reasoning_content"] = "\n".join(reasoning)
-    if tool_calls:
-        rendered["tool_calls"] = tool_calls
-    is_empty = not (contents or reasoning or tool_calls or "refusal" in rendered)
-    return tool_messages if tool_messages and is_empty else [*tool_messages, rendered]
-
-
-def _role(role: Any) -> str:
-    folded = role.lower() if isinstance(role, str) else ""
-    # Gemini's and LangChain's words.
-    return {"": "user", "model": "assistant", "ai": "assistant", "human": "user", "developer": "system"}.get(
-        folded, folded
-    )
-
-
-def _tool_call(identifier: Any, name: Any, arguments: Any) -> dict[str, Any]:
-    return {"id": identifier, "type": "function", "function": {"name": name, "arguments": _to_text(arguments)}}
-
-
-def _render_content(part: Any) -> dict[str, Any]:
-    """Return a text, or an image's URL; other parts become a text that names them."""
-    if not isinstance(part, Mapping):
-        return _text(_to_text(part))
-    kind, modality = part.get("type"), part.get("modality")
-    if kind == "uri" and modality == "image":
-        return {"type": "image_url", "image_url": {"url": _to_text(part.get("uri"))}}
-    if kind in ("image_url", "input_image"):
-        image = part.get("image_url")
-        url = _to_text(image.get("url") if isinstance(image, Mapping) else image)
-        data = _DATA_URL.match(url)
-        if data is None:
-            return {"type": "image_url", "image_url": {"url": url}}
-        return _text(_describe_blob({"mime_type": data[1] or "image", "content": url[data.end() :]}))
-    if kind in ("image", "document") and isinstance(part.get("source"), Mapping):
-        source = part["source"]
-        if isinstance(source.get("url"), str):
-            return {"type": "image_url", "image_url": {"url": source["url"]}}
-        return _text(_describe_blob({"mime_type": source.get("media_type") or kind, "content": source.get("data")}))
-    if kind == "input_audio" and isinstance(part.get("input_audio"), Mapping):
-        audio = part["input_audio"]
-        return _text(_describe_blob({"mime_type": f"audio/{audio.get('format')}", "content": audio.get("data")}))
-    if kind == "blob":
-        transcript = part.get("transcript")
-        return _text(transcript if isinstance(transcript, str) else _describe_blob(part))
-    if kind in ("uri", "file"):
-        return _text(f"[{part.get('mime_type') or modality or 'file'}: {part.get('uri') or part.get('file_id')}]")
-    for key in ("content", "text"):
-        if isinstance(part.get(key), str):
-            return _text(part[key])
-    return _text(_to_text(part.get("content", part)))
-
-
-def _describe_blob(part: Mapping[str, Any]) -> str:
-    kind = part.get("mime_type") or part.get("modality") or "data"
-    size = part.get("size")
-    content = part.get("content") or part.get("data")
-    if not isinstance(size, int) and isinstance(content, str):
-        left_out = _LEFT_OUT.search(content)
-        # Base64 has four characters for three bytes.
-        size = int(left_out[1]) * 3 // 4 if left_out else len(content.rstrip("=")) * 3 // 4
-    return f"[{kind}, {size} bytes omitted]" if isinstance(size, int) else f"[{kind} omitted]"
-
-
-def _text(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text}
-
-
-def _to_text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else _dump(value)
-
-
-def _dump(value: Any) -> str:
-    return _encode(value).decode()
 
 
 def _read_side(attributes: Mapping[str, Any], places: Iterable[str]) -> list[Message] | str | None:
@@ -438,12 +268,12 @@ def _with_instructions(messages: list[Message], stated: dict[str, Any]) -> list[
     instructions = stated.get("system") or stated.get("instructions")
     if not instructions:
         return messages
-    return [*_render_message({"role": "system", "parts": _to_parts(instructions)}), *messages]
+    return [*render_message({"role": "system", "parts": _to_parts(instructions)}), *messages]
 
 
 def _messages_of_item(item: dict[str, Any]) -> list[Message] | None:
     if isinstance(item.get("parts"), list):
-        return _render_message(item)
+        return render_message(item)
     if isinstance(item.get("message"), dict):
         # A choice of a response, or OpenInference's indexed attributes.
         return _messages_of_item(item["message"])
@@ -452,12 +282,12 @@ def _messages_of_item(item: dict[str, Any]) -> list[Message] | None:
         return _messages_of_item(item["content"])
     kind = item.get("type")
     if kind == "function_call":
-        call = _tool_call(item.get("call_id"), item.get("name"), item.get("arguments"))
+        call = tool_call(item.get("call_id"), item.get("name"), item.get("arguments"))
         return [{"role": "assistant", "content": None, "tool_calls": [call]}]
     if kind == "function_call_output":
-        return [{"role": "tool", "tool_call_id": item.get("call_id"), "content": _to_text(item.get("output"))}]
+        return [{"role": "tool", "tool_call_id": item.get("call_id"), "content": to_text(item.get("output"))}]
     if kind == "reasoning":
-        return _render_message({"role": "assistant", "parts": [item]})
+        return render_message({"role": "assistant", "parts": [item]})
     has_body = not {"content", "contents", "tool_calls", "function_call", "refusal"}.isdisjoint(item)
     return _normalize(item) if isinstance(item.get("role"), str) and has_body else None
 
@@ -468,9 +298,9 @@ def _normalize(message: dict[str, Any]) -> list[Message]:
     if isinstance(message.get("contents"), list):
         parts = [item.get("message_content", item) for item in message["contents"] if isinstance(item, dict)]
         content = [_openinference_part(part) for part in parts if isinstance(part, dict)]
-    if _role(message["role"]) == "tool" or message["role"] == "function":
+    if read_role(message["role"]) == "tool" or message["role"] == "function":
         identifier = message.get("tool_call_id") or message.get("id") or message.get("name")
-        return [{"role": "tool", "tool_call_id": identifier, "content": _to_text(content)}]
+        return [{"role": "tool", "tool_call_id": identifier, "content": to_text(content)}]
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     parts = [*_to_parts(content)]
     if isinstance(reasoning, str):
@@ -481,7 +311,7 @@ def _normalize(message: dict[str, Any]) -> list[Message]:
     if isinstance(message.get("function_call"), dict):
         calls = [*calls, {"function": message["function_call"]}]
     parts += filter(None, map(_tool_call_part, calls))
-    return _render_message({"role": message["role"], "name": message.get("name"), "parts": parts})
+    return render_message({"role": message["role"], "name": message.get("name"), "parts": parts})
 
 
 def _to_parts(content: Any) -> Iterator[Any]:

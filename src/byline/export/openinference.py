@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from opentelemetry.trace import Status, StatusCode
 
-from byline.export import conversation
-from byline.export.conversation import Conversation, Message
+from byline.export import chat_messages, conversation
+from byline.export.chat_messages import Conversation, Message
 from byline.export.span_copy import SpanCopy, find_error
 from byline.genai import attributes as names
 from byline.genai.attributes import json_dumps
@@ -42,8 +42,8 @@ def map_span(span: SpanCopy) -> None:
         _set_values(span, found)
     elif span.is_llm:
         found = conversation.read_conversation(attributes, span.events, is_agent=True)
-        span.set_missing(_INPUT, conversation.text_of(found.input, "user"))
-        span.set_missing(_OUTPUT, conversation.text_of(found.output, "assistant"))
+        span.set_missing(_INPUT, chat_messages.text_of(found.input, "user"))
+        span.set_missing(_OUTPUT, chat_messages.text_of(found.output, "assistant"))
     if span.is_error:
         _set_error(span)
     elif span.status.status_code is StatusCode.UNSET and names.STREAM_CUT not in attributes:
@@ -74,11 +74,11 @@ def _find_kind(span: SpanCopy) -> str | None:
 def _set_values(span: SpanCopy, found: Conversation) -> None:
     """Set input and output of a model call: texts on a root, which lists show, and all messages below a root."""
     if span.is_root:
-        span.set_missing(_INPUT, conversation.text_of(found.input, "user"))
-        span.set_missing(_OUTPUT, conversation.text_of(found.output, "assistant"))
+        span.set_missing(_INPUT, chat_messages.text_of(found.input, "user"))
+        span.set_missing(_OUTPUT, chat_messages.text_of(found.output, "assistant"))
     else:
-        span.set_missing(_INPUT, conversation.dump_input(found))
-        span.set_missing(_OUTPUT, conversation.dump_output(found))
+        span.set_missing(_INPUT, chat_messages.dump_input(found))
+        span.set_missing(_OUTPUT, chat_messages.dump_output(found))
 
 
 def _set_messages(attributes: dict[str, Any], prefix: str, messages: list[Message] | str | None) -> None:

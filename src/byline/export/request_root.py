@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from opentelemetry.sdk.trace import Event
 from opentelemetry.trace import Status, StatusCode
 
-from byline.export import conversation
+from byline.export import chat_messages, conversation
 from byline.export.redaction import content
 from byline.export.span_copy import SpanCopy, find_error
 from byline.genai import attributes as names
@@ -142,14 +142,14 @@ class RequestRoots:
         has_output = summary.output is not None and (summary.error is None or summary.output_end >= summary.end)
         if self._langfuse and is_outermost:
             if given is not None:
-                span.set_missing(conversation.INPUT, conversation.dump_input(given))
+                span.set_missing(conversation.INPUT, chat_messages.dump_input(given))
             if returned is not None and has_output:
-                span.set_missing(conversation.OUTPUT, conversation.dump_output(returned))
+                span.set_missing(conversation.OUTPUT, chat_messages.dump_output(returned))
         if self._openinference:
             if given is not None:
-                span.set_missing("input.value", conversation.text_of(given.input, "user"))
+                span.set_missing("input.value", chat_messages.text_of(given.input, "user"))
             if returned is not None and has_output:
-                span.set_missing("output.value", conversation.text_of(returned.output, "assistant"))
+                span.set_missing("output.value", chat_messages.text_of(returned.output, "assistant"))
         if summary.error is not None and span.status.description is None:
             # A server span of which only the status code is known says nothing of the provider's error.
             text, kind = summary.error
@@ -160,7 +160,7 @@ class RequestRoots:
         """Set the first question of the trace on a later generation that is a root as well."""
         summary = root.in_trace(span.trace_id).summaries.get((self._destination_id, 0)) if self._langfuse else None
         if summary is not None and summary.input is not None and summary.input_start < (span.start_time or 0):
-            question = conversation.dump_input(conversation.read_conversation(*summary.input))
+            question = chat_messages.dump_input(conversation.read_conversation(*summary.input))
             span.set_missing(_TRACE_INPUT, question)
 
 

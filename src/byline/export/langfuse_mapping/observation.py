@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from opentelemetry.sdk.resources import Resource
 
-from byline.export import conversation
+from byline.export import chat_messages, conversation
 from byline.export.langfuse_mapping.generation import (
     COMPLETION_START,
     METADATA,
@@ -238,8 +238,8 @@ def _map_messages(span: SpanCopy) -> None:
     if not (isinstance(found.input, list) or isinstance(found.output, list)):
         return
     texts = {
-        conversation.INPUT: conversation.dump_input(found),
-        conversation.OUTPUT: conversation.dump_output(found),
+        conversation.INPUT: chat_messages.dump_input(found),
+        conversation.OUTPUT: chat_messages.dump_output(found),
     }
     attributes.update({name: text for name, text in texts.items() if text is not None})
 
@@ -258,7 +258,7 @@ def _map_error(span: SpanCopy) -> None:
         stated = {"code": error.code, "message": error.message}
         attributes[conversation.OUTPUT] = json_dumps({"error": {key: text for key, text in stated.items() if text}})
         # An output that is set stops Langfuse's search for the input.
-        text = conversation.dump_input(found)
+        text = chat_messages.dump_input(found)
         if text is not None:
             attributes[conversation.INPUT] = text
 
