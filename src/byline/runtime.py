@@ -74,6 +74,7 @@ class Runtime:
                 clients=clients,
                 llm_spans=llm_spans,
                 capture_content=capture_content,
+                media=next((each.media for each in self.destinations if each.media is not None), None),
                 side_tracer=self._side_tracer(stamp, recording) if recording and clients else None,
                 processor=self.processor,
                 own_services=own_services,

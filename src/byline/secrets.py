@@ -80,7 +80,7 @@ _QUERY: Final = re.compile(r"((?:^|[?&])([\w\-]{1,60})=)[^&\s\"']{1,4096}")
 _SECRET_PARAMETERS: Final = ("key", "token", "secret", "auth", "password", "pwd", "signature", "sig")
 
 _DATA_URL: Final = re.compile(
-    r"data:([\w.+-]{1,80}/[\w.+-]{1,80})?(?:;[\w=.+-]{1,80}){0,8};base64,[A-Za-z0-9+/=_\-]{16,}"
+    r"data:([\w.+-]{1,80}/[\w.+-]{1,80})?(?:;[\w=.+-]{1,80}){0,8};base64,([A-Za-z0-9+/=_\-]{16,})"
 )
 #: A run of Base64: binary data if it is long, AWS's secret keys are 40 characters.
 _BASE64: Final = re.compile(r"(?<![A-Za-z0-9+/_\-])[A-Za-z0-9+/_\-]{40,}={0,2}")
@@ -166,7 +166,7 @@ def scrub(text: str) -> str:
 
 def _scrub(text: str) -> str:
     if ";base64," in text:
-        text = _DATA_URL.sub(lambda match: f"data:{match[1] or ''};base64,[{len(match[0])} characters left out]", text)
+        text = _DATA_URL.sub(lambda match: f"data:{match[1] or ''};base64,[{len(match[2])} characters left out]", text)
     if len(text) >= _MIN_RUN:
         text = _BASE64.sub(_scrub_run, text)
     if "://" in text:

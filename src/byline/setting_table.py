@@ -185,6 +185,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         parse_switch,
     ),
     Setting(
+        "media",
+        ("BYLINE_MEDIA",),
+        "false",
+        "true: images, audio and files of captured conversations are uploaded to Langfuse",
+        parse_switch,
+    ),
+    Setting(
         "caller_spans",
         ("BYLINE_CALLER_SPANS",),
         "auto",

@@ -12,10 +12,15 @@ from typing import Any, Final
 
 import msgspec
 
+from byline.media import Media, MediaBudget, MessagesWithMedia
+
 #: Characters of one text; a longer text is cut, and its length is stated.
 MAX_TEXT: Final = 32 * 1024
 #: Characters of one attribute as JSON.
 MAX_JSON: Final = 256 * 1024
+
+#: Binary parts of one attribute whose bytes are kept.
+MAX_MEDIA: Final = 20
 
 Part = dict[str, Any]
 Message = dict[str, Any]
@@ -55,19 +60,24 @@ def tool_response_part(identifier: object, response: object) -> Part:
 def media_part(
     modality: str, *, uri: object = None, file_id: object = None, mime: object = None, data: object = None
 ) -> Part:
-    """Return a part that is no text: its URI, its file, or the kind and number of its bytes, never its bytes."""
+    """Return a part that is no text: its URI, its file, or a blob with the number of its bytes.
+
+    The content of a blob is Base64 as it came, or empty; `dump_messages` leaves it out.
+    """
     # The schema of the conventions requires the content of a blob.
     part: Part = {"type": "blob", "modality": modality, "content": ""}
+    is_base64 = True
     if isinstance(uri, str) and not uri.startswith("data:"):
         part = {"type": "uri", "modality": modality, "uri": shorten_text(uri)}
     elif isinstance(file_id, str):
         part = {"type": "file", "modality": modality, "file_id": file_id}
     elif isinstance(uri, str):
-        mime = uri[5:].partition(";")[0]
-        data = uri.partition(",")[2]
+        header, _, data = uri[5:].partition(",")
+        mime, is_base64 = header.partition(";")[0], header.endswith(";base64")
     if isinstance(data, str) and part["type"] == "blob":
         # Base64 has four characters for three bytes.
         part["size"] = len(data.rstrip("=")) * 3 // 4
+        part["content"] = data if is_base64 else ""
     if isinstance(mime, str):
         part["mime_type"] = mime[:100]
     return part
@@ -146,13 +156,21 @@ def dump_json(value: object) -> str:
         return ""
 
 
-def dump_messages(messages: list[Message]) -> str | None:
-    """Return the JSON text of messages; of a long conversation the last ones."""
+def dump_messages(messages: list[Message], budget: MediaBudget | None = None) -> str | None:
+    """Return the JSON text of messages; of a long conversation the last ones.
+
+    Args:
+        messages: The messages.
+        budget: Room for the bytes of binary parts, which the text then takes along (`MessagesWithMedia`); by default
+            they are dropped.
+    """
     if not messages:
         return None
     encoded: list[str] = []
+    media: list[Media] = []
     size = 2
     for message in reversed(messages):
+        message = {**message, "parts": [_without_bytes(part, media, budget) for part in message["parts"]]}
         # Of a choice that was cut off no reason is known; the newest schema has no null.
         if not isinstance(message.get("finish_reason", ""), str):
             message = {name: value for name, value in message.items() if name != "finish_reason"}
@@ -163,7 +181,24 @@ def dump_messages(messages: list[Message]) -> str | None:
             break
         size += len(text) + 1
         encoded.append(text)
-    return f"[{','.join(reversed(encoded))}]"
+    dumped = f"[{','.join(reversed(encoded))}]"
+    return MessagesWithMedia.with_media(dumped, tuple(media)) if media else dumped
+
+
+def _without_bytes(part: Part, media: list[Media], budget: MediaBudget | None) -> Part:
+    """Return a part without its bytes, which are added to the media if there is room for them."""
+    data = part.get("content")
+    if part["type"] != "blob" or not data:
+        return part
+    kept = None
+    if budget is not None and len(media) < MAX_MEDIA:
+        mime = str(part.get("mime_type", "")).lower()
+        # OpenAI states the format of audio alone.
+        kept = budget.take(mime if "/" in mime or not mime else f"{part['modality']}/{mime}", data)
+    if kept is None:
+        return {**part, "content": ""}
+    media.append(kept)
+    return {**part, "content": "", "media": len(media) - 1}
 
 
 def dump_list(items: list[Any]) -> str | None:

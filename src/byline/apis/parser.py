@@ -14,6 +14,7 @@ from byline.apis.json_body import Members, decode_json, iter_events, parse_array
 from byline.apis.messages import Message, Part, dump_list, dump_messages, flat_tool, list_objects
 from byline.call_result import CallResult
 from byline.gateways import values
+from byline.media import MediaBudget
 
 #: Request member (a dotted path) → the parameter's GenAI name, and the type of the value.
 Parameters = Mapping[str, tuple[str, type[int | float | str | tuple[str, ...]]]]
@@ -123,6 +124,7 @@ class ApiParser:
         host: str,
         members: Mapping[str, msgspec.Raw] | None = None,
         capture: bool = False,
+        media: MediaBudget | None = None,
     ) -> bool:
         """Read model and parameters, and the messages if they are captured.
 
@@ -133,6 +135,7 @@ class ApiParser:
             host: The host of the URL.
             members: The body's top-level members, if the caller has split the body already.
             capture: Whether input messages, system instructions and tool definitions are captured.
+            media: Room for the bytes of binary parts, ``None`` if nobody uploads them.
 
         Returns:
             Whether the body has the members that a request of this API needs.
@@ -152,13 +155,15 @@ class ApiParser:
         if self.dimensions is not None:
             result.dimensions = token_count(find_value(request, self.dimensions))
         if capture:
-            self._capture(lambda: self._capture_request(request, result))
+            self._capture(lambda: self._capture_request(request, result, media))
         else:
             # These quote the conversation.
             result.parameters.pop("stop_sequences", None)
         return self.has_required_members(request)
 
-    def parse_response(self, body: bytes, result: CallResult, *, capture: bool = False) -> Mapping[str, Any] | None:
+    def parse_response(
+        self, body: bytes, result: CallResult, *, capture: bool = False, media: MediaBudget | None = None
+    ) -> Mapping[str, Any] | None:
         """Read a whole reply, and its messages if they are captured.
 
         Returns:
@@ -169,12 +174,12 @@ class ApiParser:
             return None if decode_json(body) is None else {}
         self.apply_reply(reply, result)
         if capture:
-            self._capture(lambda: self._capture_output(self.output_messages(reply), result))
+            self._capture(lambda: self._capture_output(self.output_messages(reply), result, media))
         stated = self.gateway_members(reply)
         return Members({**stated, **reply.raw}) if stated else reply
 
     def parse_stream(
-        self, head: bytes, tail: bytes, result: CallResult, *, capture: bool = False
+        self, head: bytes, tail: bytes, result: CallResult, *, capture: bool = False, media: MediaBudget | None = None
     ) -> Mapping[str, Any] | None:
         """Read beginning and end of a stream, and its messages if they are captured.
 
@@ -184,6 +189,7 @@ class ApiParser:
             result: The call result to fill in. The finish reasons are replaced, because a stream is read
                 again as more events arrive.
             capture: Whether the output messages are captured.
+            media: Room for the bytes of their binary parts.
 
         Returns:
             The members that a gateway reads, usage and cost among them; ``None`` if no event states them.
@@ -208,7 +214,7 @@ class ApiParser:
 
         events = read_events()
         if capture:
-            self._capture(lambda: self._capture_output(self.join_stream(events), result))
+            self._capture(lambda: self._capture_output(self.join_stream(events), result, media))
         for _ in events:
             pass
         if not raw and head:
@@ -292,13 +298,13 @@ class ApiParser:
         except Exception:
             errors.report_internal_error("content")
 
-    def _capture_request(self, request: Members, result: CallResult) -> None:
-        result.input_messages = dump_messages(self.input_messages(request))
+    def _capture_request(self, request: Members, result: CallResult, media: MediaBudget | None) -> None:
+        result.input_messages = dump_messages(self.input_messages(request), media)
         result.system_instructions = dump_list(self.system_instructions(request))
         result.tool_definitions = dump_list(self.tool_definitions(request))
 
-    def _capture_output(self, messages: list[Message], result: CallResult) -> None:
-        result.output_messages = dump_messages(messages)
+    def _capture_output(self, messages: list[Message], result: CallResult, media: MediaBudget | None) -> None:
+        result.output_messages = dump_messages(messages, media)
 
 
 def find_value(members: Mapping[str, Any], path: str) -> Any:

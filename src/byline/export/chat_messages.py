@@ -18,6 +18,11 @@ Message = dict[str, Any]
 
 #: The redaction of binary data leaves this text.
 _LEFT_OUT: Final = re.compile(r"\[(\d+) characters left out\]")
+#: A reference to a binary part that Langfuse stores.
+MEDIA_REFERENCE: Final = re.compile(
+    r"@@@langfuseMedia:type=([\w.+-]+/[\w.+-]+)\|id=[\w-]{22}\|source=base64_data_uri@@@", re.ASCII
+)
+_TEXTS: Final = ("text", "input_text", "output_text")
 _DATA_URL: Final = re.compile(r"data:([\w.+/-]*)(?:;[\w=.-]+)*,")
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -106,7 +111,14 @@ def render_message(message: Mapping[str, Any]) -> list[Message]:
             rendered["refusal"] = to_text(part.get("content") or part.get("refusal"))
         else:
             contents.append(_render_content(part))
-    if any(content["type"] != "text" for content in contents):
+            transcript = part.get("transcript") if isinstance(part, Mapping) else None
+            if isinstance(transcript, str) and contents[-1]["type"] != "text":
+                contents.append(_text(transcript))
+    # A reference among other texts would be shown as text.
+    if any(
+        content["type"] != "text" or (len(contents) > 1 and MEDIA_REFERENCE.fullmatch(content["text"]))
+        for content in contents
+    ):
         rendered["content"] = contents
     elif contents:
         rendered["content"] = "\n".join(content["text"] for content in contents)
@@ -139,6 +151,9 @@ def _render_content(part: Any) -> dict[str, Any]:
     if not isinstance(part, Mapping):
         return _text(to_text(part))
     kind, modality = part.get("type"), part.get("modality")
+    reference = None if kind in _TEXTS else _find_reference(part)
+    if reference is not None:
+        return _render_reference(reference)
     if kind == "uri" and modality == "image":
         return {"type": "image_url", "image_url": {"url": to_text(part.get("uri"))}}
     if kind in ("image_url", "input_image"):
@@ -167,6 +182,39 @@ def _render_content(part: Any) -> dict[str, Any]:
     return _text(to_text(part.get("content", part)))
 
 
+def _find_reference(part: Mapping[str, Any], depth: int = 0) -> str | None:
+    """Return the reference that stands in the place of a part's bytes."""
+    for value in part.values():
+        if isinstance(value, str):
+            if value.startswith("@@@") and MEDIA_REFERENCE.fullmatch(value):
+                return value
+        elif isinstance(value, Mapping) and depth < 2:
+            found = _find_reference(value, depth + 1)
+            if found is not None:
+                return found
+    return None
+
+
+def _render_reference(reference: str) -> dict[str, Any]:
+    """Return a part of the kind in which Langfuse's pages show the bytes; documents are shown below the message."""
+    modality = reference.partition("type=")[2].partition("/")[0]
+    if modality == "image":
+        return {"type": "image_url", "image_url": {"url": reference}}
+    if modality == "audio":
+        return {"type": "input_audio", "input_audio": {"data": reference}}
+    return _text(reference)
+
+
+def describe_bytes(kind: object, size: object) -> str:
+    """Return the text that replaces a binary part.
+
+    Example:
+        >>> describe_bytes("image/png", 396)
+        '[image/png, 396 bytes omitted]'
+    """
+    return f"[{kind}, {size} bytes omitted]" if isinstance(size, int) else f"[{kind} omitted]"
+
+
 def _describe_blob(part: Mapping[str, Any]) -> str:
     kind = part.get("mime_type") or part.get("modality") or "data"
     size = part.get("size")
@@ -175,7 +223,7 @@ def _describe_blob(part: Mapping[str, Any]) -> str:
         left_out = _LEFT_OUT.search(content)
         # Base64 has four characters for three bytes.
         size = int(left_out[1]) * 3 // 4 if left_out else len(content.rstrip("=")) * 3 // 4
-    return f"[{kind}, {size} bytes omitted]" if isinstance(size, int) else f"[{kind} omitted]"
+    return describe_bytes(kind, size)
 
 
 def _text(text: str) -> dict[str, Any]:

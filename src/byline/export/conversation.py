@@ -218,7 +218,8 @@ def _parse(value: Any) -> Any:
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return None
     try:
-        return msgspec.json.decode(value)
+        # The decoder takes no subclass of `str`.
+        return msgspec.json.decode(str(value))
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
         return None
 

@@ -19,6 +19,7 @@ from byline.export.delivery.batch_sender import BatchSender
 from byline.export.delivery.post import OTLPExporter
 from byline.export.delivery.store import DiskStore
 from byline.export.delivery.transport import Transport
+from byline.export.langfuse_mapping.media import MediaParts
 from byline.export.langfuse_mapping.observation import map_span
 from byline.export.options import DestinationOptions, Options, validate_endpoint, validate_headers
 from byline.export.pipeline import SpanPipeline, SpanTransform
@@ -30,6 +31,7 @@ from byline.export.span_copy import SpanCopy
 from byline.export.trace_view import TraceView
 from byline.export.worker import DestinationWorker
 from byline.genai.dialects import LANGFUSE, translate_attributes
+from byline.media import MediaBudget
 from byline.settings import SettingError
 from byline.urls import without_credentials
 
@@ -59,6 +61,8 @@ class Destination:
     name = "destination"
     #: Whether OpenTelemetry's variables name the endpoint, so that their certificates are meant for it.
     _is_named_by_environment = False
+    #: Room for binary parts that are to be uploaded, ``None`` if they are left out.
+    media: MediaBudget | None = None
 
     def __init__(
         self,
@@ -106,6 +110,10 @@ class Destination:
     def transforms(self) -> Sequence[SpanTransform]:
         """Return the functions that are applied to each redacted span, in order."""
         return (map_span,) if LANGFUSE in self.options.conventions else ()
+
+    def media_parts(self) -> MediaParts | None:
+        """Return the stage that uploads binary parts, ``None`` for a destination that gets none."""
+        return None
 
     def processor(self) -> DestinationSpanProcessor:
         """Return the span processor of this destination; the same one until it is shut down."""
@@ -196,20 +204,29 @@ class Destination:
         ]
         if options.minimization:
             transforms.insert(0, options.minimization.apply)
-        collect = None
+        collect: list[SpanTransform] = []
         langfuse, openinference = map_span in own_transforms, "openinference" in options.conventions
         if langfuse or openinference:
             # Before the redaction, because content is set on roots as well.
             roots = RequestRoots(decisions.destination_id, langfuse=langfuse, openinference=openinference)
-            collect = roots.collect
+            collect.append(roots.collect)
             transforms.insert(0, roots.apply)
         if openinference:
             transforms.append(openinference_mapping.map_span)
         if options.conventions:
             transforms.append(self._add_conventions)
         transforms += own_transforms
+        media = None if options.privacy else self.media_parts()
+        if media is not None:
+            collect.insert(0, media.replace_bytes)
+            transforms.append(media.upload)
         return SpanPipeline(
-            self.label, decisions=decisions, trace_view=trace_view, transforms=transforms, collect=collect
+            self.label,
+            decisions=decisions,
+            trace_view=trace_view,
+            transforms=transforms,
+            collect=collect,
+            media=None if media is None else media.uploader,
         )
 
     def _add_conventions(self, span_copy: SpanCopy) -> None:

@@ -11,13 +11,16 @@ from byline import settings
 from byline.export.decisions import Spans
 from byline.export.delivery import messages
 from byline.export.delivery.http_client import HttpClient
+from byline.export.delivery.media_upload import MediaUploader
 from byline.export.destination import Destination
+from byline.export.langfuse_mapping.media import MediaParts
 from byline.export.langfuse_mapping.observation import drop_mapped, map_span
 from byline.export.options import Options
 from byline.export.pipeline import SpanTransform
 from byline.export.self_test import CheckResult
 from byline.export.span_copy import SpanCopy
 from byline.genai import attributes as names
+from byline.media import MediaBudget
 from byline.settings import SettingError
 from byline.urls import without_credentials
 
@@ -36,12 +39,15 @@ class Langfuse(Destination):
         base_url: ``https://cloud.langfuse.com`` (EU, the default), ``https://us.cloud.langfuse.com``
             or the URL of your own server, with or without ``/api/public/otel``.
         spans: ``"llm"``, ``"all"`` or a function of the finished span.
+        media: Whether images, audio and files of captured conversations are uploaded to Langfuse, by default
+            ``BYLINE_MEDIA`` or false. At most 20 of 10 MiB for each span, and none with ``privacy``; the others
+            are named by type and size.
         **options: The settings of every destination: `byline.export.options.DestinationOptions`. ``unsampled`` is
             ``"record"`` by default, because a gateway sends every call.
 
     Raises:
-        SettingError: ``byline.E041`` if a key is missing or in the place of the other one, and the errors of
-            `Destination`.
+        SettingError: ``byline.E041`` if a key is missing or in the place of the other one, ``byline.E152`` for
+            ``media`` that is no boolean, and the errors of `Destination`.
 
     Example:
         >>> Langfuse("pk-lf-1", "sk-lf-1", "https://us.cloud.langfuse.com").endpoint
@@ -57,8 +63,12 @@ class Langfuse(Destination):
         base_url: str | None = None,
         *,
         spans: Spans = "llm",
+        media: bool | None = None,
         **options: Unpack[Options],
     ) -> None:
+        media = settings.find("media").value if media is None else media
+        if not isinstance(media, bool):
+            raise SettingError("byline.E152", f"media is {type(media).__name__}", "pass True or False")
         public_key = public_key or settings.find("langfuse_public_key").value
         secret_key = secret_key or settings.find("langfuse_secret_key").value
         for variable, key in (("LANGFUSE_PUBLIC_KEY", public_key), ("LANGFUSE_SECRET_KEY", secret_key)):
@@ -73,6 +83,8 @@ class Langfuse(Destination):
         super().__init__(f"{base}{_PATH}/v1/traces", headers=headers, spans=spans, **options)
         self.base_url = base
         self._public_key = public_key
+        if media and not self.options.privacy:
+            self.media = MediaBudget()
 
     def credentials(self) -> str:
         """Return the beginning of the public key, which tells projects apart."""
@@ -94,6 +106,19 @@ class Langfuse(Destination):
             span_copy.attributes = {**stated, **span_copy.attributes}
 
         return (set_defaults, map_span, drop_mapped) if all_defaults else (map_span, drop_mapped)
+
+    def media_parts(self) -> MediaParts | None:
+        """Return the stage that uploads binary parts to the project, if the destination is told to."""
+        if self.media is None:
+            return None
+        uploader = MediaUploader(
+            self.label,
+            self.base_url,
+            self.headers["Authorization"],
+            transport=self.transport,
+            allow_http=self.options.allow_http,
+        )
+        return MediaParts(uploader, self.media)
 
     def check(self) -> list[CheckResult]:
         """Test the credentials, then an export."""

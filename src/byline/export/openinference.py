@@ -114,6 +114,9 @@ def _set_content(attributes: dict[str, Any], path: str, message: Message) -> Non
         if part["type"] == "image_url":
             attributes[f"{part_path}type"] = "image"
             attributes[f"{part_path}image.image.url"] = part["image_url"]["url"]
+        elif part["type"] == "input_audio":
+            attributes[f"{part_path}type"] = "audio"
+            attributes[f"{part_path}audio.audio.url"] = part["input_audio"]["data"]
         else:
             attributes[f"{part_path}type"] = part["type"]
             attributes[f"{part_path}text"] = part["text"]

@@ -102,7 +102,8 @@ class DestinationOptions:
             false: HMACs with the key in ``BYLINE_PSEUDONYM_KEY``, the same in every process and destination.
         privacy: Whether content is redacted, by default ``BYLINE_PRIVACY``: prompts, completions, system
             instructions, tool definitions, arguments and results, and error messages, which repeat them. Tokens,
-            cost, timing, model and custom metadata stay. Credentials and binary parts are never sent.
+            cost, timing, model and custom metadata stay. Credentials are never sent, and binary parts by
+            ``Langfuse(…, media=True)`` alone.
         mask: A function ``(name, value)`` of each text, ids, names and the caller's data included; its result is sent
             instead, or nothing if the result is ``None``.
         organizations: Patterns of organization ids, in which ``*`` matches anything; only spans that match one are

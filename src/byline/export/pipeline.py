@@ -17,6 +17,7 @@ from byline import errors, internal_metrics
 from byline.attribution import EMPTY
 from byline.export import propagate
 from byline.export.decisions import ExportDecisions
+from byline.export.delivery.media_upload import MediaUploader
 from byline.export.span_copy import SpanCopy
 from byline.export.trace_view import TraceView
 from byline.genai.call_spans import is_provisional
@@ -107,7 +108,8 @@ class SpanPipeline:
         trace_view: Places spans in the trace that the caller named.
         transforms: Functions that change each span, in order: trace input and output, redaction, conventions, mapping
             to the backend.
-        collect: Called with each exported span before the transforms.
+        collect: Called with each exported span before the transforms, in order.
+        media: Uploads the binary parts of spans, ``None`` if nothing does.
     """
 
     def __init__(
@@ -117,13 +119,15 @@ class SpanPipeline:
         decisions: ExportDecisions,
         trace_view: TraceView,
         transforms: Sequence[SpanTransform],
-        collect: SpanTransform | None = None,
+        collect: Sequence[SpanTransform] = (),
+        media: MediaUploader | None = None,
     ) -> None:
         self._name = name
         self._decisions = decisions
         self._trace_view = trace_view
         self._transforms = transforms
         self._collect = collect
+        self.media = media
         self._held = HoldBackBuffer()
 
     @property
@@ -188,8 +192,8 @@ class SpanPipeline:
         return self._decisions.matches(queued.span, queued.state, sampled=queued.context.trace_flags.sampled)
 
     def _place(self, span_copy: SpanCopy, copies: list[SpanCopy]) -> None:
-        if self._collect is not None:
-            self._collect(span_copy)
+        for collect in self._collect:
+            collect(span_copy)
         copies += self._trace_view.place(span_copy)
 
     def _add_unended_parents(self, copies: list[SpanCopy], *, everything: bool) -> None:

@@ -14,10 +14,12 @@ from opentelemetry.sdk.trace import Event
 from opentelemetry.trace import Status, StatusCode
 
 from byline.export import chat_messages, conversation
+from byline.export.chat_messages import Conversation
 from byline.export.redaction import content
 from byline.export.span_copy import SpanCopy, find_error
 from byline.genai import attributes as names
 from byline.genai.span_state import SpanState
+from byline.media import Media
 from byline.request_spans import RequestSpans
 
 _TRACE_INPUT: Final = "langfuse.trace.input"
@@ -31,6 +33,10 @@ class _Source(NamedTuple):
 
     attributes: Mapping[str, Any]
     events: Sequence[Event]
+    media: Mapping[str, Media]
+
+    def read(self) -> Conversation:
+        return conversation.read_conversation(self.attributes, self.events)
 
 
 class _Summary:
@@ -112,7 +118,7 @@ class RequestRoots:
         start, end = span.start_time or 0, span.end_time or 0
         masked = content.masked_sides(span.attributes)
         has_input, has_output = conversation.sides(span.attributes, span.events)
-        source = _Source(span.attributes, span.events)
+        source = _Source(span.attributes, span.events, span.media)
         if has_input and content.INPUT not in masked and (summary.input is None or start < summary.input_start):
             summary.input, summary.input_start = source, start
         if has_output and content.OUTPUT not in masked and end >= summary.output_end:
@@ -135,11 +141,13 @@ class RequestRoots:
 
     def _summarize(self, span: SpanCopy, summary: _Summary, *, is_outermost: bool) -> None:
         attributes = span.attributes
-        given = None if summary.input is None else conversation.read_conversation(*summary.input)
+        given = None if summary.input is None else summary.input.read()
         returned = given
         if summary.output is not summary.input:
-            returned = None if summary.output is None else conversation.read_conversation(*summary.output)
+            returned = None if summary.output is None else summary.output.read()
         has_output = summary.output is not None and (summary.error is None or summary.output_end >= summary.end)
+        for source in (summary.input, summary.output):
+            span.media = span.media if source is None else {**source.media, **span.media}
         if self._langfuse and is_outermost:
             if given is not None:
                 span.set_missing(conversation.INPUT, chat_messages.dump_input(given))
@@ -160,7 +168,8 @@ class RequestRoots:
         """Set the first question of the trace on a later generation that is a root as well."""
         summary = root.in_trace(span.trace_id).summaries.get((self._destination_id, 0)) if self._langfuse else None
         if summary is not None and summary.input is not None and summary.input_start < (span.start_time or 0):
-            question = chat_messages.dump_input(conversation.read_conversation(*summary.input))
+            question = chat_messages.dump_input(summary.input.read())
+            span.media = {**summary.input.media, **span.media}
             span.set_missing(_TRACE_INPUT, question)
 
 

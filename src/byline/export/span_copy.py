@@ -26,6 +26,7 @@ from byline.genai.attributes import (
 from byline.genai.call_results import expects_second_span, results, strip_call, strip_usage
 from byline.genai.fast_attributes import peek_attributes
 from byline.genai.span_state import SpanState
+from byline.media import Media
 from byline.request_spans import RequestSpans
 
 _STATUS_CODE: Final = CALL_RESULT["status_code"]
@@ -47,6 +48,7 @@ class SpanCopy:
         starts_trace: Whether the span is the outermost of its trace, although the caller named a parent.
         joins_trace: Whether another process or an earlier request began the exported trace, whose release and version
             stay as they are.
+        media: The binary parts of its content by their reference, for a destination that uploads them.
         propagated_version: The version of its request at which it got the trace attributes of other spans.
     """
 
@@ -64,6 +66,7 @@ class SpanCopy:
         "joins_trace",
         "kind",
         "links",
+        "media",
         "name",
         "parent",
         "propagated_version",
@@ -113,6 +116,7 @@ class SpanCopy:
         self.is_duplicate = False
         self.joins_trace = False
         self.starts_trace = False
+        self.media: dict[str, Media] = {}
         self.propagated_version = -1
         self._dropped_attributes = 0
 

@@ -72,6 +72,9 @@ class DestinationWorker:
         sender.start()
         internal_metrics.register_gauges(name, self._gauge_values)
         _call_after_fork(self)
+        if pipeline.media is not None:
+            # Uploads take time, and no span is dropped for them.
+            pipeline.media.is_behind = lambda: 2 * self.waiting_spans > self.capacity
 
     def _make_locks(self) -> None:
         # Reentrant: a finalizer or signal handler may end a span while its thread holds the lock.
@@ -132,6 +135,8 @@ class DestinationWorker:
         """Try each batch once from now on, and start no attempt after ``seconds``: the process is about to end."""
         self._deadline = min(self._deadline, time.monotonic() + seconds)
         self._sender.set_deadline(self._deadline)
+        if self._pipeline.media is not None:
+            self._pipeline.media.set_deadline(self._deadline)
 
     def shutdown(self) -> None:
         """Send the spans that wait and accept no more; drops and counts those that are not sent in time."""

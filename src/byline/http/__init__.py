@@ -16,6 +16,7 @@ from byline.genai.tracer_provider import SideTracer
 from byline.http import aiohttp, botocore, httpx, pricing, propagation, requests, urllib3
 from byline.http.call_config import CallConfig, LLMSpans, configs
 from byline.http.propagation import OwnServices
+from byline.media import MediaBudget
 from byline.patching import Patches
 from byline.settings import SettingError
 
@@ -55,6 +56,7 @@ def install(
     clients: Literal["auto"] | Collection[str],
     llm_spans: LLMSpans,
     capture_content: bool,
+    media: MediaBudget | None = None,
     side_tracer: SideTracer | None = None,
     processor: SpanProcessor | None = None,
     own_services: OwnServices | None = None,
@@ -72,6 +74,7 @@ def install(
         gateways=gateways,
         llm_spans=llm_spans,
         capture_content=capture_content,
+        media=media,
         side_tracer=side_tracer,
         processor=processor,
         enabled=bool(wanted),

@@ -14,6 +14,7 @@ from byline.fork import fork_safe_lock
 from byline.gateways import GatewayRegistry
 from byline.gateways.base import Gateway
 from byline.genai.tracer_provider import SideTracer, parent_is_unsampled, unwrap_processors
+from byline.media import MediaBudget
 
 LLMSpans = Literal["auto"] | bool
 
@@ -37,6 +38,7 @@ class CallConfig:
         gateways: The gateways that the app named.
         llm_spans: Whether byline makes LLM spans: ``"auto"`` if no instrumentation makes one.
         capture_content: Whether prompts and completions are written onto LLM spans.
+        media: Room for the bytes of their binary parts, ``None`` if no destination uploads them.
         side_tracer: Makes LLM spans for requests that the app's sampler dropped, ``None`` if no destination
             wants those.
         processor: byline's span processor of the provider.
@@ -55,6 +57,7 @@ class CallConfig:
         gateways: Sequence[Gateway],
         llm_spans: LLMSpans,
         capture_content: bool,
+        media: MediaBudget | None = None,
         side_tracer: SideTracer | None = None,
         processor: SpanProcessor | None = None,
         enabled: bool = True,
@@ -66,6 +69,7 @@ class CallConfig:
         self.registry = GatewayRegistry(gateways)
         self.llm_spans: LLMSpans = llm_spans
         self.capture_content = capture_content
+        self.media = media
         self.side_tracer = side_tracer
         self.enabled = enabled
         self.on_first_call: Callable[[], None] | None = None

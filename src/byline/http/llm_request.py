@@ -61,7 +61,13 @@ def begin_llm_request(
         # Searched once, for a long prompt takes its time; the gateway needs the members as well.
         members = top_level_members(content) if content else None
         fits = parser.parse_request(
-            content or b"", result, path=path, host=host, members=members or {}, capture=config.capture_content
+            content or b"",
+            result,
+            path=path,
+            host=host,
+            members=members or {},
+            capture=config.capture_content,
+            media=config.media,
         )
         gateway = config.registry.find(host, port, path)
         if not fits and (gateway is None or parser.shares_path):
@@ -136,7 +142,9 @@ class LLMRequest:
         self.headers, self.body = self._begin(gateway, path, headers, body, members)
         self._has_read_partial = False
         self._path = path
-        self._reader = ResponseReader(config.registry, parser, gateway, result, capture=config.capture_content)
+        self._reader = ResponseReader(
+            config.registry, parser, gateway, result, capture=config.capture_content, media=config.media
+        )
 
     def _begin(
         self,

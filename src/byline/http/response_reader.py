@@ -16,6 +16,7 @@ from byline.gateways import GatewayRegistry, rate_limits
 from byline.gateways.base import Gateway
 from byline.http import gateway_exchange
 from byline.http.pricing import estimate_cost
+from byline.media import MediaBudget
 
 #: A stream states ids in the first events and usage in the last events.
 _HEAD_BYTES: Final = 16 * 1024
@@ -198,6 +199,7 @@ class ResponseReader:
         gateway: The gateway that the request was sent to, ``None`` if the host is not known as one.
         result: The call result to fill in.
         capture: Whether the output messages are captured.
+        media: Room for the bytes of their binary parts, ``None`` if nobody uploads them.
 
     Attributes:
         gateway: The gateway that sent the response.
@@ -213,11 +215,13 @@ class ResponseReader:
         result: CallResult,
         *,
         capture: bool,
+        media: MediaBudget | None = None,
     ) -> None:
         self._registry = registry
         self._parser = parser
         self._result = result
         self._capture = capture
+        self._media = media
         self._headers: Mapping[str, str] = {}
         self._start_time = time.perf_counter()
         self.gateway = gateway
@@ -269,7 +273,7 @@ class ResponseReader:
         result = self._result
         if result.status_code is not None and result.status_code >= 400:
             parse_error(result.status_code, body, result)
-        decoded = self._parser.parse_response(body, result, capture=self._capture) if body else None
+        decoded = self._parser.parse_response(body, result, capture=self._capture, media=self._media) if body else None
         if body and decoded is None:
             internal_metrics.increment("replies.unreadable")
             errors.logger.debug("the %s response is not a JSON object; its span gets no usage", self._parser.name)
@@ -279,9 +283,10 @@ class ResponseReader:
         head, tail = self.buffer.head_and_tail()
         if self.buffer.first_chunk_time is not None:
             self._result.time_to_first_chunk = self.buffer.first_chunk_time - self._start_time
-        self._apply_gateway(
-            self._parser.parse_stream(head, tail, self._result, capture=self._capture) if tail else None
-        )
+        decoded = None
+        if tail:
+            decoded = self._parser.parse_stream(head, tail, self._result, capture=self._capture, media=self._media)
+        self._apply_gateway(decoded)
 
     def _apply_gateway(self, decoded: Mapping[str, Any] | None) -> None:
         gateway_exchange.extract(self.gateway, self._result, self._headers, decoded, streamed=self.is_stream)

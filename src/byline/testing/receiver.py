@@ -1,9 +1,10 @@
-"""An OTLP receiver on 127.0.0.1, with the two endpoints of Langfuse that byline calls."""
+"""An OTLP receiver on 127.0.0.1, with the endpoints of Langfuse that byline calls."""
 
 from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import json
 import threading
 import zlib
@@ -23,6 +24,9 @@ from byline.testing.server import Handler, Request, Server
 _JSON: Final = {"content-type": "application/json"}
 _KINDS: Final = ("UNSPECIFIED", "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")
 _STATUS: Final = ("UNSET", "OK", "ERROR")
+_MEDIA: Final = "/api/public/media"
+_STORE: Final = "/bucket/"
+_URL_SAFE: Final = str.maketrans("+/", "-_")
 
 
 class ReceivedSpan(NamedTuple):
@@ -51,12 +55,26 @@ class ReceivedSpan(NamedTuple):
     resource: dict[str, Any]
 
 
+class ReceivedMedia(NamedTuple):
+    """An image or another binary part that was uploaded to the `Receiver`.
+
+    Attributes:
+        content_type: The media type, e.g. ``image/png``.
+        data: The bytes.
+        places: Where it is shown: trace id, observation id, and ``input``, ``output`` or ``metadata``.
+    """
+
+    content_type: str
+    data: bytes
+    places: list[tuple[str, str | None, str]]
+
+
 class Receiver(Server):
     """A server that accepts OTLP/HTTP exports, as protobuf or JSON, and keeps their spans.
 
     Accepts exports at every path that ends in ``/v1/traces``, so it can replace a collector or, with
-    ``/api/public/projects`` and ``/api/public/health``, Langfuse. ``requests`` has the requests with
-    their headers. `stop` closes the port, `start` opens it again.
+    ``/api/public/projects``, ``/api/public/health`` and ``/api/public/media``, Langfuse. ``requests`` has the requests
+    with their headers. `stop` closes the port, `start` opens it again.
 
     Args:
         keys: ``(public key, secret key)`` that every request must send as Basic authentication, as
@@ -77,6 +95,8 @@ class Receiver(Server):
         super().__init__(port)
         self.keys = keys
         self._spans: list[ReceivedSpan] = []
+        self._media: dict[str, ReceivedMedia] = {}
+        self._shown_media: set[str] = set()
         self._failures: deque[tuple[int, dict[str, str]]] = deque()
         self._always: tuple[int, dict[str, str]] | None = None
         self._rejecting = 0
@@ -89,6 +109,12 @@ class Receiver(Server):
         with self._arrived:
             return list(self._spans)
 
+    @property
+    def media(self) -> dict[str, ReceivedMedia]:
+        """The uploaded binary parts by their id in Langfuse: those whose upload was reported as complete."""
+        with self._arrived:
+            return {name: media for name, media in self._media.items() if name in self._shown_media}
+
     def wait_for(self, count: int, timeout: float = 10.0) -> list[ReceivedSpan]:
         """Return all spans as soon as there are ``count``. Raises `TimeoutError` after ``timeout`` seconds."""
         with self._arrived:
@@ -97,9 +123,11 @@ class Receiver(Server):
             return list(self._spans)
 
     def clear(self) -> None:
-        """Forget all spans and requests."""
+        """Forget all spans, media and requests."""
         with self._arrived:
             self._spans.clear()
+            self._media.clear()
+            self._shown_media.clear()
             self.requests.clear()
 
     def fail(self, status: int, times: int | None = 1, headers: dict[str, str] | None = None) -> None:
@@ -139,12 +167,18 @@ class Receiver(Server):
 
     def respond(self, request: Request, handler: Handler) -> None:
         """Send the response to one request."""
-        if not self._is_authorized(request):
+        if request.method == "PUT" and request.path.startswith(_STORE):
+            self._store_media(request, handler)
+        elif not self._is_authorized(request):
             handler.reply(401, b'{"message":"Invalid credentials. Confirm that you have the right host."}', _JSON)
         elif request.method == "GET":
             self._answer_langfuse(request, handler)
         elif request.path.endswith("/v1/traces"):
             self._accept_export(request, handler)
+        elif request.method == "POST" and request.path == _MEDIA:
+            self._name_media(request, handler)
+        elif request.method == "PATCH" and request.path.startswith(f"{_MEDIA}/"):
+            self._report_media(request, handler)
         else:
             handler.reply(404, b"not found", {})
 
@@ -168,6 +202,46 @@ class Receiver(Server):
             self._arrived.notify_all()
         kind = request.headers.get("content-type", "application/x-protobuf")
         handler.reply(200, _export_response(rejected, as_json="json" in kind), {"content-type": kind})
+
+    def _name_media(self, request: Request, handler: Handler) -> None:
+        """Return id and signed URL of a binary part, no URL if its bytes are there."""
+        asked = request.json()
+        digest = str(asked.get("sha256Hash"))
+        kinds = (("contentType", str), ("contentLength", int), ("traceId", str))
+        is_valid = all(isinstance(asked.get(name), kind) for name, kind in kinds) and len(digest) == 44
+        if not is_valid or asked.get("field") not in ("input", "output", "metadata"):
+            handler.reply(400, b'{"message":"Invalid request data"}', _JSON)
+            return
+        name = digest.translate(_URL_SAFE)[:22]
+        with self._arrived:
+            media = self._media.setdefault(name, ReceivedMedia(asked["contentType"], b"", []))
+            media.places.append((asked["traceId"], asked.get("observationId"), asked["field"]))
+            is_shown = name in self._shown_media
+        url = None if is_shown else f"{self.url}{_STORE}{name}?X-Amz-Expires=3600&X-Amz-Signature=0a%2F1"
+        handler.reply(201, json.dumps({"mediaId": name, "uploadUrl": url}).encode(), _JSON)
+
+    def _store_media(self, request: Request, handler: Handler) -> None:
+        """Keep the bytes of a binary part, as S3 does: other credentials than the signature are refused."""
+        media = self._media.get(request.path.removeprefix(_STORE))
+        digest = base64.b64encode(hashlib.sha256(request.body).digest()).decode()
+        if media is None or "authorization" in request.headers or "X-Amz-Signature" not in request.query:
+            handler.reply(400, b"<Error><Code>InvalidArgument</Code></Error>", {})
+        elif request.headers.get("x-amz-checksum-sha256") != digest:
+            handler.reply(400, b"<Error><Code>BadDigest</Code></Error>", {})
+        else:
+            with self._arrived:
+                self._media[request.path.removeprefix(_STORE)] = media._replace(data=request.body)
+            handler.reply(200, b"", {})
+
+    def _report_media(self, request: Request, handler: Handler) -> None:
+        name = request.path.rpartition("/")[2]
+        if name not in self._media:
+            handler.reply(404, b'{"message":"Media asset not found"}', _JSON)
+            return
+        with self._arrived:
+            if request.json().get("uploadHttpStatus") in (200, 201):
+                self._shown_media.add(name)
+        handler.reply(200, b"{}", _JSON)
 
     def _answer_langfuse(self, request: Request, handler: Handler) -> None:
         answers: dict[str, Any] = {

@@ -47,6 +47,14 @@ class Handler(BaseHTTPRequestHandler):
         """Handle a POST request."""
         self._handle_request()
 
+    def do_PUT(self) -> None:
+        """Handle a PUT request."""
+        self._handle_request()
+
+    def do_PATCH(self) -> None:
+        """Handle a PATCH request."""
+        self._handle_request()
+
     def _handle_request(self) -> None:
         parts = urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}

@@ -27,6 +27,7 @@ _POLL: Final = 0.1
 #: Bytes of a response body that are read: OTLP's partial success and the start of a web page are shorter.
 _MAX_BODY: Final = 8 * 1024
 _MAX_RETRY_AFTER: Final = 3600.0
+_SAFE: Final = "/%:@!$&'()*+,;=~-._"
 
 
 class HttpResponse(NamedTuple):
@@ -194,7 +195,10 @@ class HttpClient:
 
     @property
     def _target(self) -> str:
-        path = quote(self._url.path or "/", safe="/%:@!$&'()*+,;=~-._")
+        path = quote(self._url.path or "/", safe=_SAFE)
+        if self._url.query:
+            # URLs that a server has signed; a destination's endpoint has no query.
+            path = f"{path}?{quote(self._url.query, safe=_SAFE + '?')}"
         return path if self._proxy is None or self._is_tls else f"http://{self._authority}{path}"
 
     @property
