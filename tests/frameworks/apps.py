@@ -1,5 +1,7 @@
 """The same app in each framework: ``POST /chat`` calls a model, ``POST /stream`` calls it within a streamed response.
 
+Both answer with the message of the body, which they read themselves, and fail if the call fails.
+
 ``uvicorn tests.frameworks.apps:app`` serves the framework that ``FRAMEWORK`` names. Frameworks are imported where they
 are used, because each is installed in its own environment only.
 """
@@ -21,22 +23,34 @@ URL = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
 CALL = {"model": "openai/gpt-4o", "messages": [{"role": "user", "content": "Hello"}]}
 
 
+def _text(reply: httpx2.Response) -> str:
+    return str(reply.raise_for_status().json()["choices"][0]["message"]["content"])
+
+
 def ask() -> str:
-    return str(httpx2.post(URL, json=CALL, timeout=30).json()["choices"][0]["message"]["content"])
+    return _text(httpx2.post(URL, json=CALL, timeout=30))
 
 
 async def ask_async() -> str:
     async with httpx2.AsyncClient(timeout=30) as client:
-        return str((await client.post(URL, json=CALL)).json()["choices"][0]["message"]["content"])
+        return _text(await client.post(URL, json=CALL))
 
 
-def steps() -> Iterator[bytes]:
-    yield b"first "
+def answer(body: Any) -> dict[str, str]:
+    return {"message": body["message"], "answer": ask()}
+
+
+async def answer_async(body: Any) -> dict[str, str]:
+    return {"message": body["message"], "answer": await ask_async()}
+
+
+def steps(body: Any) -> Iterator[bytes]:
+    yield body["message"].encode()
     yield ask().encode()
 
 
-async def steps_async() -> AsyncIterator[bytes]:
-    yield b"first "
+async def steps_async(body: Any) -> AsyncIterator[bytes]:
+    yield body["message"].encode()
     yield (await ask_async()).encode()
 
 
@@ -47,12 +61,10 @@ def starlette() -> Any:
     from starlette.routing import Route
 
     async def chat(request: Request) -> JSONResponse:
-        await request.json()
-        return JSONResponse({"answer": await ask_async()})
+        return JSONResponse(await answer_async(await request.json()))
 
     async def stream(request: Request) -> StreamingResponse:
-        await request.json()
-        return StreamingResponse(steps_async())
+        return StreamingResponse(steps_async(await request.json()))
 
     app = Starlette(routes=[Route("/chat", chat, methods=["POST"]), Route("/stream", stream, methods=["POST"])])
     app.add_middleware(asgi.AttributionMiddleware)
@@ -67,10 +79,10 @@ def fastapi() -> Any:
     app.add_middleware(asgi.AttributionMiddleware)
 
     def chat(body: dict[str, Any]) -> dict[str, str]:
-        return {"answer": ask()}
+        return answer(body)
 
     async def stream(body: dict[str, Any]) -> StreamingResponse:
-        return StreamingResponse(steps_async())
+        return StreamingResponse(steps_async(body))
 
     app.post("/chat")(chat)
     # The annotation of the return value is a name of this function.
@@ -84,10 +96,10 @@ def litestar() -> Any:
     from litestar.response import Stream
 
     async def chat(data: dict[str, Any]) -> dict[str, str]:
-        return {"answer": await ask_async()}
+        return await answer_async(data)
 
     async def stream(data: dict[str, Any]) -> Any:
-        return Stream(steps_async)
+        return Stream(steps_async(data))
 
     routes = [litestar.post("/chat")(chat), litestar.post("/stream")(stream)]
     return asgi.AttributionMiddleware(litestar.Litestar(route_handlers=routes))
@@ -99,17 +111,29 @@ def quart() -> Any:
     app: Any = quart.Quart("app")
 
     async def chat() -> Any:
-        await quart.request.get_json()
-        return {"answer": await ask_async()}
+        return await answer_async(await quart.request.get_json())
 
     async def stream() -> Any:
-        await quart.request.get_json()
-        return steps_async(), 200
+        return steps_async(await quart.request.get_json()), 200
 
     app.post("/chat")(chat)
     app.post("/stream")(stream)
     app.asgi_app = asgi.AttributionMiddleware(app.asgi_app)
     return app
+
+
+def a2wsgi_flask() -> Any:
+    from a2wsgi import WSGIMiddleware
+
+    app = flask()
+    app.wsgi_app = app.wsgi_app.app
+    return asgi.AttributionMiddleware(WSGIMiddleware(app))
+
+
+def a2wsgi_starlette() -> Any:
+    from a2wsgi import ASGIMiddleware
+
+    return ASGIMiddleware(starlette())
 
 
 def _django(patterns: Callable[[], list[Any]], *apps: str) -> None:
@@ -127,16 +151,13 @@ def _django_views() -> list[Any]:
     from django.urls import path
 
     def chat(request: Any) -> Any:
-        json.loads(request.body)
-        return JsonResponse({"answer": ask()})
+        return JsonResponse(answer(json.loads(request.body)))
 
     def stream(request: Any) -> Any:
-        json.loads(request.body)
-        return StreamingHttpResponse(steps())
+        return StreamingHttpResponse(steps(json.loads(request.body)))
 
     async def stream_async(request: Any) -> Any:
-        json.loads(request.body)
-        return StreamingHttpResponse(steps_async())
+        return StreamingHttpResponse(steps_async(json.loads(request.body)))
 
     in_asgi = os.environ["FRAMEWORK"] == "django_asgi"
     return [path("chat", chat), path("stream", stream_async if in_asgi else stream)]
@@ -167,12 +188,10 @@ def django_ninja() -> Any:
         api = NinjaAPI()
 
         async def chat(request: Any) -> Any:
-            json.loads(request.body)
-            return {"answer": await ask_async()}
+            return await answer_async(json.loads(request.body))
 
         async def stream(request: Any) -> Any:
-            json.loads(request.body)
-            return StreamingHttpResponse(steps_async())
+            return StreamingHttpResponse(steps_async(json.loads(request.body)))
 
         api.post("/chat")(chat)
         api.post("/stream")(stream)
@@ -196,11 +215,10 @@ def django_rest_framework() -> Any:
             return api_view(["POST"])(open_to_all)
 
         def chat(request: Any) -> Any:
-            return Response({"answer": ask(), "sent": request.data})
+            return Response(answer(request.data))
 
         def stream(request: Any) -> Any:
-            assert request.data
-            return StreamingHttpResponse(steps())
+            return StreamingHttpResponse(steps(request.data))
 
         return [path("chat", view(chat)), path("stream", view(stream))]
 
@@ -214,12 +232,10 @@ def flask() -> Any:
     app = flask.Flask("app")
 
     def chat() -> Any:
-        flask.request.get_json()
-        return {"answer": ask()}
+        return answer(flask.request.get_json())
 
     def stream() -> Any:
-        flask.request.get_json()
-        return flask.Response(steps())
+        return flask.Response(steps(flask.request.get_json()))
 
     app.post("/chat")(chat)
     app.post("/stream")(stream)
@@ -232,13 +248,11 @@ def falcon_asgi() -> Any:
 
     class Chat:
         async def on_post(self, request: Any, response: Any) -> None:
-            await request.get_media()
-            response.media = {"answer": await ask_async()}
+            response.media = await answer_async(await request.get_media())
 
     class Stream:
         async def on_post(self, request: Any, response: Any) -> None:
-            await request.get_media()
-            response.stream = steps_async()
+            response.stream = steps_async(await request.get_media())
 
     app = falcon.asgi.App()
     app.add_route("/chat", Chat())
@@ -251,13 +265,11 @@ def falcon_wsgi() -> Any:
 
     class Chat:
         def on_post(self, request: Any, response: Any) -> None:
-            request.get_media()
-            response.media = {"answer": ask()}
+            response.media = answer(request.get_media())
 
     class Stream:
         def on_post(self, request: Any, response: Any) -> None:
-            request.get_media()
-            response.stream = steps()
+            response.stream = steps(request.get_media())
 
     app = falcon.App()
     app.add_route("/chat", Chat())
@@ -271,12 +283,10 @@ def bottle() -> Any:
     app = bottle.Bottle()
 
     def chat() -> Any:
-        assert bottle.request.json
-        return {"answer": ask()}
+        return answer(bottle.request.json)
 
     def stream() -> Any:
-        assert bottle.request.json
-        return steps()
+        return steps(bottle.request.json)
 
     app.post("/chat")(chat)
     app.post("/stream")(stream)
@@ -288,12 +298,10 @@ def pyramid() -> Any:
     from pyramid.response import Response
 
     def chat(request: Any) -> Any:
-        assert request.json_body
-        return Response(json_body={"answer": ask()})
+        return Response(json_body=answer(request.json_body))
 
     def stream(request: Any) -> Any:
-        assert request.json_body
-        return Response(app_iter=steps())
+        return Response(app_iter=steps(request.json_body))
 
     with Configurator() as config:
         for name, view in (("chat", chat), ("stream", stream)):
@@ -303,28 +311,103 @@ def pyramid() -> Any:
 
 
 def blacksheep() -> Any:
-    from blacksheep import Application, Content, Request, Response
+    from blacksheep import Application, Request, Response
     from blacksheep import json as json_response
+    from blacksheep.contents import StreamedContent
 
     app = Application()
 
     async def chat(request: Any) -> Any:
-        await request.json()
-        return json_response({"answer": await ask_async()})
+        return json_response(await answer_async(await request.json()))
 
     async def stream(request: Any) -> Any:
-        await request.json()
-        return Response(200, content=_streamed())
+        body = await request.json()
 
-    def _streamed() -> Content:
-        from blacksheep.contents import StreamedContent
+        async def steps() -> AsyncIterator[bytes]:
+            async for step in steps_async(body):
+                yield step
 
-        return StreamedContent(b"text/plain", steps_async)
+        return Response(200, content=StreamedContent(b"text/plain", steps))
 
     chat.__annotations__ = stream.__annotations__ = {"request": Request}
     app.router.add_post("/chat", chat)
     app.router.add_post("/stream", stream)
     return asgi.AttributionMiddleware(app)
+
+
+def sanic() -> Any:
+    import sanic
+
+    app = sanic.Sanic("app")
+
+    async def chat(request: Any) -> Any:
+        return sanic.json(await answer_async(request.json))
+
+    async def stream(request: Any) -> None:
+        response = await request.respond(content_type="text/plain")
+        async for step in steps_async(request.json):
+            await response.send(step)
+        await response.eof()
+
+    app.add_route(chat, "/chat", methods=["POST"])
+    app.add_route(stream, "/stream", methods=["POST"])
+    return asgi.AttributionMiddleware(app)
+
+
+def connexion() -> Any:
+    import connexion
+    from starlette.responses import StreamingResponse
+
+    async def chat(body: Any) -> Any:
+        return await answer_async(body)
+
+    async def stream(body: Any) -> Any:
+        return StreamingResponse(steps_async(body))
+
+    operations = {
+        name: {
+            "post": {
+                "operationId": name,
+                "requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}},
+                "responses": {"200": {"description": "an answer"}},
+            }
+        }
+        for name in ("chat", "stream")
+    }
+    specification = {
+        "openapi": "3.0.3",
+        "info": {"title": "app", "version": "1"},
+        "paths": {f"/{name}": operation for name, operation in operations.items()},
+    }
+    app = connexion.AsyncApp(__name__)
+    app.add_api(specification, resolver=connexion.Resolver(locals().get))
+    return asgi.AttributionMiddleware(app)
+
+
+def strawberry() -> Any:
+    import strawberry
+    from fastapi import FastAPI
+    from strawberry.fastapi import GraphQLRouter
+
+    @strawberry.type
+    class Query:
+        @strawberry.field
+        async def chat(self, message: str) -> str:
+            return message + await ask_async()
+
+    @strawberry.type
+    class Subscription:
+        @strawberry.subscription
+        async def stream(self, message: str) -> AsyncIterator[str]:
+            async for step in steps_async({"message": message}):
+                yield step.decode()
+
+    schema = strawberry.Schema(Query, subscription=Subscription)
+    app = FastAPI()
+    for path in ("/chat", "/stream"):
+        app.include_router(GraphQLRouter(schema, subscription_protocols=["graphql-sse"]), prefix=path)
+    app.add_middleware(asgi.AttributionMiddleware)
+    return app
 
 
 byline.instrument()

@@ -17,12 +17,18 @@ class Row(NamedTuple):
         packages: What is installed beside byline and httpx2.
         app: The function in `apps`.
         command: The arguments of Python that start the server.
+        client: The client in `clients`.
+        stream: How the page describes a streamed response.
+        concurrent: How the page describes 16 requests at once.
     """
 
     title: str
     packages: tuple[str, ...]
     app: str
     command: tuple[str, ...]
+    client: str = "http"
+    stream: str = "yes"
+    concurrent: str = "yes"
 
     @property
     def name(self) -> str:
@@ -30,8 +36,8 @@ class Row(NamedTuple):
         return "web-" + self.title.lower().replace(" ", "-").replace(",", "")
 
 
-def _asgi(title: str, app: str, *packages: str) -> Row:
-    return Row(title, (*packages, "uvicorn>=0.30", "httpx2>=2.0"), app, UVICORN)
+def _asgi(title: str, app: str, *packages: str, client: str = "http") -> Row:
+    return Row(title, (*packages, "uvicorn>=0.30", "httpx2>=2.0"), app, UVICORN, client)
 
 
 def _wsgi(title: str, app: str, *packages: str) -> Row:
@@ -46,6 +52,9 @@ FRAMEWORKS: Final = (
     _asgi("Litestar", "litestar", "litestar>=2.13"),
     _asgi("Quart", "quart", "quart>=0.20"),
     _asgi("BlackSheep", "blacksheep", "blacksheep>=2.0"),
+    _asgi("Sanic", "sanic", "sanic>=24.6"),
+    _asgi("Connexion", "connexion", "connexion>=3.1"),
+    _asgi("Strawberry", "strawberry", "strawberry-graphql[fastapi]>=0.341", client="graphql"),
     _asgi("Falcon, ASGI", "falcon_asgi", "falcon>=4.0"),
     _asgi("Django, ASGI", "django_asgi", "django>=5.0"),
     _asgi("Django Ninja", "django_ninja", "django-ninja>=1.3"),
@@ -59,12 +68,37 @@ FRAMEWORKS: Final = (
 _HTTPX: Final = "httpx2>=2.0"
 _FLASK: Final = ("flask>=3.0", _HTTPX, "opentelemetry-instrumentation-wsgi>=0.61b0")
 _GUNICORN: Final = ("-m", "gunicorn", APP, "--bind", "127.0.0.1:{port}", "--log-level", "warning")
+
+
+def _adapter(title: str, app: str, command: tuple[str, ...]) -> Row:
+    return Row(title, ("a2wsgi>=1.10", "uvicorn>=0.30", "waitress>=3.0", *_FLASK), app, command)
+
+
+def _lambda(version: str) -> Row:
+    command = ("-m", "tests.frameworks.lambda_server", "{port}", version)
+    return Row(
+        f"Mangum, payload {version}",
+        ("mangum>=0.19", _HTTPX),
+        "starlette",
+        command,
+        stream="as a whole: Mangum collects the response",
+        concurrent="in turn: Lambda runs one request in a process",
+    )
+
+
 SERVERS: Final = (
     Row(
         "hypercorn",
         ("hypercorn>=0.17", _HTTPX),
         "starlette",
         ("-m", "hypercorn", APP, "--bind", "127.0.0.1:{port}"),
+    ),
+    Row(
+        "hypercorn, HTTP/2",
+        ("hypercorn>=0.17", _HTTPX),
+        "starlette",
+        ("-m", "hypercorn", APP, "--bind", "127.0.0.1:{port}"),
+        "http2",
     ),
     Row(
         "granian",
@@ -87,6 +121,16 @@ SERVERS: Final = (
         "flask",
         (*_GUNICORN, "-k", "gevent"),
     ),
+    Row(
+        "uWSGI",
+        ("pyuwsgi>=2.0.27", *_FLASK),
+        "flask",
+        ("-m", "tests.frameworks.uwsgi_server", "{port}"),
+    ),
+    _adapter("a2wsgi, under uvicorn", "a2wsgi_flask", UVICORN),
+    _adapter("a2wsgi, under waitress", "a2wsgi_starlette", WAITRESS),
+    _lambda("1.0"),
+    _lambda("2.0"),
 )
 ROWS: Final = (*FRAMEWORKS, *SERVERS)
 
@@ -94,27 +138,36 @@ ROWS: Final = (*FRAMEWORKS, *SERVERS)
 def page() -> str:
     """Return docs/frameworks.md."""
     middleware = {row: "byline.asgi" if row.command == UVICORN else "byline.wsgi" for row in FRAMEWORKS}
-    frameworks = [f"| {row.title} | `{middleware[row]}` | yes | yes | yes | yes |" for row in FRAMEWORKS]
-    servers = [f"| {row.title} | {row.app.title()} | yes | yes | yes | yes |" for row in SERVERS]
+    frameworks = [f"| {row.title} | `{middleware[row]}` | {_results(row)} |" for row in FRAMEWORKS]
+    servers = [f"| {row.title} | {row.app.rpartition('_')[2].title()} | {_results(row)} |" for row in SERVERS]
     return _PAGE.format(frameworks="\n".join(frameworks), servers="\n".join(servers))
+
+
+def _results(row: Row) -> str:
+    return " | ".join(("yes", row.stream, "yes", row.concurrent, "yes"))
 
 
 _PAGE: Final = """\
 # Frameworks and servers
 
 `pytest -m matrix tests/frameworks` runs each row in an environment of its own, with the newest versions: a real server,
-requests over the network, a model call in the view. Each LLM span must have the session of a header and the user of the
-JSON body, also when the call is made within a streamed response, and for 16 requests at once.
+requests over the network, a model call in the view. Each LLM span must have the session of a header, and the user and
+the trace of the JSON body, which the app itself reads as well: also if the call is made within a streamed response, if
+it fails and the framework answers with its error page, and for 16 requests at once. The server span of each request
+must have the session, the user and the number of LLM calls.
 
-| framework | middleware | header | body | streamed response | 16 at once |
-|---|---|---|---|---|---|
+| framework | middleware | LLM span | in a streamed response | failed call | 16 at once | server span |
+|---|---|---|---|---|---|---|
 {frameworks}
 
 Frameworks run under uvicorn or waitress, servers with Starlette or Flask:
 
-| server | app | header | body | streamed response | 16 at once |
-|---|---|---|---|---|---|
+| server | app | LLM span | in a streamed response | failed call | 16 at once | server span |
+|---|---|---|---|---|---|---|
 {servers}
+
+Under AWS Lambda, call `byline.flush()` at the end of the handler: the process is frozen after each response.
+Sanic's own server calls no ASGI app; run Sanic under an ASGI server, or attribute its handlers as below.
 
 A framework that is not listed works if its app is an ASGI or WSGI callable: wrap that, outermost.
 

@@ -1,4 +1,4 @@
-"""Each framework and server answers over the network, and each LLM span has the session and user of its request."""
+"""Each framework and server answers over the network, and each LLM span has the attribution of its request."""
 
 from __future__ import annotations
 
@@ -8,36 +8,62 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from byline.testing import Gateway, ReceivedSpan, Receiver
 from tests.frameworks.cells import ROWS, Row
+from tests.frameworks.clients import CLIENTS, Ask
 from tests.integration.conftest import free_port, wait_until_up
 from tests.matrix import environments
 
 pytestmark = pytest.mark.matrix
 
-
-def ask(url: str, session: str) -> None:
-    body = {"user": f"user of {session}", "message": "Hello"}
-    answer = httpx2.post(url, json=body, headers={"x-session-id": session}, timeout=60, trust_env=False)
-    assert answer.status_code in (200, 201), answer.text
-    assert "This is the answer" in answer.text
+CONCURRENT = [f"s-{number}" for number in range(16)]
 
 
-def users(spans: list[ReceivedSpan]) -> dict[Any, Any]:
-    """Return the user of each session, of the LLM spans."""
+def calls(spans: list[ReceivedSpan]) -> dict[Any, tuple[Any, ...]]:
+    """Return user, trace, trace name and error of the LLM span of each session."""
     found = [span.attributes for span in spans if "gen_ai.operation.name" in span.attributes]
-    return {attributes.get("session.id"): attributes.get("user.id") for attributes in found}
+    names = ("user.id", "byline.trace.id", "langfuse.trace.name", "error.type")
+    return {each.get("session.id"): tuple(each.get(name) for name in names) for each in found}
+
+
+def totals(spans: list[ReceivedSpan]) -> dict[Any, tuple[Any, ...]]:
+    """Return user and number of LLM calls of the server span of each session."""
+    found = [span.attributes for span in spans if span.kind == "SERVER" and "byline.llm.calls" in span.attributes]
+    return {each.get("session.id"): (each.get("user.id"), each["byline.llm.calls"]) for each in found}
+
+
+def ask_all(row: Row, url: str, gateway: Gateway) -> None:
+    """Send a failing request, one, a streamed one, and sixteen at once; check what the app answers."""
+    ask: Ask = CLIENTS[row.client]
+    gateway.fail(429)
+    assert ask(url, "chat", "failing") == ""
+    for path, session in (("chat", "alone"), ("stream", "streamed")):
+        text = ask(url, path, session)
+        # The message of the body, which the app has read after byline has, and the answer of the model.
+        assert f"message of {session}" in text
+        assert "This is the answer" in text
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda session: ask(url, "chat", session), CONCURRENT))
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
-def test_llm_spans_have_the_session_and_user_of_their_request(row: Row, tmp_path: Path) -> None:
+def test_llm_spans_have_the_attribution_of_their_request(row: Row, tmp_path: Path) -> None:
+    """Session from a header, user and trace from the body; with the totals on the server span."""
     python = environments.make(row)
     port = free_port()
     log = tmp_path / "log"
-    sessions = ["alone", "streamed", *(f"s-{number}" for number in range(16))]
+    sessions = ["alone", "failing", "streamed", *CONCURRENT]
+    expected = {
+        session: (
+            f"user of {session}",
+            f"trace of {session}",
+            f"name of {session}",
+            "429" if session == "failing" else None,
+        )
+        for session in sessions
+    }
     with Gateway() as gateway, Receiver() as receiver, log.open("wb") as output:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "BYLINE_"))}
         env |= {
@@ -50,20 +76,18 @@ def test_llm_spans_have_the_session_and_user_of_their_request(row: Row, tmp_path
         command = [str(python), *(part.replace("{port}", str(port)) for part in row.command)]
         with subprocess.Popen(command, cwd=environments.ROOT, env=env, stdout=output, stderr=output) as server:
             try:
-                wait_until_up(f"http://127.0.0.1:{port}/up", server, log, 120)
                 url = f"http://127.0.0.1:{port}"
-                ask(f"{url}/chat", "alone")
-                ask(f"{url}/stream", "streamed")
-                with ThreadPoolExecutor(16) as pool:
-                    list(pool.map(lambda session: ask(f"{url}/chat", session), sessions[2:]))
+                wait_until_up(f"{url}/up", server, log, 120)
+                ask_all(row, url, gateway)
                 count = 0
-                while users(receiver.spans).keys() < set(sessions):
+                while not calls(receiver.spans).keys() == totals(receiver.spans).keys() == set(sessions):
                     count = len(receiver.wait_for(count + 1, timeout=60))
-                found = users(receiver.spans)
+                found = receiver.spans
             finally:
                 server.terminate()
                 try:
                     server.wait(20)
                 except subprocess.TimeoutExpired:
                     server.kill()
-    assert found == {session: f"user of {session}" for session in sessions}
+    assert calls(found) == expected
+    assert totals(found) == {session: (f"user of {session}", 1) for session in sessions}
