@@ -51,6 +51,9 @@ class CallResult(msgspec.Struct, kw_only=True, omit_defaults=True):
         output_text_tokens: Text tokens of the output.
         output_image_tokens: Image tokens of the output.
         output_audio_tokens: Audio tokens of the output.
+        audio_seconds: Seconds of audio, if the provider states its usage so (transcriptions).
+        compute_seconds: Seconds of computing, if the provider states its usage so (Replicate).
+        input_characters: Characters of the text that a request for speech contains.
         streamed: Whether the response is a stream.
         time_to_first_chunk: Seconds from sending the request to the first chunk of the body.
         duration: Seconds from sending the request to the end of the body.
@@ -117,6 +120,9 @@ class CallResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     output_text_tokens: int | None = None
     output_image_tokens: int | None = None
     output_audio_tokens: int | None = None
+    audio_seconds: float | None = None
+    compute_seconds: float | None = None
+    input_characters: int | None = None
 
     streamed: bool = False
     time_to_first_chunk: float | None = None

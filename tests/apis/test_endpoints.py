@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from byline import http
 from byline.apis import PARSERS, apply_stated_cost, find_parser
+from byline.apis.json_body import parse_object
 from byline.call_result import CallResult
 from byline.testing import Gateway
 from tests.http.conftest import Finished, running
@@ -21,6 +22,19 @@ VERTEX_HOST = "us-east5-aiplatform.googleapis.com"
 ASKED: Any = [{"role": "user", "content": "Who?"}]
 SAID: Any = [{"role": "user", "parts": [{"type": "text", "content": "Who?"}]}]
 USAGE: Any = {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
+IMAGE_USAGE: Any = {
+    "input_tokens": 50,
+    "output_tokens": 4160,
+    "total_tokens": 4210,
+    "input_tokens_details": {"text_tokens": 10, "image_tokens": 40},
+}
+SPOKEN_USAGE: Any = {
+    "type": "tokens",
+    "input_tokens": 14,
+    "output_tokens": 45,
+    "total_tokens": 59,
+    "input_token_details": {"text_tokens": 4, "audio_tokens": 10},
+}
 INTERACTION_USAGE: Any = {"total_input_tokens": 5, "total_output_tokens": 3, "total_thought_tokens": 2}
 
 
@@ -89,6 +103,107 @@ CALLS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any] | bytes, dict[st
             "input_text_tokens": 12,
             "output_messages": None,
         },
+    ),
+    "image of OpenAI, streamed": (
+        "/v1/images/generations",
+        "api.openai.com",
+        {"model": "gpt-image-1", "prompt": "Who?", "stream": True, "partial_images": 1},
+        sse(
+            {"type": "image_generation.partial_image", "b64_json": "AAAA", "partial_image_index": 0},
+            {"type": "image_generation.completed", "b64_json": "AAAA", "usage": IMAGE_USAGE},
+        ),
+        {"streamed": True, "input_tokens": 50, "output_tokens": 4160, "input_image_tokens": 40},
+    ),
+    "edited image of OpenAI": (
+        "/v1/images/edits",
+        "api.openai.com",
+        {"model": "gpt-image-1", "prompt": "Who?"},
+        {"created": 1, "data": [{"b64_json": "AAAA"}], "usage": IMAGE_USAGE},
+        {"operation": "generate_content", "output_type": "image", "input_tokens": 50, "input_text_tokens": 10},
+    ),
+    "speech of OpenAI, streamed as events": (
+        "/v1/audio/speech",
+        "api.openai.com",
+        {"model": "gpt-4o-mini-tts", "voice": "alloy", "input": "Who?", "stream_format": "sse"},
+        sse(
+            {"type": "speech.audio.delta", "audio": "AAAA"},
+            {"type": "speech.audio.done", "usage": {"input_tokens": 14, "output_tokens": 101, "total_tokens": 115}},
+        ),
+        {
+            "provider": "openai",
+            "operation": "generate_content",
+            "output_type": "speech",
+            "input_tokens": 14,
+            "output_tokens": 101,
+            "input_characters": 4,
+        },
+    ),
+    "transcription of OpenAI": (
+        "/v1/audio/transcriptions",
+        "api.openai.com",
+        {"model": "gpt-4o-transcribe", "prompt": "Who?", "response_format": "json"},
+        {"text": "Ada.", "usage": SPOKEN_USAGE},
+        {
+            "provider": "openai",
+            "operation": "generate_content",
+            "request_model": "gpt-4o-transcribe",
+            "output_type": "text",
+            "input_tokens": 14,
+            "output_tokens": 45,
+            "input_text_tokens": 4,
+            "input_audio_tokens": 10,
+            "audio_seconds": None,
+        },
+    ),
+    "transcription of OpenAI, streamed": (
+        "/v1/audio/transcriptions",
+        "api.openai.com",
+        {"model": "gpt-4o-transcribe", "prompt": "Who?", "stream": True},
+        sse(
+            {"type": "transcript.text.delta", "delta": "A"},
+            {"type": "transcript.text.delta", "delta": "da."},
+            {"type": "transcript.text.done", "text": "Ada.", "usage": SPOKEN_USAGE},
+        ),
+        {"streamed": True, "input_tokens": 14, "output_tokens": 45, "input_audio_tokens": 10},
+    ),
+    "transcription that is billed by the second": (
+        "/v1/audio/translations",
+        "api.openai.com",
+        {"model": "whisper-1", "prompt": "Who?"},
+        {"text": "Ada.", "duration": 59.7, "usage": {"type": "duration", "seconds": 60}},
+        {"request_model": "whisper-1", "input_tokens": None, "audio_seconds": 60.0},
+    ),
+    "prediction of Replicate": (
+        "/v1/models/meta/llama-4/predictions",
+        "api.replicate.com",
+        {"input": {"prompt": "Who?"}, "stream": True},
+        {
+            "id": "p-1",
+            "model": "meta/llama-4",
+            "status": "succeeded",
+            "output": ["A", "da."],
+            "error": None,
+            "metrics": {"predict_time": 1.5, "input_token_count": 7, "output_token_count": 4},
+        },
+        {
+            "provider": "replicate",
+            "operation": "generate_content",
+            "request_model": "meta/llama-4",
+            "response_model": "meta/llama-4",
+            "response_id": "p-1",
+            "finish_reasons": ("succeeded",),
+            "streamed": False,
+            "input_tokens": 7,
+            "output_tokens": 4,
+            "compute_seconds": 1.5,
+        },
+    ),
+    "prediction of a version at Replicate": (
+        "/v1/predictions",
+        "api.replicate.com",
+        {"version": "5c7d", "input": {"prompt": "Who?"}},
+        {"id": "p-1", "status": "succeeded", "output": "Ada.", "metrics": {"predict_time": 0.5}},
+        {"request_model": None, "input_tokens": None, "compute_seconds": 0.5},
     ),
     "embeddings of Vertex AI": (
         f"{VERTEX}/google/models/text-embedding-005:predict",
@@ -262,7 +377,10 @@ def test_request_and_reply_of_an_endpoint(case: str) -> None:
     path, host, request, reply, expected = CALLS[case]
     parser, result = find_parser(path), CallResult()
     assert parser is not None
-    assert parser.parse_request(json.dumps(request).encode(), result, path=path, host=host, capture=True)
+    body = json.dumps(request).encode()
+    members = parse_object(body)
+    assert members is not None
+    assert parser.parse_request(body, result, path=path, host=host, members=members.raw, capture=True)
     if isinstance(reply, bytes):
         stated = parser.parse_stream(b"", reply, result, capture=True)
     else:
@@ -270,7 +388,7 @@ def test_request_and_reply_of_an_endpoint(case: str) -> None:
     assert stated is not None
     assert {name: getattr(result, name) for name in expected} == expected
     assert json.loads(result.input_messages or "") == SAID
-    if result.operation in ("embeddings", "rerank") or result.output_type == "image":
+    if result.operation in ("embeddings", "rerank") or result.output_type in ("image", "speech"):
         assert result.output_messages is None
     else:
         (message,) = json.loads(result.output_messages or "")
@@ -302,6 +420,8 @@ def test_no_beginning_of_a_reply_raises(case: str) -> None:
         "/v1/conversations/conv_1/history",
         "/v1/conversations/conv_1/items/msg_1",
         "/v1/conversations/",
+        "/v1/models/predictions",
+        "/v1/models/meta/llama-4/versions/5c7d/predictions",
     ],
 )
 def test_paths_that_end_alike_but_call_no_model_that_is_known(path: str) -> None:
@@ -317,6 +437,11 @@ def test_paths_that_end_alike_but_call_no_model_that_is_known(path: str) -> None
         ("/v1/embed", {"model": "m", "url": "https://example.com"}),
         ("/v1/rerank", {"model": "m"}),
         ("/v1/agents/completions", {"prompt": "Who?"}),
+        ("/v1/predictions", {"input": {"prompt": "Who?"}}),
+        ("/v1/models/meta/llama-4/predictions", {"instances": []}),
+        ("/v1/audio/speech", {"text": "Who?"}),
+        ("/v1/audio/transcriptions", {"file": "x"}),
+        ("/v1/images/edits", {"image": "x"}),
     ],
 )
 def test_requests_of_other_apis_at_these_paths(path: str, body: dict[str, Any]) -> None:

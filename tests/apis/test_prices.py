@@ -84,3 +84,26 @@ def test_unknown_host_has_the_prices_of_openai_alone() -> None:
 def test_no_estimate_is_made_up(given: dict[str, object]) -> None:
     """A call with an unknown model, an error or no tokens has no cost."""
     assert called(**given).cost is None
+
+
+def test_image_tokens_have_their_own_price() -> None:
+    """Per million tokens of gpt-image-1: text 5, images 10, output 40 USD."""
+    tokens = {"input_tokens": 50, "output_tokens": 4160}
+    made = called(response_model="gpt-image-1", input_text_tokens=10, input_image_tokens=40, **tokens)
+    assert made.cost == pytest.approx((10 * 5 + 40 * 10 + 4160 * 40) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("model", "counts", "cost"),
+    [
+        ("whisper-1", {"audio_seconds": 60.0}, 0.006),
+        ("tts-1", {"input_characters": 1000}, 0.015),
+        ("gpt-4o-mini-tts", {"input_characters": 1000}, None),
+        ("whisper-1", {"audio_seconds": 0.0}, None),
+        ("meta/llama-4", {"compute_seconds": 1.0}, None),
+    ],
+)
+def test_calls_without_tokens(model: str, counts: dict[str, float], cost: float | None) -> None:
+    """Audio is billed by the second, speech of older models by the character; other prices are not guessed."""
+    made = called(response_model=None, request_model=model, input_tokens=None, output_tokens=None, **counts)
+    assert (made.cost, made.cost_details) == (None if cost is None else pytest.approx(cost), {})

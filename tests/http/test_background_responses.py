@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import aiohttp
 import httpx2
 import openai
 import pytest
 import requests.adapters
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
 
@@ -229,6 +233,64 @@ def test_requests_reads_them_too(exported: Callable[[], dict[str, Any]]) -> None
         assert session.get("https://api.openai.com/v1/responses/resp_1").json()["usage"] == USAGE
         assert session.get("https://api.openai.com/v1/models").status_code == 200
     assert sum(exported()["fetch_response gpt-4o"].values()) == 2000
+
+
+async def get_twice_with_aiohttp() -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({**RESPONSE, "status": "completed", "background": True, "usage": USAGE})
+
+    app = web.Application()
+    app.router.add_get("/v1/responses/resp_1", answer)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        for _ in range(2):
+            async with session.get(server.make_url("/v1/responses/resp_1")) as response:
+                assert (await response.json())["usage"] == USAGE
+
+
+def test_aiohttp_reads_them_too(exported: Callable[[], dict[str, Any]]) -> None:
+    with byline.bound(session_id="s-1"):
+        asyncio.run(get_twice_with_aiohttp())
+    assert sum(exported()["fetch_response gpt-4o"].values()) == 2000
+
+
+def prediction(status: str, **more: Any) -> httpx2.Response:
+    return httpx2.Response(200, json={"id": "p-1", "model": "meta/llama-4", "status": status, "error": None, **more})
+
+
+DONE = {"metrics": {"predict_time": 1.5, "input_token_count": 1200, "output_token_count": 800}}
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([prediction("starting"), prediction("processing"), prediction("succeeded", **DONE)] * 2, "fetch_response"),
+        ([prediction("succeeded", **DONE)] * 3, "generate_content"),
+    ],
+    ids=["asked for", "waited for"],
+)
+def test_predictions_of_replicate_are_counted_once(
+    answers: list[httpx2.Response], expected: str, exported: Callable[[], dict[str, Any]]
+) -> None:
+    """They may be done when they are created, or when the app asks."""
+    backend = Backend()
+    backend.answers = answers
+    with httpx2.Client(transport=httpx2.MockTransport(backend)) as client, byline.bound(session_id="s-1"):
+        url = "https://api.replicate.com/v1/models/meta/llama-4/predictions"
+        client.post(url, json={"input": {"prompt": "hello"}})
+        for _ in range(2):
+            client.get("https://api.replicate.com/v1/predictions/p-1")
+    found = exported()
+    tokens = {name: sum(usage.values()) for name, usage in found.items() if sum(usage.values())}
+    assert tokens == {f"{expected} meta/llama-4": 2000}
+
+
+def test_predictions_that_were_made_elsewhere_are_not_counted(exported: Callable[[], dict[str, Any]]) -> None:
+    """An app that shows old ones asks for them again and again, in each of its processes."""
+    backend = Backend()
+    backend.answers = [prediction("succeeded", **DONE)]
+    with httpx2.Client(transport=httpx2.MockTransport(backend)) as client, byline.bound(session_id="s-1"):
+        client.get("https://api.replicate.com/v1/predictions/p-1")
+    assert exported() == {}
 
 
 def test_nothing_is_added_to_the_request(provider: TracerProvider) -> None:

@@ -5,7 +5,19 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from byline.apis import anthropic, bedrock, cohere, gemini, mistral, ollama, openai, openai_responses
+from byline.apis import (
+    anthropic,
+    bedrock,
+    cohere,
+    gemini,
+    mistral,
+    ollama,
+    openai,
+    openai_media,
+    openai_responses,
+    replicate,
+)
+from byline.apis.openai_media import find_form_fields, form_members
 from byline.apis.parser import ApiParser, apply_stated_cost, parse_error
 
 #: End of the path → the parser of the API. A path that has two of these ends has the longer one first.
@@ -14,7 +26,11 @@ PARSERS: Final[dict[str, ApiParser]] = {
     "/agents/completions": mistral.Agents(),
     "/completions": openai.Completions(),
     "/embeddings": openai.Embeddings(),
-    "/images/generations": openai.Images(),
+    "/images/generations": openai_media.Images(),
+    "/images/edits": openai_media.EditedImages(),
+    "/audio/speech": openai_media.Speech(),
+    "/audio/transcriptions": openai_media.Transcriptions(),
+    "/audio/translations": openai_media.Transcriptions(),
     "/responses": openai_responses.Responses(),
     "/messages": anthropic.Messages(),
     ":rawPredict": anthropic.VertexMessages(),
@@ -37,11 +53,14 @@ PARSERS: Final[dict[str, ApiParser]] = {
     "/converse-stream": bedrock.Converse(),
     "/invoke": bedrock.Invoke(),
     "/invoke-with-response-stream": bedrock.Invoke(),
+    "/predictions": replicate.Predictions(),
 }
 _ENDINGS: Final = tuple(PARSERS)
-#: Reads the responses to requests of which `is_retrieval` is true.
-RETRIEVAL: Final = openai_responses.RetrievedResponse()
-_RETRIEVAL: Final = re.compile(r"/responses/resp_[^/]+\Z")
+#: Part of the path → the parser of a response that is asked for by its id.
+_RETRIEVALS: Final[dict[str, ApiParser]] = {
+    "/responses/": openai_responses.RetrievedResponse(),
+    "/predictions/": replicate.RetrievedPrediction(),
+}
 #: A conversation goes on at a path that ends with its id.
 _CONVERSATION: Final = re.compile(r"/conversations/[^/]+(?:/restart)?")
 
@@ -59,9 +78,31 @@ def find_parser(path: str) -> ApiParser | None:
     return None
 
 
-def is_retrieval(method: str, path: str) -> bool:
-    """Return whether a request asks for a response that was created before, perhaps in the background."""
-    return method == "GET" and "/responses/" in path and _RETRIEVAL.search(path) is not None
+def find_retrieval(method: str, path: str) -> ApiParser | None:
+    """Return the parser of the reply if a request asks for a response that was created before, ``None`` otherwise.
+
+    This runs for every GET of the app.
+    """
+    if method == "GET":
+        for part, parser in _RETRIEVALS.items():
+            if part in path and parser.path_pattern is not None and parser.path_pattern.search(path):
+                return parser
+    return None
 
 
-__all__ = ["PARSERS", "RETRIEVAL", "ApiParser", "apply_stated_cost", "find_parser", "is_retrieval", "parse_error"]
+def is_retrieved(parser: ApiParser) -> bool:
+    """Return whether responses of an API can be asked for again."""
+    return any(parser.name == each.name for each in _RETRIEVALS.values())
+
+
+__all__ = [
+    "PARSERS",
+    "ApiParser",
+    "apply_stated_cost",
+    "find_form_fields",
+    "find_parser",
+    "find_retrieval",
+    "form_members",
+    "is_retrieved",
+    "parse_error",
+]

@@ -250,25 +250,6 @@ class Embeddings(OpenAIParser):
         return user_messages(request.get("input"))
 
 
-class Images(OpenAIParser):
-    """``/images/generations``: the output is pictures, which are never recorded."""
-
-    name: ClassVar[str] = "openai.images"
-    required_members: ClassVar[frozenset[str]] = frozenset({"prompt"})
-    operation: ClassVar[str] = "generate_content"
-    usage: ClassVar[Usage] = USAGE
-
-    def parse_request(self, body: bytes, result: CallResult, **given: Any) -> bool:
-        """Set the type of output, which no member states."""
-        fits = super().parse_request(body, result, **given)
-        result.output_type = "image"
-        return fits
-
-    def input_messages(self, request: Members) -> list[Message]:
-        """Return the prompt."""
-        return user_messages(request.get("prompt"))
-
-
 def chat_message(item: Mapping[str, Any]) -> Message:
     """Return one message of a chat."""
     role = item.get("role", "assistant")

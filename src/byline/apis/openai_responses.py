@@ -86,6 +86,7 @@ class RetrievedResponse(Responses):
     """
 
     operation: ClassVar[str] = "fetch_response"
+    path_pattern: ClassVar[re.Pattern[str] | None] = re.compile(r"/responses/resp_[^/]+\Z")
     required_members: ClassVar[frozenset[str]] = frozenset()
 
     def apply_reply(self, reply: Members, result: CallResult) -> None:

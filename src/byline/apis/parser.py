@@ -95,6 +95,9 @@ class ApiParser:
         path_pattern: Matches a part that the path has besides its end.
         required_members: Members that every request of this API has. A request without them belongs to
             another API with the same end of the path.
+        takes_form: Whether requests may be forms (``multipart/form-data``) instead of JSON.
+        is_asked_for_later: Whether apps ask for old responses too, whose usage was stated before. Only those that
+            this process has created, and that were not done then, are counted.
         shares_path: Whether known gateways and providers serve another API, which calls no model, at a path
             with the same end.
         parameters: The request parameters.
@@ -109,6 +112,8 @@ class ApiParser:
     end_mark: ClassVar[re.Pattern[bytes] | None] = None
     path_pattern: ClassVar[re.Pattern[str] | None] = None
     required_members: ClassVar[frozenset[str]] = frozenset()
+    takes_form: ClassVar[bool] = False
+    is_asked_for_later: ClassVar[bool] = False
     shares_path: ClassVar[bool] = False
     parameters: ClassVar[Parameters] = {}
     output_types: ClassVar[tuple[str, ...]] = ()

@@ -7,7 +7,7 @@ from typing import Any
 
 from byline import errors
 from byline.http.call_config import configs
-from byline.http.client_hooks import decode_headers, encode_body, run_exchange
+from byline.http.client_hooks import decode_headers, encode_body, may_be_retrieval, run_exchange
 from byline.http.llm_request import LLMRequest, begin_llm_request
 from byline.http.patching import LLM_REQUEST, watch_response
 from byline.patching import Patches
@@ -21,8 +21,8 @@ def patch_session(patches: Patches, module: Any) -> None:
 def _wrap_request(original: Callable[..., Any]) -> Callable[..., Any]:
     async def request(self: Any, method: str, url: Any, **options: Any) -> Any:
         llm_request = None
-        if configs.active and method.upper() == "POST":
-            llm_request = _begin_request(self, url, options)
+        if configs.active and (method.upper() == "POST" or (method.upper() == "GET" and may_be_retrieval(str(url)))):
+            llm_request = _begin_request(self, method.upper(), url, options)
         if llm_request is None:
             return await original(self, method, url, **options)
         with run_exchange("aiohttp", llm_request, _read_response) as exchange:
@@ -32,7 +32,7 @@ def _wrap_request(original: Callable[..., Any]) -> Callable[..., Any]:
     return request
 
 
-def _begin_request(session: Any, url: Any, options: dict[str, Any]) -> LLMRequest | None:
+def _begin_request(session: Any, method: str, url: Any, options: dict[str, Any]) -> LLMRequest | None:
     try:
         from yarl import URL
 
@@ -45,6 +45,8 @@ def _begin_request(session: Any, url: Any, options: dict[str, Any]) -> LLMReques
             target.raw_path,
             lambda: _read_headers(session, options),
             lambda: _read_body(session, options),
+            method,
+            lambda: _form_fields(options.get("data")),
         )
     except (TypeError, ValueError, AttributeError):
         # aiohttp raises an error for an invalid URL.
@@ -106,6 +108,11 @@ def _read_body(session: Any, options: dict[str, Any]) -> bytes | None:
         options["data"] = _make_payload(body)
         options["json"] = None
     return body
+
+
+def _form_fields(data: Any) -> dict[str, str]:
+    """Return the text fields of a form, which aiohttp encodes while it sends."""
+    return {str(field[0].get("name")): field[2] for field in getattr(data, "_fields", ()) if isinstance(field[2], str)}
 
 
 def _make_payload(body: bytes) -> Any:

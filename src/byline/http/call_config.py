@@ -73,21 +73,35 @@ class CallConfig:
         self.side_tracer = side_tracer
         self.enabled = enabled
         self.on_first_call: Callable[[], None] | None = None
-        self._counted_responses: OrderedDict[tuple[str, str | None, str], None] = OrderedDict()
+        #: Whether a response is counted already; false for one that was created here and is not done.
+        self._responses: OrderedDict[tuple[str, str | None, str], bool] = OrderedDict()
         self._processor = processor
 
-    def count_response(self, host: str, key_hash: str | None, response_id: str) -> bool:
+    def expect_response(self, host: str, key_hash: str | None, response_id: str) -> None:
+        """Note that a response was created, whose usage the provider will state when it is asked for."""
+        self._note_response((host, key_hash, response_id), is_counted=False)
+
+    def count_response(self, host: str, key_hash: str | None, response_id: str, *, only_expected: bool = False) -> bool:
         """Note that the usage of a response is counted. Returns whether it was not yet.
 
         By host and API key: other keys do not get the response, and may have one with the same id.
+
+        Args:
+            host: The provider's host.
+            key_hash: The hash of the API key.
+            response_id: The response.
+            only_expected: Count nothing that was created elsewhere.
         """
-        key = (host, key_hash, response_id)
+        was_counted = self._note_response((host, key_hash, response_id), is_counted=True)
+        return was_counted is False or (was_counted is None and not only_expected)
+
+    def _note_response(self, key: tuple[str, str | None, str], *, is_counted: bool) -> bool | None:
         with _lock:
-            is_new = key not in self._counted_responses
-            self._counted_responses[key] = None
-            while len(self._counted_responses) > _MAX_COUNTED:
-                self._counted_responses.popitem(last=False)
-        return is_new
+            was_counted = self._responses.get(key)
+            self._responses[key] = is_counted or bool(was_counted)
+            while len(self._responses) > _MAX_COUNTED:
+                self._responses.popitem(last=False)
+        return was_counted
 
     def records_unsampled(self) -> bool:
         """Return whether a call made now gets a side span because the app's sampler dropped its request."""

@@ -63,7 +63,7 @@ def run_exchange(
 
 def begin_request(method: Any, url: Any, headers: Callable[[], Any], body: Any) -> SentRequest | None:
     """Begin an LLM request if a request with a text URL is one."""
-    if not configs.active or (method != "POST" and (method != "GET" or "/responses/" not in str(url))):
+    if not configs.active or (method != "POST" and (method != "GET" or not may_be_retrieval(str(url)))):
         return None
     origin = parse_url(url)
     if origin is None:
@@ -73,6 +73,11 @@ def begin_request(method: Any, url: Any, headers: Callable[[], Any], body: Any) 
         host, port, path, lambda: decode_headers(headers()), lambda: encode_body(body), method
     )
     return None if llm_request is None else SentRequest(llm_request, host, port, body)
+
+
+def may_be_retrieval(path: str) -> bool:
+    """Return whether a GET may ask for a response that a model has made before; this runs for every GET of the app."""
+    return "/responses/" in path or "/predictions/" in path
 
 
 class RedirectingClient:

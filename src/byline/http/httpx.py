@@ -60,7 +60,7 @@ def _begin_request(request: Any, module: Any) -> LLMRequest | None:
     if not configs.active:
         return None
     url = request.url
-    if request.method != "POST" and (request.method != "GET" or b"/responses/" not in url.raw_path):
+    if request.method != "POST" and (request.method != "GET" or not _may_be_retrieval(url.raw_path)):
         return None
     port = url.port or default_port(url.scheme)
     path = url.raw_path.partition(b"?")[0].decode("ascii", "replace")
@@ -73,10 +73,25 @@ def _begin_request(request: Any, module: Any) -> LLMRequest | None:
         lambda: decode_headers(request.headers),
         lambda: content if isinstance(content, bytes) else None,
         request.method,
+        lambda: _form_fields(request.stream),
     )
     if llm_request is not None and (llm_request.headers or llm_request.body is not None):
         AddedIds(llm_request, (url.host, port), request.stream, module).add_to(request)
     return llm_request
+
+
+def _may_be_retrieval(path: bytes) -> bool:
+    return b"/responses/" in path or b"/predictions/" in path
+
+
+def _form_fields(stream: Any) -> dict[str, str]:
+    """Return the text fields of a form with files, which httpx encodes while it sends."""
+    texts: dict[str, str] = {}
+    for field in getattr(stream, "fields", ()):
+        value = getattr(field, "value", None)
+        if isinstance(value, str | bytes):
+            texts[str(field.name)] = value if isinstance(value, str) else value.decode("utf-8", "replace")
+    return texts
 
 
 class AddedIds:

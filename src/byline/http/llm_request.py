@@ -11,7 +11,7 @@ import msgspec
 from opentelemetry.sdk.trace import Span
 
 from byline import deferred, errors, internal_metrics
-from byline.apis import RETRIEVAL, ApiParser, find_parser, is_retrieval
+from byline.apis import ApiParser, find_form_fields, find_parser, find_retrieval, form_members, is_retrieved
 from byline.call_result import CallResult
 from byline.fork import fork_safe_lock
 from byline.gateways.base import Gateway
@@ -38,19 +38,19 @@ def begin_llm_request(
     headers: Callable[[], dict[str, str]],
     body: Callable[[], bytes | None],
     method: str = "POST",
+    form: Callable[[], Mapping[str, str]] | None = None,
 ) -> LLMRequest | None:
     """Begin an LLM request; ``None`` for every other HTTP request, and if byline fails.
 
     This runs for every outgoing HTTP request of the app: headers and body are read only if host and path are
-    those of an LLM API.
+    those of an LLM API. ``form`` returns the text fields of a form that the client encodes while it sends.
     """
     config = configs.current()
     if config is None:
         return None
-    if is_retrieval(method, path):
-        return _begin_retrieval(config, host, port, path, headers)
     if method != "POST":
-        return None
+        retrieved = find_retrieval(method, path)
+        return None if retrieved is None else _begin_retrieval(config, retrieved, host, port, path, headers)
     parser = find_parser(path)
     if parser is None or fallback_span.is_in_flight(host, path):
         return None
@@ -60,12 +60,15 @@ def begin_llm_request(
         result = CallResult(server_address=host, server_port=port)
         # Searched once, for a long prompt takes its time; the gateway needs the members as well.
         members = top_level_members(content) if content else None
+        fields = members or {}
+        if parser.takes_form and not fields:
+            fields = form_members(find_form_fields(content) if content else {} if form is None else form())
         fits = parser.parse_request(
             content or b"",
             result,
             path=path,
             host=host,
-            members=members or {},
+            members=fields,
             capture=config.capture_content,
             media=config.media,
         )
@@ -81,15 +84,20 @@ def begin_llm_request(
 
 
 def _begin_retrieval(
-    config: CallConfig, host: str, port: int | None, path: str, headers: Callable[[], dict[str, str]]
+    config: CallConfig,
+    parser: ApiParser,
+    host: str,
+    port: int | None,
+    path: str,
+    headers: Callable[[], dict[str, str]],
 ) -> LLMRequest | None:
     if fallback_span.is_in_flight(host, path):
         return None
     try:
         result = CallResult(server_address=host, server_port=port)
-        RETRIEVAL.parse_request(b"", result, path=path, host=host, members={}, capture=False)
+        parser.parse_request(b"", result, path=path, host=host, members={}, capture=False)
         gateway = config.registry.find(host, port, path)
-        return Retrieval(config, RETRIEVAL, gateway, result, path, headers(), None, {})
+        return Retrieval(config, parser, gateway, result, path, headers(), None, {})
     except Exception:
         errors.report_internal_error("call")
         return None
@@ -325,8 +333,9 @@ class LLMRequest:
         result = self.result
         internal_metrics.increment("calls")
         self._add_to_totals()
-        if result.response_id and result.input_tokens is not None and self._parser.name == RETRIEVAL.name:
-            self._config.count_response(result.server_address or "", self._key_hash, result.response_id)
+        if result.response_id and is_retrieved(self._parser):
+            note = self._config.count_response if _states_usage(result) else self._config.expect_response
+            note(result.server_address or "", self._key_hash, result.response_id)
 
     def _add_to_totals(self) -> None:
         result = self.result
@@ -357,6 +366,10 @@ class LLMRequest:
             errors.report_internal_error("call")
 
 
+def _states_usage(result: CallResult) -> bool:
+    return result.input_tokens is not None or result.compute_seconds is not None
+
+
 class Retrieval(LLMRequest):
     """A request for a response that was created before. It is no call of a model, and has no ids added.
 
@@ -378,9 +391,14 @@ class Retrieval(LLMRequest):
 
     def _record(self) -> None:
         result = self.result
-        if self._is_open or result.input_tokens is None or not result.response_id:
+        if self._is_open or not _states_usage(result) or not result.response_id:
             return
-        if not self._config.count_response(result.server_address or "", self._key_hash, result.response_id):
+        if not self._config.count_response(
+            result.server_address or "",
+            self._key_hash,
+            result.response_id,
+            only_expected=self._parser.is_asked_for_later,
+        ):
             return
         if self.span is None and fallback_span.wants_fallback_span(self._config, self._parser.name):
             self.span = fallback_span.start_fallback_span(self._config, result)

@@ -17,7 +17,11 @@ _TOKEN_COUNTS: Final = (
     "cache_write_tokens",
     "input_audio_tokens",
     "output_audio_tokens",
+    "input_image_tokens",
+    "output_image_tokens",
 )
+#: The usage of calls whose response states no tokens.
+_OTHER_COUNTS: Final = ("audio_seconds", "input_characters")
 #: GenAI provider name → provider id of the library.
 _PROVIDERS: Final = {
     "openai": "openai",
@@ -79,25 +83,33 @@ def estimate_cost(result: CallResult) -> None:
     for an unknown model, an error, or a call without tokens. A stream that was cut has the cost of the tokens
     that arrived, because providers charge for them.
     """
-    if result.input_tokens is None or (result.error_type is not None and result.stream_cut is None):
+    counts = _TOKEN_COUNTS if result.input_tokens is not None else _OTHER_COUNTS
+    if result.error_type is not None and result.stream_cut is None:
+        return
+    if result.input_tokens is None and not any(getattr(result, count) for count in counts):
         return
     needs_savings = result.cache_hit and result.cache_savings is None
     if result.cost is not None and not needs_savings:
         return
-    price = _calculate_price(result)
+    price = _calculate_price(result, counts)
     if price is None:
         return
     total = float(price.total_price)
+    if not total and counts is _OTHER_COUNTS:
+        # The model has another price than by the second or the character.
+        return
     if result.cache_hit:
         result.cost, result.cache_savings = 0.0, total
     else:
         result.cost = total
-        result.cost_details = {"input": float(price.input_price), "output": float(price.output_price)}
+        if counts is _TOKEN_COUNTS:
+            # Of other counts the library does not say to which part the price belongs.
+            result.cost_details = {"input": float(price.input_price), "output": float(price.output_price)}
     if result.cost_source is None:
         result.cost_source = "estimate"
 
 
-def _calculate_price(result: CallResult) -> Any:
+def _calculate_price(result: CallResult, counts: tuple[str, ...]) -> Any:
     library = _load_library()
     provider = _PROVIDERS.get(result.provider, _DEFAULT_PROVIDER) if result.provider else None
     if result.gateway_provider in _GATEWAY_PROVIDERS:
@@ -111,10 +123,10 @@ def _calculate_price(result: CallResult) -> Any:
         provider_id = None if is_prefixed else provider
         if not _has_price(name, provider_id):
             continue
-        tokens = {count: getattr(result, count) for count in _TOKEN_COUNTS if getattr(result, count)}
+        usage = {count: getattr(result, count) for count in counts if getattr(result, count)}
         # Inconsistent counts, e.g. more cached tokens than input tokens, raise.
         with contextlib.suppress(Exception):
-            return library.calc_price(library.Usage(**tokens), name, provider_id=provider_id)
+            return library.calc_price(library.Usage(**usage), name, provider_id=provider_id)
     return None
 
 

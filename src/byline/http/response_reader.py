@@ -32,6 +32,8 @@ _JOINED_BYTES: Final = 2048
 _END_MARK_BYTES: Final = 64
 #: The last event of OpenAI-shaped streams. Text of a model cannot match, because JSON escapes line breaks.
 _DONE: Final = re.compile(rb"(?:^|\n)data: ?\[DONE\]\s*\Z")
+#: Types of bodies that are no text: speech.
+_MEDIA: Final = ("audio/", "image/", "video/", "application/octet-stream")
 #: Longer bodies (decompressed) are not read.
 _MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 
@@ -43,6 +45,7 @@ class ResponseBuffer:
         streamed: Keep the beginning and the end only, which is enough for a stream.
         encoding: Content-Encoding of the body. One that cannot be decoded here makes the body unreadable.
         whole: Keep a stream whole, to capture the content.
+        skipped: Keep nothing.
         end_mark: Pattern in the last event of a stream.
 
     Attributes:
@@ -58,6 +61,7 @@ class ResponseBuffer:
         encoding: str = "identity",
         whole: bool = False,
         end_mark: re.Pattern[bytes] | None = None,
+        skipped: bool = False,
     ) -> None:
         self.first_chunk_time: float | None = None
         self.saw_terminal_event = False
@@ -74,7 +78,8 @@ class ResponseBuffer:
         self._found_end_mark = False
         self._encoding = encoding
         self._decompressor: Any = None
-        self._is_readable = True
+        self._is_readable = not skipped
+        self._is_skipped = skipped
         if encoding in ("gzip", "deflate"):
             self._decompressor = zlib.decompressobj(zlib.MAX_WBITS | (16 if encoding == "gzip" else 0))
         elif encoding not in ("", "identity"):
@@ -83,7 +88,7 @@ class ResponseBuffer:
     def disable_decompression(self) -> None:
         """Expect chunks that the client has decompressed already."""
         self._decompressor = None
-        self._is_readable = True
+        self._is_readable = not self._is_skipped
 
     def append(self, chunk: bytes) -> bool:
         """Keep the needed part of a chunk.
@@ -93,7 +98,7 @@ class ResponseBuffer:
         """
         if self.first_chunk_time is None:
             self.first_chunk_time = time.perf_counter()
-            if not self._is_readable:
+            if not self._is_readable and not self._is_skipped:
                 internal_metrics.increment("replies.encoded")
         if not chunk:
             return False
@@ -227,6 +232,7 @@ class ResponseReader:
         self.gateway = gateway
         self.buffer = ResponseBuffer(streamed=False)
         self.is_stream = False
+        self._is_media = False
 
     def read_headers(self, status: int, headers: Mapping[str, str]) -> None:
         """Read the status and the headers, and prepare the buffer for the body."""
@@ -238,11 +244,13 @@ class ResponseReader:
         content_type = headers.get("content-type", "")
         self.is_stream = status < 400 and ("event" in content_type or "ndjson" in content_type or self._result.streamed)
         self._result.streamed = self.is_stream
+        self._is_media = content_type.startswith(_MEDIA)
         self.buffer = ResponseBuffer(
             streamed=self.is_stream,
             encoding=headers.get("content-encoding", "identity").lower(),
             whole=self._capture,
             end_mark=self._parser.end_mark,
+            skipped=self._is_media,
         )
         rate_limits.extract_rate_limits(headers, self._result, time.time())
 
@@ -265,7 +273,7 @@ class ResponseReader:
             self._read_stream()
             self._mark_cut_stream(cut)
         else:
-            self._read_body((self.buffer.body() or b"") if body is None else body)
+            self._read_body(b"" if self._is_media else (self.buffer.body() or b"") if body is None else body)
         # Estimated once: an estimate from the first events of a stream would count as a stated cost later.
         estimate_cost(self._result)
 
