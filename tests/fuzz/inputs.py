@@ -63,3 +63,29 @@ INPUTS = st.one_of(
     st.integers(1, 3000).map(lambda depth: b'{"trace":' * depth + b"1" + b"}" * depth),
     st.integers(1, 3000).map(lambda depth: b"[" * depth),
 )
+
+#: Texts that the readers know, from which a coverage-guided engine starts.
+SEEDS = (
+    b'{"session_id":"s","user":"ada","trace":{"trace_id":"t","tags":["a"]},"metadata":{"k":"v","tags":["b"]}}',
+    (
+        b'{"id":"r","model":"m","choices":[{"index":0,"message":{"content":"a","tool_calls":[{"id":"1","function":'
+        b'{"name":"f","arguments":"{}"}}]},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}'
+    ),
+    b'data: {"id":"r","choices":[{"delta":{}}]}\n\ndata: {"usage":{"prompt_tokens":1}}\n\ndata:[DONE]\n\n',
+    (
+        b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","model":"c","usage":{"input_tokens":1}}}'
+        b'\n\nevent: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"text":"a"}}\n\n'
+    ),
+    b'data: {"type":"response.completed","response":{"id":"r","output":[],"usage":{"input_tokens":1}}}\n\n',
+    b'{"candidates":[{"content":{"parts":[{"text":"a"}],"role":"model"}}],"usageMetadata":{"promptTokenCount":1}}',
+    b'{"output":{"message":{"role":"assistant","content":[{"text":"a"}]}},"usage":{"inputTokens":1},"stopReason":"x"}',
+    b'{"model":"m","message":{"role":"assistant","content":"a"},"done":true,"prompt_eval_count":1}\n',
+    b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    b"session.id=s,user.id=ada,langfuse_tags=a%2Cb;prop=1",
+    b"1.eyJzIjoicy0xIiwidSI6ImFkYSIsImMiOlsicyJdfQ.c2lnbmF0dXJl",
+    b'[tool.byline]\nprivacy = true\nsampling = 0.5\nfields = {session_id = ["body:a.b", "query:s"]}\n',
+    b"http://user:pw@proxy.example:3128",
+    b"https://[2001:db8::1%25eth0]:443/v1/traces?x=1#y",
+    b'{"error":{"type":"rate_limit","message":"Bearer sk-proj-0a1b2c3d4e5f6g7h","code":429}}',
+    gzip.compress(b"\x0a\x04\x12\x02\x12\x00", 1),
+)

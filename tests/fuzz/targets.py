@@ -6,16 +6,27 @@ raise their internal errors, so that a target also fails if a hook would have hi
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 import json
+import logging
+import os
+import re
+import tempfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanContext, TraceFlags
 
-from byline import carrier
+import byline
+from byline import carrier, mcp_servers
 from byline.apis import PARSERS
+from byline.asgi import AttributionMiddleware
 from byline.attribution import (
     MAX_ID,
     MAX_METADATA,
@@ -28,8 +39,10 @@ from byline.attribution import (
     is_visible,
 )
 from byline.call_result import CallResult
+from byline.export import openinference
 from byline.export.delivery.batch import decode_spans, read_batch, split_batch
-from byline.export.delivery.http_client import HttpResponse
+from byline.export.delivery.http_client import HttpClient, HttpResponse
+from byline.export.delivery.transport import find_proxy
 from byline.export.langfuse_mapping.observation import map_span
 from byline.export.redaction.minimize import Minimization, truncate_address
 from byline.export.redaction.redactor import Redactor
@@ -37,12 +50,16 @@ from byline.export.span_copy import SpanCopy
 from byline.gateways import ALL, Gateway, GatewayRegistry, GatewayRequest
 from byline.gateways.json_splice import insert_into_member, insert_members, top_level_members
 from byline.genai.attributes import call_attributes
+from byline.http.propagation import OwnServices
 from byline.http.response_reader import ResponseReader
 from byline.inbound.body import BodyBuffer
 from byline.inbound.reader import ClaimReader
 from byline.inbound.request import AsgiRequest, WsgiRequest
+from byline.logging import AttributionFilter
 from byline.request_context import RequestContext
 from byline.secrets import scrub
+from byline.setting_table import SETTINGS
+from byline.settings import ConfigFile, SettingError
 from byline.urls import split_url, without_credentials
 
 _READERS: Final = (
@@ -122,6 +139,123 @@ def header_claims(data: bytes) -> None:
             assert len(claims.rejected) <= 50
 
 
+_SEPARATOR: Final = b"\r\n"
+_HEADER_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+_PROVIDER: Final = TracerProvider()
+
+
+def whole_requests(data: bytes) -> None:
+    """Send a request with these headers and this body through the middleware, trusting and public."""
+    head, _, body = data.partition(_SEPARATOR * 2)
+    headers: list[tuple[bytes, bytes]] = [(b"content-type", b"application/json")]
+    for line in head.split(_SEPARATOR)[:50]:
+        name, colon, value = line.partition(b":")
+        headers.append((name, value) if colon else (_HEADER_NAMES[len(line) % len(_HEADER_NAMES)], line))
+    scope: dict[str, Any] = {
+        "type": "http", "http_version": "1.1", "method": "POST", "path": "/chat", "raw_path": b"/chat",
+        "query_string": b"", "scheme": "http", "server": ("h", 80), "client": ("203.0.113.7", 1), "headers": headers,
+    }  # fmt: skip
+    for app in _APPS:
+        messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in (body[:9], body[9:])]
+        messages.append({"type": "http.request", "body": b"", "more_body": False})
+        sent: list[Any] = []
+        asyncio.run(app(dict(scope), _receiver(messages), _sender(sent)))
+        for name, value in sent[0]["headers"]:
+            assert re.fullmatch(rb"[a-z-]+", name)
+            assert _HEADER_VALUE.fullmatch(value)
+
+
+def _receiver(messages: list[dict[str, Any]]) -> Any:
+    waiting = iter(messages)
+
+    async def receive() -> dict[str, Any]:
+        return next(waiting)
+
+    return receive
+
+
+def _sender(sent: list[Any]) -> Any:
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    return send
+
+
+async def _call_model(scope: Any, receive: Any, send: Any) -> None:
+    while (await receive())["more_body"]:
+        pass
+    check_attribution(byline.current())
+    record = logging.makeLogRecord({"msg": ""})
+    AttributionFilter().filter(record)
+    assert "\n" not in f"{record.session_id}{record.user_id}{record.trace_id}"  # type: ignore[attr-defined]
+    tracer = _PROVIDER.get_tracer("fuzz")
+    with tracer.start_as_current_span("chat", attributes={"gen_ai.operation.name": "chat"}):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _ada(_: Any) -> dict[str, str]:
+    return {"user_id": "ada"}
+
+
+_APPS: Final = (
+    AttributionMiddleware(_call_model, respond={"session", "trace"}),
+    AttributionMiddleware(_call_model, public=True, identity=_ada, respond={"session", "trace"}),
+    AttributionMiddleware(_call_model, trust={"session"}, respond={"session"}),
+)
+
+
+def messages_of_queues(data: bytes) -> None:
+    """Run a job of a message that somebody else may have written, and a message of an MCP client."""
+    text = data.decode("latin-1")
+    try:
+        decoded = json.loads(data)
+    except (ValueError, RecursionError):
+        decoded = None
+    carriers: list[Any] = [
+        {"x-byline": data, "traceparent": text, "tracestate": text},
+        [("X-Byline", data), (data, "traceparent"), ("traceparent", None)],
+        decoded if isinstance(decoded, dict) else {},
+    ]
+    for headers in carriers:
+        for key in ("", "0123456789abcdef"):
+            with mock.patch.dict(os.environ, {"BYLINE_SIGNING_KEY": key}):
+                check_attribution(byline.extract(headers))
+                with byline.carried(headers):
+                    check_attribution(byline.current())
+                if key:
+                    assert not byline.extract(headers)
+                if isinstance(headers, dict):
+                    meta = mock.Mock(model_dump=lambda meta=headers: meta)
+                    message = mock.Mock(message_metadata=None, request_meta=meta)
+                    with mcp_servers._context_of(message):
+                        check_attribution(byline.current())
+
+
+_CONFIG: Final = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)) / "byline.toml"
+
+
+def configuration(data: bytes) -> None:
+    """Read a configuration file, and a variable of each setting: nothing but a `SettingError` that shows no value."""
+    _CONFIG.write_bytes(data)
+    with mock.patch.dict(os.environ, {"BYLINE_CONFIG": str(_CONFIG)}):
+        file = ConfigFile()
+        with contextlib.suppress(SettingError):
+            file.load()
+        for name, text in file.values().items():
+            assert isinstance(name, str)
+            assert isinstance(text, str)
+    text = data.decode("latin-1").replace("\0", "")
+    for setting in SETTINGS:
+        try:
+            setting.parse(text)
+        except ValueError as error:
+            assert len(text) < 8 or text not in str(error)  # noqa: PT017
+    with contextlib.suppress(SettingError):
+        OwnServices([text]).include(text, 80)
+
+
 def carried_attribution(data: bytes) -> None:
     """Decode the header of an own service: nothing unsigned is ever verified."""
     text = data.decode("latin-1")
@@ -174,17 +308,26 @@ def responses(data: bytes) -> None:
                 headers = {"content-type": content_type, "content-encoding": encoding, "x-litellm-call-id": "1"}
                 reader = ResponseReader(registry, parser, None, result, capture=True)
                 reader.read_headers(status, headers)
-                for piece in (data[:9], data[9:]):
+                cut = data[0] if data else 0
+                for piece in (data[:9], data[9 : cut + 9], data[cut + 9 :]):
                     reader.buffer.append(piece)
+                if cut % 2:
+                    reader.read_partial()
                 reader.finish()
                 check_result(result)
 
 
 def check_result(result: CallResult) -> None:
     """Fail if a value could not stand on a span."""
-    for value in call_attributes(result).values():
+    for name, value in call_attributes(result).items():
         assert isinstance(value, str | bool | int | float | tuple)
+        assert len(str(value)) <= (300_000 if name in _CONTENT else 4000)
         assert not isinstance(value, int) or isinstance(value, bool) or abs(value) < 1 << 63
+
+
+_CONTENT: Final = (
+    "gen_ai.input.messages", "gen_ai.output.messages", "gen_ai.system_instructions", "gen_ai.tool.definitions",
+)  # fmt: skip
 
 
 def gateway_headers(data: bytes) -> None:
@@ -235,17 +378,23 @@ def exported_spans(data: bytes) -> None:
     text = data.decode("utf-8", "surrogateescape" if len(data) % 2 else "replace")
     names = (
         "gen_ai.input.messages", "gen_ai.output.messages", "langfuse.observation.input", "input.value",
-        "gen_ai.request.stop_sequences", "url.full", "http.target", "client.address", "user.id", "session.id",
+        "gen_ai.operation.name", "gen_ai.request.stop_sequences", "url.full", "http.target",
+        "client.address", "user.id", "session.id",
         "byline.caller.address", "error.message", "gen_ai.tool.definitions", "llm.invocation_parameters", text[:40],
+        "request_data", "events", "gen_ai.tool.call.arguments", "gen_ai.system_instructions", "output.value",
     )  # fmt: skip
-    for redactor in (Redactor(private=True), Redactor(private=False, mask=lambda _, value: value)):
+    for map_to, redactor in (
+        (map_span, Redactor(private=True)),
+        (openinference.map_span, Redactor(private=False)),
+        (map_span, Redactor(private=False, mask=lambda _, value: value)),
+    ):
         span = SpanCopy(
             text[:50] or "chat", _SPAN, parent=None, attributes=dict.fromkeys(names, text), start_time=1, end_time=2,
             resource=Resource({}), scope=None, state=None, attribution=Attribution(user_id="ada", session_id="s"),
         )  # fmt: skip
         Minimization("truncated", user_agent=False, url_paths=False, key=b"k").apply(span)
         redactor.redact(span)
-        map_span(span)
+        map_to(span)
         span.to_readable_span()
         str(span.attributes).encode()
 
@@ -261,6 +410,11 @@ def texts(data: bytes) -> None:
         if parts is not None:
             assert parts.hostname
             assert "\\" not in parts.netloc
+            with mock.patch.dict(
+                os.environ, {"https_proxy": text.replace("\0", ""), "http_proxy": "h", "no_proxy": "a/b"}
+            ):
+                find_proxy(parts)
+                HttpClient(url, {"authorization": "a"})
 
 
 def spool_files(data: bytes) -> None:
@@ -287,6 +441,9 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     for target in (
         body_claims,
         header_claims,
+        whole_requests,
+        messages_of_queues,
+        configuration,
         carried_attribution,
         request_bodies,
         responses,
