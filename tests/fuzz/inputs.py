@@ -73,7 +73,7 @@ SEEDS = (
     ),
     b'data: {"id":"r","choices":[{"delta":{}}]}\n\ndata: {"usage":{"prompt_tokens":1}}\n\ndata:[DONE]\n\n',
     (
-        b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","model":"c","usage":{"input_tokens":1}}}'
+        b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","usage":{"input_tokens":1}}}'
         b'\n\nevent: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":{"text":"a"}}\n\n'
     ),
     b'data: {"type":"response.completed","response":{"id":"r","output":[],"usage":{"input_tokens":1}}}\n\n',
