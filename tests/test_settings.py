@@ -58,7 +58,9 @@ def test_names_and_variables_are_not_used_twice() -> None:
 def test_secrets_are_marked() -> None:
     """So that nothing prints them whole."""
     for setting in SETTINGS:
-        assert setting.secret == any(word in setting.name for word in ("secret", "headers", "signing", "pseudonym_key"))
+        assert setting.secret == any(
+            word in setting.name for word in ("secret", "headers", "signing", "pseudonym_key", "sampling_key")
+        )
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ class _Form(msgspec.Struct, omit_defaults=True):
     to: str | None = None
     id: str | None = None
     c: tuple[str, ...] = ()
+    pb: bool = False
 
 
 _NAMES: Final = dict(zip(Attribution.__struct_fields__, _Form.__struct_fields__, strict=False))
@@ -78,12 +79,19 @@ class Carried(NamedTuple):
         verified: Whether one of the receiver's own keys has signed the value.
         dropped: Why the value was dropped, e.g. ``forged``.
         claimed: Names of the fields that the sender's app has not stated, but its caller.
+        public: Whether the sender read them at a public endpoint.
     """
 
     fields: Mapping[str, Any] | None
     verified: bool = False
     dropped: str = ""
     claimed: frozenset[str] = frozenset()
+    public: bool = False
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The fields that the sender's app has stated itself."""
+        return {field: value for field, value in (self.fields or {}).items() if field not in self.claimed}
 
 
 class Signing(NamedTuple):
@@ -110,18 +118,21 @@ def find_signing() -> Signing | None:
         return None
 
 
-def encode(attribution: Attribution, signing: Signing, vouched: Attribution | None = None) -> str | None:
+def encode(
+    attribution: Attribution, signing: Signing, vouched: Attribution | None = None, *, public: bool = False
+) -> str | None:
     """Return the value of the header; ``None`` for an empty attribution, and if the ids alone are too long.
 
-    ``vouched`` is the part that the app has stated, see `RequestContext.vouched`, all of it by default. If all fields
-    are too long together, first the metadata is left out and then the tags, whole and never cut.
+    ``vouched`` is the part that the app has stated, see `RequestContext.vouched`, all of it by default; ``public`` says
+    that the rest are claims at a public endpoint. If all fields are too long together, first the metadata is left out
+    and then the tags, whole and never cut.
     """
     values = {_NAMES[field]: value for field, value in attribution.items()}
     if not values:
         return None
     if vouched is not None:
         claimed = [_NAMES[field] for field, value in attribution.items() if value != getattr(vouched, field)]
-        values |= {"c": tuple(claimed)} if claimed else {}
+        values |= {"c": tuple(claimed), "pb": public} if claimed else {}
     if signing.keys:
         values |= {"at": int(time.time()), "to": signing.audience, "id": _to_base64(os.urandom(9))}
     for left_out in ("", "m", "tg"):
@@ -169,7 +180,7 @@ def decode(value: str, signing: Signing, max_age: float) -> Carried:
         return drop("expired")
     fields = {field: value for field, name in _NAMES.items() if (value := getattr(form, name))}
     claimed = frozenset(field for field in fields if _NAMES[field] in form.c)
-    return Carried(fields, verified=bool(signing.keys), claimed=claimed)
+    return Carried(fields, verified=bool(signing.keys), claimed=claimed, public=form.pb)
 
 
 def drop(why: str) -> Carried:

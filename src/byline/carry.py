@@ -16,7 +16,7 @@ from byline import carrier as carrier_form
 from byline import request_context
 from byline.attribution import EMPTY, Attribution, merge
 from byline.bound import NO_SPAN, Block, Contexts, run_part
-from byline.carrier import HEADER, QUEUE_MAX_AGE, find_signing
+from byline.carrier import HEADER, QUEUE_MAX_AGE, Carried, find_signing
 from byline.inbound.claim_set import ClaimSet
 from byline.request_context import RequestContext
 
@@ -59,7 +59,8 @@ def inject(carrier: MutableMapping[str, str] | list[tuple[str, bytes]]) -> None:
     context = request_context.current_context()
     value = None
     if signing is not None and context is not None:
-        value = carrier_form.encode(context.attribution(), signing, context.vouched())
+        public = context.has_public_origin
+        value = carrier_form.encode(context.attribution(), signing, context.vouched(), public=public)
     if value is not None:
         headers[HEADER] = value
     replaced = {HEADER, *headers}
@@ -93,23 +94,22 @@ def extract(carrier: Headers, *, max_age: float = QUEUE_MAX_AGE) -> Attribution:
         ...     byline.current().session_id
         's-1'
     """
-    return _read_carried(_read_headers(carrier), max_age)[0]
+    return _checked(_read_carried(_read_headers(carrier), max_age).fields)
 
 
-def _read_carried(headers: Mapping[str, str], max_age: float) -> tuple[Attribution, Attribution]:
-    """Return the attribution of a message, and the part of it that the sender's app has stated."""
+def _read_carried(headers: Mapping[str, str], max_age: float) -> Carried:
     value = headers.get(HEADER)
     signing = None if value is None else find_signing()
-    if value is None or signing is None:
-        return EMPTY, EMPTY
-    found = carrier_form.decode(value, signing, max_age)
-    if found.fields is None:
-        return EMPTY, EMPTY
+    return Carried(None) if value is None or signing is None else carrier_form.decode(value, signing, max_age)
+
+
+def _checked(fields: Mapping[str, Any] | None) -> Attribution:
+    """Return fields within byline's limits."""
+    if not fields:
+        return EMPTY
     claims = ClaimSet([])
-    claims.add_app_fields(found.fields)
-    stated = ClaimSet([])
-    stated.add_app_fields({field: value for field, value in found.fields.items() if field not in found.claimed})
-    return merge([claims]), merge([stated])
+    claims.add_app_fields(fields)
+    return merge([claims])
 
 
 class carried(Block):  # noqa: N801 - used like a function
@@ -146,12 +146,12 @@ class carried(Block):  # noqa: N801 - used like a function
 
     def _new_contexts(self) -> Contexts:
         new = RequestContext()
-        fields, stated = _read_carried(self._carrier, self._max_age)
-        if fields:
+        found = _read_carried(self._carrier, self._max_age)
+        if found.fields:
             # Claims stay claims: a caller of the sender has not become a user of the worker.
-            new.accept(fields)
-        if stated:
-            new.bind(stated)
+            new.accept(_checked(found.fields), public=found.public)
+        if found.stated:
+            new.bind(found.stated)
         return Contexts(new, _context_of_message(self._carrier))
 
 

@@ -123,6 +123,7 @@ class RequestContext:
     _claimed: Attribution | None = None
     claimed_fields: tuple[Attribution, Mapping[str, Any]] | None = None
     _settled = False
+    _is_sent_by_public = False
     _reading_thread: int | None = None
     _body_was_complete = False
     _usage: UsageTotals | None = None
@@ -164,7 +165,7 @@ class RequestContext:
     def vouched(self) -> Attribution:
         """Return the part of the attribution that the app states: by ``identity``, `bind` or `byline.bound`.
 
-        The rest are claims of the caller.
+        So does an own service that has signed the part that it states. The rest are claims of the caller.
         """
         if self.parent is None:
             self.attribution()
@@ -179,6 +180,14 @@ class RequestContext:
         """Whether the middleware of the request is in its public mode."""
         reader = self.root().reader
         return reader is not None and reader.policy.public
+
+    @property
+    def has_public_origin(self) -> bool:
+        """Whether a public endpoint has read the claims: this one, or that of the service that sent the job."""
+        if self.is_public:
+            return True
+        self.attribution()
+        return self.root()._is_sent_by_public
 
     @property
     def is_identified(self) -> bool:
@@ -202,9 +211,9 @@ class RequestContext:
             self._bound_rejected = rejected or None
             self._bound = dict(merge([claims, self._bound])) if self._bound else claims
 
-    def accept(self, claimed: Attribution) -> None:
-        """Set the claims of a job, which has no request to read them from."""
-        self._claimed, self._settled = claimed, True
+    def accept(self, claimed: Attribution, *, public: bool = False) -> None:
+        """Set the claims of a job, which has no request to read them from, and whether strangers may have made them."""
+        self._claimed, self._settled, self._is_sent_by_public = claimed, True, public
 
     @property
     def rejected(self) -> list[str]:
@@ -410,7 +419,7 @@ class RequestContext:
             self._late_values = late_values
             claims = reader.read(request, scope_or_environ, body, late_values)
             claimed, self._claims_rejected, known = claims.attribution, claims.rejected, claims.is_final
-            self._identified = claims.identified
+            self._identified, self._is_sent_by_public = claims.identified, claims.is_sent_by_public
             if claims.caller_key != self.caller_key:
                 self.caller_key, self.span_attributes = claims.caller_key, None
         except Exception:

@@ -98,7 +98,7 @@ def _parse_signing_keys(text: str) -> tuple[str, ...]:
     return keys
 
 
-def _parse_pseudonym_key(text: str) -> str:
+def _parse_key(text: str) -> str:
     if text and len(text) < _MIN_SIGNING_KEY:
         raise ValueError(f"has less than {_MIN_SIGNING_KEY} characters")
     return text
@@ -219,7 +219,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         ("BYLINE_PSEUDONYM_KEY",),
         "",
         "Key of the HMACs that replace ids and hashes of API keys, the same in every process",
-        _parse_pseudonym_key,
+        _parse_key,
         secret=True,
     ),
     Setting(
@@ -231,6 +231,15 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         _parse_key_hash,
     ),
     Setting("sampling", ("BYLINE_SAMPLING",), "1", "Share of sessions that are exported, 0 to 1", _parse_share),
+    Setting(
+        "sampling_key",
+        ("BYLINE_SAMPLING_KEY",),
+        "",
+        "Key with which sampling hashes sessions, the same in every process: callers then cannot choose a session that "
+        "is left out",
+        _parse_key,
+        secret=True,
+    ),
     Setting("key_aliases", ("BYLINE_KEY_ALIASES",), "", "Names of API keys, hash=name, separated by commas"),
     Setting("spool", ("BYLINE_SPOOL",), "", "Folder in which spans wait while a destination is unavailable"),
     Setting(

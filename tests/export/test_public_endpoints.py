@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextvars import copy_context
-from typing import Any
+from typing import Any, Literal, get_args
 
 import httpx
 import pytest
@@ -193,6 +193,26 @@ def test_nobody_chooses_a_session_that_is_left_out(receivers: tuple[Receiver, Re
     assert {0, 1} == set(counts)
 
 
+def test_a_caller_cannot_compute_which_sessions_are_left_out(
+    receivers: tuple[Receiver, Receiver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a key of the operator's, sessions that are left out by the plain hash are as good as any other."""
+    receiver, _ = receivers
+    chosen = [name for name in map(str, range(999)) if not is_sampled(name, 0.99)][:8]
+    decisions = []
+    for key in ("0123456789abcdef", "fedcba9876543210", ""):
+        monkeypatch.setenv("BYLINE_SAMPLING_KEY", key)
+        counts = [filtered(receiver, claim({"session_id": name}), {"sampling": 0.5}) for name in chosen]
+        assert counts == [is_sampled(name, 0.5, key.encode()) for name in chosen]
+        decisions.append(counts)
+    assert 0 < sum(decisions[0]) < 8
+    assert decisions[0] != decisions[1]
+    assert sum(decisions[2]) == 0
+    monkeypatch.setenv("BYLINE_SAMPLING_KEY", "short")
+    with pytest.raises(SettingError, match=r"byline\.E001"):
+        OTLP(receiver.url)
+
+
 def test_an_audit_gets_every_call_with_its_content(
     receivers: tuple[Receiver, Receiver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,18 +242,48 @@ def test_an_audit_leaves_nothing_out(options: dict[str, Any]) -> None:
 CLAIMS = claim({"session_id": "s", "user": "eve", "trace": {"tags": ["vip"], "plan": "paid", "trace_name": "T"}})
 
 
-def headers_sent(gateway: gateways.Gateway, received: Gateway, sent: Sent = CLAIMS, **settings: Any) -> dict[str, str]:
-    """Return the headers that the gateway gets from an app that calls it, without those of the HTTP client."""
+Place = Literal["request", "job", "job of a job", "thread", "service"]
+
+
+def headers_sent(
+    gateway: gateways.Gateway, received: Gateway, sent: Sent = CLAIMS, place: Place = "request", **settings: Any
+) -> dict[str, str]:
+    """Return the headers that the gateway gets from an app that calls it, without those of the HTTP client.
+
+    ``place`` is the place of the call: the request itself, or work that the request has given away.
+    """
+    messages: list[dict[str, str]] = [{}]
+
+    async def call(*_: Any) -> None:
+        async with httpx.AsyncClient() as client:
+            await client.post(f"{received.base_url}/chat/completions", json={"model": "m", "messages": []})
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         byline.bind(tags=["own"], metadata={"tier": "own"})
-        async with httpx.AsyncClient() as client:
-            await client.post(f"{received.base_url}/chat/completions", json={"model": "m", "messages": []})
+        if place == "request":
+            await call()
+        elif place == "thread":
+            await asyncio.to_thread(byline.carry(lambda: asyncio.run(call())))
+        byline.inject(messages[0])
+
+    async def give_away() -> None:
+        if place == "service":
+            raw = [(name.encode(), value.encode()) for name, value in messages[0].items()]
+            scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": raw}
+            await asgi.AttributionMiddleware(call)(scope, call, call)
+        elif place == "job of a job":
+            with byline.carried(messages[0]):
+                messages[0] = {}
+                byline.inject(messages[0])
+        if place.startswith("job"):
+            with byline.carried(messages[0]):
+                await call()
 
     byline.instrument(gateways=[gateway], destinations=[])
     try:
         asyncio.run(run_asgi(asgi.AttributionMiddleware(app, **settings), sent))
+        asyncio.run(give_away())
     finally:
         byline.uninstrument()
     return {name.lower(): value for name, value in received.requests[-1].headers.items()}
@@ -266,6 +316,61 @@ def test_gateways_of_a_public_endpoint_get_what_the_app_states() -> None:
         assert headers["x-litellm-session-id"] == bound_session_id("s", "ada")
         assert headers["langfuse_trace_name"] == "T"
         assert "x-session-id" not in headers_sent(OpenRouter(url), received, **settings)
+
+
+@pytest.mark.parametrize("place", get_args(Place))
+@pytest.mark.parametrize("key", ["", "0123456789abcdef"])
+def test_claims_of_a_public_endpoint_reach_no_gateway_from_elsewhere(
+    place: Place, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from jobs, threads and own services either; what the app has stated does, if nobody can forge it."""
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", key)
+    settings: dict[str, Any] = {"public": True, "identity": ada, "trust": {"session", "labels", "metadata"}}
+    with Gateway() as received:
+        headers = headers_sent(LiteLLM(received.base_url), received, place=place, **settings)
+        assert "x-litellm-session-id" not in headers
+        assert "langfuse_trace_name" not in headers
+        assert "vip" not in str(headers)
+        assert "paid" not in str(headers)
+        is_forgeable = place == "service" and not key
+        assert headers.get("x-litellm-end-user-id") == (None if is_forgeable else "ada")
+        # The metadata has claims, so none of it counts as stated once it has left the process.
+        forwarding = LiteLLM(received.base_url, forward_claims={"session_id", "user_id"})
+        headers = headers_sent(forwarding, received, place=place, **settings)
+        assert headers["x-litellm-session-id"] == bound_session_id("s", "ada")
+        assert headers["x-litellm-end-user-id"] == "ada"
+
+
+def test_a_service_that_signs_states_what_its_app_has_stated(
+    receivers: tuple[Receiver, Receiver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its claims stay claims: only the former pass filters, and only if they are signed."""
+    receiver, _ = receivers
+    for key, expected in (("0123456789abcdef", 1), ("", 0)):
+        monkeypatch.setenv("BYLINE_SIGNING_KEY", key)
+        for stated in ({"organization_id"}, set[str]()):
+            carried: dict[str, str] = {}
+            serve_and_inject(carried, {"organization_id": "acme"} if stated else {})
+            sent = Sent(headers=list(carried.items()))
+            count = filtered(receiver, sent, {"organizations": ["acme"]})
+            assert count == (expected if stated else 0)
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", "0123456789abcdef")
+    serve_and_inject(carried, {"organization_id": "acme"})
+    sent = Sent(headers=list(carried.items()))
+    # The identity of the receiver is nearer.
+    assert filtered(receiver, sent, {"organizations": ["acme"]}, identity=lambda _: {"organization_id": "own"}) == 0
+
+
+def serve_and_inject(carried: dict[str, str], identified: dict[str, str]) -> None:
+    """Write the header of a request with a claimed tenant, of which the app of the sender identifies these fields."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        byline.inject(carried)
+
+    sent = claim({"metadata": {"_organisation": "acme"}})
+    settings: dict[str, Any] = {"identity": lambda _: identified} if identified else {}
+    asyncio.run(run_asgi(asgi.AttributionMiddleware(app, **settings), sent))
 
 
 def test_a_mask_that_is_accepted_reaches_the_gateway() -> None:

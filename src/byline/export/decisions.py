@@ -8,6 +8,7 @@ A parent that was decided on may never end: an abandoned stream drops its span, 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import itertools
 import re
 from collections import OrderedDict
@@ -296,11 +297,12 @@ def validate_sampling(sampling: Any) -> float:
     raise SettingError("byline.E045", f"sampling={sampling!r}", "pass a share from 0 to 1, e.g. 0.1 for a tenth")
 
 
-def is_sampled(key: str, share: float) -> bool:
+def is_sampled(key: str, share: float, secret: bytes = b"") -> bool:
     """Return whether a session or trace is in the share that is kept, the same in every process and on every host.
 
     The first 64 bits of the key's SHA-256 are compared with the share, so processes need not agree on anything,
-    and a larger share keeps everything that a smaller share keeps.
+    and a larger share keeps everything that a smaller share keeps. With a secret, the HMAC takes the place of the
+    SHA-256: then a caller cannot find sessions that are left out.
 
     Example:
         >>> is_sampled("session_abc", 1.0), is_sampled("session_abc", 0.0)
@@ -308,7 +310,9 @@ def is_sampled(key: str, share: float) -> bool:
     """
     if share >= 1:
         return True
-    return int.from_bytes(hashlib.sha256(key.encode(errors="surrogatepass")).digest()[:8], "big") < share * _HASH_RANGE
+    text = key.encode(errors="surrogatepass")
+    digest = hmac.digest(secret, text, "sha256") if secret else hashlib.sha256(text).digest()
+    return int.from_bytes(digest[:8], "big") < share * _HASH_RANGE
 
 
 def sampling_key(span_copy: SpanCopy) -> str:

@@ -160,7 +160,7 @@ class Destination:
                 exporter=self._own_exporter(),
             )
             with self_test.silence_logs(self.label):
-                self_test.send_test_request(self._make_processor(sender), sender, self.options.sampling)
+                self_test.send_test_request(self._make_processor(sender), sender, self._is_session_sampled)
         finally:
             self.label = label
         results = self_test.evaluate(
@@ -233,13 +233,16 @@ class Destination:
         attributes = span_copy.attributes
         attributes.update(translate_attributes(attributes, self.options.conventions, is_llm=span_copy.is_llm))
 
+    def _is_session_sampled(self, session: str) -> bool:
+        return is_sampled(session, self.options.sampling, self.options.sampling_key)
+
     def _passes_filters(self, span_copy: SpanCopy) -> bool:
         options = self.options
         if options.filters and not options.filters.accept(span_copy):
             return False
         if options.keep_errors and span_copy.is_error:
             return True
-        return is_sampled(sampling_key(span_copy), options.sampling)
+        return self._is_session_sampled(sampling_key(span_copy))
 
 
 def validate_destinations(destinations: Any) -> list[Destination]:

@@ -90,7 +90,8 @@ class DestinationOptions:
         unsampled: ``"record"`` also sends LLM calls of requests that the app's sampler dropped, each by itself;
             ``"skip"`` does not.
         sampling: Share of the sessions that is sent, 0 to 1, by default ``BYLINE_SAMPLING`` or all. A request
-            without a session is sampled by its trace id. Both are hashed, so every process decides the same.
+            without a session is sampled by its trace id. Both are hashed, with ``BYLINE_SAMPLING_KEY`` if that is set,
+            so every process decides the same.
         keep_errors: Whether failed spans are sent regardless of ``sampling``.
         audit: Whether the destination gets every call: no sampling, no filters, calls that the app's sampler dropped
             as well, and no masks that callers ask for. ``privacy`` and ``mask``, which you set, still apply.
@@ -186,6 +187,7 @@ class DestinationOptions:
         self.framework_spans = _validate_framework_spans(framework_spans)
         self.unsampled: Unsampled = unsampled
         self.sampling = settings.find("sampling").value if sampling is None else validate_sampling(sampling)
+        self.sampling_key: bytes = settings.find("sampling_key").value.encode()
         self.privacy = settings.find("privacy").value if privacy is None else privacy
         validate_privacy(self.privacy, mask)
         self.mask = mask

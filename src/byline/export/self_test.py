@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from opentelemetry import trace
@@ -14,7 +14,6 @@ from opentelemetry.trace import SpanKind
 
 from byline import errors, request_context
 from byline.export.conversation import INPUT as LANGFUSE_INPUT
-from byline.export.decisions import is_sampled
 from byline.export.delivery import messages
 from byline.export.delivery.batch_sender import BatchSender
 from byline.export.processor import DestinationSpanProcessor
@@ -86,13 +85,15 @@ def silence_logs(label: str = "") -> Iterator[None]:
         exporters.setLevel(level)
 
 
-def send_test_request(processor: DestinationSpanProcessor, sender: BatchSender, share: float) -> None:
+def send_test_request(
+    processor: DestinationSpanProcessor, sender: BatchSender, is_sampled: Callable[[str], bool]
+) -> None:
     """Send the spans of a request with one model call, in a session that the destination's sampling keeps."""
     provider = TracerProvider(shutdown_on_exit=False)
     for each in (AttributionSpanProcessor(), processor):
         provider.add_span_processor(each)
     tracer = provider.get_tracer("byline check")
-    session = next((name for number in range(10_000) if is_sampled(name := f"byline-check-{number}", share)), "none")
+    session = next((name for number in range(10_000) if is_sampled(name := f"byline-check-{number}")), "none")
     context = RequestContext()
     context.bind(
         {

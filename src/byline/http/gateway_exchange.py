@@ -70,7 +70,7 @@ def inject(
 def _sendable(gateway: Gateway, context: RequestContext) -> Attribution:
     """Return the attribution without the claims that the gateway must not get."""
     attribution = context.attribution()
-    withheld = gateway.withheld_claims(public=context.is_public)
+    withheld = gateway.withheld_claims(public=context.has_public_origin)
     if not any(getattr(attribution, field) for field in withheld):
         return attribution
     vouched = context.vouched()

@@ -43,8 +43,10 @@ class ReadClaims(NamedTuple):
         attribution: The accepted claims.
         rejected: Field name and reason of each dropped claim.
         is_final: Whether all values that become known late are known.
-        identified: The part of the attribution that ``identity`` returned.
+        identified: The part of the attribution that ``identity`` returned, or that an own service has stated and
+            signed.
         caller_key: The caller's API key and its name, as ``identity`` returned them.
+        is_sent_by_public: Whether a service has sent claims of its own public endpoint.
     """
 
     attribution: Attribution
@@ -52,6 +54,7 @@ class ReadClaims(NamedTuple):
     is_final: bool
     identified: Attribution = EMPTY
     caller_key: tuple[str | None, ...] = ()
+    is_sent_by_public: bool = False
 
 
 class LateValues(NamedTuple):
@@ -158,9 +161,9 @@ class ClaimReader:
             claims.add_body_claims(members)
         if request.is_handshake():
             claims.add_query_claims(request.query())
-        verified = None
+        verified, carried = None, None
         if carrier.HEADER in headers:
-            verified = self._read_carried(headers[carrier.HEADER], raw, claims)
+            verified, carried = self._read_carried(headers[carrier.HEADER], raw, claims)
         if "baggage" in headers and not self.policy.public:
             claims.add_baggage_claims(headers["baggage"])
         layers = (claims,) if own is None else (own, claims)
@@ -169,12 +172,17 @@ class ClaimReader:
             (identified is None or bool(identified))
             and all(source.field in (own or ()) for source in self.sources if source.late)
         )
-        if verified:
+        stated: list[Mapping[str, Any]] = [] if identified is None else [identified]
+        if verified and carried is not None:
             layers = (verified, *layers)
-        if identified is None:
-            return ReadClaims(merge(layers), rejected, late_values_known)
+            stated.append({field: value for field, value in verified.items() if field not in carried.claimed})
         return ReadClaims(
-            merge((identified, *layers)), rejected, late_values_known, merge((identified,)), identified.caller_key
+            merge(layers if identified is None else (identified, *layers)),
+            rejected,
+            late_values_known,
+            merge(stated) if stated else EMPTY,
+            () if identified is None else identified.caller_key,
+            carried is not None and carried.public,
         )
 
     def _read_sources(
@@ -185,8 +193,10 @@ class ClaimReader:
             source.add_to(claims, request, headers, members)
         return claims
 
-    def _read_carried(self, lines: list[str], raw: MutableMapping[str, Any], claims: ClaimSet) -> ClaimSet:
-        """Return the attribution that an own service has signed; add an unsigned one to the claims."""
+    def _read_carried(
+        self, lines: list[str], raw: MutableMapping[str, Any], claims: ClaimSet
+    ) -> tuple[ClaimSet, carrier.Carried]:
+        """Return the attribution that an own service has signed, and the header; add an unsigned one to the claims."""
         carried: carrier.Carried | None = raw.get(_CARRIED)
         verified = ClaimSet(claims.rejected)
         if carried is None:
@@ -203,7 +213,7 @@ class ClaimReader:
         else:
             for field, item in carried.fields.items():
                 claims.add(field, item)
-        return verified
+        return verified, carried
 
     def _decode_body(self, body: BodyBuffer | None, rejected: list[str]) -> dict[str, Any]:
         if body is None or not body.is_complete():

@@ -100,7 +100,7 @@ class ClaimPolicy:
             layers: The claims of the caller.
             identified: The values of ``identity``, ``None`` without an identity function.
             verified: The attribution that an own service has signed. That service has read the claims of its caller
-                by its own rules, so they need no trust; but only ``identity`` is stated by this app.
+                by its own rules, so they need no trust.
             raw: The ASGI scope or WSGI environ.
         """
         groups = GROUPS
