@@ -271,7 +271,8 @@ def headers_sent(
         if place == "service":
             raw = [(name.encode(), value.encode()) for name, value in messages[0].items()]
             scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": raw}
-            await asgi.AttributionMiddleware(call)(scope, call, call)
+            unused: Any = None
+            await asgi.AttributionMiddleware(call)(scope, unused, unused)
         elif place == "job of a job":
             with byline.carried(messages[0]):
                 messages[0] = {}
