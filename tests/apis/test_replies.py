@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from byline.apis import PARSERS, ApiParser, find_parser, json_body, parse_error
 from byline.apis.json_body import parse_object
+from byline.apis.parser import find_value, token_count
 from byline.call_result import CallResult
 from byline.testing import Gateway
 
@@ -144,6 +145,25 @@ def test_impossible_numbers_are_dropped(bad: object) -> None:
     CHAT.parse_response(json.dumps({"id": 5, "model": ["x"], "usage": usage}).encode(), result)
     assert (result.input_tokens, result.output_tokens) == (None, 4)
     assert (result.response_id, result.response_model) == (None, None)
+
+
+_COUNT: st.SearchStrategy[Any] = st.sampled_from([None, -1, True, "2", 0, 3, 4.0, 5, {}])
+
+
+@given(st.data())
+def test_the_first_stated_path_of_a_token_count_is_read(data: st.DataObject) -> None:
+    parser = data.draw(st.sampled_from([each for each in PARSERS.values() if each.usage]))
+    usage: dict[str, Any] = {}
+    for path in data.draw(st.sets(st.sampled_from([path for paths in parser.usage.values() for path in paths]))):
+        name, _, rest = path.partition(".")
+        inner = usage if not rest else usage.setdefault(name, {})
+        if isinstance(inner, dict):
+            inner[rest or name] = data.draw(_COUNT)
+    result = CallResult()
+    ApiParser.apply_usage(parser, usage, result)
+    for attribute, paths in parser.usage.items():
+        stated = [count for path in paths if (count := token_count(find_value(usage, path))) is not None]
+        assert getattr(result, attribute) == (stated[0] if stated else None), (parser.name, usage)
 
 
 def test_request_parameters_are_read() -> None:

@@ -59,7 +59,28 @@ class _Stream(httpx.SyncByteStream):
 
 
 LLM_URL = "http://llm.internal/v1/chat/completions"
+REQUEST: dict[str, Any] = {"model": "gpt-4o", "messages": [], "temperature": 0.5}
 STREAMED: dict[str, Any] = {"model": "m", "messages": [], "stream": True}
+_REPLY = {
+    "id": "c-1",
+    "model": "gpt-4o",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}],
+    # With its cost, because the price list is an extra.
+    "usage": {"prompt_tokens": 200, "completion_tokens": 5, "cost": 0.001},
+}
+_REPLY_HEADERS = {
+    "x-request-id": "req-1",
+    "x-ratelimit-limit-requests": "5000",
+    "x-ratelimit-remaining-requests": "4999",
+    "x-ratelimit-reset-requests": "12ms",
+}
+
+
+def calling_client() -> httpx.Client:
+    """Return a client whose requests to a model are answered as OpenAI does."""
+    return httpx.Client(
+        transport=httpx.MockTransport(lambda _: httpx.Response(200, headers=_REPLY_HEADERS, json=_REPLY))
+    )
 
 
 def streaming_client(chunks: int) -> httpx.Client:

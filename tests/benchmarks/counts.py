@@ -92,6 +92,7 @@ def _scenarios() -> Iterator[dict[str, tuple[Scenario, int]]]:
         assert runtime is not None
         two = span_processors.provider_with([each.processor() for each in destinations])
         none = span_processors.provider_with([])
+        client_hooks.install(none)
         try:
             yield {
                 "GET without server span": (_requests(AttributionMiddleware(by_hand.reads, app_span=False), "GET"), 1),
@@ -116,6 +117,7 @@ def _scenarios() -> Iterator[dict[str, tuple[Scenario, int]]]:
                 "other span, one destination": (_spans(provider, span_processors.QUERY), 10),
                 "LLM span, prepared for the export too": (span_processors.exporting(provider, destinations[0], 10), 10),
                 "outgoing request that is no LLM call": (_outgoing(), 1),
+                "LLM call by httpx within an LLM span": (_calls(none), 10),
                 "chunk of a stream": (_stream(5000), 5000),
             }
         finally:
@@ -157,9 +159,20 @@ def _spans(provider: TracerProvider, attributes: dict[str, str]) -> Scenario:
 
 
 def _outgoing() -> Scenario:
-    client_hooks.install(TracerProvider(shutdown_on_exit=False))
     client = httpx.Client(transport=client_hooks.Transport())
     return lambda: client.post("http://orders.internal/v1/orders", content=b"{}")
+
+
+def _calls(provider: TracerProvider) -> Scenario:
+    client, tracer = client_hooks.calling_client(), provider.get_tracer("bench")
+
+    def calls() -> None:
+        with span_processors.request(provider):
+            for _ in range(10):
+                with tracer.start_as_current_span("chat", attributes=span_processors.CHAT):
+                    client.post(client_hooks.LLM_URL, json=client_hooks.REQUEST)
+
+    return calls
 
 
 def _stream(chunks: int) -> Scenario:

@@ -121,7 +121,7 @@ def describe_recognition(kind: type[Gateway]) -> str:
     """Return the sentence that says how byline recognises a gateway, and its name in the environment."""
     hosts = ", ".join(f"`*{host}`" if host.startswith(".") else f"`{host}`" for host in kind.hosts)
     recognised = f"Recognised by the host {hosts}" if hosts else "Recognised by its base URL"
-    by_response = kind.matches_response is not Gateway.matches_response
+    by_response = bool(kind.response_headers)
     return f"{recognised}{' and by its response headers' if by_response else ''}. In the environment: `{kind.name}`."
 
 

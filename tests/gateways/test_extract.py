@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import openai
@@ -22,6 +22,7 @@ from byline.gateways import (
     Databricks,
     Envoy,
     Gateway,
+    GatewayRegistry,
     Gemini,
     Helicone,
     Kong,
@@ -611,3 +612,22 @@ def test_another_gateways_reply_is_not_read_as_its_own(
     (span,) = finished()
     assert (span.attributes or {})["byline.gateway.name"] == "openrouter"
     assert told(span) == {}
+
+
+def test_a_gateway_of_the_app_is_recognised_by_its_own_headers_or_by_its_own_rule() -> None:
+    class ByHeader(Gateway):
+        name = "by header"
+        response_headers = frozenset({"x-house-id"})
+
+    class ByRule(Gateway):
+        name = "by rule"
+
+        def matches_response(self, headers: Mapping[str, str]) -> bool:
+            return headers.get("server") == "house"
+
+    by_header, by_rule = GatewayRegistry([ByHeader()]), GatewayRegistry([ByRule()])
+    assert [registry.detect_from_response({"server": "other"}) for registry in (by_header, by_rule)] == [None, None]
+    assert type(by_header.detect_from_response({"x-house-id": ""})) is ByHeader
+    assert type(by_rule.detect_from_response({"server": "house"})) is ByRule
+    for registry in (by_header, by_rule):
+        assert type(registry.detect_from_response({"x-litellm-call-id": "1", "server": "other"})) is LiteLLM

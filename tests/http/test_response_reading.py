@@ -9,11 +9,13 @@ import weakref
 from typing import Any
 
 import aiohttp
+import httpx
 import pytest
 import urllib3
 from aiohttp import web
 
 import byline
+from byline.http.httpx import _decode_headers
 from byline.testing import Gateway
 from tests.http.conftest import Finished
 
@@ -149,3 +151,18 @@ def test_a_response_of_aiohttp_that_is_dropped_ends_its_call(gateway: Gateway, f
     asyncio.run(ask())
     byline.flush()
     assert len(finished()) == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("X-Request-Id", "r-1"), ("content-type", "text/plain")],
+        # httpx joins repeated headers, and finds out the encoding of others than ASCII.
+        [("x-tag", "a"), ("X-Tag", "b")],
+        [(b"x-name", "Zoë".encode())],
+        [(b"x-name", "Zoë".encode("latin-1"))],
+        [],
+    ],
+)
+def test_headers_of_httpx_are_read_as_httpx_reads_them(headers: Any) -> None:
+    assert _decode_headers(httpx.Headers(headers)) == dict(httpx.Headers(headers).items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,6 +34,8 @@ _OUTPUT_TYPES: Final = {
     "audio": "speech",
     "speech": "speech",
 }
+#: The members of which a body that states an error has one.
+_ERROR_MEMBERS: Final = frozenset({"error", "type", "detail", "message"})
 _MAX_TOKENS: Final = 1_000_000_000
 #: The most USD that one reply may state; more is taken for an error.
 _MAX_COST: Final = 10_000
@@ -120,6 +123,23 @@ class ApiParser:
     dimensions: ClassVar[str | None] = None
     usage: ClassVar[Usage] = {}
 
+    #: First segments of the paths of parameters and output types.
+    _parameter_members: ClassVar[frozenset[str]] = frozenset()
+    #: Members of a usage object with the token counts in them, as rest of the path and attribute. Of an attribute that
+    #: several members may state the preferred one is the last.
+    _usage_members: ClassVar[tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Split the paths of the tables once: most requests and replies have few of the members."""
+        super().__init_subclass__(**options)
+        cls._parameter_members = frozenset(path.partition(".")[0] for path in (*cls.parameters, *cls.output_types))
+        paths = [(rank, path, attribute) for attribute, paths in cls.usage.items() for rank, path in enumerate(paths)]
+        members: dict[tuple[int, str], list[tuple[str, str]]] = {}
+        for rank, path, attribute in sorted(paths, key=lambda each: -each[0]):
+            name, _, rest = path.partition(".")
+            members.setdefault((rank, name), []).append((rest, attribute))
+        cls._usage_members = tuple((name, tuple(counts)) for (_, name), counts in members.items())
+
     def parse_request(
         self,
         body: bytes,
@@ -150,13 +170,8 @@ class ApiParser:
         result.provider = self.provider_for(host) or host
         result.request_model = values.text(request.get_string("model")) or self.model_in_path(path)
         result.streamed = self.is_streamed(request, path)
-        for member, (name, kind) in self.parameters.items():
-            value = _parameter_value(find_value(request, member), kind)
-            # The conventions leave out the number of choices if the number is one.
-            if value is not None and (name != "choice.count" or value != 1):
-                result.parameters[name] = value
-        for member in self.output_types:
-            result.output_type = find_output_type(find_value(request, member)) or result.output_type
+        if not self._parameter_members.isdisjoint(request.raw):
+            self._read_parameters(request, result)
         if self.dimensions is not None:
             result.dimensions = token_count(find_value(request, self.dimensions))
         if capture:
@@ -165,6 +180,19 @@ class ApiParser:
             # These quote the conversation.
             result.parameters.pop("stop_sequences", None)
         return self.has_required_members(request)
+
+    def _read_parameters(self, request: Members, result: CallResult) -> None:
+        present = self._parameter_members & request.raw.keys()
+        for path, (name, kind) in self.parameters.items():
+            if path not in present and path.partition(".")[0] not in present:
+                continue
+            value = _parameter_value(find_value(request, path), kind)
+            # The conventions leave out the number of choices if the number is one.
+            if value is not None and (name != "choice.count" or value != 1):
+                result.parameters[name] = value
+        for path in self.output_types:
+            if path.partition(".")[0] in present:
+                result.output_type = find_output_type(find_value(request, path)) or result.output_type
 
     def parse_response(
         self, body: bytes, result: CallResult, *, capture: bool = False, media: MediaBudget | None = None
@@ -231,8 +259,7 @@ class ApiParser:
 
     def provider_for(self, host: str) -> str | None:
         """Return the provider's name in the GenAI conventions, ``None`` if the host does not tell."""
-        dotted = "." + host
-        return next((name for end, name in _PROVIDERS.items() if dotted.endswith(end)), self.default_provider)
+        return _known_provider(host) or self.default_provider
 
     def has_required_members(self, request: Members) -> bool:
         """Return whether the body has the members that every request of this API has."""
@@ -263,12 +290,15 @@ class ApiParser:
 
     def apply_usage(self, usage: Mapping[str, Any], result: CallResult) -> None:
         """Read the token counts; a value that is no token count is left out."""
-        for attribute, paths in self.usage.items() if usage else ():
-            for path in paths:
-                count = token_count(find_value(usage, path))
-                if count is not None:
-                    setattr(result, attribute, count)
-                    break
+        for name, counts in self._usage_members if usage else ():
+            value = usage.get(name)
+            if value is None:
+                continue
+            for rest, attribute in counts:
+                if not rest:
+                    set_count(result, attribute, value)
+                elif isinstance(value, Mapping):
+                    set_count(result, attribute, find_value(value, rest))
 
     def gateway_members(self, reply: Members) -> dict[str, msgspec.Raw]:  # noqa: ARG002 - for APIs that have some
         """Return members that a gateway has put into a choice instead of the top of the reply."""
@@ -310,6 +340,12 @@ class ApiParser:
 
     def _capture_output(self, messages: list[Message], result: CallResult, media: MediaBudget | None) -> None:
         result.output_messages = dump_messages(messages, media)
+
+
+@functools.lru_cache(maxsize=256)
+def _known_provider(host: str) -> str | None:
+    dotted = "." + host
+    return next((name for end, name in _PROVIDERS.items() if dotted.endswith(end)), None)
 
 
 def find_value(members: Mapping[str, Any], path: str) -> Any:
@@ -399,6 +435,8 @@ def set_finish_reason(reason: object, result: CallResult) -> None:
 
 def apply_error(reply: Members, result: CallResult) -> None:
     """Read the error that a body states, in the form of any provider."""
+    if _ERROR_MEMBERS.isdisjoint(reply.raw):
+        return
     error = reply.get("error")
     if error is None and reply.get_string("type") != "error":
         error = reply.get_string("detail") or (None if "choices" in reply else reply.get_string("message"))

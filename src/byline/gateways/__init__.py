@@ -89,6 +89,12 @@ class GatewayRegistry:
         self._all = (*configured, *(kind() for kind in ALL if kind not in named))
         self._by_host = {host: gateway for gateway in reversed(self._all) for host in gateway.hosts}
         self._suffixes = tuple(host for host in self._by_host if host.startswith("."))
+        #: The headers without which no response shows a gateway; ``None`` if a gateway decides by something else.
+        self._response_headers: frozenset[str] | None = frozenset().union(
+            *(each.response_headers for each in self._all)
+        )
+        if any(type(each).matches_response is not Gateway.matches_response for each in self._all):
+            self._response_headers = None
 
     def find(self, host: str, port: int | None, path: str) -> Gateway | None:
         """Return the gateway at a URL, ``None`` if no gateway is known there."""
@@ -102,6 +108,8 @@ class GatewayRegistry:
 
     def detect_from_response(self, headers: Mapping[str, str]) -> Gateway | None:
         """Return the gateway that response headers show, for calls to a URL that no gateway is known at."""
+        if self._response_headers is not None and self._response_headers.isdisjoint(headers):
+            return None
         return next((gateway for gateway in self._all if gateway.matches_response(headers)), None)
 
 

@@ -157,6 +157,8 @@ class Gateway:
     name: ClassVar[str] = ""
     #: Public hosts; a name that starts with a dot matches every host with that suffix.
     hosts: ClassVar[tuple[str, ...]] = ()
+    #: Response headers by which the gateway is recognised if it is not configured, names in lower case.
+    response_headers: ClassVar[frozenset[str]] = frozenset()
     #: The gateway's names of attribution fields.
     fields: ClassVar[tuple[Field, ...]] = ()
     #: Whether the gateway continues the trace of a ``traceparent`` header.
@@ -206,9 +208,9 @@ class Gateway:
         name, own_port, prefix = self._origin
         return host == name and port == own_port and (not prefix or path == prefix or path.startswith(prefix + "/"))
 
-    def matches_response(self, headers: Mapping[str, str]) -> bool:  # noqa: ARG002 - for subclasses
-        """Return whether response headers show this gateway, for gateways that are not configured."""
-        return False
+    def matches_response(self, headers: Mapping[str, str]) -> bool:
+        """Return whether response headers show this gateway: by default, whether one is of `response_headers`."""
+        return not self.response_headers.isdisjoint(headers)
 
     def inject(self, request: GatewayRequest) -> None:
         """Add the ids to a request; by default the headers of `fields`."""

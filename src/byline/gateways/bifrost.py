@@ -22,6 +22,8 @@ class Bifrost(Gateway):
     """
 
     name: ClassVar[str] = "bifrost"
+    #: Bifrost's request id, which is in every response.
+    response_headers: ClassVar[frozenset[str]] = frozenset({"x-bifrost-request-id"})
     sends_traceparent: ClassVar[bool] = True
     fields: ClassVar[tuple[Field, ...]] = (
         Field("session_id", "header", "x-bf-session-id"),
@@ -30,10 +32,6 @@ class Bifrost(Gateway):
         Field("trace_name", "header", "x-bf-dim-trace_name", sent=True),
         Field("environment", "header", "x-bf-dim-environment", sent=True),
     )
-
-    def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Return whether the headers have Bifrost's request id, which is in every response."""
-        return "x-bifrost-request-id" in headers
 
     def inject(self, request: GatewayRequest) -> None:
         """Set trace context and dimensions."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 from byline.call_result import CallResult
@@ -14,11 +13,9 @@ class Braintrust(Gateway):
     """Braintrust's AI proxy. It accepts no session, user or trace id."""
 
     name: ClassVar[str] = "braintrust"
+    #: The endpoint used, and Braintrust's span.
+    response_headers: ClassVar[frozenset[str]] = frozenset({"x-bt-used-endpoint", "x-bt-span-id"})
     hosts: ClassVar[tuple[str, ...]] = ("api.braintrust.dev", "gateway.braintrust.dev", "braintrustproxy.com")
-
-    def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Return whether the headers name the endpoint used, or Braintrust's span."""
-        return "x-bt-used-endpoint" in headers or "x-bt-span-id" in headers
 
     def extract(self, response: GatewayResponse, result: CallResult) -> None:
         """Extract span id, endpoint and cache."""

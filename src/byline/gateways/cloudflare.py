@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar, Final
 
 from byline.call_result import CallResult
@@ -16,6 +15,8 @@ class Cloudflare(Gateway):
     """Cloudflare AI Gateway. It accepts five metadata entries; session and user come first."""
 
     name: ClassVar[str] = "cloudflare"
+    #: The id of the log entry, which is in every response.
+    response_headers: ClassVar[frozenset[str]] = frozenset({"cf-aig-log-id"})
     routes_on: ClassVar[frozenset[str]] = frozenset({"metadata"})
     hosts: ClassVar[tuple[str, ...]] = ("gateway.ai.cloudflare.com",)
     fields: ClassVar[tuple[Field, ...]] = (
@@ -23,10 +24,6 @@ class Cloudflare(Gateway):
         Field("parent_span_id", "header", "cf-aig-otel-parent-span-id"),
         Field("metadata", "header", "cf-aig-metadata", "controls"),
     )
-
-    def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Return whether the headers have the id of the log entry, which is in every response."""
-        return "cf-aig-log-id" in headers
 
     def inject(self, request: GatewayRequest) -> None:
         """Set metadata and the ids of the LLM span."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import ClassVar, Final
 
 from byline.call_result import CallResult, RateLimit
@@ -17,16 +16,14 @@ class Helicone(Gateway):
     """Helicone's proxies and AI gateway. Metadata and tags are sent as Helicone properties."""
 
     name: ClassVar[str] = "helicone"
+    #: Helicone's request id, which is in every response.
+    response_headers: ClassVar[frozenset[str]] = frozenset({"helicone-id"})
     hosts: ClassVar[tuple[str, ...]] = (".helicone.ai",)
     fields: ClassVar[tuple[Field, ...]] = (
         Field("session_id", "header", "helicone-session-id", sent=True),
         Field("user_id", "header", "helicone-user-id", sent=True),
         Field("trace_name", "header", "helicone-session-name", sent=True),
     )
-
-    def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Return whether the headers have Helicone's request id, which is in every response."""
-        return "helicone-id" in headers
 
     def inject(self, request: GatewayRequest) -> None:
         """Set session, session path, user and properties."""

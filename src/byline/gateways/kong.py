@@ -14,11 +14,9 @@ class Kong(Gateway):
     """Kong AI Gateway at ``base_url``. It identifies callers by credentials and accepts no ids."""
 
     name: ClassVar[str] = "kong"
+    #: The model, which is in the responses of the AI plugins.
+    response_headers: ClassVar[frozenset[str]] = frozenset({"x-kong-llm-model"})
     sends_traceparent: ClassVar[bool] = True
-
-    def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Return whether the headers name the model, as the AI plugins' responses do."""
-        return "x-kong-llm-model" in headers
 
     def extract(self, response: GatewayResponse, result: CallResult) -> None:
         """Extract request id, model, overhead, cache and rate limits."""

@@ -23,6 +23,8 @@ class LangfuseGateway(Gateway):
     """
 
     name: ClassVar[str] = "langfuse"
+    #: The gateway's request id, which is in every response.
+    response_headers: ClassVar[frozenset[str]] = frozenset({"langfuse-request-id"})
     sends_traceparent: ClassVar[bool] = True
     #: Percent-encoding makes a character of another script up to twelve times as long.
     max_header_value: ClassVar[int] = _MAX_BYTES
@@ -34,10 +36,6 @@ class LangfuseGateway(Gateway):
         Field("tags", "header", "langfuse-tags", "tags", sent=True, encoded=True),
         Field("metadata", "header", "langfuse-metadata", "metadata", sent=True, encoded=True),
     )
-
-    def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Return whether the headers have the gateway's request id, which is in every response."""
-        return "langfuse-request-id" in headers
 
     def set_header(self, request: GatewayRequest, name: str, value: object) -> None:
         """Set a percent-encoded header."""

@@ -35,6 +35,8 @@ class LiteLLM(Gateway):
     """
 
     name: ClassVar[str] = "litellm"
+    #: LiteLLM's call id, which is in every response.
+    response_headers: ClassVar[frozenset[str]] = frozenset({"x-litellm-call-id"})
     routes_on: ClassVar[frozenset[str]] = frozenset({"tags"})
     sends_traceparent: ClassVar[bool] = True
     fields: ClassVar[tuple[Field, ...]] = (
@@ -61,10 +63,6 @@ class LiteLLM(Gateway):
         Field("tags", "body", "tags", "tags", needs="model"),
         Field("metadata", "body", "litellm_metadata", "controls"),
     )
-
-    def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Return whether the headers have LiteLLM's call id, which is in every response."""
-        return "x-litellm-call-id" in headers
 
     def inject(self, request: GatewayRequest) -> None:
         """Set headers for ids, tags, names and metadata; the body is not changed."""

@@ -49,6 +49,8 @@ class OpenRouter(Gateway):
     """
 
     name: ClassVar[str] = "openrouter"
+    #: OpenRouter's generation id, which is in every response.
+    response_headers: ClassVar[frozenset[str]] = frozenset({"x-generation-id"})
     hosts: ClassVar[tuple[str, ...]] = ("openrouter.ai",)
     max_header_value: ClassVar[int] = 256
     fields: ClassVar[tuple[Field, ...]] = ()
@@ -64,10 +66,6 @@ class OpenRouter(Gateway):
     ) -> None:
         super().__init__(base_url, broadcasts=broadcasts, key_aliases=key_aliases, forward_claims=forward_claims)
         self.key_status = KeyStatus(self.name, _status_url(base_url)) if key_status else None
-
-    def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Return whether the headers have OpenRouter's generation id, which is in every response."""
-        return "x-generation-id" in headers
 
     def inject(self, request: GatewayRequest) -> None:
         """Set the session header, and add user and trace to the body."""

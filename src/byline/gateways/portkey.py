@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import ClassVar, Final
 
 from byline.call_result import CallResult
@@ -22,6 +21,8 @@ class Portkey(Gateway):
     """
 
     name: ClassVar[str] = "portkey"
+    #: Portkey's trace id, which is in every response.
+    response_headers: ClassVar[frozenset[str]] = frozenset({"x-portkey-trace-id"})
     routes_on: ClassVar[frozenset[str]] = frozenset({"metadata"})
     hosts: ClassVar[tuple[str, ...]] = ("api.portkey.ai",)
     sends_traceparent: ClassVar[bool] = True
@@ -31,10 +32,6 @@ class Portkey(Gateway):
         Field("span_name", "header", "x-portkey-span-name"),
         Field("metadata", "header", "x-portkey-metadata", "controls"),
     )
-
-    def matches_response(self, headers: Mapping[str, str]) -> bool:
-        """Return whether the headers have Portkey's trace id, which is in every response."""
-        return "x-portkey-trace-id" in headers
 
     def inject(self, request: GatewayRequest) -> None:
         """Set the trace context and the metadata, whose values have to be texts of at most 128 characters."""

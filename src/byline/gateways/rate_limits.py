@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -38,6 +39,14 @@ _PLAIN_HEADERS: Final = (
 )
 #: Of OpenAI and most others, Anthropic, Azure, Amazon.
 _REQUEST_ID_HEADERS: Final = ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid")
+#: Every header that is read here.
+_HEADERS: Final = frozenset(
+    (
+        "retry-after",
+        *_REQUEST_ID_HEADERS,
+        *itertools.chain(*_PLAIN_HEADERS, *(group for groups in _LIMIT_HEADERS.values() for group in groups)),
+    )
+)
 
 
 def extract_rate_limits(headers: Mapping[str, str], result: CallResult, now: float) -> None:
@@ -48,6 +57,8 @@ def extract_rate_limits(headers: Mapping[str, str], result: CallResult, now: flo
         result: The call result to fill in.
         now: Seconds since the epoch, from which reset times are counted.
     """
+    if _HEADERS.isdisjoint(headers):
+        return
     for kind, groups in _LIMIT_HEADERS.items():
         limit = _first_limit(headers, groups if kind == "tokens" else (*groups, *_PLAIN_HEADERS), now)
         if limit is not None:
@@ -61,12 +72,11 @@ def extract_rate_limits(headers: Mapping[str, str], result: CallResult, now: flo
 
 
 def _first_limit(headers: Mapping[str, str], groups: tuple[tuple[str, str, str], ...], now: float) -> RateLimit | None:
-    for limit_header, remaining_header, reset_header in groups:
-        limit = RateLimit(
-            values.count(headers.get(limit_header)),
-            values.count(headers.get(remaining_header)),
-            parse_reset(headers.get(reset_header, ""), now),
-        )
+    for names in groups:
+        stated, remaining, reset = map(headers.get, names)
+        if stated is remaining is reset is None:
+            continue
+        limit = RateLimit(values.count(stated), values.count(remaining), parse_reset(reset or "", now))
         if limit != RateLimit():
             return limit
     return None

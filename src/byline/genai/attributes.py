@@ -11,8 +11,10 @@ import json
 import math
 from collections.abc import Mapping
 from itertools import compress
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from byline.attribution import Attribution
 from byline.call_result import CallResult
@@ -155,7 +157,8 @@ CALL_RESULT: Final[dict[str, str]] = {
 _LIMITS: Final = ("requests", "tokens")
 _ATTRIBUTION_NAMES: Final = tuple(ATTRIBUTION.values())
 _values_of: Final = attrgetter(*ATTRIBUTION)
-_CALL_RESULT_ITEMS: Final = tuple(CALL_RESULT.items())
+_CALL_RESULT_NAMES: Final = tuple(CALL_RESULT.values())
+_in_order_of_names: Final = itemgetter(*(CallResult.__struct_fields__.index(field) for field in CALL_RESULT))
 
 
 def field_attributes(fields: Mapping[str, Any]) -> dict[str, AttributeValue]:
@@ -224,10 +227,10 @@ def call_attributes(result: CallResult) -> dict[str, AttributeValue]:
                 value = getattr(limit, part)
                 if value is not None:
                     attributes[f"byline.ratelimit.{kind}.{part}"] = value
-    for field, name in _CALL_RESULT_ITEMS:
-        value = getattr(result, field)
-        if value is not None and value != ():
-            attributes[name] = value
+    values = _in_order_of_names(msgspec.structs.astuple(result))
+    attributes |= {name: value for name, value in zip(_CALL_RESULT_NAMES, values, strict=True) if value is not None}
+    if not result.finish_reasons:
+        del attributes[FINISH_REASONS]
     if result.key_hash is not None:
         shown = key_settings.shown_hash(result.key_hash, guessable=result.key_is_guessable)
         if shown is None:

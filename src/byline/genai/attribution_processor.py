@@ -247,7 +247,7 @@ def reapply(span: Span, context: RequestContext) -> None:
     """
     if not span.is_recording():
         return
-    present = span.attributes or {}
+    present = peek_attributes(span)
     attributes = request_attributes(context)
     set_attributes(span, {key: value for key, value in attributes.items() if present.get(key, value) == value})
 

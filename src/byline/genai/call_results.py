@@ -147,10 +147,12 @@ class CallResults:
             if not ancestor.usage:
                 ancestor.usage_elsewhere = True
         if response_id is not None:
+            request_key = state.request_key
             with self._lock:
-                self._entry((state.request_key, response_id)).assigned = True
-                if state.request_key:
+                self._entry((request_key, response_id)).assigned = True
+                if request_key:
                     self._entry((_ANY_REQUEST, response_id)).assigned = True
+                self._make_room()
 
     def assign_to_gateway(self, state: SpanState | None, request_key: int, response_id: str | None) -> None:
         """Note that the gateway sends a span of its own, which carries tokens and cost of the response."""
@@ -160,6 +162,7 @@ class CallResults:
         if response_id is not None:
             with self._lock:
                 self._entry((request_key, response_id)).in_gateway = True
+                self._make_room()
 
     def claim(self, state: SpanState, response_id: str) -> None:
         """Give a finished span the result that waits for its response id, unless another span has taken it."""
@@ -216,13 +219,14 @@ class CallResults:
         return result
 
     def _entry(self, key: _Key) -> _Entry:
+        """Return an entry, made if there is none; the lock is held, and `_make_room` follows."""
         entry = self._entries.get(key)
         if entry is None:
             entry = self._entries[key] = _Entry()
             self._size += entry.size
+        else:
+            self._entries.move_to_end(key)
         entry.added = time.monotonic()
-        self._entries.move_to_end(key)
-        self._make_room()
         return entry
 
     def _make_room(self) -> None:
@@ -230,7 +234,7 @@ class CallResults:
         while self._entries:
             oldest, entry = next(iter(self._entries.items()))
             fits = len(self._entries) <= _MAX_ENTRIES and self._size <= _MAX_BYTES
-            if (fits and now - entry.added <= _MAX_SECONDS) or (len(self._entries) == 1 and fits):
+            if fits and (now - entry.added <= _MAX_SECONDS or len(self._entries) == 1):
                 break
             del self._entries[oldest]
             self._size -= entry.size

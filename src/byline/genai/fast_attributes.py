@@ -28,10 +28,14 @@ def peek_attributes(span: ReadableSpan | Span) -> Mapping[str, Any]:
     return inner if type(inner) is dict else getattr(span, "attributes", None) or {}
 
 
-def set_attributes(span: Span, attributes: Mapping[str, AttributeValue]) -> None:
+def set_attributes(span: Span, attributes: Mapping[str, AttributeValue], *, may_cut: bool = False) -> None:
     """Set attributes that need no cleaning: texts, numbers, and tuples of texts.
 
-    A text that the span's limit would cut is left out, because a cut id is another id. Destinations add the text.
+    Args:
+        span: The span.
+        attributes: The attributes.
+        may_cut: Whether texts that are longer than the span's limit are cut. They are left out otherwise, because a cut
+            id is another id; destinations add such a text.
     """
     container: Any = getattr(span, "_attributes", None)
     try:
@@ -46,7 +50,7 @@ def set_attributes(span: Span, attributes: Mapping[str, AttributeValue]) -> None
         is_writable = False
     if not is_writable or not span.is_recording():
         limit = getattr(container, "max_value_len", None)
-        span.set_attributes(attributes if limit is None else _without_long(attributes, limit))
+        span.set_attributes(attributes if limit is None or may_cut else _without_long(attributes, limit))
         return
     with lock:
         if not attributes.keys().isdisjoint(inner):

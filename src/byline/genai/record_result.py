@@ -15,7 +15,7 @@ from byline.genai import attributes as names
 from byline.genai.attributes import AttributeValue, call_attributes
 from byline.genai.attribution_processor import reapply
 from byline.genai.call_results import keep_result, results
-from byline.genai.fast_attributes import remove_attributes
+from byline.genai.fast_attributes import remove_attributes, set_attributes
 from byline.genai.span_correlation import is_of_current_request
 from byline.genai.span_state import current_request, state_of
 from byline.request_context import RequestContext
@@ -90,7 +90,7 @@ def record_result(
             results.assign(state, result.response_id)
             if is_fallback_span:
                 state.own_result = attributes
-        span.set_attributes(attributes)
+        set_attributes(span, attributes, may_cut=True)
         if context is not None:
             reapply(span, context)
             name = context.attribution().generation_name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final
 
 from byline import deferred, errors
@@ -70,7 +70,7 @@ def _begin_request(request: Any, module: Any) -> LLMRequest | None:
         url.host,
         port,
         path,
-        lambda: decode_headers(request.headers),
+        lambda: _decode_headers(request.headers),
         lambda: content if isinstance(content, bytes) else None,
         request.method,
         lambda: _form_fields(request.stream),
@@ -92,6 +92,18 @@ def _form_fields(stream: Any) -> dict[str, str]:
         if isinstance(value, str | bytes):
             texts[str(field.name)] = value if isinstance(value, str) else value.decode("utf-8", "replace")
     return texts
+
+
+def _decode_headers(headers: Any) -> Mapping[str, str]:
+    """Return headers as text, names in lower case; httpx's own methods take four times as long."""
+    raw = headers.raw
+    try:
+        texts = {name.decode("ascii").lower(): value.decode("ascii") for name, value in raw}
+    except UnicodeDecodeError:
+        # httpx finds out the encoding.
+        return decode_headers(headers)
+    # httpx joins the values of repeated headers.
+    return texts if len(texts) == len(raw) else decode_headers(headers)
 
 
 class AddedIds:
@@ -133,7 +145,7 @@ def _response_steps(
     """Return the ``read_response`` and ``restore_request`` of `run_exchange`."""
 
     def read_response(llm_request: LLMRequest, response: Any) -> None:
-        llm_request.on_response(response.status_code, response.headers)
+        llm_request.on_response(response.status_code, _decode_headers(response.headers))
         if not options.get("stream") or response.is_stream_consumed:
             llm_request.end(response.content)
         else:

@@ -35,7 +35,7 @@ def begin_llm_request(
     host: str,
     port: int | None,
     path: str,
-    headers: Callable[[], dict[str, str]],
+    headers: Callable[[], Mapping[str, str]],
     body: Callable[[], bytes | None],
     method: str = "POST",
     form: Callable[[], Mapping[str, str]] | None = None,
@@ -89,7 +89,7 @@ def _begin_retrieval(
     host: str,
     port: int | None,
     path: str,
-    headers: Callable[[], dict[str, str]],
+    headers: Callable[[], Mapping[str, str]],
 ) -> LLMRequest | None:
     if fallback_span.is_in_flight(host, path):
         return None
