@@ -178,11 +178,7 @@ def rows() -> list[Row]:
     byline.instrument(tracer_provider=ours, destinations=[], clients=())
     found: list[Row] = []
     try:
-        for size, name, loops, bound in (
-            (1000, "1 KB", 100, 1.0),
-            (32_000, "32 KB", 40, 0.6),
-            (1_000_000, "1 MB", 3, 0.25),
-        ):
+        for size, name, loops, bound in _SIZES:
             for what, make in (("no LLM span", lambda provider: reads), ("one LLM span", calls_model)):
                 taken = costs(
                     {

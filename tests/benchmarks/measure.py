@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -63,10 +64,15 @@ class Row(NamedTuple):
     @property
     def spread(self) -> tuple[float, float]:
         """The lower and the upper quartile of the ratios of the rounds."""
-        if not isinstance(self.ours, Cost) or not isinstance(self.theirs, Cost):
+        if not isinstance(self.ours, Cost):
             return self.ratio, self.ratio
-        lower, _, upper = statistics.quantiles((self.ours / self.theirs).rounds, n=4)
+        lower, _, upper = statistics.quantiles((self.ours / self.theirs).rounds, n=4, method="inclusive")
         return lower, upper
+
+
+def repeated(count: int) -> int:
+    """Return how often to do what is to be done so often: a tenth, at least twice, if the benchmarks are only tried."""
+    return max(2, count // 10) if "BENCHMARK_SMOKE" in os.environ else count
 
 
 def costs(variants: Mapping[str, Callable[[int], None]], *, loops: int, rounds: int = 15) -> dict[str, Cost]:
@@ -74,6 +80,7 @@ def costs(variants: Mapping[str, Callable[[int], None]], *, loops: int, rounds: 
 
     The variants take turns, in both orders, so that a machine that slows down slows all of them.
     """
+    rounds, loops = repeated(rounds), max(1, repeated(loops) if loops > 20 else loops)
     taken: dict[str, list[float]] = {name: [] for name in variants}
     for run in variants.values():
         run(max(1, loops // 10))

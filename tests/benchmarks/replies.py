@@ -12,7 +12,8 @@ from tests.benchmarks.measure import Row, costs
 _USAGE: Final = {"prompt_tokens": 3, "completion_tokens": 4}
 
 
-def _reply(choice: dict[str, Any], **members: Any) -> bytes:
+def chat_reply(choice: dict[str, Any], **members: Any) -> bytes:
+    """Return the body of a response with one choice."""
     message = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop", **choice}
     return json.dumps({"id": "c-1", "model": "m", "choices": [message], "usage": _USAGE, **members}).encode()
 
@@ -22,12 +23,12 @@ def _prompt_logprobs() -> bytes:
     tokens = [
         {str(n + k): {"logprob": -0.1234, "rank": k, "decoded_token": " t"} for k in range(6)} for n in range(3600)
     ]
-    return _reply({}, prompt_logprobs=[None, *tokens])
+    return chat_reply({}, prompt_logprobs=[None, *tokens])
 
 
 def _logprobs() -> bytes:
     token = {"token": " t", "logprob": -0.1234, "bytes": [32, 116]}
-    return _reply({"logprobs": {"content": [{**token, "top_logprobs": [token] * 8} for _ in range(2500)]}})
+    return chat_reply({"logprobs": {"content": [{**token, "top_logprobs": [token] * 8} for _ in range(2500)]}})
 
 
 def rows() -> list[Row]:

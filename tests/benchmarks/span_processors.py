@@ -70,7 +70,7 @@ class Silent(OTLP):
         return Nowhere()
 
 
-class _SetAttributes(SpanProcessor):
+class SetAttributes(SpanProcessor):
     """Sets attributes by the SDK's `set_attributes`, as an app would."""
 
     def __init__(self, attributes: Mapping[str, Any]) -> None:
@@ -148,7 +148,7 @@ def _on_app_threads() -> list[Row]:
         )
         return {name: cost - taken["plain"] for name, cost in taken.items()}
 
-    calls = measure(CHAT, _provider(_SetAttributes(attributes), BatchSpanProcessor(Nowhere())))
+    calls = measure(CHAT, _provider(SetAttributes(attributes), BatchSpanProcessor(Nowhere())))
     others = measure(QUERY, _provider(BatchSpanProcessor(Nowhere())))
     with_attributes = "a BatchSpanProcessor and set_attributes"
     return [
