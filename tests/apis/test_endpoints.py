@@ -333,6 +333,40 @@ CALLS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any] | bytes, dict[st
         ),
         {"provider": "groq", "finish_reasons": ("stop",), "input_tokens": 7, "output_tokens": 4},
     ),
+    "xAI, which counts reasoning beside the output": (
+        "/v1/chat/completions",
+        "api.x.ai",
+        {"model": "grok-4", "messages": ASKED},
+        {
+            "id": "c-1",
+            "model": "grok-4",
+            "choices": [{"finish_reason": "stop", "message": {"role": "assistant", "content": "Ada."}}],
+            "usage": {
+                "prompt_tokens": 7,
+                "completion_tokens": 4,
+                "total_tokens": 31,
+                "completion_tokens_details": {"reasoning_tokens": 20},
+            },
+        },
+        {"provider": "x_ai", "input_tokens": 7, "output_tokens": 24, "reasoning_tokens": 20},
+    ),
+    "OpenAI, which counts reasoning within the output": (
+        "/v1/chat/completions",
+        "api.openai.com",
+        {"model": "o4-mini", "messages": ASKED},
+        {
+            "id": "c-1",
+            "model": "o4-mini",
+            "choices": [{"finish_reason": "stop", "message": {"role": "assistant", "content": "Ada."}}],
+            "usage": {
+                "prompt_tokens": 7,
+                "completion_tokens": 24,
+                "total_tokens": 31,
+                "completion_tokens_details": {"reasoning_tokens": 20},
+            },
+        },
+        {"input_tokens": 7, "output_tokens": 24, "reasoning_tokens": 20},
+    ),
     "Cohere embeddings": (
         "/v2/embed",
         "api.cohere.com",
@@ -505,6 +539,16 @@ def test_cost_that_a_provider_states(cost: object, stated: float | None) -> None
         assert (result.cost, result.cost_source, result.cost_details) == (0.1, "estimate", {"input": 0.1})
     else:
         assert (result.cost, result.cost_source, result.cost_details) == (stated, "response", {})
+
+
+@pytest.mark.parametrize(
+    ("ticks", "stated"), [(37756000, 0.0037756), (0, 0.0), (-1, None), (1.5, None), (10**15, None)]
+)
+def test_cost_in_the_unit_of_xai(ticks: object, stated: float | None) -> None:
+    """Ten billion ticks are one USD. More than 10,000 USD are taken for an error."""
+    result = CallResult()
+    apply_stated_cost({"usage": {"prompt_tokens": 3, "cost_in_usd_ticks": ticks}}, result)
+    assert (result.cost, result.cost_source) == (stated, None if stated is None else "response")
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -516,3 +516,56 @@ class TracedTransport(httpx2.HTTPTransport):
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         with self._tracer.start_as_current_span("POST", kind=SpanKind.CLIENT):
             return super().handle_request(request)
+
+
+#: What xai-sdk 1.21.0 writes onto its span, which stands for a call over gRPC.
+XAI: dict[str, Any] = {
+    "gen_ai.response.id": "r-1",
+    "gen_ai.response.model": "grok-4",
+    "gen_ai.usage.input_tokens": 100,
+    "gen_ai.usage.output_tokens": 50,
+    "gen_ai.usage.reasoning_tokens": 30,
+    "gen_ai.usage.total_tokens": 180,
+    "gen_ai.usage.cached_prompt_text_tokens": 40,
+    "gen_ai.usage.prompt_text_tokens": 100,
+    "gen_ai.usage.prompt_image_tokens": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({"gen_ai.usage.cost_in_usd_ticks": 12_000_000}, {"output_tokens": 80, "cost": 0.0012, "source": "response"}),
+        ({}, {"output_tokens": 80, "cost": None, "source": None}),
+        ({"gen_ai.usage.cost_in_usd_ticks": -1}, {"output_tokens": 80, "cost": None, "source": None}),
+        ({"gen_ai.usage.output_tokens": 80}, {"output_tokens": 80, "cost": None, "source": None}),
+    ],
+)
+@pytest.mark.parametrize("scope", ["xai_sdk.sync.chat", "xai_sdk.aio.chat"])
+def test_usage_of_a_span_of_xais_sdk(scope: str, stated: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Reasoning is part of the output, and the cost is in USD, on the one span of the call."""
+    with running() as app, app.request():
+        with app.tracer(scope).start_as_current_span("chat.sample grok-4", attributes=CHAT) as span:
+            span.set_attributes({**XAI, **stated})
+        (found,) = app.spans()
+    attributes = found.attributes
+    assert {
+        "output_tokens": attributes["gen_ai.usage.output_tokens"],
+        "cost": attributes.get("gen_ai.usage.cost"),
+        "source": attributes.get("byline.cost.source"),
+    } == expected
+    assert attributes["gen_ai.usage.reasoning.output_tokens"] == 30
+    assert attributes["session.id"] == "s-1"
+    usage = json.loads(attributes["langfuse.observation.usage_details"])
+    total = usage.pop("total")
+    assert (total, sum(usage.values())) == (180, 180)
+    assert usage["input_cached_tokens"] == 40
+
+
+def test_such_counts_of_other_scopes_stay() -> None:
+    """Other instrumentations may mean something else by these names."""
+    with running() as app, app.request():
+        with app.tracer("xai_sdk_of_mine").start_as_current_span("chat", attributes=CHAT) as span:
+            span.set_attributes(XAI)
+        (found,) = app.spans()
+    assert found.attributes["gen_ai.usage.output_tokens"] == 50

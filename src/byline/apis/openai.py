@@ -111,6 +111,14 @@ class OpenAIParser(ApiParser):
             result.request_tier = None if tier == "auto" else tier
         return fits
 
+    def apply_usage(self, usage: Mapping[str, Any], result: CallResult) -> None:
+        """Read the token counts; xAI counts reasoning tokens beside the output, not within it."""
+        super().apply_usage(usage, result)
+        if result.output_tokens is not None and result.reasoning_tokens:
+            output = result.output_tokens + result.reasoning_tokens
+            if usage.get("total_tokens") == (result.input_tokens or 0) + output:
+                result.output_tokens = output
+
     def apply_reply(self, reply: Members, result: CallResult) -> None:
         """Read also the service tier and the fingerprint of the backend."""
         super().apply_reply(reply, result)

@@ -454,9 +454,12 @@ def apply_error(reply: Members, result: CallResult) -> None:
 
 
 def apply_stated_cost(reply: Mapping[str, Any], result: CallResult) -> None:
-    """Read the cost that a provider states as ``usage.cost``: a number, or an object with the total."""
-    stated = values.mapping(reply.get("usage")).get("cost")
+    """Read the cost that a provider states: ``usage.cost``, a number or an object with the total, or xAI's ticks."""
+    usage = values.mapping(reply.get("usage"))
+    stated = usage.get("cost")
     cost = stated.get("total_cost") if isinstance(stated, Mapping) else stated
+    if cost is None:
+        cost = values.ticks(usage.get("cost_in_usd_ticks"))
     if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost <= _MAX_COST:
         # This may replace the estimate for the first events of a stream.
         result.cost, result.cost_source, result.cost_details = float(cost), "response", {}

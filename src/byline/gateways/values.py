@@ -26,6 +26,18 @@ def amount(value: object) -> float | None:
     return number(value)
 
 
+def ticks(value: object) -> float | None:
+    """Return an amount in xAI's unit as USD: ten billion ticks are one USD.
+
+    Source: https://docs.x.ai/developers/cost-tracking.
+
+    Example:
+        >>> ticks(37756000)
+        0.0037756
+    """
+    return value / 1e10 if type(value) is int and 0 <= value <= _MAX_NUMBER * 100 else None
+
+
 def count(value: object) -> int | None:
     """Return a whole number, ``None`` for anything else."""
     parsed = number(value)
