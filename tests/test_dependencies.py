@@ -28,7 +28,7 @@ OPTIONAL = {
 NOT_IMPORTED = {"opentelemetry-exporter-otlp-proto-http"}
 #: The command line has the extra `demo` for its imports, tests bring their own packages, pytest loads its plugin, and
 #: apps of a framework import the adapter of the framework.
-LEFT_OUT = ("cli/", "django.py", "flask.py", "pytest_plugin.py", "testing/")
+LEFT_OUT = ("aiohttp_web.py", "cli/", "django.py", "flask.py", "pytest_plugin.py", "testing/", "tornado.py")
 
 
 def imported_modules(tree: ast.AST) -> Iterator[str]:

@@ -410,5 +410,84 @@ def strawberry() -> Any:
     return app
 
 
+def aiohttp_web() -> Any:
+    from aiohttp import web
+
+    from byline.aiohttp_web import AttributionMiddleware
+
+    async def chat(request: web.Request) -> web.Response:
+        return web.json_response(await answer_async(await request.json()))
+
+    async def stream(request: web.Request) -> web.Response:
+        return web.Response(body=steps_async(await request.json()))
+
+    app = web.Application(middlewares=[AttributionMiddleware()])
+    app.add_routes([web.post("/chat", chat), web.post("/stream", stream)])
+    return app
+
+
+def tornado_web() -> Any:
+    import tornado.web
+
+    from byline.tornado import AttributionMiddleware
+
+    class Chat(tornado.web.RequestHandler):
+        async def post(self) -> None:
+            self.write(await answer_async(json.loads(self.request.body)))
+
+    class Stream(tornado.web.RequestHandler):
+        async def post(self) -> None:
+            async for step in steps_async(json.loads(self.request.body)):
+                self.write(step)
+                await self.flush()
+
+    return AttributionMiddleware(tornado.web.Application([("/chat", Chat), ("/stream", Stream)]))
+
+
+def _bound(headers: Any, body: Any) -> Any:
+    """What no middleware reads, for the frameworks that have none."""
+    return byline.bound(session_id=headers.get("x-session-id"), user_id=body["user"], **body["trace"])
+
+
+def robyn() -> Any:
+    from robyn import Request, Robyn, StreamingResponse
+
+    app = Robyn(__file__)
+
+    async def chat(request: Request) -> Any:
+        body = request.json()
+        with _bound(request.headers, body):
+            return await answer_async(body)
+
+    async def stream(request: Request) -> Any:
+        body = request.json()
+        return StreamingResponse(_bound(request.headers, body)(steps_async)(body))
+
+    chat.__annotations__ = stream.__annotations__ = {"request": Request}
+    app.post("/chat")(chat)
+    app.post("/stream")(stream)
+    return app
+
+
+def sanic_alone() -> Any:
+    import sanic
+
+    app = sanic.Sanic("app")
+
+    async def chat(request: Any) -> Any:
+        with _bound(request.headers, request.json):
+            return sanic.json(await answer_async(request.json))
+
+    async def stream(request: Any) -> None:
+        response = await request.respond(content_type="text/plain")
+        with _bound(request.headers, request.json):
+            async for step in steps_async(request.json):
+                await response.send(step)
+
+    app.add_route(chat, "/chat", methods=["POST"])
+    app.add_route(stream, "/stream", methods=["POST"])
+    return app
+
+
 byline.instrument()
-app = globals()[os.environ["FRAMEWORK"]]() if "FRAMEWORK" in os.environ else None
+app: Any = globals()[os.environ["FRAMEWORK"]]() if "FRAMEWORK" in os.environ else None

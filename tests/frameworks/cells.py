@@ -20,6 +20,7 @@ class Row(NamedTuple):
         client: The client in `clients`.
         stream: How the page describes a streamed response.
         concurrent: How the page describes 16 requests at once.
+        server_span: How the page describes the server span; with ``yes`` it is checked.
     """
 
     title: str
@@ -29,11 +30,12 @@ class Row(NamedTuple):
     client: str = "http"
     stream: str = "yes"
     concurrent: str = "yes"
+    server_span: str = "yes"
 
     @property
     def name(self) -> str:
         """The name of the test and of the environment."""
-        return "web-" + self.title.lower().replace(" ", "-").replace(",", "")
+        return "web-" + self.title.lower().replace(" ", "-").replace(",", "").replace("'", "")
 
 
 def _asgi(title: str, app: str, *packages: str, client: str = "http") -> Row:
@@ -132,7 +134,16 @@ SERVERS: Final = (
     _lambda("1.0"),
     _lambda("2.0"),
 )
-ROWS: Final = (*FRAMEWORKS, *SERVERS)
+_OWN: Final = ("-m", "tests.frameworks.own_server", "{port}")
+_NO_SPAN: Final = "no: nothing is around the handlers"
+#: Frameworks that answer by servers of their own, neither ASGI nor WSGI → byline's middleware, if there is one.
+OWN: Final = {
+    Row("aiohttp.web", ("aiohttp>=3.10", _HTTPX), "aiohttp_web", _OWN): "byline.aiohttp_web",
+    Row("tornado.web", ("tornado>=6.4", _HTTPX), "tornado_web", _OWN): "byline.tornado",
+    Row("Robyn", ("robyn>=0.70", _HTTPX), "robyn", _OWN, server_span=_NO_SPAN): "byline.bound",
+    Row("Sanic's server", ("sanic>=24.6", _HTTPX), "sanic_alone", _OWN, server_span=_NO_SPAN): "byline.bound",
+}
+ROWS: Final = (*FRAMEWORKS, *SERVERS, *OWN)
 
 
 def page() -> str:
@@ -140,11 +151,12 @@ def page() -> str:
     middleware = {row: "byline.asgi" if row.command == UVICORN else "byline.wsgi" for row in FRAMEWORKS}
     frameworks = [f"| {row.title} | `{middleware[row]}` | {_results(row)} |" for row in FRAMEWORKS]
     servers = [f"| {row.title} | {row.app.rpartition('_')[2].title()} | {_results(row)} |" for row in SERVERS]
-    return _PAGE.format(frameworks="\n".join(frameworks), servers="\n".join(servers))
+    own = [f"| {row.title} | `{use}` | {_results(row)} |" for row, use in OWN.items()]
+    return _PAGE.format(frameworks="\n".join(frameworks), servers="\n".join(servers), own="\n".join(own))
 
 
 def _results(row: Row) -> str:
-    return " | ".join(("yes", row.stream, "yes", row.concurrent, "yes"))
+    return " | ".join(("yes", row.stream, "yes", row.concurrent, row.server_span))
 
 
 _PAGE: Final = """\
@@ -167,28 +179,56 @@ Frameworks run under uvicorn or waitress, servers with Starlette or Flask:
 {servers}
 
 Under AWS Lambda, call `byline.flush()` at the end of the handler: the process is frozen after each response.
-Sanic's own server calls no ASGI app; run Sanic under an ASGI server, or attribute its handlers as below.
 
 A framework that is not listed works if its app is an ASGI or WSGI callable: wrap that, outermost.
 
 ## Neither ASGI nor WSGI
 
-The apps of aiohttp.web, Robyn and tornado.web cannot be wrapped, and the middlewares say so (`byline.E161`). Attribute
-their requests in a middleware of the framework, here of aiohttp.web:
+Some frameworks answer by servers of their own. `byline.asgi` and `byline.wsgi` refuse their apps (`byline.E161`):
+
+| framework | use | LLM span | in a streamed response | failed call | 16 at once | server span |
+|---|---|---|---|---|---|---|
+{own}
+
+The middlewares of aiohttp.web and Tornado take the arguments of `byline.asgi.AttributionMiddleware`. In aiohttp.web the
+middleware is the first of the app, which makes it the outermost one, and `identity` finds aiohttp's request in its
+argument:
 
 ```python
 import byline
 from aiohttp import web
+from byline.aiohttp_web import AttributionMiddleware
+
+byline.instrument()
+app = web.Application(
+    middlewares=[AttributionMiddleware(identity=lambda scope: {{"user_id": scope["aiohttp.request"].get("user")}})]
+)
+```
+
+A handler that reads the body by `request.content` has no claims of the body. Tornado's middleware is around the app,
+and handlers state the user in `prepare()`:
+
+```python
+import byline
+from byline.tornado import AttributionMiddleware
+from tornado.web import Application, RequestHandler
 
 byline.instrument()
 
 
-@web.middleware
-async def attribute(request: web.Request, handler):
-    with byline.bound(session_id=request.headers.get("x-session-id"), user_id=request.get("user")):
-        return await handler(request)
+class Chat(RequestHandler):
+    def prepare(self):
+        byline.bind(user_id=self.current_user)
+
+    async def post(self): ...
 
 
-app = web.Application(middlewares=[attribute])
+app = AttributionMiddleware(Application([("/chat", Chat)]))
+# app.listen(8888), or HTTPServer(app)
 ```
+
+Robyn and Sanic's own server call no code around a handler in the context of the handler. State the attribution in the
+handler: `with byline.bound(session_id=request.headers.get("x-session-id"), user_id=…):` around the model call, and
+`byline.bound(…)(generate)()` for the generator of a streamed response. There is no server span then, and no other claim
+is read. Under an ASGI server, Sanic has the middleware.
 """

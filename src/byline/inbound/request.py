@@ -13,7 +13,12 @@ from byline.settings import SettingError
 
 _MAX_QUERY_FIELDS: Final = 1000
 #: Packages with apps of their own protocol, and what they are called.
-_NEITHER: Final = {"aiohttp": "aiohttp.web", "robyn": "Robyn", "tornado": "tornado.web"}
+#: Package of an app that is neither ASGI nor WSGI → its framework, and what to do.
+_NEITHER: Final = {
+    "aiohttp": ("aiohttp.web", "add byline.aiohttp_web.AttributionMiddleware() to the middlewares of the app"),
+    "robyn": ("Robyn", "call byline.bound() in the handlers, as docs/frameworks.md shows"),
+    "tornado": ("tornado.web", "import AttributionMiddleware from byline.tornado"),
+}
 _CGI_HEADERS: Final = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
 #: Recipients of baggage may drop members beyond this length (W3C Baggage, 3.3.2).
 MAX_BAGGAGE: Final = 8192
@@ -291,12 +296,13 @@ AttributionMiddleware from byline.wsgi.
             'put "byline.django.AttributionMiddleware" there, as its first entry',
         )
     packages = (kind.__module__.partition(".")[0] for kind in type(app).__mro__)
-    framework = next((_NEITHER[name] for name in packages if name in _NEITHER), None)
-    if framework is not None:
+    neither = next((_NEITHER[name] for name in packages if name in _NEITHER), None)
+    if neither is not None:
+        framework, advice = neither
         raise SettingError(
             "byline.E161",
             f"byline.{protocol}'s middleware wraps an app of {framework}, which is neither ASGI nor WSGI",
-            "call byline.bound() in a middleware of the framework, as docs/frameworks.md shows",
+            advice,
         )
     other = "wsgi" if protocol == "asgi" else "asgi"
     if is_asgi_app(app) if protocol == "wsgi" else is_wsgi_app(app):

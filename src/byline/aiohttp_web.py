@@ -1,0 +1,149 @@
+"""The middleware of aiohttp.web, whose apps are neither ASGI nor WSGI.
+
+Example:
+    >>> from aiohttp import web
+    >>> app = web.Application(middlewares=[AttributionMiddleware()])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.payload import AsyncIterablePayload
+
+from byline import asgi
+from byline.inbound.body import BodyBuffer
+from byline.request_context import CONTEXT_KEY
+
+__all__ = ["AttributionMiddleware"]
+
+_CALL: Final = "byline.aiohttp_call"
+_REQUEST: Final = "aiohttp.request"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class AttributionMiddleware:
+    """Attributes the LLM spans of every request, as `byline.asgi.AttributionMiddleware` does.
+
+    Put it first in ``middlewares``, which makes it the outermost one. Claims in the JSON body are known once the
+    handler has read the body with ``request.json()``, ``text()`` or ``read()``; a handler that reads
+    ``request.content`` itself has those of the headers only.
+
+    Args:
+        **settings: The arguments of `byline.asgi.AttributionMiddleware`. ``identity`` gets a mapping with aiohttp's
+            request as ``"aiohttp.request"``. ``respond`` adds no headers to a response that the handler has prepared.
+
+    Raises:
+        SettingError: As for `byline.asgi.AttributionMiddleware`.
+
+    Example:
+        >>> from aiohttp import web
+        >>> def identify(scope):
+        ...     return {"user_id": scope["aiohttp.request"].get("user")}
+        >>> app = web.Application(middlewares=[AttributionMiddleware(identity=identify)])
+    """
+
+    #: A coroutine function of request and handler, in aiohttp's words.
+    __middleware_version__: Final = 1
+
+    def __init__(self, **settings: Any) -> None:
+        self._asgi = asgi.AttributionMiddleware(_call_handler, **settings)
+
+    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Make a request context and call the handler."""
+        call = _Call(request, handler)
+        await self._asgi(call.make_scope(), call.receive, call.send)
+        if isinstance(call.response, Exception):
+            raise call.response
+        assert call.response is not None  # noqa: S101 - else the handler has raised an error
+        return call.response
+
+
+class _Call:
+    """One call of the handler, as the ASGI middleware sees it."""
+
+    def __init__(self, request: web.Request, handler: Handler) -> None:
+        self.request = request
+        self.handler = handler
+        self.response: web.StreamResponse | None = None
+
+    def make_scope(self) -> dict[str, Any]:
+        request = self.request
+        resource = request.match_info.route.resource
+        pattern = None if resource is None else resource.canonical
+        is_handshake = request.headers.get("upgrade", "").lower() == "websocket"
+        return {
+            "type": "websocket" if is_handshake else "http",
+            "asgi": {"version": "3.0"},
+            "http_version": f"{request.version.major}.{request.version.minor}",
+            "method": request.method,
+            "scheme": request.scheme,
+            "path": request.path,
+            "raw_path": request.rel_url.raw_path.encode(),
+            "query_string": request.rel_url.raw_query_string.encode(),
+            "root_path": "",
+            "headers": [(name.lower(), value) for name, value in request.raw_headers],
+            "client": (request.remote, 0) if request.remote else None,
+            "server": (request.url.host, request.url.port),
+            "path_params": dict(request.match_info),
+            "route": SimpleNamespace(path=pattern, path_format=pattern),
+            _REQUEST: request,
+            _CALL: self,
+        }
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the end of the body, which the handler reads from aiohttp's request."""
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        """Take the headers of ``respond`` to the response; aiohttp sends all else itself."""
+        response = self.response
+        if message["type"] == "http.response.start" and response is not None and not response.prepared:
+            for name, value in message["headers"]:
+                if response.headers.get(name.decode("latin-1")) is None:
+                    response.headers[name.decode("latin-1")] = value.decode("latin-1")
+
+
+async def _call_handler(scope: Any, _: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+    call: _Call = scope[_CALL]
+    context = scope.get(CONTEXT_KEY)
+    if context is not None and context.body is not None:
+        context.body = _CachedBody(call.request, context.body.limit)
+    try:
+        call.response = await call.handler(call.request)
+    except web.HTTPException as raised:
+        # The handler's response, such as a redirect.
+        call.response = raised
+    response = call.response
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close"})
+        return
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    if isinstance(response, web.Response) and isinstance(response.body, AsyncIterablePayload):
+        # aiohttp would run this generator after the middleware, outside the context of the request.
+        await response.prepare(call.request)
+        await response.write_eof()
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class _CachedBody(BodyBuffer):
+    """The JSON body, once the handler has read it: aiohttp keeps it for further calls of ``read()``."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: web.Request, limit: int) -> None:
+        super().__init__(limit, request.content_length)
+        self._request = request
+        self.ignored = not (request.content_type.endswith(("/json", "+json")))
+
+    def is_complete(self) -> bool:
+        if not self.ended:
+            read = self._request._read_bytes
+            if read is not None:
+                self.append(read, True)
+        return super().is_complete()
