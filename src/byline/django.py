@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from contextvars import copy_context
-from typing import Any, Final
+from typing import Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django import conf
@@ -33,12 +33,11 @@ from byline.genai.span_state import attach_nested_request, set_server_span
 from byline.genai.tracer_provider import has_tracer_provider
 from byline.genai.wsgi_server_span import WsgiServerSpan, WsgiServerSpans
 from byline.inbound.reader import ClaimReader
+from byline.inbound.request import DJANGO_REQUEST_KEY
 from byline.inbound.wsgi_input import tee_wsgi_input
 from byline.request_context import CONTEXT_KEY, DEFAULT_AFTER_RESPONSE, RequestContext, resolve_after_response
 from byline.response_headers import ResponseHeaders, resolve_respond
 from byline.settings import SettingError
-
-_REQUEST_KEY: Final = "byline.django_request"
 
 Raw = MutableMapping[str, Any]
 
@@ -49,7 +48,7 @@ def logged_in_user(raw: Raw) -> dict[str, Any] | None:
     In async code only a user that the request has loaded already, because loading needs the database: call
     ``await request.auser()`` before the model call.
     """
-    request = raw.get(_REQUEST_KEY)
+    request = raw.get(DJANGO_REQUEST_KEY)
     user = vars(request).get("user") if request is not None else None
     if getattr(user, "_wrapped", None) is empty:
         user = getattr(request, "_acached_user", None) or getattr(request, "_cached_user", None) or _load(request, user)
@@ -108,7 +107,7 @@ class AttributionMiddleware:
     def __call__(self, request: Any) -> Any:
         """Make a request context and call the view."""
         raw: Raw = request.scope if hasattr(request, "scope") else request.environ
-        raw[_REQUEST_KEY] = request
+        raw[DJANGO_REQUEST_KEY] = request
         outer: RequestContext | None = raw.get(CONTEXT_KEY)
         if outer is not None:
             outer.replace_automatic_reader(self._reader, self._after_response)
@@ -237,7 +236,7 @@ class _Request:
         try:
             server_span.set_request_attributes(self.context)
             self.context.end()
-            for key in (CONTEXT_KEY, _REQUEST_KEY):
+            for key in (CONTEXT_KEY, DJANGO_REQUEST_KEY):
                 self._raw.pop(key, None)
             if self._span is not None:
                 span, self._span = self._span, None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-import re
 import threading
 import time
 from collections.abc import Mapping, MutableMapping
@@ -18,7 +17,7 @@ from byline.fork import fork_safe_lock
 from byline.inbound.claim_set import ClaimSet
 from byline.inbound.one_pass import read_in_one_pass
 from byline.inbound.reader import ClaimReader, LateValues
-from byline.inbound.request import Request, request_of
+from byline.inbound.request import Request, path_template, request_of, with_slash
 from byline.request_spans import RequestSpans
 from byline.settings import SettingError
 
@@ -34,8 +33,6 @@ _keys: Final = itertools.count(1)
 DEFAULT_AFTER_RESPONSE: Final = 300.0
 
 _MAX_ROUTE: Final = 180
-#: A path without segments that look like ids.
-_STATIC_PATH: Final = re.compile(r"(?:/(?:[A-Za-z][A-Za-z_.~-]*|v\d+(?:\.\d+)?))+/?")
 
 #: The key under which a middleware keeps the context in the scope or environ of a request.
 CONTEXT_KEY: Final = "byline.request_context"
@@ -373,20 +370,27 @@ class RequestContext:
         return None if scope_or_environ is None else request_of(scope_or_environ)
 
     def route_name(self) -> str:
-        """Return method and route, such as ``POST /chat``: the name of a trace that has no other.
+        """Return method and route, such as ``POST /chat``: the name of a trace that has no other. Empty in a job.
 
-        Empty in a job, and for a path that may contain ids, because the framework does not tell its pattern.
+        If neither the framework nor its instrumentation tells the route, the path is made one: ``POST /chat/{id}``.
         """
         request = self.request()
         if request is None:
             return ""
         try:
-            route = request.route() or request.path()
-            is_name = len(route) <= _MAX_ROUTE and (request.route() or _STATIC_PATH.fullmatch(route))
-            return f"{request.method()} {route}" if is_name and is_printable(route) else ""
+            route = request.route() or self._instrumented_route() or path_template(request.path())
+            is_name = 0 < len(route) <= _MAX_ROUTE and is_printable(route)
+            return f"{request.method()} {route}" if is_name else request.method()
         except Exception:
             errors.report_internal_error("route")
             return ""
+
+    def _instrumented_route(self) -> str | None:
+        """Return the route on the server span: those of Django, Falcon, Pyramid and aiohttp state one."""
+        attributes = getattr(self.root().server_span, "attributes", None) or {}
+        route = attributes.get("http.route")
+        # Litestar's plugin states method and path.
+        return with_slash(route) if isinstance(route, str) and route and " " not in route else None
 
     def _read_claims(self) -> Attribution:
         reader, scope_or_environ, body = self.reader, self.scope_or_environ, self.body

@@ -24,7 +24,8 @@ _CALLER: Final = {
     names.KEY_ALIAS: "The key's name.",
     names.CALLER_ADDRESS: "The caller's address.",
     names.CALLER_USER_AGENT: "The caller's user agent.",
-    names.ROUTE: "The route's pattern if the framework provides one (Starlette 1.7 and newer), else the path.",
+    names.ROUTE: "The route's pattern if the framework provides one (Starlette 1.7 and newer, Litestar, Flask, Bottle, "
+    "Django), else the path.",
     names.REQUEST_ID: "The request's id, if the request has one.",
     names.VOUCHED: "The fields whose values your app has stated, by `identity`, `bind()` or `bound()`. All others are "
     "claims of the caller.",

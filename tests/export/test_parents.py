@@ -203,9 +203,24 @@ def test_the_inside_of_web_frameworks_is_left_out(receiver: Receiver, framework_
             pass
         with framework.start_as_current_span("fastapi.endpoint"), app.span("load"):
             app.chat("chat")
-        with app.span("POST /chat http send", {"asgi.event.type": "http.response.start"}):
+        with framework.start_as_current_span("fastapi.serialization"):
             pass
-    without: dict[str | None, list[str]] = {None: ["POST /chat"], "POST /chat": ["load"], "load": ["chat"]}
-    inside = ["POST /chat http send", "fastapi.dependencies", "fastapi.endpoint"]
-    with_them = {**without, "POST /chat": inside, "fastapi.endpoint": ["load"]}
+        for message in ("http receive", "http send", "websocket send"):
+            with app.span(f"POST /chat {message}", {"asgi.event.type": message}):
+                pass
+        # Work of the app, which goes on after the response.
+        for task in ("fastapi.background_task", "BackgroundTask save"):
+            with framework.start_as_current_span(task):
+                pass
+        with app.provider.get_tracer("opentelemetry.instrumentation.sqlalchemy").start_as_current_span("SELECT"):
+            pass
+    work = ["BackgroundTask save", "SELECT", "fastapi.background_task"]
+    without: dict[str | None, list[str]] = {
+        None: ["POST /chat"],
+        "POST /chat": sorted([*work, "load"]),
+        "load": ["chat"],
+    }
+    messages = [f"POST /chat {message}" for message in ("http receive", "http send", "websocket send")]
+    inside = [*messages, "fastapi.dependencies", "fastapi.endpoint", "fastapi.serialization"]
+    with_them = {**without, "POST /chat": sorted([*work, *inside]), "fastapi.endpoint": ["load"]}
     assert tree(receiver.spans) == (with_them if framework_spans else without)

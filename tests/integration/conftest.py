@@ -36,7 +36,7 @@ def need(variable: str, fallback: str) -> str:
     return found
 
 
-def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 180) -> None:
+def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 600) -> None:
     """Wait for a server's answer; fail with the end of its log when it died."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -167,7 +167,9 @@ def is_framework_span(span: ReadableSpan) -> bool:
     """Return whether a span is of the inside of a web framework, and repeats what the server span tells.
 
     These are FastAPI's ``fastapi.dependencies``, ``fastapi.endpoint`` and ``fastapi.serialization``, and the spans of
-    ASGI messages by OpenTelemetry's middleware, such as ``POST /chat http send``.
+    ASGI messages by OpenTelemetry's middleware, such as ``POST /chat http send``, which FastAPI, Starlette, Litestar
+    and Quart share. OpenTelemetry's instrumentations of Django, Flask, Falcon, Pyramid, aiohttp and WSGI make the
+    server span alone. Background tasks are work of the app.
 
     Example:
         >>> from opentelemetry.sdk.trace import TracerProvider
@@ -179,7 +181,7 @@ def is_framework_span(span: ReadableSpan) -> bool:
         return False
     scope = span.instrumentation_scope
     if scope is not None and scope.name == "fastapi" and span.name.startswith("fastapi."):
-        return True
+        return span.name != "fastapi.background_task"
     return "asgi.event.type" in peek_attributes(span)
 
 

@@ -73,6 +73,12 @@ class HeaderNames:
         self.wsgi = {f"HTTP_{name.upper().replace('-', '_')}": name for name in self.names}
 
 
+#: A segment of a path that does not look like an id.
+_WORD: Final = re.compile(r"[A-Za-z][A-Za-z_.~-]{0,39}|v\d{1,3}(?:\.\d{1,3})?")
+_MAX_SEGMENTS: Final = 8
+#: The key under which Django's middleware keeps Django's request in the scope or environ.
+DJANGO_REQUEST_KEY: Final = "byline.django_request"
+
 _BAGGAGE: Final = HeaderNames({"baggage": "baggage"})
 
 
@@ -146,8 +152,15 @@ class AsgiRequest:
 
     def route(self) -> str | None:
         """Return the route's template, ``None`` if the framework does not provide one."""
-        path = getattr(self.scope.get("route"), "path", None)
-        return path if isinstance(path, str) else None
+        scope = self.scope
+        path = getattr(scope.get("route"), "path", None)
+        if isinstance(path, str):
+            # Starlette's mounts put their path into the root path, with the values of its parameters.
+            mount = str(scope.get("root_path", "")).removeprefix(scope.get("app_root_path", scope.get("root_path", "")))
+            return path_template(mount) + path if mount else path
+        # Litestar's.
+        template = scope.get("path_template")
+        return template if isinstance(template, str) else _route_of_django(scope)
 
     def address(self) -> str | None:
         """Return the client's address."""
@@ -219,9 +232,11 @@ class WsgiRequest:
 
     def route(self) -> str | None:
         """Return the route's template, ``None`` if the framework does not provide one."""
-        rule = getattr(self.environ.get("werkzeug.request"), "url_rule", None)
+        environ = self.environ
+        # Flask's, and Bottle's.
+        rule = getattr(environ.get("werkzeug.request"), "url_rule", None) or environ.get("bottle.route")
         path = getattr(rule, "rule", None)
-        return path if isinstance(path, str) else None
+        return path if isinstance(path, str) else _route_of_django(environ)
 
     def address(self) -> str | None:
         """Return the client's address."""
@@ -233,6 +248,29 @@ class WsgiRequest:
 
 
 Request = AsgiRequest | WsgiRequest
+
+
+def _route_of_django(raw: Mapping[str, Any]) -> str | None:
+    path = getattr(getattr(raw.get(DJANGO_REQUEST_KEY), "resolver_match", None), "route", None)
+    return with_slash(path) if isinstance(path, str) else None
+
+
+def path_template(path: str) -> str:
+    """Return a path with ``{id}`` for each segment that looks like an id, empty for a path of more than 8 segments.
+
+    Example:
+        >>> path_template("/v1/users/42/chat")
+        '/v1/users/{id}/chat'
+    """
+    segments = path.split("/")
+    if len(segments) > _MAX_SEGMENTS + 1:
+        return ""
+    return "/".join(part if not part or _WORD.fullmatch(part) else "{id}" for part in segments)
+
+
+def with_slash(route: str) -> str:
+    """Return a template that begins with a slash: Django's do not. One that is a regular expression stays as it is."""
+    return route if route.startswith(("/", "^")) else f"/{route}"
 
 
 def _decode_native(value: Any) -> str:
