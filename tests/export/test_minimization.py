@@ -194,6 +194,32 @@ def test_nobody_garbles_a_conversation_by_the_choice_of_an_id(
     assert chat.attributes["user.id"] == pseudonym(SECRET.encode(), "user", "assistant")
 
 
+@KINDS
+@pytest.mark.parametrize("claimed", ["gpt-4o", "openai", "chat", "production", "generation", "gateway", "search_web"])
+def test_nobody_changes_model_or_kind_by_the_choice_of_an_id(
+    kind: str, claimed: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call without model or operation is in no report of costs."""
+    monkeypatch.setenv("BYLINE_PSEUDONYM_KEY", SECRET)
+    facts = {
+        "gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "gen_ai.request.model": "gpt-4o",
+        "gen_ai.response.model": "gpt-4o-2024-11-20", "gen_ai.tool.name": "search_web",
+        "server.address": "api.openai.com", "langfuse.environment": "production", "byline.cost.source": "gateway",
+        "byline.gateway.model.group": "gpt-4o",
+    }  # fmt: skip
+    seen = []
+    for session in ("other", claimed):
+        receiver.clear()
+        with running(destination(kind, receiver, pseudonyms=True)) as app, app.request(session_id=session):
+            app.chat("chat gpt-4o", **facts)
+        (chat,) = [span for span in receiver.spans if span.name.startswith("chat")]
+        compared = (*facts, "langfuse.observation.type", "langfuse.observation.model.name", "openinference.span.kind")
+        seen.append((chat.name, {name: chat.attributes.get(name) for name in compared}))
+        assert chat.attributes["session.id"] == pseudonym(SECRET.encode(), "session", session)
+    assert seen[0] == seen[1]
+    assert seen[0][1].items() >= {(name, facts[name]) for name in facts if name.startswith(("gen_ai.r", "gen_ai.p"))}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -296,25 +296,29 @@ def check_body(before: Any, data: bytes, changed: bytes) -> None:
     assert before.keys() <= after.keys()
 
 
+_PARSERS: Final = tuple({id(parser): parser for parser in PARSERS.values()}.values())
+_KINDS: Final = (("application/json", ""), ("text/event-stream", ""), ("text/event-stream", "gzip"))
+
+
 def responses(data: bytes) -> None:
-    """Read a response of a provider or gateway, whole and as a stream, with and without content."""
-    registry = GatewayRegistry()
-    kinds = (("application/json", ""), ("text/event-stream", ""), ("text/event-stream", "gzip"))
-    for parser in {id(parser): parser for parser in PARSERS.values()}.values():
-        for content_type, encoding in kinds:
-            for status in (200, 400):
-                result = CallResult()
-                parser.parse_request(data, result, path="/v1/chat/completions", host="h", capture=True)
-                headers = {"content-type": content_type, "content-encoding": encoding, "x-litellm-call-id": "1"}
-                reader = ResponseReader(registry, parser, None, result, capture=True)
-                reader.read_headers(status, headers)
-                cut = data[0] if data else 0
-                for piece in (data[:9], data[9 : cut + 9], data[cut + 9 :]):
-                    reader.buffer.append(piece)
-                if cut % 2:
-                    reader.read_partial()
-                reader.finish()
-                check_result(result)
+    """Read a response of a provider or gateway, whole and as a stream, with content. The first bytes choose the API."""
+    choice, cut, data = sum(data[:2]), sum(data[2:3]), data[3:]
+    for parser in {_PARSERS[choice % len(_PARSERS)], PARSERS["/chat/completions"], PARSERS["/responses"]}:
+        content_type, encoding = _KINDS[choice // 8 % 3]
+        result = CallResult()
+        parser.parse_request(data, result, path="/v1/chat/completions", host="h", capture=True)
+        headers = {"content-type": content_type, "content-encoding": encoding, "x-litellm-call-id": "1"}
+        reader = ResponseReader(_REGISTRY, parser, None, result, capture=True)
+        reader.read_headers(400 if choice % 7 == 0 else 200, headers)
+        for piece in (data[:9], data[9 : cut + 9], data[cut + 9 :]):
+            reader.buffer.append(piece)
+        if cut % 2:
+            reader.read_partial()
+        reader.finish()
+        check_result(result)
+
+
+_REGISTRY: Final = GatewayRegistry()
 
 
 def check_result(result: CallResult) -> None:

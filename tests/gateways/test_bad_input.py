@@ -397,6 +397,11 @@ def test_malformed_responses_change_neither_call_nor_span(
         ("helicone.ai", None),
         ("xhelicone.ai", None),
         ("helicone.ai.evil.example", None),
+        # A proxy reads another host.
+        (r"evil.example\.helicone.ai", None),
+        ("evil.example%2f.helicone.ai", None),
+        ("evil.example;.helicone.ai", None),
+        ("evil.example@.helicone.ai", None),
         ("dbc-1.cloud.databricks.com", "databricks"),
         ("gateway.ai.cloudflare.com", "cloudflare"),
         ("ai-gateway.vercel.sh", "vercel"),
@@ -408,6 +413,39 @@ def test_malformed_responses_change_neither_call_nor_span(
 def test_hosts_of_their_own_are_known_without_configuration(host: str, found: str | None) -> None:
     gateway = GatewayRegistry().find(host, 443, "/v1/chat/completions")
     assert (gateway and gateway.name) == found
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/llm/v1/chat/completions", True),
+        ("/llm", True),
+        ("/llm/v1/..x/a", True),
+        ("/llm/v1/...", True),
+        ("/llm2/v1", False),
+        ("/llm/../admin/chat/completions", False),
+        ("/llm/%2e%2E/admin/chat/completions", False),
+        ("/llm/.%2e%2fadmin/chat/completions", False),
+        ("/llm/..", False),
+    ],
+)
+def test_a_path_that_leads_out_of_a_gateway_is_none_of_its_own(path: str, expected: bool) -> None:
+    assert LiteLLM("http://host.internal/llm").recognises("host.internal", 80, path) is expected
+
+
+@pytest.mark.parametrize("made", ALL, ids=lambda made: made.name)
+def test_no_call_costs_more_than_ten_thousand_dollars(made: type[Gateway]) -> None:
+    """An endpoint that nobody has named could spoil every report of costs."""
+    stated = {
+        "usage": {"cost": 999_999_999.0, "cost_details": {"upstream_inference_cost": 1e9}, "tensorzero_cost": 1e9},
+        "providerMetadata": {"gateway": {"cost": "1e9"}},
+    }
+    for streamed in (False, True):
+        result = CallResult()
+        headers = dict.fromkeys((name for name in NAMES if name.startswith("x-litellm-response-cost")), "999999999.0")
+        made().extract(GatewayResponse(status=200, headers=headers, body=stated, streamed=streamed), result)
+        assert result.cost is None
+        assert not result.cost_details
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import sys
 import weakref
 from typing import Any
 
@@ -16,6 +17,7 @@ from aiohttp import web
 
 import byline
 from byline.http.httpx import _decode_headers
+from byline.http.response_reader import ResponseBuffer
 from byline.testing import Gateway
 from tests.http.conftest import Finished
 
@@ -166,3 +168,19 @@ def test_a_response_of_aiohttp_that_is_dropped_ends_its_call(gateway: Gateway, f
 )
 def test_headers_of_httpx_are_read_as_httpx_reads_them(headers: Any) -> None:
     assert _decode_headers(httpx.Headers(headers)) == dict(httpx.Headers(headers).items())
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("sizes", [[2], [2, 33], [31], [1, 2, 3, 400]])
+def test_tiny_chunks_take_little_more_memory_than_their_bytes(whole: bool, sizes: list[int]) -> None:
+    """8 MiB in chunks of two bytes would take 336 MiB."""
+    buffer = ResponseBuffer(streamed=True, whole=whole)
+    sent = b""
+    while len(sent) < 60_000:
+        for size in sizes:
+            chunk = len(sent).to_bytes(3, "big")[-1:] * size
+            sent += chunk
+            buffer.append(chunk)
+    kept = (*buffer._head, *buffer.tail)
+    assert sum(map(sys.getsizeof, kept)) + sys.getsizeof(buffer._head) < 6 * len(sent)
+    assert b"".join(buffer.head_and_tail()) == sent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -48,6 +49,23 @@ def test_unfinished_bodies_share_one_budget() -> None:
     del bodies
     gc.collect()
     assert kept([unfinished(15)]) == 15 * MIB
+
+
+def test_tiny_chunks_count_with_the_memory_that_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk of two bytes takes 48 more: bodies of 64 MiB would take 1.3 GB."""
+    monkeypatch.setattr(body_module, "MAX_BUFFERED", MIB)
+    body = BodyBuffer(16 * MIB, 16 * MIB)
+    most = 0
+    for number in range(MIB):
+        body.append(number.to_bytes(2, "big"), last=False)
+        if body.overflow:
+            break
+        if number % 1000 == 0:
+            most = sys.getsizeof(body.chunks) + sum(map(sys.getsizeof, body.chunks))
+    assert body.overflow
+    assert not body.chunks
+    assert MIB // 2 < most < 1.2 * MIB
+    assert byline.stats()["bodies.over_budget"] == 1
 
 
 def test_a_body_that_is_decoded_gives_its_budget_back() -> None:

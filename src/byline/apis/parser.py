@@ -37,8 +37,6 @@ _OUTPUT_TYPES: Final = {
 #: The members of which a body that states an error has one.
 _ERROR_MEMBERS: Final = frozenset({"error", "type", "detail", "message"})
 _MAX_TOKENS: Final = 1_000_000_000
-#: The most USD that one reply may state; more is taken for an error.
-_MAX_COST: Final = 10_000
 #: End of the host → provider.
 _PROVIDERS: Final = {
     ".openai.azure.com": "azure.ai.openai",
@@ -460,7 +458,7 @@ def apply_stated_cost(reply: Mapping[str, Any], result: CallResult) -> None:
     cost = stated.get("total_cost") if isinstance(stated, Mapping) else stated
     if cost is None:
         cost = values.ticks(usage.get("cost_in_usd_ticks"))
-    if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost <= _MAX_COST:
+    if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost <= values.MAX_COST:
         # This may replace the estimate for the first events of a stream.
         result.cost, result.cost_source, result.cost_details = float(cost), "response", {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any, ClassVar, Final, Literal, NamedTuple
@@ -20,6 +21,10 @@ from byline.urls import split_url
 _logger: Final = logging.getLogger("byline")
 #: Bytes of headers that byline adds to one request; servers answer 431 if headers take too much room.
 _HEADER_BUDGET: Final = 4096
+#: Names in DNS.
+_HOST: Final = re.compile(r"[a-z0-9_.-]+\Z", re.IGNORECASE)
+#: A segment that leads out of the path of a gateway.
+_PARENT: Final = re.compile(r"/(?:\.|%2e){2}(?:/|%2f|\Z)", re.IGNORECASE)
 _USAGE_FIELDS: Final = tuple(field for field in CallResult.__struct_fields__ if field.endswith("_tokens"))
 #: Earlier names of methods and attributes that a subclass may define or call; they keep working.
 _RENAMED: Final = {
@@ -204,9 +209,15 @@ class Gateway:
     def recognises(self, host: str, port: int | None, path: str) -> bool:
         """Return whether a request to this URL goes to this gateway, so that ids may be added to the request."""
         if self._origin is None:
-            return host in self.hosts or any(end.startswith(".") and host.endswith(end) for end in self.hosts)
+            if host in self.hosts:
+                return True
+            # A proxy may read another host in evil.example\\.helicone.ai or evil.example%2f.helicone.ai.
+            is_below = any(end.startswith(".") and host.endswith(end) for end in self.hosts)
+            return is_below and _HOST.match(host) is not None
         name, own_port, prefix = self._origin
-        return host == name and port == own_port and (not prefix or path == prefix or path.startswith(prefix + "/"))
+        if host != name or port != own_port:
+            return False
+        return not prefix or path == prefix or (path.startswith(prefix + "/") and _PARENT.search(path) is None)
 
     def matches_response(self, headers: Mapping[str, str]) -> bool:
         """Return whether response headers show this gateway: by default, whether one is of `response_headers`."""

@@ -120,10 +120,10 @@ class LiteLLM(Gateway):
 
     def _extract_cost(self, response: GatewayResponse, result: CallResult) -> None:
         headers = response.headers
-        stated = values.amount(headers.get("x-litellm-response-cost"))
+        stated = values.cost(headers.get("x-litellm-response-cost"))
         if response.streamed:
             # The headers of a stream say 0.0, because they are sent before the tokens are counted.
-            stated = values.amount(values.mapping((response.body or {}).get("usage")).get("cost"))
+            stated = values.cost(values.mapping((response.body or {}).get("usage")).get("cost"))
         key = values.text(headers.get("x-litellm-cache-key"))
         if key is not None:
             # Only cache hits have this header; the stated cost is that of the call that filled the cache.
@@ -135,7 +135,7 @@ class LiteLLM(Gateway):
         result.cost, result.cost_source = stated, "gateway"
         if not response.streamed:
             for part, name in _COST_HEADERS.items():
-                amount = values.amount(headers.get(name))
+                amount = values.cost(headers.get(name))
                 if amount is not None:
                     result.cost_details[part] = amount
 

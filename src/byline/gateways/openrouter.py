@@ -117,7 +117,7 @@ class OpenRouter(Gateway):
         routing = values.mapping(body.get("openrouter_metadata"))
         result.gateway_provider = values.text(body.get("provider")) or self._selected_provider(routing)
         usage = values.mapping(body.get("usage"))
-        cost = values.amount(usage.get("cost"))
+        cost = values.cost(usage.get("cost"))
         if cost is not None:
             result.cost, result.cost_source = cost, "gateway"
         details = values.mapping(usage.get("cost_details"))
@@ -127,7 +127,7 @@ class OpenRouter(Gateway):
             ("upstream", ("upstream_inference_cost",)),
         ):
             for name in names:
-                amount = values.amount(details.get(name))
+                amount = values.cost(details.get(name))
                 if amount is not None:
                     result.cost_details[part] = amount
         if self.key_status is not None:

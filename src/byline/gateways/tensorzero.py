@@ -48,6 +48,6 @@ class TensorZero(Gateway):
         usage = values.mapping(body.get("usage"))
         written = values.count(usage.get("tensorzero_provider_cache_write_input_tokens"))
         result.cache_write_tokens = result.cache_write_tokens if written is None else written
-        cost = values.amount(usage.get("tensorzero_cost"))
+        cost = values.cost(usage.get("tensorzero_cost"))
         if cost is not None:
             result.cost, result.cost_source = cost, "gateway"

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 _MAX_TEXT: Final = 200
 _MAX_NUMBER: Final = 1e12
+#: The most USD that a response may state for one call; more is taken for an error.
+MAX_COST: Final = 10_000
 
 
 def number(value: object) -> float | None:
@@ -36,6 +38,17 @@ def ticks(value: object) -> float | None:
         0.0037756
     """
     return value / 1e10 if type(value) is int and 0 <= value <= _MAX_NUMBER * 100 else None
+
+
+def cost(value: object) -> float | None:
+    """Return the cost of one call in USD, ``None`` if the value cannot be one.
+
+    Example:
+        >>> cost("0.25"), cost(999_999_999)
+        (0.25, None)
+    """
+    parsed = number(value)
+    return parsed if parsed is not None and parsed <= MAX_COST else None
 
 
 def count(value: object) -> int | None:

@@ -46,7 +46,7 @@ class Vercel(Gateway):
             result.attempts = len(attempts)
             result.fallbacks = len(attempts) - 1
         usage = values.mapping(body.get("usage"))
-        for cost in (values.amount(usage.get("cost")), values.amount(gateway.get("cost"))):
+        for cost in (values.cost(usage.get("cost")), values.cost(gateway.get("cost"))):
             if cost is not None:
                 result.cost, result.cost_source = cost, "gateway"
                 break

@@ -67,7 +67,7 @@ class ResponseBuffer:
         self.saw_terminal_event = False
         self.tail: deque[bytes] = deque(maxlen=_TAIL_CHUNKS)
         self._joined = bytearray()
-        self._head: list[bytes] = []
+        self._head: list[bytes | bytearray] = []
         self._size = 0
         self._count = 0
         self._head_limit = _HEAD_BYTES if streamed and not whole else _MAX_BODY_BYTES
@@ -113,7 +113,7 @@ class ResponseBuffer:
         room = self._head_limit - self._size
         self._size += len(chunk)
         if room > 0:
-            self._head.append(chunk if len(chunk) <= room else chunk[:room])
+            self._append_to_head(chunk if len(chunk) <= room else chunk[:room])
         if len(chunk) > room:
             self._append_to_tail(chunk if room <= 0 else chunk[room:])
         if self._end_mark is not None or self._decompressor is not None or not self._streamed:
@@ -141,6 +141,15 @@ class ResponseBuffer:
             last_bytes = self.tail[-2] + last_bytes
         self.saw_terminal_event = _DONE.search(last_bytes[-_END_MARK_BYTES:]) is not None
         return self.saw_terminal_event
+
+    def _append_to_head(self, chunk: bytes) -> None:
+        # A chunk takes 41 bytes of memory besides its content; a server may send megabytes in chunks of two bytes.
+        if len(chunk) >= _SMALL_CHUNK:
+            self._head.append(chunk)
+        elif self._head and type(self._head[-1]) is bytearray:
+            self._head[-1] += chunk
+        else:
+            self._head.append(bytearray(chunk))
 
     def _append_to_tail(self, chunk: bytes) -> None:
         if not self._streamed:

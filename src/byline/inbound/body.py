@@ -16,6 +16,10 @@ from byline.fork import fork_safe_lock
 #: Bytes of the bodies of all requests under way that are kept; bodies up to 64 KiB do not count.
 MAX_BUFFERED: Final = 64 * 1024 * 1024
 _SMALL: Final = 64 * 1024
+#: Bytes of memory that a chunk takes besides its content: many tiny chunks take more than the body itself.
+_CHUNK_BYTES: Final = 48
+#: Chunks of a short body that do not count.
+_FEW_CHUNKS: Final = 512
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 #: Bytes of all members of a body that are decoded.
@@ -130,7 +134,7 @@ class BodyBuffer:
                 chunk = bytes(chunk)
             self.chunks.append(chunk)
             self.size += len(chunk)
-            if self.size > _SMALL:
+            if self.size > _SMALL or len(self.chunks) > _FEW_CHUNKS:
                 self._release_if_unreadable()
                 if self.chunks:
                     self._take_budget()
@@ -171,8 +175,9 @@ class BodyBuffer:
             self._release()
 
     def _take_budget(self) -> None:
-        if _budget.take(self.size - self._taken):
-            self._taken = self.size
+        needed = self.size + _CHUNK_BYTES * len(self.chunks)
+        if _budget.take(needed - self._taken):
+            self._taken = needed
         else:
             self.overflow = True
             self._release()

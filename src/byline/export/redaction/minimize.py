@@ -43,6 +43,27 @@ _USER_NAMES: Final = re.compile(
     r"mlflow\.trace\.user|safety_identifier",
     re.IGNORECASE,
 )
+#: What the app and the provider name, never by an id: a caller whose session is called "gpt-4o" or "chat" would
+#: otherwise change the model and the kind of its spans.
+_FACTS: Final = frozenset(
+    {
+        *(
+            names.CALL_RESULT[field]
+            for field in (
+                "operation", "provider", "request_model", "output_type", "api_type", "request_tier", "response_tier",
+                "system_fingerprint", "response_model", "finish_reasons", "stream_cut", "cost_source", "gateway",
+                "gateway_provider", "model_id", "model_group", "error_type", "server_address",
+            )
+        ),
+        names.ENVIRONMENT, names.RELEASE, names.VERSION, names.REJECTED, names.VOUCHED, "gen_ai.agent.name",
+        "gen_ai.system", "gen_ai.tool.name", "gen_ai.tool.type", "gen_ai.workflow.name", "graph.node.name",
+        "http.method", "http.request.method", "http.route", "http.scheme", "langfuse.observation.level",
+        "langfuse.observation.model.name", "langfuse.observation.type", "llm.model_name", "llm.provider", "llm.system",
+        "openinference.span.kind", "tool.name", "traceloop.span.kind", "url.scheme",
+    }
+)  # fmt: skip
+#: Names that begin so are facts too.
+_FACTS_BELOW: Final = ("service.", "telemetry.", "deployment.", "cloud.", "k8s.")
 _DIGITS: Final = 32
 #: A shorter id may be part of another text by chance.
 _MIN_CONTAINED: Final = 6
@@ -117,9 +138,10 @@ class Minimization(NamedTuple):
         if not self.url_paths and isinstance(path, str) and path.partition("?")[0] in span.name:
             # Server spans are named after method and path.
             span.name = span.name.split(" ", 1)[0]
-        for clear, pseudonym in ids.items():
-            if len(clear) >= _MIN_CONTAINED and clear in span.name:
-                span.name = span.name.replace(clear, pseudonym)
+        if span.name != _usual_name(span):
+            for clear, pseudonym in ids.items():
+                if len(clear) >= _MIN_CONTAINED and clear in span.name:
+                    span.name = span.name.replace(clear, pseudonym)
 
     def _known_ids(self, span: SpanCopy) -> dict[str, str]:
         """Return the ids of the span's users and sessions, and their pseudonyms."""
@@ -144,7 +166,7 @@ class Minimization(NamedTuple):
                 new = None
             elif not self.url_paths and (name in _PATHS or name in URLS):
                 new = _origin(value) if name in ("url.full", "http.url", "url.original") else None
-            elif ids:
+            elif ids and name not in _FACTS and not name.startswith(_FACTS_BELOW):
                 new = _replace_ids(value, ids, contained=name in URLS or name in _PATHS or not _is_content(name, value))
             if new is not None:
                 kept[name] = new
@@ -165,6 +187,11 @@ def _remove_route(span: SpanCopy) -> None:
         span.attributes[names.TRACE_NAME] = method
     if span.name == route:
         span.name = method
+
+
+def _usual_name(span: SpanCopy) -> str:
+    """Return the name that the GenAI conventions give a model call."""
+    return f"{span.attributes.get(names.OPERATION_NAME)} {span.attributes.get(names.REQUEST_MODEL)}"
 
 
 def pseudonym(key: bytes, kind: str, value: str) -> str:
