@@ -16,6 +16,7 @@ from byline import (
     http,
     internal_metrics,
     local_queues,
+    mcp_clients,
     mcp_servers,
     request_context,
     settings,
@@ -155,6 +156,7 @@ def instrument_checked(given: Arguments, *, strict: bool) -> None:
             install_queues(queue_names)
             mcp_servers.install()
             local_queues.install()
+            mcp_clients.install()
             install_threads(hooks_threads)
             if check(lambda: settings.find("flush_on_sigterm").value, False):
                 shutdown.hooks.call_on_sigterm()

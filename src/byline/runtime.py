@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from opentelemetry.sdk.trace import TracerProvider
 
-from byline import errors, http, internal_metrics, local_queues, mcp_servers, queues, shutdown, threads
+from byline import errors, http, internal_metrics, local_queues, mcp_clients, mcp_servers, queues, shutdown, threads
 from byline.export import set_variables, unused_settings
 from byline.export.destination import Destination, split_deadline, start_all, unique_labels
 from byline.export.processor import DestinationSpanProcessor
@@ -208,6 +208,7 @@ class Runtimes:
         queues.uninstall()
         mcp_servers.uninstall()
         local_queues.uninstall()
+        mcp_clients.uninstall()
         threads.uninstall()
 
     def flush(self, timeout: float) -> bool:

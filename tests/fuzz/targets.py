@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import io
 import json
 import logging
@@ -227,9 +228,8 @@ def messages_of_queues(data: bytes) -> None:
                 if key:
                     assert not byline.extract(headers)
                 if isinstance(headers, dict):
-                    meta = mock.Mock(model_dump=lambda meta=headers: meta)
-                    message = mock.Mock(message_metadata=None, request_meta=meta)
-                    with mcp_servers._context_of(message):
+                    meta = {**headers, "baggage": text}
+                    with mcp_servers._context_of(None, functools.partial(dict, meta)):
                         check_attribution(byline.current())
 
 

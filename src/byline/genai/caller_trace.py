@@ -40,7 +40,7 @@ def hide_in_scope(scope: MutableMapping[str, Any]) -> HiddenTrace:
     if not isinstance(headers, list | tuple):
         # The specification allows any iterable, which may be one that can be read once.
         headers = list(headers)
-    hidden = {name.encode() for name in _header_names()}
+    hidden = {name.encode() for name in header_names()}
     found = {name.lower().decode("latin-1"): value for name, value in headers if name.lower() in hidden}
     scope["headers"] = [header for header in headers if header[0].lower() not in hidden]
     return HiddenTrace(headers, _extract({name: value.decode("latin-1") for name, value in found.items()}))
@@ -48,12 +48,13 @@ def hide_in_scope(scope: MutableMapping[str, Any]) -> HiddenTrace:
 
 def hide_in_environ(environ: MutableMapping[str, Any]) -> HiddenTrace:
     """Remove the trace headers from a WSGI environ."""
-    keys = {f"HTTP_{name.upper().replace('-', '_')}": name for name in _header_names()}
+    keys = {f"HTTP_{name.upper().replace('-', '_')}": name for name in header_names()}
     entries = {key: environ.pop(key) for key in keys.keys() & environ.keys()}
     return HiddenTrace(entries, _extract({keys[key]: str(value) for key, value in entries.items()}))
 
 
-def _header_names() -> Iterable[str]:
+def header_names() -> Iterable[str]:
+    """Return the names of the headers that carry a trace."""
     return {*_W3C, *(name.lower() for name in propagate.get_global_textmap().fields)}
 
 

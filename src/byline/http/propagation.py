@@ -7,6 +7,7 @@ host. A redirect to another origin gets none of them.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -107,6 +108,8 @@ def _headers_for(origin: Origin | None, present: Callable[[], Iterable[str]]) ->
     if origin is None or not configs.propagates(*origin):
         return {}
     try:
+        if _sends_for_others():
+            return {}
         # `inject` writes no traceparent beside that of the app, and none of its other headers replaces one of the app.
         names = {str(name).lower() for name in present()}
         headers = dict.fromkeys(names, "")
@@ -115,6 +118,18 @@ def _headers_for(origin: Origin | None, present: Callable[[], Iterable[str]]) ->
     except Exception:
         errors.report_internal_error("propagation")
         return {}
+
+
+def _sends_for_others() -> bool:
+    """Return whether the current task sends the messages of other tasks, whose attributions it does not have.
+
+    The transport over SSE of MCP's SDK 1.x, whose messages have the attribution in themselves (`byline.mcp_clients`).
+    """
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return False
+    return task is not None and task.get_name() == "mcp.client.sse.sse_client.<locals>.post_writer"
 
 
 def _parse_origin(url: Any) -> Origin | None:

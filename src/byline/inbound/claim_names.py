@@ -115,6 +115,12 @@ RESERVED_KEY: Final = re.compile(
     re.IGNORECASE,
 )
 
+#: Where the messages of MCP have the headers of their caller: ``traceparent`` and ``baggage``
+#: (https://modelcontextprotocol.io/seps/414-request-meta), and byline's own.
+MCP_META: Final = ("params", "_meta")
+#: The member that shows that a body is such a message.
+MCP_NEEDS: Final = "jsonrpc"
+
 #: Members of W3C baggage that are claims; all others belong to the app.
 BAGGAGE: Final = {
     "session.id": "session_id",

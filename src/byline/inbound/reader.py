@@ -9,13 +9,15 @@ from typing import Any, Final, NamedTuple, cast
 from byline import carrier, errors, settings
 from byline.attribution import EMPTY, MASKS, Attribution, merge
 from byline.inbound import sources
-from byline.inbound.body import BodyBuffer, BodyDecoder
+from byline.inbound.body import BodyBuffer, BodyDecoder, value_at_path
 from byline.inbound.claim_names import (
     BODY_CLAIMS,
     CLAIM_NAMES,
     CONTROL_KEYS,
     HEADER_CLAIMS,
     LANGFUSE_KEYS,
+    MCP_META,
+    MCP_NEEDS,
     TRACE_KEYS,
     canonical_header_name,
 )
@@ -27,11 +29,13 @@ from byline.settings import SettingError
 #: Key of a scope or environ with its decoded `carrier.HEADER`, which is accepted once but read several times.
 _CARRIED: Final = "byline.carried"
 #: Members of the body of which only nested members are needed → the paths to these.
-_NESTED_PATHS: Final = {
+_NESTED_PATHS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     name: tuple(path[1:] for _, _, path in claims)
     for name, claims in BODY_CLAIMS.items()
     if all(len(path) > 1 for _, _, path in claims)
 }
+_BAGGAGE: Final = "baggage"
+_NESTED_PATHS[MCP_META[0]] += ((MCP_META[1], _BAGGAGE), (MCP_META[1], carrier.HEADER))
 #: Members of the body of which only their presence is needed.
 _PRESENCE_ONLY: Final = frozenset(field.needs for field in CLAIM_NAMES if field.needs) - BODY_CLAIMS.keys()
 
@@ -108,7 +112,7 @@ class ClaimReader:
         )
         claim_headers = {name: field.name for name, (_, field) in HEADER_CLAIMS.items()}
         self._header_names = HeaderNames(
-            {**claim_headers, carrier.HEADER: carrier.HEADER, "baggage": "baggage", "cookie": "cookie"},
+            {**claim_headers, carrier.HEADER: carrier.HEADER, _BAGGAGE: _BAGGAGE, "cookie": "cookie"},
             # A proxy that sets one of these headers may pass the other spelling on.
             exact={canonical_header_name(name): name for name in own_headers},
             all_exact=public,
@@ -162,10 +166,13 @@ class ClaimReader:
         if request.is_handshake():
             claims.add_query_claims(request.query())
         verified, carried = None, None
-        if carrier.HEADER in headers:
-            verified, carried = self._read_carried(headers[carrier.HEADER], raw, claims)
-        if "baggage" in headers and not self.policy.public:
-            claims.add_baggage_claims(headers["baggage"])
+        in_message = _headers_in_message(members) if MCP_NEEDS in members else {}
+        lines = headers.get(carrier.HEADER) or in_message.get(carrier.HEADER)
+        if lines:
+            verified, carried = self._read_carried(lines, raw, claims)
+        for source in (in_message, headers):
+            if _BAGGAGE in source and not self.policy.public:
+                claims.add_baggage_claims(source[_BAGGAGE])
         layers = (claims,) if own is None else (own, claims)
         self.policy.apply(layers, identified, verified, raw)
         late_values_known = not self.late or (
@@ -238,6 +245,14 @@ class ClaimReader:
         except Exception:
             errors.report_internal_error("identity")
         return claims
+
+
+def _headers_in_message(members: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the headers in the ``_meta`` of a message of MCP."""
+    meta = value_at_path(members, MCP_META)
+    if not isinstance(meta, dict):
+        return {}
+    return {name: [value] for name in (carrier.HEADER, _BAGGAGE) if isinstance(value := meta.get(name), str)}
 
 
 def _trust_of_settings() -> Trust | None:
