@@ -7,7 +7,7 @@ from typing import Any
 
 from byline import errors
 from byline.http.call_config import configs
-from byline.http.client_hooks import decode_headers, encode_body, may_be_retrieval, run_exchange
+from byline.http.client_hooks import RunExchange, decode_headers, encode_body, may_be_retrieval
 from byline.http.llm_request import LLMRequest, begin_llm_request
 from byline.http.patching import LLM_REQUEST, watch_response
 from byline.patching import Patches
@@ -25,7 +25,7 @@ def _wrap_request(original: Callable[..., Any]) -> Callable[..., Any]:
             llm_request = _begin_request(self, method.upper(), url, options)
         if llm_request is None:
             return await original(self, method, url, **options)
-        with run_exchange("aiohttp", llm_request, _read_response) as exchange:
+        with RunExchange("aiohttp", llm_request, _read_response) as exchange:
             exchange.response = await original(self, method, url, **options)
         return exchange.response
 
@@ -123,7 +123,7 @@ def _make_payload(body: bytes) -> Any:
 
 
 def _read_response(llm_request: LLMRequest, response: Any) -> None:
-    llm_request.on_response(response.status, response.headers)
+    llm_request.on_response(response.status, decode_headers(response.headers))
     llm_request.buffer.disable_decompression()
     response.content = _WatchedContent(response.content, llm_request)
     watch_response(response, llm_request, _make_watched_response)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from byline.http.client_hooks import begin_request, run_exchange
+from byline.http.client_hooks import RunExchange, begin_request, decode_headers
 from byline.http.llm_request import LLMRequest
 from byline.http.urllib3 import watch_body
 from byline.patching import Patches
@@ -23,14 +23,14 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, request)
 
         def read_response(llm_request: LLMRequest, response: Any) -> None:
-            llm_request.on_response(response.status_code, response.headers)
+            llm_request.on_response(response.status_code, decode_headers(response.headers))
             if request.stream_output:
                 watch_body(response.raw, llm_request)
             else:
                 llm_request.end(response.content)
 
         # No ids are added, because the signature of the request covers headers and body.
-        with run_exchange("botocore", sent.llm_request, read_response) as exchange:
+        with RunExchange("botocore", sent.llm_request, read_response) as exchange:
             exchange.response = original(self, request)
         return exchange.response
 

@@ -29,14 +29,8 @@ class Exchange:
     response: Any = None
 
 
-@contextmanager
-def run_exchange(
-    client: str,
-    llm_request: LLMRequest,
-    read_response: Callable[[LLMRequest, Any], None],
-    restore_request: Callable[[Any], None] | None = None,
-) -> Iterator[Exchange]:
-    """Run a client's own send method while the LLM request is active; an exception ends the LLM request.
+class RunExchange(Exchange):
+    """Runs a client's own send method while the LLM request is in flight; an exception ends the LLM request.
 
     Args:
         client: Name of the client, for error reports.
@@ -44,21 +38,39 @@ def run_exchange(
         read_response: Reads status and headers, then ends the LLM request or watches the body.
         restore_request: Takes ids off the app's request again, called with the response or ``None``.
     """
-    exchange = Exchange()
-    try:
-        with llm_request.activate():
-            yield exchange
-    finally:
-        if restore_request is not None:
+
+    def __init__(
+        self,
+        client: str,
+        llm_request: LLMRequest,
+        read_response: Callable[[LLMRequest, Any], None],
+        restore_request: Callable[[Any], None] | None = None,
+    ) -> None:
+        self._client = client
+        self._llm_request = llm_request
+        self._read_response = read_response
+        self._restore_request = restore_request
+
+    def __enter__(self) -> RunExchange:
+        self._in_flight = self._llm_request.begin_sending()
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        llm_request, response = self._llm_request, self.response
+        self._in_flight.end()
+        if error is not None:
+            llm_request.fail(error)
+        if self._restore_request is not None:
             try:
-                restore_request(exchange.response)
+                self._restore_request(response)
             except Exception:
-                errors.report_internal_error(client)
-    try:
-        read_response(llm_request, exchange.response)
-    except Exception:
-        llm_request.end()
-        errors.report_internal_error(client)
+                errors.report_internal_error(self._client)
+        if error is None:
+            try:
+                self._read_response(llm_request, response)
+            except Exception:
+                llm_request.end()
+                errors.report_internal_error(self._client)
 
 
 def begin_request(method: Any, url: Any, headers: Callable[[], Any], body: Any) -> SentRequest | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -88,18 +86,39 @@ def _is_instrumented(module: str, name: str) -> bool:
 
 
 class InFlight:
-    """A request that a hooked client is sending.
+    """A request that a hooked client is sending, from its creation until `end`.
+
+    Args:
+        host: The host of the request.
+        path: Its path.
+        span: The span that is current meanwhile, ``None`` if that does not change.
 
     Attributes:
         is_sending: False once the response headers have arrived.
     """
 
-    __slots__ = ("host", "is_sending", "path")
+    __slots__ = ("_request_token", "_span_token", "host", "is_sending", "path")
 
-    def __init__(self, host: str, path: str) -> None:
+    def __init__(self, host: str, path: str, span: Span | None) -> None:
         self.host = host
         self.path = path
         self.is_sending = True
+        self._request_token: Any = _current.set(self)
+        self._span_token: Any = None if span is None else otel_context.attach(trace.set_span_in_context(span))
+
+    def end(self) -> None:
+        """Note that the response headers have arrived, or that the request has failed."""
+        # Tasks that were started meanwhile have a copy of the context, and keep this object.
+        self.is_sending = False
+        request_token, span_token = self._request_token, self._span_token
+        self._request_token = self._span_token = None
+        try:
+            if span_token is not None:
+                _detach_silently(span_token)
+            _current.reset(request_token)
+        except ValueError:
+            # A coroutine was closed in another context than the context of the start, which is gone.
+            pass
 
 
 _current: Final[ContextVar[InFlight | None]] = ContextVar("byline_in_flight", default=None)
@@ -109,24 +128,6 @@ def is_in_flight(host: str, path: str) -> bool:
     """Return whether a hooked client around this one is sending a request to the same host and path."""
     current = _current.get()
     return current is not None and current.is_sending and current.host == host and current.path == path
-
-
-@contextmanager
-def in_flight(host: str, path: str, span: Span | None) -> Iterator[None]:
-    """Mark a request as in flight, and make the span current if there is one."""
-    request = InFlight(host, path)
-    request_token = _current.set(request)
-    span_token = None if span is None else otel_context.attach(trace.set_span_in_context(span))
-    try:
-        yield
-    finally:
-        # Tasks that were started meanwhile have a copy of the context, and keep the request.
-        request.is_sending = False
-        # ValueError: a coroutine was closed in another context than the context of the start, which is gone.
-        with suppress(ValueError):
-            if span_token is not None:
-                _detach_silently(span_token)
-            _current.reset(request_token)
 
 
 def _detach_silently(token: Any) -> None:

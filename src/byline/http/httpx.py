@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final
 
 from byline import deferred, errors
 from byline.http.call_config import configs
-from byline.http.client_hooks import decode_headers, default_port, run_exchange
+from byline.http.client_hooks import RunExchange, decode_headers, default_port
 from byline.http.llm_request import LLMRequest, begin_llm_request
 from byline.patching import Patches
 
@@ -37,7 +38,7 @@ def _wrap_send(original: Callable[..., Any], module: Any, wrap_stream: WrapStrea
         llm_request = _begin_request(request, module)
         if llm_request is None:
             return original(self, request, **options)
-        with run_exchange("httpx", llm_request, *_response_steps(request, options, wrap_stream)) as exchange:
+        with _run_exchange(llm_request, request, options, wrap_stream) as exchange:
             exchange.response = original(self, request, **options)
         return exchange.response
 
@@ -49,7 +50,7 @@ def _wrap_async_send(original: Callable[..., Any], module: Any, wrap_stream: Wra
         llm_request = _begin_request(request, module)
         if llm_request is None:
             return await original(self, request, **options)
-        with run_exchange("httpx", llm_request, *_response_steps(request, options, wrap_stream)) as exchange:
+        with _run_exchange(llm_request, request, options, wrap_stream) as exchange:
             exchange.response = await original(self, request, **options)
         return exchange.response
 
@@ -139,11 +140,9 @@ def _set_body(request: Any, stream: Any, content: bytes | None) -> None:
         request.headers["content-length"] = str(len(content))
 
 
-def _response_steps(
-    request: Any, options: dict[str, Any], wrap_stream: WrapStream
-) -> tuple[Callable[[LLMRequest, Any], None], Callable[[Any], None]]:
-    """Return the ``read_response`` and ``restore_request`` of `run_exchange`."""
-
+def _run_exchange(
+    llm_request: LLMRequest, request: Any, options: dict[str, Any], wrap_stream: WrapStream
+) -> RunExchange:
     def read_response(llm_request: LLMRequest, response: Any) -> None:
         llm_request.on_response(response.status_code, _decode_headers(response.headers))
         if not options.get("stream") or response.is_stream_consumed:
@@ -151,17 +150,20 @@ def _response_steps(
         else:
             response.stream = wrap_stream(response.stream, llm_request)
 
-    def restore_request(response: Any) -> None:
-        # The app may send any of them again, on behalf of another user.
-        sent = [request]
-        if response is not None:
-            sent += [response.request, response.next_request, *(redirect.request for redirect in response.history)]
-        for each in sent:
-            added = None if each is None else each.extensions.get(_EXTENSION)
-            if added is not None:
-                added.remove_from(each)
+    has_added = bool(llm_request.headers) or llm_request.body is not None
+    restore_request = functools.partial(_remove_added, request) if has_added else None
+    return RunExchange("httpx", llm_request, read_response, restore_request)
 
-    return read_response, restore_request
+
+def _remove_added(request: Any, response: Any) -> None:
+    # The app may send any of them again, on behalf of another user.
+    sent = [request]
+    if response is not None:
+        sent += [response.request, response.next_request, *(redirect.request for redirect in response.history)]
+    for each in sent:
+        added = None if each is None else each.extensions.get(_EXTENSION)
+        if added is not None:
+            added.remove_from(each)
 
 
 def _wrap_build_redirect(original: Callable[..., Any]) -> Callable[..., Any]:

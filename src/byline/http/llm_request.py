@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, MutableMapping
 from copy import copy
 from typing import Any, Final
 
@@ -218,20 +217,13 @@ class LLMRequest:
         else:
             self._record()
 
-    @contextmanager
-    def activate(self) -> Iterator[None]:
-        """Make byline's own span current while the client sends, so that HTTP spans become its children.
-
-        An exception ends the request.
-        """
-        state = self._state
-        parent = self.span if self._is_fallback_span and state is not None and not state.is_side_span else None
-        try:
-            with fallback_span.in_flight(self.result.server_address or "", self._path, parent):
-                yield
-        except BaseException as error:
-            self.fail(error)
-            raise
+    def begin_sending(self) -> fallback_span.InFlight:
+        """Make byline's own span current while the client sends, so that HTTP spans become its children."""
+        parent = None
+        if self._is_fallback_span:
+            state = self._state
+            parent = None if state is None or state.is_side_span else self.span
+        return fallback_span.InFlight(self.result.server_address or "", self._path, parent)
 
     def on_response(self, status: int, headers: Mapping[str, str]) -> None:
         """Read the status and the headers of the response (names in lower case)."""
@@ -349,7 +341,7 @@ class LLMRequest:
             )
 
     def _release(self) -> None:
-        self.buffer.clear()
+        self._reader.clear()
         if self.span is None:
             return
         try:

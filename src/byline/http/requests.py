@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from byline.http.client_hooks import RedirectingClient, SentRequest, run_exchange, watch_chunks
+from byline.http.client_hooks import RedirectingClient, RunExchange, SentRequest, decode_headers, watch_chunks
 from byline.http.llm_request import LLMRequest
 from byline.http.patching import LLM_REQUEST, abandon_when_released
 from byline.patching import Patches
@@ -43,7 +43,7 @@ def _wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
                     _remove_ids(each, sent)
 
         with (
-            run_exchange("requests", sent.llm_request, _read_response, restore_request) as exchange,
+            RunExchange("requests", sent.llm_request, _read_response, restore_request) as exchange,
             _client.follow_redirects(sent),
         ):
             _add_ids(request, sent.llm_request)
@@ -72,7 +72,7 @@ def _set_body(request: Any, body: Any, content: bytes) -> None:
 
 
 def _read_response(llm_request: LLMRequest, response: Any) -> None:
-    llm_request.on_response(response.status_code, response.headers)
+    llm_request.on_response(response.status_code, decode_headers(response.headers))
     # `stream` may be set on the call or on the session, and a hook may have read the body of a stream.
     if response._content_consumed:
         llm_request.end(response.content)

@@ -217,7 +217,6 @@ class ResponseReader:
 
     Attributes:
         gateway: The gateway that sent the response.
-        buffer: The kept parts of the body.
         is_stream: Whether the body is a stream of events.
     """
 
@@ -239,14 +238,14 @@ class ResponseReader:
         self._headers: Mapping[str, str] = {}
         self._start_time = time.perf_counter()
         self.gateway = gateway
-        self.buffer = ResponseBuffer(streamed=False)
+        self._buffer: ResponseBuffer | None = None
         self.is_stream = False
         self._is_media = False
 
     def read_headers(self, status: int, headers: Mapping[str, str]) -> None:
-        """Read the status and the headers, and prepare the buffer for the body."""
+        """Read the status and the headers (names in lower case)."""
         self._result.status_code = status
-        self._headers = headers = {name.lower(): value for name, value in headers.items()}
+        self._headers = headers
         if self.gateway is None:
             self.gateway = self._registry.detect_from_response(headers)
             gateway_exchange.name_provider(self.gateway, self._result)
@@ -254,14 +253,26 @@ class ResponseReader:
         self.is_stream = status < 400 and ("event" in content_type or "ndjson" in content_type or self._result.streamed)
         self._result.streamed = self.is_stream
         self._is_media = content_type.startswith(_MEDIA)
-        self.buffer = ResponseBuffer(
-            streamed=self.is_stream,
-            encoding=headers.get("content-encoding", "identity").lower(),
-            whole=self._capture,
-            end_mark=self._parser.end_mark,
-            skipped=self._is_media,
-        )
+        self._buffer = None
         rate_limits.extract_rate_limits(headers, self._result, time.time())
+
+    @property
+    def buffer(self) -> ResponseBuffer:
+        """The kept parts of the body, made when first needed: many clients read the whole body themselves."""
+        if self._buffer is None:
+            self._buffer = ResponseBuffer(
+                streamed=self.is_stream,
+                encoding=self._headers.get("content-encoding", "identity").lower(),
+                whole=self._capture,
+                end_mark=self._parser.end_mark,
+                skipped=self._is_media,
+            )
+        return self._buffer
+
+    def clear(self) -> None:
+        """Release the kept parts of the body."""
+        if self._buffer is not None:
+            self._buffer.clear()
 
     def read_partial(self) -> None:
         """Read the events of a stream that have arrived so far."""

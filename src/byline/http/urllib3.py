@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from byline.http.client_hooks import RedirectingClient, SentRequest, run_exchange, watch_chunks
+from byline.http.client_hooks import RedirectingClient, RunExchange, SentRequest, decode_headers, watch_chunks
 from byline.http.llm_request import LLMRequest
 from byline.http.patching import LLM_REQUEST, watch_response
 from byline.patching import Patches
@@ -35,7 +35,7 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
             options["body"] = llm_request.body
 
         def read_response(llm_request: LLMRequest, response: Any) -> None:
-            llm_request.on_response(response.status, response.headers)
+            llm_request.on_response(response.status, decode_headers(response.headers))
             if options.get("preload_content", True):
                 llm_request.end(response.data)
                 return
@@ -43,7 +43,7 @@ def _wrap_urlopen(original: Callable[..., Any]) -> Callable[..., Any]:
                 llm_request.buffer.disable_decompression()
             watch_body(response, llm_request)
 
-        with run_exchange("urllib3", llm_request, read_response) as exchange, _client.follow_redirects(sent):
+        with RunExchange("urllib3", llm_request, read_response) as exchange, _client.follow_redirects(sent):
             exchange.response = original(self, method, url, redirect, **options)
         return exchange.response
 
