@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import SpanKind
 
 import byline
 from byline import asgi, auto_middleware, settings, wsgi
@@ -168,6 +169,44 @@ def test_destinations_of_the_environment_have_its_options(monkeypatch: pytest.Mo
     byline.instrument(tracer_provider=TracerProvider(), clients=())
     (destination,) = sys.modules["byline.instrument"].runtimes.find(None).destinations
     assert (destination.options.spans, tuple(destination.options.conventions)) == ("llm", ("openinference",))
+
+
+def test_phoenix_and_langfuse_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Phoenix gets kinds, messages and texts of roots; Langfuse its own names, and none of Phoenix's as metadata."""
+    question = '[{"role": "user", "parts": [{"type": "text", "content": "Where to?"}]}]'
+    answer = '[{"role": "assistant", "parts": [{"type": "text", "content": "To Lisbon."}]}]'
+    call = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": "gpt-4o",
+        "gen_ai.input.messages": question,
+        "gen_ai.output.messages": answer,
+    }
+    with Receiver() as phoenix, Receiver() as langfuse:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", phoenix.url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20px-1")
+        monkeypatch.setenv("BYLINE_CONVENTIONS", "openinference")
+        monkeypatch.setenv("LANGFUSE_PUBLIC_KEY", "pk-lf-1")
+        monkeypatch.setenv("LANGFUSE_SECRET_KEY", "sk-lf-1")
+        monkeypatch.setenv("LANGFUSE_BASE_URL", langfuse.url)
+        provider = TracerProvider()
+        byline.instrument(tracer_provider=provider, clients=())
+        tracer = provider.get_tracer("t")
+        with byline.bound(session_id="s-1"), tracer.start_as_current_span("POST /chat", kind=SpanKind.SERVER):
+            for _ in range(2):
+                tracer.start_span("chat gpt-4o", attributes=call).end()
+        assert byline.flush()
+        shown = {span.name: span.attributes for span in phoenix.spans}
+        assert phoenix.requests[0].headers["authorization"] == "Bearer px-1"
+    assert shown["POST /chat"]["openinference.span.kind"] == "CHAIN"
+    assert (shown["POST /chat"]["input.value"], shown["POST /chat"]["output.value"]) == ("Where to?", "To Lisbon.")
+    generation = shown["chat gpt-4o"]
+    assert generation["openinference.span.kind"] == "LLM"
+    assert generation["llm.input_messages.0.message.content"] == "Where to?"
+    assert generation["llm.output_messages.0.message.content"] == "To Lisbon."
+    assert {attributes["session.id"] for attributes in shown.values()} == {"s-1"}
+    foreign = ("llm.", "openinference.", "input.", "output.")
+    assert not [name for span in langfuse.spans for name in span.attributes if name.startswith(foreign)]
+    assert [span.attributes["langfuse.observation.type"] for span in langfuse.spans].count("generation") == 2
 
 
 # One wrong setting

@@ -319,7 +319,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "conventions",
         ("BYLINE_CONVENTIONS",),
         "",
-        "Further attribute names for the destinations of the environment, separated by commas",
+        "Further attribute names for the OTLP endpoint of the environment, separated by commas",
         _parse_list,
     ),
     Setting(

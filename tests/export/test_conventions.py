@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from byline.export import OTLP, Langfuse
+from byline.export import OTLP
 from byline.genai.dialects import CONVENTIONS
 from byline.settings import SettingError
 from byline.testing import Receiver
@@ -136,7 +136,7 @@ def test_attributes_of_an_instrumentation_stay(receiver: Receiver) -> None:
 
 
 def test_privacy_reaches_other_dialects_too(receiver: Receiver) -> None:
-    with running(Langfuse("pk-lf-1", "sk-lf-1", receiver.url, conventions=list(CONVENTIONS), privacy=True)) as app:
+    with running(OTLP(receiver.url, conventions=list(CONVENTIONS), privacy=True)) as app:
         app.chat(**CALL)
     text = str(receiver.spans[0].attributes)
     assert '"role"' not in text

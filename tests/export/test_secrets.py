@@ -350,7 +350,7 @@ CHOSEN = {
 def test_privacy_keeps_choices(receiver: Receiver) -> None:
     """Langfuse shows them among the parameters of a generation."""
     chat = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m", "gen_ai.request.temperature": 0.5, **CHOSEN}
-    export(Langfuse("pk-lf-1", "sk-lf-1", receiver.url, privacy=True, conventions=["openinference"]), chat)
+    export(OTLP(receiver.url, privacy=True, conventions=["openinference", "langfuse"]), chat)
     attributes = receiver.spans[0].attributes
     assert {key: attributes.get(key) for key in CHOSEN} == CHOSEN
     for told in ("langfuse.observation.model.parameters", "llm.invocation_parameters"):

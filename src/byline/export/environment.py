@@ -49,7 +49,11 @@ def destinations_from_environment(
         try:
             # The file may ask for privacy.
             settings.config_file.check()
-            destinations.append(kind(**_options()))
+            options = _options()
+            if kind is Langfuse:
+                # Langfuse's own names have all that is in the further ones, which it would show as metadata.
+                options.pop("conventions", None)
+            destinations.append(kind(**options))
             _print_source(label, source)
         except SettingError as error:
             if not leave_out:

@@ -114,6 +114,25 @@ _COLUMNS: Final = re.compile(r"byline\.(?:error\.message|generation\.name|step\.
 _REPEATED: Final = tuple(
     f"byline.{group}" for group in ("cache.", "caller.", "cost.", "duration", "gateway.", "llm.", "ratelimit.")
 )
+#: The same of generations, whose columns have tokens, cost, model and parameters in any spelling.
+_REPEATED_OF_GENERATIONS: Final = (
+    "gen_ai.usage.",
+    names.PARAMETERS,
+    "llm.cost.",
+    "llm.finish_reason",
+    "llm.invocation_parameters",
+    "llm.model_name",
+    "llm.provider",
+    "llm.system",
+    "llm.token_count.",
+    "llm.usage.",
+    "openinference.span.kind",
+)
+#: Names by which people filter.
+_KEPT: Final = frozenset(
+    {names.COST, names.REQUEST_MODEL, names.CALL_RESULT["input_tokens"], names.CALL_RESULT["output_tokens"]}
+)
+_TOOLS: Final = names.CALL_RESULT["tool_definitions"]
 _TENANT: Final = {names.ORGANIZATION_ID: "organization_id", names.ENVIRONMENT_ID: "environment_id"}
 #: So much of a hash tells keys apart, and can be read.
 _HASH_DIGITS: Final = 12
@@ -154,6 +173,12 @@ def drop_mapped(span: SpanCopy) -> None:
     """Remove attributes that `map_span` has rewritten: Langfuse would show them once more, as metadata."""
     attributes = span.attributes
     repeated = [name for name in attributes if name.startswith(_REPEATED)]
+    if attributes.get(TYPE) == "generation":
+        repeated += [name for name in attributes if name.startswith(_REPEATED_OF_GENERATIONS) and name not in _KEPT]
+    given = attributes.get(conversation.INPUT)
+    if isinstance(given, str) and given.startswith('{"messages":') and '"tools":' in given:
+        # A quotation mark within a message is escaped.
+        repeated += [_TOOLS, f"{METADATA}tool_definitions"]
     if conversation.INPUT in attributes or conversation.OUTPUT in attributes:
         repeated += conversation.rendered_attributes(attributes, is_model_call=attributes.get(TYPE) == "generation")
     for name in repeated:
