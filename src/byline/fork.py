@@ -13,6 +13,12 @@ def after_fork_in_child(callback: Callable[[], object]) -> None:
         os.register_at_fork(after_in_child=callback)
 
 
+def before_fork(callback: Callable[[], object]) -> None:
+    """Call a function before each fork of this process, on the thread that forks."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=callback)
+
+
 def fork_safe_lock() -> threading.Lock:
     """Return a lock that lives as long as the process and is free in a child process.
 

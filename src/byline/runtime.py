@@ -78,6 +78,8 @@ class Runtime:
                 side_tracer=self._side_tracer(stamp, recording) if recording and clients else None,
                 processor=self.processor,
                 own_services=own_services,
+                exports_late=bool(processors)
+                and all(isinstance(each, SpanStateProcessor) or each in processors for each in present),
             )
         except BaseException:
             self.processor.switch_off()

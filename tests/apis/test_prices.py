@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from byline.call_result import CallResult
-from byline.http.pricing import estimate_cost
+from byline.genai.pricing import estimate_cost
 
 
 def called(**given: object) -> CallResult:

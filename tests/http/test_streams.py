@@ -161,7 +161,7 @@ def test_price_estimate_leaves_the_warning_filters_alone() -> None:
     """Runs in a process of its own, because pytest sets warning filters."""
     code = """
 import warnings
-from byline.http.pricing import estimate_cost
+from byline.genai.pricing import estimate_cost
 from byline.call_result import CallResult
 before = list(warnings.filters)
 for _ in range(3):

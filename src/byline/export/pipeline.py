@@ -21,6 +21,7 @@ from byline.export.delivery.media_upload import MediaUploader
 from byline.export.span_copy import SpanCopy
 from byline.export.trace_view import TraceView
 from byline.genai.call_spans import is_provisional
+from byline.genai.pricing import prices
 from byline.genai.span_state import SpanState
 from byline.request_spans import RequestSpans
 
@@ -147,6 +148,7 @@ class SpanPipeline:
             flushing: Whether somebody waits for the export.
             everything: Return the spans that are held here as well, because the destination shuts down.
         """
+        prices.complete()
         copies: list[SpanCopy] = []
         dropped = 0
         for queued in self._release_held(batch, flushing=flushing, everything=everything):

@@ -25,7 +25,7 @@ from byline.genai.attributes import (
     REQUEST_MODEL,
     RESPONSE_ID,
 )
-from byline.genai.call_results import expects_second_span, results, strip_call, strip_usage
+from byline.genai.call_results import expects_second_span, results, select_usage, strip_call, strip_usage
 from byline.genai.fast_attributes import peek_attributes
 from byline.genai.span_state import SpanState
 from byline.media import Media
@@ -220,6 +220,8 @@ class SpanCopy:
         if LLM_CALLS in self.attributes:
             # A server span has the totals of its calls; a library may have written a single call on it as well.
             self.attributes = strip_call(self.attributes)
+            if self.state is not None and self.state.late_totals is not None:
+                self.attributes |= self.state.late_totals
         state = self.state
         if not self.is_llm or state is None:
             return
@@ -234,8 +236,12 @@ class SpanCopy:
         response_id = self.attributes.get(RESPONSE_ID)
         if isinstance(response_id, str) and self.is_model_call:
             results.claim(state, response_id)
+        if COST in state.recorded and COST not in self.attributes:
+            # The price list was loaded after the response.
+            self.attributes |= select_usage(dict(state.recorded))
         if state.result is not None:
-            result = {name: value for name, value in state.result.items() if self._lacks(name, state.recorded)}
+            # Copied, because another thread may add a cost.
+            result = {name: value for name, value in dict(state.result).items() if self._lacks(name, state.recorded)}
             self.attributes = {**self.attributes, **result}
         self._correct_tokens(state)
         if state.usage is not None:

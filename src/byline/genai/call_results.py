@@ -142,8 +142,7 @@ class CallResults:
             if not ancestor.is_model_call:
                 continue
             if ancestor.carries_usage and ancestor.usage is None and ancestor.span is not None:
-                attributes = peek_attributes(ancestor.span)
-                ancestor.usage = {name: value for name, value in attributes.items() if name.startswith(_USAGE)}
+                ancestor.usage = select_usage(peek_attributes(ancestor.span))
             if not ancestor.usage:
                 ancestor.usage_elsewhere = True
         if response_id is not None:
@@ -255,6 +254,11 @@ def expects_second_span(scope: str, attributes: Mapping[str, Any]) -> bool:
     stated = (RESPONSE_ID, ERROR_TYPE, CALL_RESULT["input_tokens"])
     is_second = attributes.get("logfire.span_type") == "log"
     return scope in _TWO_SPANS and not is_second and not any(key in attributes for key in stated)
+
+
+def select_usage(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tokens and cost among attributes, in any spelling."""
+    return {key: value for key, value in attributes.items() if key.startswith(_USAGE)}
 
 
 def strip_usage(attributes: Mapping[str, Any]) -> dict[str, Any]:

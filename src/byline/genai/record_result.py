@@ -56,8 +56,10 @@ def record_result(
     invocation: MutableMapping[str, Any] | None,
     is_fallback_span: bool,
     call: object = None,
-) -> None:
+) -> dict[str, AttributeValue]:
     """Write a result onto its span or its invocation; else keep the result for a span that comes later.
+
+    Returns the attributes of the result. A cost that is added to them later reaches the exported span.
 
     Args:
         result: The result of the call as far as it is known.
@@ -98,3 +100,4 @@ def record_result(
                 span.update_name(name)
     elif not is_fallback_span and (invocation is None or span is not None):
         keep_result(attributes, span=span, request_key=request_key, response_id=result.response_id, call=call)
+    return attributes

@@ -17,6 +17,7 @@ from byline import errors, request_context, settings
 from byline.genai import attributes as names
 from byline.genai.attributes import AttributeValue, context_attributes, usage_attributes
 from byline.genai.fast_attributes import peek_attributes, set_attributes
+from byline.genai.span_state import state_of
 from byline.request_context import RequestContext
 from byline.settings import SettingError
 
@@ -174,6 +175,13 @@ def _is_exported_by_langfuse_sdk(span: Any) -> bool:
     """Return whether a span's provider has a span processor of Langfuse's SDK."""
     processors = getattr(getattr(span, "_span_processor", None), "_span_processors", ())
     return any(type(each).__module__.startswith("langfuse.") for each in processors)
+
+
+def add_late_totals(context: RequestContext) -> None:
+    """Let destinations export the usage totals of now with the server span, which may have ended."""
+    state = None if context.server_span is None else state_of(context.server_span)
+    if state is not None:
+        state.late_totals = usage_attributes(context.totals)
 
 
 def set_request_attributes(context: RequestContext) -> None:

@@ -12,8 +12,9 @@ from byline import deferred
 from byline.gateways.base import Gateway
 from byline.genai.call_results import results
 from byline.genai.classify import OWN_SCOPE
+from byline.genai.pricing import prices
 from byline.genai.tracer_provider import SideTracer
-from byline.http import aiohttp, botocore, httpx, pricing, propagation, requests, urllib3
+from byline.http import aiohttp, botocore, httpx, propagation, requests, urllib3
 from byline.http.call_config import CallConfig, LLMSpans, configs
 from byline.http.propagation import OwnServices
 from byline.media import MediaBudget
@@ -60,14 +61,17 @@ def install(
     side_tracer: SideTracer | None = None,
     processor: SpanProcessor | None = None,
     own_services: OwnServices | None = None,
+    exports_late: bool = False,
 ) -> CallConfig:
     """Hook the HTTP clients, now or when they are imported, and return the settings that are now in force.
 
-    Without ``clients`` these settings keep the calls of the provider from those of other providers.
+    Without ``clients`` these settings keep the calls of the provider from those of other providers. ``exports_late``
+    says that only destinations read the ended spans: a cost may be added to these before the export.
     """
     wanted = validate_clients(clients)
-    if wanted:
-        pricing.preload_prices()
+    if wanted and not (exports_late and prices.is_compiled()):
+        # Otherwise with the first call.
+        prices.load()
     config = CallConfig(
         tracer_provider=tracer_provider,
         tracer=tracer_provider.get_tracer(OWN_SCOPE),

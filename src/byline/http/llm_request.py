@@ -16,8 +16,11 @@ from byline.fork import fork_safe_lock
 from byline.gateways.base import Gateway
 from byline.gateways.json_splice import top_level_members
 from byline.gateways.keys import key_hash_from_headers
+from byline.genai.attributes import AttributeValue, call_attributes
 from byline.genai.call_results import results
+from byline.genai.pricing import estimate_cost, prices
 from byline.genai.record_result import genai_util_attributes, record_result
+from byline.genai.server_span import add_late_totals
 from byline.genai.setup_check import InstrumentationCheck
 from byline.genai.span_correlation import PendingSpan, await_llm_span, find_llm_span
 from byline.genai.span_state import SpanState, request_of_call, state_of
@@ -127,6 +130,9 @@ class LLMRequest:
     ) -> None:
         if config.on_first_call is not None:
             config.on_first_call()
+        if not prices.is_loaded:
+            # While the model works.
+            prices.load_in_thread()
         self._config = config
         self._parser = parser
         self._is_open = True
@@ -137,6 +143,8 @@ class LLMRequest:
         self._key_hash = result.key_hash
         self._is_fallback_span = False
         self._call = object()
+        #: The attributes of the result, ``None`` before they are recorded.
+        self._recorded: dict[str, AttributeValue] | None = None
         self._invocation = genai_util_attributes()
         context = request_of_call()
         self._request_key = 0 if context is None else context.key
@@ -294,6 +302,8 @@ class LLMRequest:
             self._reader.finish(body, cut=cut)
             self._record()
             self._count()
+            if self._reader.awaits_prices and self._recorded is not None:
+                prices.when_loaded(self._add_estimate)
         except Exception:
             errors.report_internal_error("call")
         finally:
@@ -308,7 +318,7 @@ class LLMRequest:
         if gateway is not None and broadcasts:
             result = copy(result)
             gateway.leave_usage_to_gateway(result)
-        record_result(
+        self._recorded = record_result(
             result,
             span=self.span,
             context=self.context,
@@ -320,6 +330,8 @@ class LLMRequest:
         if broadcasts:
             # An instrumentation's span states tokens of its own, which the gateway's span states too.
             results.assign_to_gateway(self._state, self._request_key, result.response_id)
+            # The cost is on the gateway's own span.
+            self._recorded = {}
 
     def _count(self) -> None:
         result = self.result
@@ -339,6 +351,17 @@ class LLMRequest:
                 cost=result.cost,
                 error=result.error_type is not None,
             )
+
+    def _add_estimate(self) -> None:
+        """Add the cost of a response that came before the price list was loaded. Not on the app's threads."""
+        result = self.result
+        estimate_cost(result)
+        if result.cost is None or self._recorded is None:
+            return
+        self._recorded.update(call_attributes(result))
+        if self.context is not None:
+            self.context.totals.add(calls=0, cost=result.cost)
+            add_late_totals(self.context.root())
 
     def _release(self) -> None:
         self._reader.clear()

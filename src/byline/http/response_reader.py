@@ -14,8 +14,8 @@ from byline.apis import ApiParser, apply_stated_cost, parse_error
 from byline.call_result import CallResult
 from byline.gateways import GatewayRegistry, rate_limits
 from byline.gateways.base import Gateway
+from byline.genai.pricing import estimate_cost, needs_estimate, prices
 from byline.http import gateway_exchange
-from byline.http.pricing import estimate_cost
 from byline.media import MediaBudget
 
 #: A stream states ids in the first events and usage in the last events.
@@ -218,6 +218,7 @@ class ResponseReader:
     Attributes:
         gateway: The gateway that sent the response.
         is_stream: Whether the body is a stream of events.
+        awaits_prices: Whether the cost can be estimated only when the price list is loaded.
     """
 
     def __init__(
@@ -240,6 +241,7 @@ class ResponseReader:
         self.gateway = gateway
         self._buffer: ResponseBuffer | None = None
         self.is_stream = False
+        self.awaits_prices = False
         self._is_media = False
 
     def read_headers(self, status: int, headers: Mapping[str, str]) -> None:
@@ -295,7 +297,10 @@ class ResponseReader:
         else:
             self._read_body(b"" if self._is_media else (self.buffer.body() or b"") if body is None else body)
         # Estimated once: an estimate from the first events of a stream would count as a stated cost later.
-        estimate_cost(self._result)
+        if prices.is_loaded:
+            estimate_cost(self._result)
+        else:
+            self.awaits_prices = needs_estimate(self._result)
 
     def _read_body(self, body: bytes) -> None:
         result = self._result

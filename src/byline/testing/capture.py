@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from byline.genai.attributes import ATTRIBUTION, METADATA, OPERATION_NAME, SESSION_ID, USER_ID
 from byline.genai.attribution_processor import AttributionSpanProcessor
 from byline.genai.classify import is_llm_scope, is_llm_span
+from byline.genai.pricing import prices
 from byline.genai.tracer_provider import get_or_add_processor
 from byline.testing.receiver import ReceivedSpan
 
@@ -70,6 +71,8 @@ def capture_spans(tracer_provider: TracerProvider | None = None) -> Iterator[lis
         processor = get_or_add_processor(provider, _PROCESSOR_ATTRIBUTE, _CapturingProcessor())
     spans: list[ReadableSpan] = []
     processor.lists.append(spans)
+    # Captured spans get no values after their end.
+    prices.load()
     try:
         yield spans
     finally:

@@ -1,0 +1,189 @@
+"""The price list is loaded with the first LLM call, and a response that comes before has its cost at the export."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+import byline
+from byline.asgi import AttributionMiddleware
+from byline.call_result import CallResult
+from byline.destinations import OTLP
+from byline.gateways import OpenRouter
+from byline.genai.pricing import estimate_cost, prices
+from byline.testing import ReceivedSpan, Receiver
+from tests.support import claim, run_asgi
+
+_URL = "https://api.openai.com/v1/chat/completions"
+_REPLY = {
+    "id": "c-1",
+    "model": "gpt-4o",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 1000, "completion_tokens": 100},
+}
+#: Of gpt-4o, in USD.
+_COST = 0.0035
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> TracerProvider:
+    """A provider whose spans nobody but byline's destinations gets."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    return provider
+
+
+@pytest.fixture
+def loading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let the list be loaded when somebody waits for it, and return the names of the threads that did."""
+    names: list[str] = []
+    load = prices.load
+
+    def noted() -> None:
+        names.append(threading.current_thread().name)
+        load()
+
+    monkeypatch.setattr(prices, "is_loaded", False)
+    monkeypatch.setattr(prices, "load", noted)
+    # The thread that is started with the call comes too late.
+    monkeypatch.setattr(prices, "load_in_thread", lambda: None)
+    return names
+
+
+def _ask(provider: TracerProvider, receiver: Receiver, *, instrumentation: str, gateways: Any = ()) -> None:
+    """Send a request to an app that calls a model, and export its spans."""
+    tracer = provider.get_tracer("opentelemetry.instrumentation.openai_v2")
+    attributes = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "gpt-4o"}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        transport = httpx2.MockTransport(lambda request: httpx2.Response(200, json=_REPLY))
+        async with httpx2.AsyncClient(transport=transport) as client:
+            if instrumentation == "around":
+                with tracer.start_as_current_span("chat gpt-4o", attributes=attributes):
+                    await client.post(_URL, json={"model": "gpt-4o", "messages": []})
+            else:
+                await client.post(_URL, json={"model": "gpt-4o", "messages": []})
+        if instrumentation == "afterwards":
+            made = {**attributes, "gen_ai.response.id": "c-1"}
+            tracer.start_span("chat gpt-4o", attributes=made).end()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    byline.instrument(
+        tracer_provider=provider,
+        destinations=[OTLP(receiver.url, spans="all")],
+        gateways=gateways,
+        llm_spans=True if instrumentation == "none" else "auto",
+    )
+    try:
+        asyncio.run(run_asgi(AttributionMiddleware(app, app_span=True), claim({"session_id": "s-1"})))
+        assert byline.flush()
+    finally:
+        byline.uninstrument()
+
+
+def _costs(spans: list[ReceivedSpan], name: str) -> list[Any]:
+    return [span.attributes[name] for span in spans if name in span.attributes]
+
+
+@pytest.mark.usefixtures("no_settings")
+@pytest.mark.parametrize("instrumentation", ["none", "around", "afterwards"])
+def test_response_before_the_list_has_its_cost_at_the_export(
+    instrumentation: str, provider: TracerProvider, receiver: Receiver, loading: list[str]
+) -> None:
+    """Once, on the span of the call and in the totals; only the destination's thread waits for the list."""
+    _ask(provider, receiver, instrumentation=instrumentation)
+    assert _costs(receiver.spans, "gen_ai.usage.cost") == [_COST]
+    assert _costs(receiver.spans, "byline.cost.source") == ["estimate"]
+    assert _costs(receiver.spans, "byline.cost.output") == [0.001]
+    assert _costs(receiver.spans, "byline.llm.cost") == [_COST]
+    assert set(loading) == {"byline-otlp"}
+
+
+@pytest.mark.usefixtures("no_settings")
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_cost_of_a_broadcasting_gateway_stays_on_the_gateways_span(
+    is_loaded: bool, provider: TracerProvider, receiver: Receiver, loading: list[str]
+) -> None:
+    if is_loaded:
+        prices.load()
+    gateways = [OpenRouter("https://api.openai.com/v1", broadcasts=True)]
+    _ask(provider, receiver, instrumentation="none", gateways=gateways)
+    assert _costs(receiver.spans, "gen_ai.usage.cost") == []
+    assert _costs(receiver.spans, "byline.llm.cost") == [_COST]
+
+
+@pytest.mark.usefixtures("no_settings", "loading")
+@pytest.mark.parametrize("has_exporter", [False, True])
+def test_list_is_loaded_at_start_for_the_exporters_of_the_app(has_exporter: bool) -> None:
+    """They read a span as it ends. byline's destinations can wait."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    if has_exporter:
+        provider.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
+    byline.instrument(tracer_provider=provider, destinations=[OTLP("http://127.0.0.1:9")])
+    try:
+        assert prices.is_loaded is has_exporter
+    finally:
+        byline.uninstrument()
+
+
+@pytest.mark.usefixtures("no_settings", "loading")
+def test_list_without_bytecode_is_loaded_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To compile the list in a thread would stop all other threads for a quarter of a second."""
+    monkeypatch.setattr(sys, "pycache_prefix", "/nowhere")
+    byline.instrument(tracer_provider=TracerProvider(shutdown_on_exit=False), destinations=[OTLP("http://127.0.0.1:9")])
+    try:
+        assert prices.is_loaded
+    finally:
+        byline.uninstrument()
+
+
+def test_estimate_of_a_loaded_list_is_made_at_once() -> None:
+    result = CallResult(provider="openai", response_model="gpt-4o", input_tokens=1000, output_tokens=100)
+    prices.load()
+    prices.when_loaded(lambda: estimate_cost(result))
+    assert result.cost == _COST
+
+
+_FORKS = """
+import os, signal, sys
+from byline.genai.pricing import prices
+from byline.genai import pricing
+from byline.call_result import CallResult
+prices.load_in_thread()
+child = os.fork()
+result = CallResult(provider="openai", response_model="gpt-4o", input_tokens=1000, output_tokens=100)
+if not child:
+    # A lock that the thread held at the fork would never be released.
+    signal.alarm(60)
+pricing.estimate_cost(result)
+assert result.cost == 0.0035, result.cost
+if child:
+    sys.exit(os.waitpid(child, 0)[1])
+os._exit(0)
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_fork_while_the_list_is_loaded() -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", _FORKS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
