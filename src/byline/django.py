@@ -27,7 +27,7 @@ from opentelemetry import trace
 
 from byline import deferred, errors, request_context
 from byline.bound import Contexts, run_part
-from byline.genai import server_span
+from byline.genai import caller_trace, server_span
 from byline.genai.setup_check import InstrumentationCheck
 from byline.genai.span_state import attach_nested_request, set_server_span
 from byline.genai.tracer_provider import has_tracer_provider
@@ -122,8 +122,22 @@ class AttributionMiddleware:
         """Return a new context for a request."""
         return RequestContext(self._reader, raw, after_response=self._after_response)
 
-    def start_server_span(self, context: RequestContext, request: Any) -> WsgiServerSpan | None:
+    def start_server_span(self, context: RequestContext, request: Any, raw: Raw) -> WsgiServerSpan | None:
         """Start a server span if the request has none, in the current ``contextvars`` context."""
+        # Under ASGI, Django describes the request by the names of WSGI too.
+        environ = {"wsgi.url_scheme": request.scheme, **request.META}
+        policy = self._reader.policy
+        if not policy.may_isolate or policy.accepts_trace(raw):
+            return self._start_server_span(context, environ)
+        # A copy: the app reads the headers as they were sent.
+        hidden = caller_trace.hide_in_environ(environ)
+        context.is_isolated = True
+        span = self._start_server_span(context, environ)
+        if context.server_span is not None:
+            hidden.link_from(context.server_span)
+        return span
+
+    def _start_server_span(self, context: RequestContext, environ: dict[str, Any]) -> WsgiServerSpan | None:
         present = server_span.current_server_span(trace.get_current_span())
         if present is not None or not self._app_span or not has_tracer_provider():
             set_server_span(context, present)
@@ -134,8 +148,7 @@ class AttributionMiddleware:
         except SettingError as error:
             errors.warn_once("wsgi", "%s", error)
             return None
-        # Under ASGI, Django describes the request by the names of WSGI too.
-        return self._spans.start(context, {"wsgi.url_scheme": request.scheme, **request.META})
+        return self._spans.start(context, environ)
 
 
 def _add_response_headers(response_headers: ResponseHeaders, *, is_async: bool) -> Callable[[Any], Any]:
@@ -179,7 +192,7 @@ class _Request:
     def _enter(self) -> None:
         is_nested = request_context.attached() is not None
         request_context.attach(self.context)
-        self._span = self._middleware.start_server_span(self.context, self._request)
+        self._span = self._middleware.start_server_span(self.context, self._request, self._raw)
         if is_nested:
             attach_nested_request(self.context)
 

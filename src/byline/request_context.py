@@ -194,10 +194,15 @@ class RequestContext:
 
     def replace_automatic_reader(self, reader: ClaimReader, after_response: float) -> None:
         """Read the claims by the settings of the app's own middleware, inside one that zero code has added."""
-        if self.reader is not None and self.reader.is_automatic:
+        if self.reader is not None and self.reader.is_automatic and self.scope_or_environ is not None:
+            # The outer one may have joined the caller's trace.
+            refuses_trace = reader.policy.may_isolate and not reader.policy.accepts_trace(self.scope_or_environ)
             with _lock:
                 self.reader, self._after_response = reader, after_response
                 self._claimed, self._settled, self._merged = None, False, None
+                self.is_isolated = self.is_isolated or refuses_trace
+            if self._spans is not None:
+                self._spans.refresh_policy(self)
 
     def bind(self, fields: Mapping[str, Any] | Attribution) -> None:
         """Add fields from app code, which win over claims; later calls win over earlier ones."""

@@ -78,6 +78,12 @@ class RequestSpans:
         if context.server_span is not None:
             self.set_server_span(context.server_span, context)
 
+    def refresh_policy(self, context: RequestContext) -> None:
+        """Note that another middleware, with a policy of its own, has taken over the request."""
+        self.is_identified = context.is_identified
+        if context.is_isolated and context.server_span is not None:
+            self.refused_trace_id = _refused_trace_id(context.server_span)
+
     def set_server_span(self, server_span: Span, context: RequestContext) -> None:
         """Note the server span of the request, which may start after other spans."""
         if context.is_isolated:

@@ -71,7 +71,8 @@ def serve(door: Door, sent: Sent, seen: list[Any] | None = None, outside: Any = 
         app: Any = asgi.AttributionMiddleware(asgi_app, **settings)
         asyncio.run(run_asgi(outside(app) if outside else app, sent))
     else:
-        copy_context().run(run_wsgi, wsgi.AttributionMiddleware(wsgi_app, **settings), sent)
+        wrapped: Any = wsgi.AttributionMiddleware(wsgi_app, **settings)
+        copy_context().run(run_wsgi, outside(wrapped) if outside else wrapped, sent)
 
 
 def the_chat(receiver: Receiver) -> ReceivedSpan:
@@ -135,6 +136,24 @@ def test_a_server_span_made_outside_is_filed_elsewhere(
     (server,) = [span for span in otlp.spans if span.span_id != chat.span_id]
     assert (server.trace_id, server.parent_id, chat.parent_id) == (chat.trace_id, None, server.span_id)
     assert chat.attributes["byline.app.trace_id"] == STRANGER
+
+
+@both_doors
+@pytest.mark.parametrize("settings", [{"public": True}, {"trust": {"session"}}])
+def test_the_middleware_of_zero_code_gives_way_to_that_of_the_app(
+    door: Door, settings: dict[str, Any], instrumented: tuple[Receiver, Receiver]
+) -> None:
+    """It trusts by default, and has made a server span in the stranger's trace."""
+
+    def automatic(app: Any) -> Any:
+        middleware: Any = (asgi if door == "asgi" else wsgi).AttributionMiddleware(app)
+        middleware.mark_automatic()
+        return middleware
+
+    serve(door, JOINING, outside=automatic, identity=ada, **settings)
+    langfuse, otlp = instrumented
+    assert the_chat(otlp).trace_id == the_chat(langfuse).trace_id != STRANGER
+    assert the_chat(otlp).attributes["user.id"] == "ada"
 
 
 def test_instrumentations_inside_a_public_endpoint_see_no_caller(exporter: InMemorySpanExporter) -> None:

@@ -55,8 +55,12 @@ def call_model() -> None:
     tracer.start_span("chat m", attributes={"gen_ai.operation.name": "chat"}).end()
 
 
+SEEN: list[str | None] = []
+
+
 def chat(request: HttpRequest) -> HttpResponse:
     assert request.body
+    SEEN[:] = [request.headers.get("traceparent")]
     call_model()
     return HttpResponse("ok")
 
@@ -159,6 +163,30 @@ def test_an_error_ends_the_request(finished: Finished, monkeypatch: pytest.Monke
     attributes, server = llm_and_server(finished)
     assert attributes["session.id"] == "s-1"
     assert (server.attributes or {})["http.status_code"] == 500
+
+
+@pytest.mark.parametrize("protocol", ["asgi", "wsgi"])
+@pytest.mark.parametrize("options", [{"public": True}, {"trust": {"session"}}, {}])
+@pytest.mark.parametrize("flags", ["01", "00"])
+def test_a_public_endpoint_joins_no_trace_of_a_stranger(
+    protocol: str, options: dict[str, Any], flags: str, finished: Finished
+) -> None:
+    """And an unsampled traceparent hides nothing. The view reads the headers as they were sent."""
+    stranger = "11112222333344445555666677778888"
+    parent = f"00-{stranger}-aaaaaaaaaaaaaaaa-{flags}"
+    with override_settings(BYLINE=options):
+        run(protocol, Sent(SENT.body, headers=[*SENT.headers, ("traceparent", parent)], path="/chat"))
+    joins = not options
+    if joins and flags == "00":
+        assert not finished()
+        return
+    _, server = llm_and_server(finished)
+    assert server.context is not None
+    assert (f"{server.context.trace_id:032x}" == stranger) is joins
+    assert (server.parent is not None) is joins
+    links = [f"{link.context.trace_id:032x}" for link in server.links]
+    assert links == ([] if joins else [stranger])
+    assert SEEN.pop() == parent
 
 
 def test_arguments_are_in_the_settings(finished: Finished) -> None:
