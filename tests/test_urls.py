@@ -31,6 +31,7 @@ AMBIGUOUS = [
     "localhost",
     "ftp://localhost",
     "http://localhost:99999",
+    f"https://{'é' * 64}.example",
     "http://[::1",
 ]
 

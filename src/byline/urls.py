@@ -31,6 +31,9 @@ def split_url(url: object) -> SplitResult | None:
         parts = urlsplit(url)
         # Both raise for values that no URL has.
         host, _ = parts.hostname, parts.port
+        if host and not host.isascii():
+            # No name in DNS, e.g. with a label of more than 63 characters.
+            host.encode("idna")
     except ValueError:
         return None
     # Some parsers decode a percent sign in a host; an IPv6 address may have one.

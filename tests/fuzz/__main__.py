@@ -70,7 +70,7 @@ def fuzz_with_coverage(names: list[str], seconds: float, turn: float, corpus: Pa
             runs = _RUNS.search(done.stderr)
             if done.returncode or runs is None:
                 print(done.stderr[-6000:], flush=True)
-                raise subprocess.CalledProcessError(done.returncode, command)
+                raise subprocess.CalledProcessError(done.returncode, [*command, name])
             count += int(runs[1])
             print(f"{count} inputs, last: {name}, {runs[1]}", flush=True)
             if time.monotonic() >= until:
