@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from byline import errors, internal_metrics
+from byline import errors, internal_metrics, settings
 from byline.setting_table import BY_NAME, SETTINGS, parse_switch
 from byline.settings import FoundSetting, SettingError, find, mask_secret
 
@@ -192,3 +193,38 @@ def test_importing_byline_starts_nothing() -> None:
         check=False,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+FOLDER = '{"url": "file:///src/byline", "dir_info": {}}'
+EDITABLE = '{"url": "file:///src/byline", "dir_info": {"editable": true}}'
+REPOSITORY = '{"url": "https://git.example/b.git", "vcs_info": {"vcs": "git", "commit_id": "1a"}}'
+
+
+@pytest.mark.parametrize(
+    ("installer", "marker", "origin", "command"),
+    [
+        ("pip", "", None, "pip install 'byline[demo]'"),
+        ("pip", "", FOLDER, "pip install '/src/byline[demo]'"),
+        ("pip", "", EDITABLE, "pip install -e '/src/byline[demo]'"),
+        ("uv", "", None, "uv pip install 'byline[demo]'"),
+        ("uv", "../uv.lock", None, "uv add 'byline[demo]'"),
+        ("uv", "../uv.lock", EDITABLE, "uv add --editable '/src/byline[demo]'"),
+        ("uv", "uv-receipt.toml", EDITABLE, "uv tool install --force -e '/src/byline[demo]'"),
+        ("uv", "pipx_metadata.json", FOLDER, "pipx install --force '/src/byline[demo]'"),
+        ("pip", "pipx_metadata.json", None, "pipx install --force 'byline[demo]'"),
+        ("poetry", "", None, "poetry add --extras demo 'byline'"),
+        ("poetry", "", EDITABLE, "poetry add --extras demo --editable '/src/byline'"),
+        ("poetry", "", REPOSITORY, "poetry add --extras demo 'git+https://git.example/b.git@1a'"),
+        ("pdm", "", None, "pdm add 'byline[demo]'"),
+        ("conda", "", None, "pip install 'byline[demo]'"),
+    ],
+)
+def test_the_advised_command_is_that_of_the_installer(
+    tmp_path: Path, installer: str, marker: str, origin: str | None, command: str
+) -> None:
+    """Recognised by the files that uv and pipx leave in and beside an environment."""
+    environment = tmp_path / "environment"
+    environment.mkdir()
+    if marker:
+        (environment / marker).touch()
+    assert settings._command(installer, environment, origin, "demo") == command

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -208,14 +209,32 @@ def shorten_public_key(public: str) -> str:
 def install_command(extra: str) -> str:
     """Return the command that adds an extra to byline, as byline itself was installed.
 
-    A package index is named only if byline came from one, not from a folder, a wheel or a repository.
+    For pip, uv (environments, projects and tools), pipx, Poetry and PDM. A package index is named only if byline came
+    from one, not from a folder, a wheel or a repository.
     """
     try:
         distribution = metadata.distribution("byline")
     except metadata.PackageNotFoundError:
         return f"pip install 'byline[{extra}]'"
-    tool = "uv pip" if (distribution.read_text("INSTALLER") or "").strip() == "uv" else "pip"
-    return f"{tool} install {_requirement(distribution.read_text('direct_url.json'), extra)}"
+    installer = (distribution.read_text("INSTALLER") or "pip").split()[0].lower()
+    return _command(installer, Path(sys.prefix), distribution.read_text("direct_url.json"), extra)
+
+
+def _command(installer: str, environment: Path, direct_url: str | None, extra: str) -> str:
+    """Return the command of an installer for a virtual environment."""
+    requirement = _requirement(direct_url, extra)
+    if (environment / "uv-receipt.toml").is_file():
+        return f"uv tool install --force {requirement}"
+    if (environment / "pipx_metadata.json").is_file():
+        return f"pipx install --force {requirement}"
+    if installer == "uv" and (environment.parent / "uv.lock").is_file():
+        return f"uv add {requirement.replace('-e ', '--editable ', 1)}"
+    if installer == "poetry":
+        # Poetry takes the extra of a folder or a repository by its option only.
+        plain = requirement.replace(f"[{extra}]", "", 1).replace("byline @ ", "", 1).replace("-e ", "--editable ", 1)
+        return f"poetry add --extras {extra} {plain}"
+    command = {"uv": "uv pip install", "pdm": "pdm add"}.get(installer, "pip install")
+    return f"{command} {requirement}"
 
 
 def _requirement(direct_url: str | None, extra: str) -> str:

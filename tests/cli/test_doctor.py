@@ -178,7 +178,7 @@ CASES: dict[str, tuple[int, str, dict[str, str]]] = {
     "byline.D14": (1, "middleware", {"middleware": OUTSIDE}),
     "byline.D15": (1, "LLM span", {"view": THREAD, "instrument": APP["instrument"].replace("])", "], threads=False)")}),
     "byline.D16": (0, "LLM span", {"view": TWO_SPANS}),
-    "byline.D17": (1, "LLM span", {"call": UNPRICED}),
+    "byline.D17": (0, "LLM span", {"call": UNPRICED}),
     "byline.D18": (
         0,
         "gateway",
@@ -197,6 +197,7 @@ CASES: dict[str, tuple[int, str, dict[str, str]]] = {
         "LLM call",
         {"provider": NEWER},
     ),
+    "byline.D24": (0, "app", {"instrument": APP["instrument"] + "\ntrace.set_tracer_provider(TracerProvider())"}),
 }
 
 
@@ -322,3 +323,57 @@ def test_an_identity_that_states_no_user_is_named(tmp_path: Path) -> None:
 def test_the_verdict_says_that_there_is_no_destination(tmp_path: Path) -> None:
     _, report = found(tmp_path, instrument="byline.instrument()", middleware="middleware = []")
     assert report["verdict"] == "Session and user are lost, in the layer middleware. There is no destination."
+
+
+def test_without_a_cost_session_and_user_arrive(tmp_path: Path) -> None:
+    """A provider states no cost, and the estimates are an extra: no failure."""
+    code, report = found(tmp_path, call=UNPRICED)
+    assert (code, report["ok"]) == (0, True)
+    assert report["verdict"] == "Session and user arrive with the LLM call of the request, but no cost."
+
+
+def test_a_middleware_of_the_other_protocol(tmp_path: Path) -> None:
+    """Starlette makes its middlewares with the first request."""
+    code, report = found(
+        tmp_path,
+        imports=APP["imports"].replace("byline.asgi", "byline.wsgi"),
+        middleware="middleware = [Middleware(AttributionMiddleware)]",
+    )
+    (finding,) = report["findings"]
+    assert (code, finding["id"], finding["layer"]) == (2, "byline.D02", "middleware")
+    assert finding["problem"] == "byline.E018: byline.wsgi's middleware wraps an ASGI app"
+    assert finding["advice"].startswith("import AttributionMiddleware from byline.asgi")
+
+
+def test_an_error_of_byline_in_the_view_has_its_id_as_advice(tmp_path: Path) -> None:
+    code, report = found(tmp_path, view="async def chat(request):\n    byline.bind(user='ada')")
+    (finding,) = (each for each in report["findings"] if each["id"] == "byline.D04")
+    assert code == 2
+    assert "did you mean 'user_id'?" in finding["problem"]
+    assert finding["advice"] == "see docs/errors.md, byline.E101"
+
+
+@pytest.mark.parametrize(
+    "app",
+    [
+        "from aiohttp import web\napp = web.Application()",
+        "from byline.tornado import *\nfrom tornado.web import Application\napp = AttributionMiddleware(Application())",
+    ],
+)
+def test_an_app_of_neither_protocol_is_refused(tmp_path: Path, app: str) -> None:
+    code, report = found(tmp_path, app=app)
+    (finding,) = report["findings"]
+    assert (code, finding["id"]) == (2, "byline.D01")
+    assert "neither ASGI nor WSGI" in finding["problem"]
+    assert "byline gateway" in finding["advice"]
+
+
+def test_a_wrong_setting_of_the_environment_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, report = found(
+        tmp_path,
+        imports="import os\nos.environ['LANGFUSE_PUBLIC_KEY'] = 'pk-lf-1'\n" + APP["imports"],
+        instrument="byline.instrument()",
+    )
+    assert code == 2
+    assert [each["problem"] for each in report["findings"]] == ["byline.E041: LANGFUSE_SECRET_KEY is missing"]
+    assert report["checks"] == []

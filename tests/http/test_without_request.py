@@ -84,8 +84,8 @@ def test_without_a_middleware(messages: Messages) -> None:
         call()
     (message,) = warnings_in(messages)
     assert message == (
-        "byline.E102: an LLM call gets no attribution, because the app has no AttributionMiddleware. To fix this, add "
-        "byline.asgi.AttributionMiddleware, or that of byline.wsgi; in scripts, use byline.bound()"
+        "byline.E102: an LLM call found no request to be attributed to, because the app has no AttributionMiddleware. "
+        "To fix this, add byline.asgi.AttributionMiddleware, or that of byline.wsgi; in scripts, use byline.bound()"
     )
     assert without_request() == 3
 

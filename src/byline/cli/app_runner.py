@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
-from byline.inbound.request import is_asgi_app, is_wsgi_app
+from byline.inbound.request import find_other_framework, is_asgi_app, is_wsgi_app
 from byline.testing.gateway import PROVIDER_PATH, is_answered
 
 _HOST: Final = "byline-check.localhost"
@@ -24,7 +24,11 @@ _API_KEYS: Final = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "OP
 
 
 class AppError(Exception):
-    """The app cannot be loaded or called; the message says why."""
+    """The app cannot be loaded or called; the message says why, ``advice`` what to do if it cannot be loaded."""
+
+    def __init__(self, message: str, advice: str = "run this command where the server is started") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 class TestRequest(NamedTuple):
@@ -74,6 +78,12 @@ def load_app(target: str, *, factory: bool) -> LoadedApp:
             found = found()
     except (Exception, SystemExit) as error:
         raise AppError(f"{target} cannot be loaded: {type(error).__name__}: {error}") from error
+    framework = find_other_framework(found)
+    if framework is not None:
+        raise AppError(
+            f"{target} is an app of {framework}, which is neither ASGI nor WSGI and cannot be called here",
+            "serve it by byline gateway, e.g. byline gateway python main.py, which prints each LLM call",
+        )
     if not callable(found):
         raise AppError(f"{target} is {type(found).__name__}, which is neither an ASGI nor a WSGI app")
     if is_asgi_app(found) or (not is_wsgi_app(found) and hasattr(found, "router")):

@@ -66,8 +66,9 @@ def run_check(*, as_json: bool, verbose: bool = False, app: AppCheck | None = No
         # Two destinations may report the same setting.
         results = list(dict.fromkeys([*_check_settings(), *_check_destinations(destinations)]))
         if report is not None and destinations is None:
-            # The finding about the app says why there is none.
-            results = [result for result in results if result.name != "destinations"]
+            # The finding about the app says why there is none, and which setting is wrong.
+            told = {finding.problem for finding in report.findings}
+            results = [result for result in results if result.name != "destinations" and result.detail not in told]
     failed = sum(not result.ok for result in results)
     code = max(int(bool(failed)), 0 if report is None else report.exit_code)
     rows = [_setting_row(setting) for setting in SETTINGS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -13,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.sampling import Decision
 
 import byline
-from byline import request_context
+from byline import errors, request_context
 from byline.cli.app_runner import (
     AppError,
     LLMRedirect,
@@ -24,7 +25,7 @@ from byline.cli.app_runner import (
     load_app,
     run_request,
 )
-from byline.cli.findings import Finding, find_problems
+from byline.cli.findings import Finding, find_problems, setting_finding
 from byline.export.otlp import OTLP
 from byline.gateways import GatewayRegistry
 from byline.genai import attributes as names
@@ -94,6 +95,10 @@ class Evidence:
         self.session = f"byline-check-{uuid.uuid4().hex[:8]}"
         self.response: TestResponse | None = None
         self.failure = ""
+        #: The error of a middleware that refuses its settings or its app.
+        self.refusal: SettingError | None = None
+        #: What byline has logged as a warning or an error.
+        self.warnings: list[str] = []
         #: The request contexts that the middleware made.
         self.contexts: list[RequestContext] = []
         self.started: list[StartedSpan] = []
@@ -135,15 +140,37 @@ def check_app(
         body: The body of the request, by default one that most chat APIs accept.
     """
     evidence = Evidence()
+    handler = _WarningCollector(evidence.warnings)
+    errors.logger.addHandler(handler)
+    try:
+        return _check(evidence, target, factory, path, headers, body), evidence
+    finally:
+        errors.logger.removeHandler(handler)
+
+
+class _WarningCollector(logging.Handler):
+    """Collects the warnings and errors of byline's logger."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._messages.append(record.getMessage())
+
+
+def _check(
+    evidence: Evidence, target: str, factory: bool, path: str | None, headers: Mapping[str, str], body: bytes | None
+) -> Report:
     try:
         loaded = load_app(target, factory=factory)
     except AppError as error:
         cause = error.__cause__
         if isinstance(cause, SettingError):
-            finding = Finding("byline.D02", "instrument", "failed", str(cause), f"see docs/errors.md, {cause.id}")
+            finding = setting_finding(cause, "instrument")
         else:
-            finding = Finding("byline.D01", "app", "failed", str(error), "run this command where the server is started")
-        return Report("The app cannot be checked.", [Layer("app", False, target)], [finding]), evidence
+            finding = Finding("byline.D01", "app", "failed", str(error), error.advice)
+        return Report("The app cannot be checked.", [Layer("app", False, target)], [finding])
     if path is None:
         routes = find_routes(loaded.app)
         if len(routes) != 1:
@@ -156,11 +183,11 @@ def check_app(
                 "add --path /chat",
             )
             layers = [Layer("app", True, loaded.protocol.upper()), Layer("request", False, "")]
-            return Report("The app cannot be checked.", layers, [finding]), evidence
+            return Report("The app cannot be checked.", layers, [finding])
         path = routes[0]
     _observe(loaded, _make_request(evidence, path, headers, body), evidence)
     findings = list(find_problems(evidence))
-    return Report(_verdict(evidence, findings), list(_layers(evidence, loaded, path, findings)), findings), evidence
+    return Report(_verdict(evidence, findings), list(_layers(evidence, loaded, path, findings)), findings)
 
 
 def _make_request(evidence: Evidence, path: str, headers: Mapping[str, str], body: bytes | None) -> TestRequest:
@@ -195,6 +222,7 @@ def _observe(loaded: LoadedApp, request: TestRequest, evidence: Evidence) -> Non
             evidence.response = run_request(loaded, request, prepare)
         except AppError as error:
             evidence.failure = str(error)
+            evidence.refusal = error.__cause__ if isinstance(error.__cause__, SettingError) else None
         evidence.calls = len(gateway.requests)
         evidence.hosts = redirect.hosts
         evidence.runtime = find_runtime()
@@ -247,9 +275,14 @@ def _verdict(evidence: Evidence, findings: Sequence[Finding]) -> str:
         return "The app cannot be checked."
     lost = _lost(evidence)
     errors = [finding for finding in findings if finding.severity == "error"]
-    if not lost and not errors:
-        calls = len(evidence.generations())
-        return f"Session, user and cost arrive with the LLM call{'s' * (calls > 1)} of the request."
+    has_costs = "cost" not in lost
+    if not errors and lost in ([], ["cost"]):
+        calls = f"the LLM call{'s' * (len(evidence.generations()) > 1)} of the request"
+        return (
+            f"Session, user and cost arrive with {calls}."
+            if has_costs
+            else (f"Session and user arrive with {calls}, but no cost.")
+        )
     if not lost:
         return f"Session, user and cost are on the span, but: {errors[0].problem}."
     text = f"{lost[0]} is" if len(lost) == 1 else f"{', '.join(lost[:-1])} and {lost[-1]} are"
@@ -260,13 +293,13 @@ def _verdict(evidence: Evidence, findings: Sequence[Finding]) -> str:
 
 def _layers(evidence: Evidence, loaded: LoadedApp, path: str, findings: Sequence[Finding]) -> Iterator[Layer]:
     bad = {finding.layer for finding in findings if finding.severity != "warning"}
-    answered = evidence.response.status if evidence.response else evidence.failure
+    answered = f"answer {evidence.response.status}" if evidence.response else "no answer"
 
     def layer(name: str, detail: str, *, reached: bool = True) -> Layer:
         return Layer(name, name not in bad if reached or name in bad else None, detail)
 
     yield layer("app", f"{loaded.protocol.upper()}, {type(loaded.app).__name__}")
-    yield layer("request", f"POST {path}, answer {answered}")
+    yield layer("request", f"POST {path}, {answered}")
     yield layer("instrument", "byline.instrument() was called" if evidence.was_instrumented else "")
     attribution = evidence.contexts[0].attribution() if evidence.contexts else None
     read = attribution and f"session {attribution.session_id or '-'}, user {attribution.user_id or '-'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
@@ -13,7 +14,7 @@ from byline.export.langfuse import Langfuse
 from byline.genai import attributes as names
 from byline.genai.classify import is_llm_span, is_model_call
 from byline.runtime import Runtime
-from byline.settings import install_command
+from byline.settings import SettingError, install_command
 from byline.testing import ReceivedSpan
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ TESTED_VERSIONS: Final = {
 _NEEDED_ATTRIBUTES: Final = 64
 #: The limit of ids and names.
 _NEEDED_LENGTH: Final = 200
+
+
+_ERROR_ID: Final = re.compile(r"byline\.E\d{3}")
+#: Warnings that are logged for what a finding says: no request, no destination, instrument() missing.
+_EXPLAINED: Final = frozenset({"byline.E019", "byline.E102", "byline.E103"})
 
 
 class Finding(NamedTuple):
@@ -57,13 +63,18 @@ class Finding(NamedTuple):
 
 def find_problems(evidence: Evidence) -> Iterator[Finding]:
     """Yield all findings, in the order of the way of a request."""
+    if evidence.refusal is not None:
+        yield setting_finding(evidence.refusal, "middleware")
+        return
     if evidence.failure or (evidence.response is not None and evidence.response.status >= 400):
         status = evidence.failure
         if evidence.response is not None:
             status = f"the app answered with status {evidence.response.status}"
             status += f": {evidence.response.error}" if evidence.response.error else ""
+        own = _ERROR_ID.search(status)
+        advice = "pass a request that works: --path, --data and --header"
         yield Finding(
-            "byline.D04", "request", "failed", status, "pass a request that works: --path, --data and --header"
+            "byline.D04", "request", "failed", status, advice if own is None else f"see docs/errors.md, {own[0]}"
         )
         return
     yield from _setup_findings(evidence)
@@ -79,6 +90,17 @@ def find_problems(evidence: Evidence) -> Iterator[Finding]:
     yield from _span_findings(evidence)
     yield from _destination_findings(evidence)
     yield from _version_findings()
+    for message in evidence.warnings:
+        own = _ERROR_ID.match(message)
+        if own is not None and own[0] not in _EXPLAINED:
+            yield Finding("byline.D24", "app", "warning", f"byline logs: {message}", f"see docs/errors.md, {own[0]}")
+
+
+def setting_finding(error: SettingError, layer: str) -> Finding:
+    """Return the finding about an error of `byline.instrument` or of a middleware."""
+    return Finding(
+        "byline.D02", layer, "failed", f"{error.id}: {error.problem}", f"{error.advice}; see docs/errors.md, {error.id}"
+    )
 
 
 def _setup_findings(evidence: Evidence) -> Iterator[Finding]:
@@ -87,7 +109,7 @@ def _setup_findings(evidence: Evidence) -> Iterator[Finding]:
             "byline.D06",
             "instrument",
             "error",
-            "byline.instrument() was not called, or byline is disabled",
+            "byline.instrument() was not called, was undone by byline.uninstrument(), or byline is disabled",
             "call byline.instrument() where the process starts, before the app is created",
         )
     elif not evidence.was_instrumented:
@@ -169,7 +191,7 @@ def _span_findings(evidence: Evidence) -> Iterator[Finding]:
                 "byline.D14",
                 "middleware",
                 "error",
-                "an LLM call was made before the AttributionMiddleware ran",
+                "an LLM call was made before the AttributionMiddleware ran, so its gateway gets no ids",
                 "make AttributionMiddleware the outermost middleware: in Starlette and FastAPI, the last one added",
             )
         if any(each.is_after_middleware for each in unsigned):
@@ -196,7 +218,7 @@ def _span_findings(evidence: Evidence) -> Iterator[Finding]:
         advice = "the price of the model is not known: call it through a gateway that states costs"
         if find_spec("genai_prices") is None:
             advice = f"for estimates run: {install_command('prices')}"
-        yield Finding("byline.D17", "LLM span", "error", "the LLM span has tokens but no cost", advice)
+        yield Finding("byline.D17", "LLM span", "warning", "the LLM span has tokens but no cost", advice)
     yield from _gateway_findings(evidence, spans)
     yield from _limit_findings(evidence)
 

@@ -55,7 +55,7 @@ class InstrumentationCheck:
         kind, reason, advice = cls._find_reason(is_expired=context is not None)
         errors.warn_once(
             f"without request: {kind}",
-            "byline.E102: an LLM call gets no attribution, because %s. To fix this, %s",
+            "byline.E102: an LLM call found no request to be attributed to, because %s. To fix this, %s",
             reason,
             advice,
         )

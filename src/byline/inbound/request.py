@@ -13,12 +13,13 @@ from byline.settings import SettingError
 
 _MAX_QUERY_FIELDS: Final = 1000
 #: Packages with apps of their own protocol, and what they are called.
-#: Package of an app that is neither ASGI nor WSGI → its framework, and what to do.
+#: Framework whose apps are neither ASGI nor WSGI → what to do.
 _NEITHER: Final = {
-    "aiohttp": ("aiohttp.web", "add byline.aiohttp_web.AttributionMiddleware() to the middlewares of the app"),
-    "robyn": ("Robyn", "call byline.bound() in the handlers, as docs/frameworks.md shows"),
-    "tornado": ("tornado.web", "import AttributionMiddleware from byline.tornado"),
+    "aiohttp.web": "add byline.aiohttp_web.AttributionMiddleware() to the middlewares of the app",
+    "Robyn": "call byline.bound() in the handlers, as docs/frameworks.md shows",
+    "tornado.web": "import AttributionMiddleware from byline.tornado",
 }
+_NEITHER_PACKAGES: Final = {"aiohttp": "aiohttp.web", "robyn": "Robyn", "tornado": "tornado.web"}
 _CGI_HEADERS: Final = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
 #: Recipients of baggage may drop members beyond this length (W3C Baggage, 3.3.2).
 MAX_BAGGAGE: Final = 8192
@@ -333,14 +334,12 @@ AttributionMiddleware from byline.wsgi.
             f"byline.{protocol}.AttributionMiddleware is in Django's settings.MIDDLEWARE",
             'put "byline.django.AttributionMiddleware" there, as its first entry',
         )
-    packages = (kind.__module__.partition(".")[0] for kind in type(app).__mro__)
-    neither = next((_NEITHER[name] for name in packages if name in _NEITHER), None)
-    if neither is not None:
-        framework, advice = neither
+    framework = find_other_framework(app)
+    if framework is not None:
         raise SettingError(
             "byline.E161",
             f"byline.{protocol}'s middleware wraps an app of {framework}, which is neither ASGI nor WSGI",
-            advice,
+            _NEITHER[framework],
         )
     other = "wsgi" if protocol == "asgi" else "asgi"
     if is_asgi_app(app) if protocol == "wsgi" else is_wsgi_app(app):
@@ -349,6 +348,12 @@ AttributionMiddleware from byline.wsgi.
             f"byline.{protocol}'s middleware wraps {'an ASGI' if protocol == 'wsgi' else 'a WSGI'} app",
             f"import AttributionMiddleware from byline.{other}",
         )
+
+
+def find_other_framework(app: Any) -> str | None:
+    """Return the framework of an app that is neither ASGI nor WSGI, ``None`` for any other app."""
+    packages = (kind.__module__.partition(".")[0] for kind in type(app).__mro__)
+    return next((_NEITHER_PACKAGES[name] for name in packages if name in _NEITHER_PACKAGES), None)
 
 
 def is_asgi_app(app: Any) -> bool:
