@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
 
 from byline.http import fallback_span
 from byline.http.call_config import CallConfig
@@ -61,3 +62,24 @@ def test_litellm_without_the_callback_creates_no_span(litellm: Any) -> None:
     """Other callbacks do not matter."""
     litellm.callbacks = ["prometheus"]
     assert fallback_span.wants_fallback_span(CONFIG, "openai.chat")
+
+
+@pytest.mark.parametrize("own_provider", [True, False])
+def test_a_callback_with_a_provider_of_its_own_makes_no_span_that_byline_gets(
+    own_provider: bool, litellm: Any, provider: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """LiteLLM's langfuse_otel exports by itself: byline makes a span of the call and says so once."""
+    theirs = TracerProvider() if own_provider else provider
+    litellm.callbacks[0].tracer = theirs.get_tracer("litellm")
+    # LiteLLM keeps the name beside the object.
+    litellm.success_callback = ["langfuse_otel"]
+    config: Any = CallConfig(
+        tracer_provider=provider,
+        tracer=provider.get_tracer("byline"),
+        gateways=(),
+        llm_spans="auto",
+        capture_content=False,
+    )
+    assert fallback_span.wants_fallback_span(config, "openai.chat") is own_provider
+    assert fallback_span.wants_fallback_span(config, "openai.chat") is own_provider
+    assert caplog.text.count("byline.E126") == own_provider

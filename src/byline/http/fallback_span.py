@@ -13,6 +13,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.sdk.trace import Span
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from byline import errors
 from byline.call_result import CallResult
 from byline.genai import attributes as names
 from byline.genai.attributes import AttributeValue
@@ -28,7 +29,11 @@ def wants_fallback_span(config: CallConfig, api: str) -> bool:
     # `suppress_instrumentation` counts; OpenTelemetry's key against nested HTTP spans says nothing about LLM spans.
     if config.llm_spans is False or not is_instrumentation_enabled() or otel_context.get_value(_SUPPRESSED):
         return False
-    return config.llm_spans is True or config.records_unsampled() or instrumentation_creates_span_later(api) is None
+    return (
+        config.llm_spans is True
+        or config.records_unsampled()
+        or instrumentation_creates_span_later(config, api) is None
+    )
 
 
 def start_fallback_span(config: CallConfig, result: CallResult) -> Span | None:
@@ -52,17 +57,17 @@ def end_fallback_span(span: Span, result: CallResult) -> None:
     span.end()
 
 
-def instrumentation_creates_span_later(api: str) -> tuple[str, str | None] | None:
+def instrumentation_creates_span_later(config: CallConfig, api: str) -> tuple[str, str | None] | None:
     """Return scope and span name of an instrumentation that makes its LLM span after the request was sent.
 
     The name is ``None`` if the scope makes no other spans before. ``None`` if no such instrumentation is active.
     """
     if api == "openai.responses" and _is_instrumented("opentelemetry.instrumentation.openai", "OpenAIInstrumentor"):
         return ("opentelemetry.instrumentation.openai.v1", "openai.response")
-    return ("litellm", None) if _litellm_creates_span() else None
+    return ("litellm", None) if _litellm_creates_span(config) else None
 
 
-def _litellm_creates_span() -> bool:
+def _litellm_creates_span(config: CallConfig) -> bool:
     """Return whether LiteLLM's SDK makes a span of its own after the HTTP exchange.
 
     Its OpenTelemetry callback does so if no span is current, or if an environment variable says so; otherwise
@@ -70,7 +75,17 @@ def _litellm_creates_span() -> bool:
     """
     litellm = sys.modules.get("litellm")
     callbacks = [*getattr(litellm, "callbacks", ()), *getattr(litellm, "success_callback", ())]
-    otel_callbacks = [each for each in callbacks if "otel" in str(each) or "OpenTelemetry" in type(each).__name__]
+    found = [each for each in callbacks if "otel" in str(each) or "OpenTelemetry" in type(each).__name__]
+    # The name of a callback stays in the lists beside the object that LiteLLM has made of it.
+    found = [each for each in found if not isinstance(each, str)] or found
+    otel_callbacks = [each for each in found if not _has_own_provider(each, config)]
+    if len(otel_callbacks) < len(found):
+        errors.warn_once(
+            "litellm's provider",
+            "byline.E126: LiteLLM's callback, such as langfuse_otel, exports spans of a tracer provider of its own. "
+            "They get no attribution, and in a backend that gets byline's spans too, each call is there twice. Remove "
+            "the callback: byline exports the calls",
+        )
     if not otel_callbacks:
         return False
     if os.environ.get("USE_OTEL_LITELLM_REQUEST_SPAN", "").strip().lower() == "true":
@@ -78,6 +93,13 @@ def _litellm_creates_span() -> bool:
     if any(getattr(getattr(each, "config", None), "ignore_context_propagation", False) for each in otel_callbacks):
         return True
     return not trace.get_current_span().get_span_context().is_valid
+
+
+def _has_own_provider(callback: Any, config: CallConfig) -> bool:
+    """Return whether a callback of LiteLLM has another provider than byline, such as langfuse_otel."""
+    theirs = getattr(getattr(callback, "tracer", None), "span_processor", None)
+    ours = getattr(config.tracer, "span_processor", None)
+    return theirs is not None and ours is not None and theirs is not ours
 
 
 def _is_instrumented(module: str, name: str) -> bool:

@@ -205,7 +205,7 @@ class LLMRequest:
                     made_state.own_result = {}
             await_llm_span(None)
             return made
-        later = fallback_span.instrumentation_creates_span_later(self._parser.name)
+        later = fallback_span.instrumentation_creates_span_later(self._config, self._parser.name)
         await_llm_span(None if later is None else PendingSpan(*later, self._on_span_found, self._request_key))
         return None
 
