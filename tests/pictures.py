@@ -82,8 +82,8 @@ def draw_phoenix(phoenix: str, pages: dict[str, Any], folder: Path, prefix: str 
 def main() -> None:
     """Start Phoenix, hold the conversations, and draw its pages."""
     with tempfile.TemporaryDirectory() as directory, phoenix_server(Path(directory)) as phoenix:
-        spans = send_conversations(phoenix, _PROJECT)
-        draw_phoenix(phoenix, read_pages(phoenix, _PROJECT, spans), PICTURES)
+        spans = send_conversations(phoenix.url, _PROJECT)
+        draw_phoenix(phoenix.url, read_pages(phoenix.url, _PROJECT, spans), PICTURES)
 
 
 if __name__ == "__main__":

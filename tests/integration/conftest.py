@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -66,25 +67,62 @@ def running(command: list[str], url: str, log: Path, env: dict[str, str]) -> Ite
             process.wait()
 
 
+class Phoenix:
+    """An Arize Phoenix with a SQLite database of its own in a folder. After an end it starts with the same spans."""
+
+    def __init__(self, directory: Path) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._program = need("BYLINE_PHOENIX", "phoenix")
+        self._log = directory / "log"
+        self._env = {
+            "PHOENIX_HOST": "127.0.0.1",
+            "PHOENIX_PORT": str(port),
+            "PHOENIX_GRPC_PORT": str(free_port()),
+            "PHOENIX_WORKING_DIR": str(directory),
+            "PHOENIX_TELEMETRY_ENABLED": "false",
+        }
+        self._running: contextlib.ExitStack | None = None
+
+    def start(self) -> None:
+        """Start the server unless it runs."""
+        if self._running is None:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(running([self._program, "serve"], f"{self.url}/healthz", self._log, self._env))
+                self._running = stack.pop_all()
+
+    def stop(self) -> None:
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def spans(self) -> list[dict[str, Any]]:
+        """Return all spans of the default project."""
+        answer = httpx2.get(f"{self.url}/v1/projects/default/spans", params={"limit": 1000}, timeout=30)
+        # Without any span there is no project yet.
+        found: list[dict[str, Any]] = [] if answer.status_code == 404 else answer.raise_for_status().json()["data"]
+        return found
+
+
 @contextlib.contextmanager
-def phoenix_server(directory: Path) -> Iterator[str]:
-    """Run an Arize Phoenix with an empty SQLite database in a folder; gives its base URL."""
-    program = need("BYLINE_PHOENIX", "phoenix")
-    port = free_port()
-    env = {
-        "PHOENIX_HOST": "127.0.0.1",
-        "PHOENIX_PORT": str(port),
-        "PHOENIX_GRPC_PORT": str(free_port()),
-        "PHOENIX_WORKING_DIR": str(directory),
-        "PHOENIX_TELEMETRY_ENABLED": "false",
-    }
-    base = f"http://127.0.0.1:{port}"
-    with running([program, "serve"], f"{base}/healthz", directory / "log", env):
-        yield base
+def phoenix_server(directory: Path) -> Iterator[Phoenix]:
+    """Run a Phoenix with an empty database in a folder."""
+    server = Phoenix(directory)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")
-def phoenix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Base URL of an Arize Phoenix with an empty SQLite database."""
-    with phoenix_server(tmp_path_factory.mktemp("phoenix")) as base:
-        yield base
+def phoenix_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phoenix]:
+    """The Phoenix of all tests: creating its database takes longer than a test."""
+    with phoenix_server(tmp_path_factory.mktemp("phoenix")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def phoenix(phoenix_process: Phoenix) -> str:
+    """Base URL of a running Phoenix."""
+    return phoenix_process.url

@@ -20,7 +20,7 @@ import pytest
 from byline.export.decisions import is_sampled
 from byline.testing import Gateway, ReceivedSpan, Receiver
 from tests.export import langfuse_model
-from tests.integration.conftest import free_port, running, wait_until_up
+from tests.integration.conftest import Phoenix, free_port, running, wait_until_up
 
 pytestmark = pytest.mark.integration
 
@@ -87,12 +87,12 @@ class CollectorProcess:
 
 
 @contextlib.contextmanager
-def fleet(folder: Path, langfuse: Receiver, backend: Receiver) -> Iterator[list[CollectorProcess]]:
+def fleet(folder: Path, langfuse: Receiver, backend: str) -> Iterator[list[CollectorProcess]]:
     backends = {
         "LANGFUSE_BASE_URL": langfuse.url,
         "LANGFUSE_PUBLIC_KEY": KEYS[0],
         "LANGFUSE_SECRET_KEY": KEYS[1],
-        "BACKEND_ENDPOINT": backend.url,
+        "BACKEND_ENDPOINT": backend,
     }
     peers = [free_port(), free_port()]
     collectors = [CollectorProcess(folder, peers, number, backends) for number in range(2)]
@@ -140,7 +140,7 @@ def ask_all(apps: Sequence[str], turns: Sequence[int], gateway: Gateway) -> None
 
 def wait_for(wanted: int, count: Callable[[], int]) -> None:
     """Wait until a number of spans is reached."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while (found := count()) != wanted:
         assert time.monotonic() < deadline, f"{found} spans, not {wanted}"
         time.sleep(0.05)
@@ -155,6 +155,11 @@ def wait_for_queues(collectors: Sequence[CollectorProcess], exporters: Sequence[
 def unique(spans: Sequence[ReceivedSpan]) -> list[ReceivedSpan]:
     """Return each span once, by start: a Collector that is killed sends what it had not confirmed again."""
     return sorted({span.span_id: span for span in spans}.values(), key=lambda span: span.start)
+
+
+def fleet_spans(phoenix: Phoenix) -> list[dict[str, Any]]:
+    """Return the spans of this test in Phoenix, which other tests use too."""
+    return [span for span in phoenix.spans() if str(span["attributes"].get("session.id")) in SESSIONS]
 
 
 def shape(spans: Sequence[ReceivedSpan]) -> dict[str, Any]:
@@ -183,11 +188,12 @@ def test_the_configurations_are_valid(files: list[str]) -> None:
     assert (run.returncode, run.stderr) == (0, "")
 
 
-def test_whole_sessions_arrive_over_an_outage_and_a_sigkill(tmp_path: Path) -> None:
+def test_whole_sessions_arrive_over_an_outage_and_a_sigkill(phoenix_process: Phoenix, tmp_path: Path) -> None:
     """Kept are a quarter of the sessions, the same ones in both Collectors, and the trace with the error.
 
-    The backends are down from the beginning, and one Collector is killed while spans are in its queues. In the end,
-    both backends have the spans that they would have got from one app without a Collector.
+    The backends, Phoenix and a receiver in place of Langfuse, are down from the beginning, and one Collector is killed
+    while spans are in its queues. In the end, both have the spans that they would have got from one app without a
+    Collector.
     """
     with Gateway() as gateway, Receiver() as direct, serve_app(tmp_path, "direct", direct.url, gateway) as app:
         ask_all([app], range(4), gateway)
@@ -200,15 +206,15 @@ def test_whole_sessions_arrive_over_an_outage_and_a_sigkill(tmp_path: Path) -> N
     assert len(expected) == per_turn * (len(KEPT) * 4 + 1)
 
     with contextlib.ExitStack() as stack:
-        gateway = stack.enter_context(Gateway())
-        langfuse, backend = stack.enter_context(Receiver(keys=KEYS)), stack.enter_context(Receiver())
-        collectors = stack.enter_context(fleet(tmp_path, langfuse, backend))
+        stack.callback(phoenix_process.start)
+        phoenix_process.stop()
+        gateway, langfuse = stack.enter_context(Gateway()), stack.enter_context(Receiver(keys=KEYS))
+        collectors = stack.enter_context(fleet(tmp_path, langfuse, phoenix_process.url))
         apps = [
             stack.enter_context(serve_app(tmp_path, f"app-{number}", collector.url, gateway))
             for number, collector in enumerate(collectors)
         ]
-        for receiver in (langfuse, backend):
-            receiver.fail(503, times=None)
+        langfuse.fail(503, times=None)
 
         ask_all(apps, range(2), gateway)
         for app in apps:
@@ -219,14 +225,44 @@ def test_whole_sessions_arrive_over_an_outage_and_a_sigkill(tmp_path: Path) -> N
         collectors[0].kill()
         # The first app's spans wait in its spool, those of the second app for the dead Collector in the other one.
         ask_all(apps, range(2, 4), gateway)
-        for receiver in (langfuse, backend):
-            receiver.recover()
         collectors[0].start()
-        for receiver in (langfuse, backend):
-            wait_for(len(expected), functools.partial(lambda receiver: len(unique(receiver.spans)), receiver))
+        langfuse.recover()
+        phoenix_process.start()
+        wait_for(len(expected), lambda: len(unique(langfuse.spans)))
+        wait_for(len(expected), lambda: len(fleet_spans(phoenix_process)))
         for app in apps:
             assert httpx2.get(f"{app}/flush", timeout=30).json() == {"flushed": True}
         wait_for_queues(collectors, ("load_balancing", *BACKENDS), 0)
-        arrived = [unique(receiver.spans) for receiver in (langfuse, backend)]
-    for spans in arrived:
-        assert shape(spans) == shape(expected)
+        arrived = unique(langfuse.spans)
+        in_phoenix = fleet_spans(phoenix_process)
+        sessions = httpx2.get(f"{phoenix_process.url}/v1/projects/default/sessions", timeout=30).json()["data"]
+
+    assert shape(arrived) == shape(expected)
+    # Phoenix has the same spans under the same ids, and its sessions are the whole ones.
+    assert sorted(
+        (
+            span["context"]["trace_id"],
+            span["context"]["span_id"],
+            span["parent_id"],
+            span["name"],
+            span["attributes"]["session.id"],
+            span["attributes"]["user.id"],
+            span["attributes"].get("gen_ai.usage.cost"),
+            span["status_code"] == "ERROR",
+        )
+        for span in in_phoenix
+    ) == sorted(
+        (
+            span.trace_id,
+            span.span_id,
+            span.parent_id or None,
+            span.name,
+            span.attributes["session.id"],
+            span.attributes["user.id"],
+            span.attributes.get("gen_ai.usage.cost"),
+            span.status == "ERROR",
+        )
+        for span in arrived
+    )
+    turns = {each["session_id"]: len(each["traces"]) for each in sessions if each["session_id"] in SESSIONS}
+    assert turns == {**dict.fromkeys(KEPT, 4), FAILING: 1}
