@@ -40,7 +40,9 @@ def test_all_is_sorted_and_complete() -> None:
     assert shown == set(byline.__all__)
 
 
-@pytest.mark.parametrize("name", ["asgi", "destinations", "gateways", "testing", "wsgi"])
+@pytest.mark.parametrize(
+    "name", ["aiohttp_web", "asgi", "destinations", "django", "flask", "gateways", "logging", "testing", "wsgi"]
+)
 def test_all_of_a_public_module_exists(name: str) -> None:
     """Ruff holds the order."""
     module = importlib.import_module(f"byline.{name}")

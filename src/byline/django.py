@@ -39,6 +39,8 @@ from byline.request_context import CONTEXT_KEY, DEFAULT_AFTER_RESPONSE, RequestC
 from byline.response_headers import ResponseHeaders, resolve_respond
 from byline.settings import SettingError
 
+__all__ = ["AttributionMiddleware", "logged_in_user"]
+
 Raw = MutableMapping[str, Any]
 
 

@@ -17,6 +17,8 @@ from byline import errors
 from byline.attribution import Attribution
 from byline.wsgi import AttributionMiddleware
 
+__all__ = ["Byline", "logged_in_user"]
+
 _USER_KEY: Final = "byline.flask_user"
 
 Identity = Callable[[], Mapping[str, Any] | Attribution | None]

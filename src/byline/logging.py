@@ -22,6 +22,8 @@ from opentelemetry import trace
 
 from byline import errors, request_context
 
+__all__ = ["AttributionFilter", "add_attribution"]
+
 
 def _fields() -> dict[str, str]:
     """Return the values of the current request and span, empty texts for those that are unknown."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import re
@@ -74,6 +75,16 @@ def test_the_reference_has_every_public_name() -> None:
         assert re.search(rf"`(byline\.)?{name}\b", REFERENCE), name
     for field in byline.Attribution.__struct_fields__:
         assert f"`{field}`" in REFERENCE, field
+
+
+def test_the_reference_from_docstrings_has_every_public_name() -> None:
+    """Except single gateways, which have a page of their own."""
+    named = set(re.findall(r"^::: ([\w.]+)$", (DOCS / "reference.md").read_text(encoding="utf-8"), re.MULTILINE))
+    modules = ("asgi", "wsgi", "aiohttp_web", "django", "flask", "logging", "destinations", "testing")
+    for module in [byline, *(importlib.import_module(f"byline.{name}") for name in modules)]:
+        for name in module.__all__:
+            if not inspect.ismodule(getattr(module, name)):
+                assert f"{module.__name__}.{name}" in named
 
 
 @pytest.mark.parametrize("kind", [testing.Gateway, testing.Receiver])

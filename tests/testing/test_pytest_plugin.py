@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 import byline
-from byline.testing import capture_spans, find_llm_span
+from byline.testing import Receiver, capture_spans, find_llm_span
 from tests.docs.pages import code_blocks
 
 SUITE = """
@@ -100,4 +100,15 @@ def test_the_span_that_is_not_found_is_explained() -> None:
         "0 LLM spans have session_id='s-1', not one. The LLM spans are:",
         "  'chat': session.id='s-2', user.id='bob'",
         "  and 1 other spans",
+    ]
+
+
+def test_a_receiver_without_spans_names_the_flush_that_is_missing() -> None:
+    """Spans wait in the queue of their destination until a batch is sent."""
+    with Receiver() as receiver, pytest.raises(AssertionError) as raised:
+        find_llm_span(receiver.spans, session_id="s-1")
+    assert str(raised.value).splitlines() == [
+        "0 LLM spans have session_id='s-1', not one. The LLM spans are:",
+        "  none",
+        "No span has arrived: byline.flush() sends a receiver those that wait.",
     ]

@@ -112,7 +112,8 @@ def assert_signed(span: ReadableSpan | ReceivedSpan, **fields: Any) -> None:
         for label, (name, value) in expected.items()
         if _as_list(attributes.get(name)) != _as_list(value)
     ]
-    assert not wrong, "\n".join([f"span {span.name!r} is not signed as expected:", *wrong])
+    if wrong:
+        raise AssertionError("\n".join([f"span {span.name!r} is not signed as expected:", *wrong]))
 
 
 SpanT = TypeVar("SpanT", ReadableSpan, ReceivedSpan)
@@ -144,7 +145,8 @@ def find_llm_span(spans: Sequence[SpanT], **fields: Any) -> SpanT:
         lines: list[str] = [f"  {span.name!r}: {_describe(span)}" for span in llm_spans]
         others: list[str] = [f"  and {len(spans) - len(lines)} other spans"] if len(spans) > len(lines) else []
         problem = f"{len(found)} LLM spans have {wanted}, not one. The LLM spans are:"
-        raise AssertionError("\n".join([problem, *(lines or ["  none"]), *others]))
+        advice = [] if spans else ["No span has arrived: byline.flush() sends a receiver those that wait."]
+        raise AssertionError("\n".join([problem, *(lines or ["  none"]), *others, *advice]))
     return found[0]
 
 
