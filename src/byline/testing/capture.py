@@ -145,7 +145,7 @@ def find_llm_span(spans: Sequence[SpanT], **fields: Any) -> SpanT:
         lines: list[str] = [f"  {span.name!r}: {_describe(span)}" for span in llm_spans]
         others: list[str] = [f"  and {len(spans) - len(lines)} other spans"] if len(spans) > len(lines) else []
         problem = f"{len(found)} LLM spans have {wanted}, not one. The LLM spans are:"
-        advice = [] if spans else ["No span has arrived: byline.flush() sends a receiver those that wait."]
+        advice: list[str] = [] if spans else ["No span has arrived: byline.flush() sends a receiver those that wait."]
         raise AssertionError("\n".join([problem, *(lines or ["  none"]), *others, *advice]))
     return found[0]
 
