@@ -194,6 +194,10 @@ class MadeRoots:
             _place_below(each, top_level.held.context)
         return placed
 
+    def waiting(self) -> list[SpanCopy]:
+        """Return the top-level spans that wait for another one."""
+        return [top_level.held for top_level in self._open.values() if not top_level.has_root]
+
     def finish_request(self, request: RequestSpans, start: int | None, end: int | None) -> list[SpanCopy]:
         """Return the root of a request whose server span has ended, or its only top-level span, in each trace."""
         if not self._open:

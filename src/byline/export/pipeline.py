@@ -5,6 +5,7 @@ All stages run on the worker's thread. They change copies only, never the app's 
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -172,6 +173,20 @@ class SpanPipeline:
         copies += self._trace_view.finish_overdue(everything=everything, flushing=flushing and not batch)
         return self._transform(copies)
 
+    def waiting(self) -> list[SpanCopy]:
+        """Return the ended spans that wait for another span of their request."""
+        return self._trace_view.waiting()
+
+    def preview(self, span_copy: SpanCopy) -> ReadableSpan | None:
+        """Return a span as it would be sent if no other span of its request followed, ``None`` if that fails."""
+        alone = copy.copy(span_copy)
+        alone.attributes = dict(span_copy.attributes)
+        try:
+            return self._finish(alone)
+        except Exception:
+            errors.report_internal_error("export")
+            return None
+
     def clear(self) -> int:
         """Forget all spans that are held here. Returns how many of them had ended."""
         waiting = sum(not span_copy.is_made for span_copy in self._trace_view.finish_overdue(everything=True))
@@ -231,15 +246,18 @@ class SpanPipeline:
         finished: list[ReadableSpan] = []
         for span_copy in copies:
             try:
-                # Again, because later spans of the batch may have stated attributes of the whole trace.
-                propagate.apply_attribution(span_copy)
-                for transform in self._transforms:
-                    transform(span_copy)
-                finished.append(span_copy.to_readable_span())
+                finished.append(self._finish(span_copy))
             except Exception:
                 # The span is not sent: it may be only half redacted.
                 self._count_failed()
         return finished
+
+    def _finish(self, span_copy: SpanCopy) -> ReadableSpan:
+        # Again, because later spans of the batch may have stated attributes of the whole trace.
+        propagate.apply_attribution(span_copy)
+        for transform in self._transforms:
+            transform(span_copy)
+        return span_copy.to_readable_span()
 
     def _count_failed(self) -> None:
         internal_metrics.increment(f"{self._name}.spans.dropped.failed")

@@ -161,6 +161,10 @@ class TraceView:
         """Whether a span, a step or a root waits for the end of its request."""
         return bool(self._steps or self._roots)
 
+    def waiting(self) -> list[SpanCopy]:
+        """Return the top-level spans that wait for another one of their request."""
+        return self._roots.waiting()
+
     def finish_request(self, root: RequestSpans, start: int | None, end: int | None) -> list[SpanCopy]:
         """Return the steps, the root and the span that waits of a request whose server span has ended."""
         return [

@@ -241,6 +241,7 @@ class DestinationWorker:
                 self._prepare_queued(len(self._queue) if is_due else 0, sends=not requests)
                 if is_due and self._pipeline.holds_spans:
                     self._add(self._pipeline.prepare((), flushing=bool(requests)))
+                self._sender.keep_copies(self._pipeline.waiting(), self._pipeline.preview)
                 deadlines = [request.until for request in requests if request.sends]
                 if deadlines:
                     is_sent = self._sender.flush(max(deadlines))

@@ -12,10 +12,10 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter
@@ -28,6 +28,7 @@ from byline.export.delivery.post import EndpointPost, ExporterPost
 from byline.export.delivery.retry_schedule import RetrySchedule, retry_delay
 from byline.export.delivery.store import DEFAULT_BYTES, DiskStore, MemoryStore, Store
 from byline.export.delivery.transport import DEFAULT_TRANSPORT, Transport
+from byline.export.delivery.waiting_spans import WaitingSpans
 
 #: Seconds for which a batch in memory is retried. A longer Retry-After is waited for.
 _PATIENCE: Final = 10.0
@@ -40,6 +41,7 @@ _FAILURES_IN_A_ROW: Final = 2
 _FAILURES_OF_A_FLUSH: Final = 10
 #: Failures of one batch, while others are accepted, after which an exporter of the user's own gets two halves instead.
 _FAILURES_ALONE: Final = 3
+_Span = TypeVar("_Span")
 
 
 class BatchSender:
@@ -87,9 +89,13 @@ class BatchSender:
         )
         self._memory = MemoryStore()
         self._disk: DiskStore | None = None
+        self._waiting: WaitingSpans | None = None
         if spool is not None:
-            self._disk = DiskStore(spool, name=name, max_bytes=spool_bytes, headers=headers, fsync=fsync)
+            make_store = partial(DiskStore, name=name, max_bytes=spool_bytes, headers=headers, fsync=fsync)
+            self._disk = make_store(spool)
             self._disk.clear_stale()
+            self._waiting = WaitingSpans(spool, name, make_store)
+            self._recover_at = 0.0
         self._patience = _PATIENCE if patience is None else patience
         self._clock = clock
         self._make_schedule = partial(RetrySchedule, delay=delay or retry_delay, clock=clock)
@@ -164,6 +170,11 @@ class BatchSender:
                 self._has_new = True
                 self._wake.notify_all()
 
+    def keep_copies(self, waiting: Collection[_Span], finish: Callable[[_Span], ReadableSpan | None]) -> None:
+        """Keep copies of spans that wait elsewhere in the spool, if there is one: `WaitingSpans.update`."""
+        if self._waiting is not None:
+            self._waiting.update(waiting, finish)
+
     def _store(self, batch: Batch) -> None:
         if self._disk is not None:
             try:
@@ -226,6 +237,8 @@ class BatchSender:
         self.set_deadline(until)
         if self._closing:
             return 0
+        if self._waiting is not None:
+            self._waiting.close()
         with self._wake:
             self._closing = True
             self._wake.notify_all()
@@ -250,6 +263,8 @@ class BatchSender:
         self._memory.clear()
         if self._disk is not None:
             self._disk.after_fork()
+        if self._waiting is not None:
+            self._waiting.after_fork()
         self._reset()
 
     def _has_thread(self) -> bool:
@@ -339,6 +354,9 @@ class BatchSender:
     def _list_batches(self) -> dict[str, Store]:
         batches: dict[str, Store] = dict.fromkeys(self._memory.list_keys(), self._memory)
         if self._disk is not None:
+            if self._waiting is not None and self._clock() >= self._recover_at:
+                self._recover_at = self._clock() + _SPOOL_INTERVAL
+                self._waiting.recover()
             batches.update(dict.fromkeys(self._disk.list_keys(), self._disk))
         return batches
 

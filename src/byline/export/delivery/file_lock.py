@@ -81,6 +81,15 @@ class FileLock:
         return True
 
 
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file until it is closed. Returns ``False`` if another process has the lock, and without locks."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    return False
+
+
 def _open(path: Path) -> BufferedIOBase:
     # Some network file systems lock only files that are open for writing. A link may point out of the folder.
     special = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

@@ -30,7 +30,7 @@ from byline.settings import SettingError
 DEFAULT_BYTES: Final = 256 * 1024 * 1024
 
 #: Time, process, number, spans, and the account that the batch was written for.
-_NAME: Final = re.compile(r"\d{20}-\d+-\d+-(\d{1,6})(?:-([0-9a-f]{12}))?\.otlp\Z")
+BATCH_NAME: Final = re.compile(r"\d{20}-\d+-\d+-(\d{1,6})(?:-([0-9a-f]{12}))?\.otlp\Z")
 _SUFFIX: Final = ".otlp"
 _CORRUPT: Final = ".corrupt"
 #: Files that a killed process has left behind, and the seconds after which they are deleted.
@@ -310,7 +310,7 @@ class DiskStore:
         if not stat.S_ISDIR(own.st_mode):
             raise NotADirectoryError
         is_open = above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX
-        if not _is_own(own) or (is_open and not _is_own(above)):
+        if not is_own(own) or (is_open and not is_own(above)):
             raise _ForeignFolderError
         if hasattr(os, "geteuid") and own.st_mode & 0o077:
             with contextlib.suppress(OSError):
@@ -319,7 +319,7 @@ class DiskStore:
     def _list_names(self) -> Iterator[str]:
         with contextlib.suppress(OSError), os.scandir(self._folder) as entries:
             for entry in entries:
-                is_batch = _NAME.match(entry.name) and entry.name not in self._undeletable
+                is_batch = BATCH_NAME.match(entry.name) and entry.name not in self._undeletable
                 if is_batch and entry.is_file(follow_symlinks=False):
                     yield entry.name
 
@@ -375,12 +375,12 @@ def account_of(headers: Mapping[str, str]) -> str:
 
 
 def _account_in(name: str) -> str | None:
-    match = _NAME.match(name)
+    match = BATCH_NAME.match(name)
     return match[2] if match else None
 
 
 def _span_count(name: str, size: int | None = None) -> int:
-    match = _NAME.match(name)
+    match = BATCH_NAME.match(name)
     count = int(match[1]) if match else 0
     return count if size is None else min(count, size // _LEAST_BYTES_PER_SPAN)
 
@@ -394,14 +394,15 @@ def _create(path: Path) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _is_own(status: os.stat_result) -> bool:
+def is_own(status: os.stat_result) -> bool:
+    """Return whether a file or folder belongs to the user of this process."""
     return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
 
 
 def _is_own_file(descriptor: int) -> bool:
     """Return whether an open file is a regular one of this user: another file would be sent with this user's keys."""
     status = os.fstat(descriptor)
-    return stat.S_ISREG(status.st_mode) and _is_own(status)
+    return stat.S_ISREG(status.st_mode) and is_own(status)
 
 
 def _sync_folder(folder: Path) -> None:

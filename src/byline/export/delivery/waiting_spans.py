@@ -1,0 +1,147 @@
+"""Copies on disk of spans that wait in memory, for the case that their process is killed.
+
+The files of one process are in a folder of its own within the spool. While the process lives it holds the lock of that
+folder, and nobody sends them; those of a killed process become batches of the spool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Final, TypeVar
+
+from opentelemetry.sdk.trace import ReadableSpan
+
+from byline import errors, internal_metrics
+from byline.export.delivery.batch import Batch, encode_batches
+from byline.export.delivery.file_lock import try_lock
+from byline.export.delivery.store import BATCH_NAME, DiskStore, is_own
+
+_FOLDER: Final = re.compile(r"waiting-\d+-[0-9a-f]{16}\Z")
+_LOCK: Final = "lock"
+_NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
+#: Bytes of all copies of a process; the spool's limit does not count them.
+_MAX_BYTES: Final = 16 * 1024 * 1024
+_Span = TypeVar("_Span")
+
+
+class WaitingSpans:
+    """The copies of the spans that wait in this process, and the recovery of those of killed processes.
+
+    Args:
+        spool: The spool of the destination.
+        name: The destination's name in counters.
+        make_store: Makes the store of a folder.
+    """
+
+    def __init__(self, spool: Path, name: str, make_store: Callable[[Path], DiskStore]) -> None:
+        self._spool = spool
+        self._name = name
+        self._make_store = make_store
+        self._is_off = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self._folder: Path | None = None
+        self._store: DiskStore | None = None
+        self._lock: int | None = None
+        #: By identity: the span, the key of its copy, and the bytes.
+        self._copies: dict[int, tuple[object, str, int]] = {}
+
+    def update(self, waiting: Collection[_Span], finish: Callable[[_Span], ReadableSpan | None]) -> None:
+        """Keep a copy of each span that waits, and delete those of spans that have left.
+
+        Args:
+            waiting: The spans.
+            finish: Returns a span as it would be sent if nothing followed, ``None`` if that fails.
+        """
+        if self._is_off or not (waiting or self._copies):
+            return
+        for identity in self._copies.keys() - set(map(id, waiting)):
+            _, key, _ = self._copies.pop(identity)
+            if self._store is not None:
+                self._store.remove_batch(key)
+        for span in waiting:
+            if id(span) not in self._copies:
+                finished = finish(span)
+                for batch in encode_batches([] if finished is None else [finished]):
+                    if isinstance(batch, Batch):
+                        self._add(span, batch)
+
+    def _add(self, span: object, batch: Batch) -> None:
+        size = len(batch.data)
+        if sum(each for _, _, each in self._copies.values()) + size > _MAX_BYTES:
+            return
+        try:
+            store = self._store or self._open()
+            self._copies[id(span)] = (span, store.add_batch(batch), size)
+        except Exception:
+            # The span itself still waits in memory.
+            internal_metrics.increment(f"{self._name}.spool.failed")
+            errors.logger.debug("a copy of a waiting span cannot be written", exc_info=True)
+
+    def _open(self) -> DiskStore:
+        folder = self._spool / f"waiting-{os.getpid()}-{secrets.token_hex(8)}"
+        store = self._make_store(folder)
+        # Under its name the lock is locked from the start.
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o600)
+        self._folder, self._lock = folder, lock
+        if not try_lock(lock):
+            # Without locks nobody can tell whether the process lives: the spans are lost with the process.
+            self.close()
+            self._is_off = True
+            raise OSError
+        (folder / ".lock").rename(folder / _LOCK)
+        self._store = store
+        return store
+
+    def recover(self) -> int:
+        """Make batches of the copies that killed processes have left. Returns their number."""
+        count = 0
+        with contextlib.suppress(OSError):
+            for folder in self._spool.iterdir():
+                if _FOLDER.match(folder.name) and folder != self._folder:
+                    with contextlib.suppress(OSError):
+                        count += self._recover_folder(folder)
+        return count
+
+    def _recover_folder(self, folder: Path) -> int:
+        if folder.is_symlink() or not is_own(folder.lstat()):
+            return 0
+        lock = os.open(folder / _LOCK, os.O_RDWR | _NO_LINK)
+        try:
+            if not try_lock(lock):
+                # The process lives.
+                return 0
+            batches = [path for path in folder.iterdir() if BATCH_NAME.match(path.name) and not path.is_symlink()]
+            for path in batches:
+                path.rename(self._spool / path.name)
+            for rest in folder.iterdir():
+                rest.unlink()
+            folder.rmdir()
+        finally:
+            os.close(lock)
+        return len(batches)
+
+    def close(self) -> None:
+        """Delete all copies: the spans have been sent, or counted as dropped."""
+        folder, lock = self._folder, self._lock
+        self._forget()
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                for path in folder.iterdir():
+                    path.unlink()
+                folder.rmdir()
+        if lock is not None:
+            os.close(lock)
+
+    def after_fork(self) -> None:
+        """Leave the copies and the lock to the parent."""
+        lock = self._lock
+        self._forget()
+        if lock is not None:
+            os.close(lock)
