@@ -500,6 +500,7 @@ class Recording:
     """A destination's processor that notes the spans it gets, or fails."""
 
     destination_id = 1 << 200
+    selects_llm_only = False
 
     def __init__(self, error: Exception | None = None) -> None:
         self.names: list[str] = []
@@ -599,3 +600,19 @@ def test_the_attributes_of_a_parent_may_change_while_they_are_copied(finished: F
         call_model("chat")
     assert "another" in parent.attributes
     assert attributes_of(finished()[0])["session.id"] == "s"
+
+
+def test_a_destination_of_llm_spans_gets_no_end_of_another_span() -> None:
+    """A span that becomes an LLM span while it runs is one."""
+    provider, processor = attribute()
+    recording = Recording()
+    recording.selects_llm_only = True
+    processor.switch_on("llm", [recording])
+    tracer = provider.get_tracer("app")
+    with tracer.start_as_current_span("request"):
+        tracer.start_span("query", attributes={"db.system.name": "postgresql"}).end()
+        late = tracer.start_span("late")
+        late.set_attributes(LLM)
+        late.end()
+        tracer.start_span("chat", attributes=LLM).end()
+    assert recording.names == ["late", "chat"]

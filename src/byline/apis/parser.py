@@ -121,6 +121,8 @@ class ApiParser:
     dimensions: ClassVar[str | None] = None
     usage: ClassVar[Usage] = {}
 
+    #: `parameters`, each with the first segment of its path.
+    _parameters: ClassVar[tuple[tuple[str, str, str, type], ...]] = ()
     #: First segments of the paths of parameters and output types.
     _parameter_members: ClassVar[frozenset[str]] = frozenset()
     #: Members of a usage object with the token counts in them, as rest of the path and attribute. Of an attribute that
@@ -130,6 +132,7 @@ class ApiParser:
     def __init_subclass__(cls, **options: Any) -> None:
         """Split the paths of the tables once: most requests and replies have few of the members."""
         super().__init_subclass__(**options)
+        cls._parameters = tuple((path.partition(".")[0], path, *told) for path, told in cls.parameters.items())
         cls._parameter_members = frozenset(path.partition(".")[0] for path in (*cls.parameters, *cls.output_types))
         paths = [(rank, path, attribute) for attribute, paths in cls.usage.items() for rank, path in enumerate(paths)]
         members: dict[tuple[int, str], list[tuple[str, str]]] = {}
@@ -180,16 +183,16 @@ class ApiParser:
         return self.has_required_members(request)
 
     def _read_parameters(self, request: Members, result: CallResult) -> None:
-        present = self._parameter_members & request.raw.keys()
-        for path, (name, kind) in self.parameters.items():
-            if path not in present and path.partition(".")[0] not in present:
+        raw = request.raw
+        for member, path, name, kind in self._parameters:
+            if member not in raw:
                 continue
             value = _parameter_value(find_value(request, path), kind)
             # The conventions leave out the number of choices if the number is one.
             if value is not None and (name != "choice.count" or value != 1):
                 result.parameters[name] = value
         for path in self.output_types:
-            if path.partition(".")[0] in present:
+            if path.partition(".")[0] in raw:
                 result.output_type = find_output_type(find_value(request, path)) or result.output_type
 
     def parse_response(

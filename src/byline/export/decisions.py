@@ -46,6 +46,7 @@ class ExportDecisions:
 
     Attributes:
         destination_id: One bit that stands for the destination on each `SpanState`.
+        selects_llm_only: Whether LLM spans are all that is exported of the app's spans.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ExportDecisions:
         self._passes_filters = passes_filters
         self._parents: OrderedDict[int, tuple[SpanState, SpanCopy]] = OrderedDict()
         self.destination_id = 1 << next(_destination_numbers)
+        self.selects_llm_only = spans == "llm"
 
     def preselect(self, span: ReadableSpan, state: SpanState | None, *, sampled: bool) -> bool | None:
         """Return whether an ended span is selected; ``None`` if only the user's function can tell.

@@ -34,6 +34,7 @@ class DestinationSpanProcessor(SpanStateProcessor):
         self.worker = worker
         self._decisions = decisions
         self.destination_id = decisions.destination_id
+        self.selects_llm_only = decisions.selects_llm_only
         self._retired = False
         #: If the processor was added to a provider by itself: the app may have wrapped the processor in one of its own
         #: that passes `on_start` and `on_end` on, and nothing else. By the identity of the span context.

@@ -66,6 +66,8 @@ class AttributionSpanProcessor(SpanStateProcessor):
         self.listeners: tuple[SpanListener, ...] = ()
         #: The listeners, as bits.
         self._destinations = 0
+        #: Whether the end of most spans concerns no listener.
+        self._selects_llm_only = True
         InstrumentationCheck.pending = False
 
     def switch_on(self, stamp: Stamp, listeners: Sequence[SpanListener] = ()) -> None:
@@ -79,6 +81,7 @@ class AttributionSpanProcessor(SpanStateProcessor):
         self.stamp = stamp
         self.listeners = tuple(listeners)
         self._destinations = functools.reduce(operator.or_, [each.destination_id for each in listeners], 0)
+        self._selects_llm_only = all(each.selects_llm_only for each in listeners)
         self.enabled = True
 
     def switch_off(self) -> None:
@@ -125,9 +128,12 @@ class AttributionSpanProcessor(SpanStateProcessor):
             state = self.take_ended(span)
             if state is None:
                 return
-            context = state.request_context if state.is_llm else None
-            if context is not None and context.root().server_span_ends_first:
-                server_span.set_request_attributes(context.root())
+            if state.is_llm:
+                context = state.request_context
+                if context is not None and context.root().server_span_ends_first:
+                    server_span.set_request_attributes(context.root())
+            elif self._selects_llm_only and not state.decisions and state.ends_request is None:
+                return
             if self.listeners:
                 call_spans.end_span(state, span)
         except Exception:
@@ -249,7 +255,9 @@ def reapply(span: Span, context: RequestContext) -> None:
         return
     present = peek_attributes(span)
     attributes = request_attributes(context)
-    set_attributes(span, {key: value for key, value in attributes.items() if present.get(key, value) == value})
+    if not attributes.items() <= present.items():
+        attributes = {key: value for key, value in attributes.items() if present.get(key, value) == value}
+    set_attributes(span, attributes)
 
 
 def copy_from_parent(span: Span, parent_context: otel_context.Context | None) -> None:

@@ -294,10 +294,15 @@ class SpanListener(Protocol):
 
     Attributes:
         destination_id: One bit that stands for the listener in `SpanState.destinations`.
+        selects_llm_only: Whether only LLM spans and the ends of requests concern the listener.
     """
 
     @property
     def destination_id(self) -> int:
+        """See the class."""
+
+    @property
+    def selects_llm_only(self) -> bool:
         """See the class."""
 
     def on_span_end(self, span: ReadableSpan, state: SpanState) -> None:
