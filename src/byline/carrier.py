@@ -107,12 +107,16 @@ class Signing(NamedTuple):
         return cls([key.encode() for key in keys], settings.find("audience").value)
 
 
-def find_signing() -> Signing | None:
-    """Return the signing of the environment; ``None`` and one log message if its variables are wrong."""
+def find_signing(purpose: str = "") -> Signing | None:
+    """Return the signing of the environment; ``None`` and one log message if its variables are wrong.
+
+    Values that others can read have a purpose: signed for one purpose, they count for no other.
+    """
     try:
         # The file may have the keys.
         settings.config_file.check()
-        return Signing.from_settings()
+        signing = Signing.from_settings()
+        return signing._replace(audience=f"{signing.audience} {purpose}") if purpose else signing
     except SettingError as error:
         errors.error_once("signing", "%s Nothing is carried to other services and jobs until then", error)
         return None

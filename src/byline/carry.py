@@ -50,12 +50,17 @@ def inject(carrier: MutableMapping[str, str] | list[tuple[str, bytes]]) -> None:
         >>> byline.extract(message).session_id
         's-1'
     """
+    inject_for("", carrier)
+
+
+def inject_for(purpose: str, carrier: MutableMapping[str, str] | list[tuple[str, bytes]]) -> None:
+    """`inject` for receivers of a purpose, see `find_signing`."""
     present = _read_headers(carrier)
     headers: dict[str, str] = {}
     _propagator.inject(headers)
     if _TRACEPARENT in present:
         headers = {}
-    signing = find_signing()
+    signing = find_signing(purpose)
     context = request_context.current_context()
     value = None
     if signing is not None and context is not None:
@@ -97,9 +102,9 @@ def extract(carrier: Headers, *, max_age: float = QUEUE_MAX_AGE) -> Attribution:
     return _checked(_read_carried(_read_headers(carrier), max_age).fields)
 
 
-def _read_carried(headers: Mapping[str, str], max_age: float) -> Carried:
+def _read_carried(headers: Mapping[str, str], max_age: float, purpose: str = "") -> Carried:
     value = headers.get(HEADER)
-    signing = None if value is None else find_signing()
+    signing = None if value is None else find_signing(purpose)
     return Carried(None) if value is None or signing is None else carrier_form.decode(value, signing, max_age)
 
 
@@ -135,6 +140,9 @@ class carried(Block):  # noqa: N801 - used like a function
         's-1'
     """
 
+    #: What the value was signed for, see `find_signing`.
+    _purpose = ""
+
     def __init__(self, carrier: Headers, *, max_age: float = QUEUE_MAX_AGE) -> None:
         super().__init__()
         self._carrier = _read_headers(carrier)
@@ -146,7 +154,7 @@ class carried(Block):  # noqa: N801 - used like a function
 
     def _new_contexts(self) -> Contexts:
         new = RequestContext()
-        found = _read_carried(self._carrier, self._max_age)
+        found = _read_carried(self._carrier, self._max_age, self._purpose)
         if found.fields:
             # Claims stay claims: a caller of the sender has not become a user of the worker.
             new.accept(_checked(found.fields), public=found.public)

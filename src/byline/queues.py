@@ -1,5 +1,7 @@
 """Task queues: Celery, RQ, arq, Dramatiq and taskiq carry the attribution of the request that queued a task.
 
+So do the events of Gradio and the runs of LangGraph Server.
+
 Each queue has one hook where a task is sent, which adds the headers of `byline.inject` to the message, and one where a
 worker runs the task, which enters `byline.carried`. Retries, chains and follow-up tasks are sent within the block of
 their task, or repeat its message. The modules of the queues are patched when the app imports them.
@@ -10,13 +12,13 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Collection, Mapping, MutableMapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from contextvars import ContextVar
 from typing import Any, Final, Literal
 
 from byline import errors, request_context, shutdown
 from byline.carrier import HEADER
-from byline.carry import carried, inject
+from byline.carry import carried, inject_for
 from byline.patching import Patches
 from byline.settings import SettingError
 
@@ -24,6 +26,11 @@ from byline.settings import SettingError
 _BLOCK: Final = "_byline_block"
 #: Member of arq's messages, which have no headers.
 _ARQ_MEMBER: Final = "byline"
+#: Attribute of Gradio's events with their headers.
+_HEADERS: Final = "_byline_headers"
+_LANGGRAPH: Final = "langgraph"
+#: Key of the configuration of LangGraph's runs. Keys that begin with two underscores are no metadata of LangChain.
+_LANGGRAPH_KEY: Final = "__byline__"
 
 _patches: Final = Patches(
     "byline.E132: tasks of %s are not attributed to the requests that queue them, because this version cannot be "
@@ -31,11 +38,11 @@ _patches: Final = Patches(
 )
 
 
-def _add_headers(headers: MutableMapping[str, Any]) -> None:
+def _add_headers(headers: MutableMapping[str, Any], purpose: str = "") -> None:
     """Add the attribution of the current request; a message that is sent again outside a request keeps its own."""
     try:
         if HEADER not in headers or request_context.current():
-            inject(headers)
+            inject_for(purpose, headers)
     except Exception:
         errors.report_internal_error("queue")
 
@@ -269,12 +276,77 @@ def _patch_taskiq_worker(patches: Patches, module: Any) -> None:
     patches.wrap_method(module.Receiver, "run_task", wrap)
 
 
+# Gradio: events wait in a queue of the process, and run in tasks of the request that started the queue.
+
+
+def _patch_gradio(patches: Patches, module: Any) -> None:
+    def wrap_init(original: Callable[..., None]) -> Callable[..., None]:
+        def init(self: Any, *args: Any, **kwargs: Any) -> None:
+            original(self, *args, **kwargs)
+            headers: dict[str, Any] = {}
+            _add_headers(headers)
+            setattr(self, _HEADERS, headers)
+
+        return init
+
+    def wrap_process(original: Callable[..., Any]) -> Callable[..., Any]:
+        async def process_events(self: Any, events: Any, *args: Any, **kwargs: Any) -> Any:
+            # A batch is the work of several callers, and is attributed to none of them.
+            with _enter(getattr(events[0], _HEADERS, None) if len(events) == 1 else None):
+                return await original(self, events, *args, **kwargs)
+
+        return process_events
+
+    patches.wrap_method(module.Event, "__init__", wrap_init)
+    patches.wrap_method(module.Queue, "process_events", wrap_process)
+
+
+# LangGraph Server: runs are stored, with their configuration, until a worker streams them. The server shows the
+# configuration to its clients.
+
+
+class _Run(carried):
+    _purpose = _LANGGRAPH
+
+
+def _patch_langgraph_sender(patches: Patches, module: Any) -> None:
+    def wrap(original: Callable[..., None]) -> Callable[..., None]:
+        def inject_current_trace_context(configurable: dict[str, Any]) -> None:
+            headers: dict[str, Any] = {}
+            _add_headers(headers, _LANGGRAPH)
+            # Also if there is nothing to add: neither the client nor a stored assistant may name somebody here.
+            configurable[_LANGGRAPH_KEY] = headers
+            original(configurable)
+
+        return inject_current_trace_context
+
+    patches.wrap_method(module, "inject_current_trace_context", wrap)
+
+
+def _patch_langgraph_worker(patches: Patches, module: Any) -> None:
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        def stream_run(run: Any, *args: Any, **kwargs: Any) -> Any:
+            headers: Any = {}
+            with suppress(AttributeError, KeyError, TypeError):
+                headers = run["kwargs"]["config"]["configurable"].get(_LANGGRAPH_KEY)
+            return _Run(headers if isinstance(headers, Mapping) else {})(original)(run, *args, **kwargs)
+
+        return stream_run
+
+    patches.wrap_method(module, "stream_run", wrap)
+
+
 #: Queue → the modules to patch, each with its function.
 QUEUES: Final[Mapping[str, Mapping[str, Callable[[Patches, Any], None]]]] = {
     "celery": {"celery.signals": _patch_celery},
     "rq": {"rq.queue": _patch_rq_queue, "rq.worker": _patch_rq_worker},
     "arq": {"arq.connections": _patch_arq_sender, "arq.worker": _patch_arq_worker},
     "dramatiq": {"dramatiq.broker": _patch_dramatiq},
+    "gradio": {"gradio.queueing": _patch_gradio},
+    _LANGGRAPH: {
+        "langgraph_api.models.run": _patch_langgraph_sender,
+        "langgraph_api.worker": _patch_langgraph_worker,
+    },
     "taskiq": {"taskiq.kicker": _patch_taskiq_sender, "taskiq.receiver.receiver": _patch_taskiq_worker},
 }
 
