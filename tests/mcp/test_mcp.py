@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,12 +59,15 @@ SERVERS = {
 CALLS = 56
 
 
+def environment_of(sdk: str) -> Path:
+    return environments.make(Cell(f"mcp-hops-{sdk}", "MCP", (), (*SDKS[sdk], "uvicorn", "httpx")))
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize("sdk", SDKS)
 def test_calls_of_one_session_are_attributed_to_their_own_callers(sdk: str) -> None:
     """Requests of many users share the session, which another one has opened. Ids reach named servers only."""
-    python = environments.make(Cell(f"mcp-hops-{sdk}", "MCP", (), (*SDKS[sdk], "uvicorn", "httpx")))
-    command = [str(python), "-m", "tests.mcp.hops", str(CALLS), *SERVERS]
+    command = [str(environment_of(sdk)), "-m", "tests.mcp.hops", str(CALLS), *SERVERS]
     env = {**os.environ, "SDK": sdk.partition("-")[0], "BYLINE_SIGNING_KEY": "k" * 32}
     run = subprocess.run(
         command, cwd=environments.ROOT, env=env, capture_output=True, text=True, timeout=600, check=False

@@ -24,7 +24,6 @@ from tests.queues.send import KINDS
 
 #: Tasks of each kind; about eight reports come from each.
 COUNT = int(os.environ.get("QUEUE_TASKS", "40"))
-SECONDS = 40 + COUNT
 
 #: Queue → its packages, and the command of its worker.
 QUEUES = {
@@ -52,6 +51,12 @@ QUEUES = {
 
 @pytest.fixture(scope="module")
 def redis_url() -> Iterator[str]:
+    with redis_server() as url:
+        yield url
+
+
+@contextlib.contextmanager
+def redis_server() -> Iterator[str]:
     program = os.environ.get("BYLINE_REDIS") or shutil.which("redis-server")
     if program is None:
         assert not os.environ.get("BYLINE_REQUIRE_INTEGRATION"), "redis-server is not installed"
@@ -83,14 +88,12 @@ def read_reports(bin_folder: Path, redis_url: str) -> list[list[Any]]:
     return [json.loads(line) for line in run.stdout.splitlines()]
 
 
-@pytest.mark.matrix
-@pytest.mark.parametrize("name", QUEUES)
-def test_tasks_belong_to_the_request_that_queued_them(name: str, redis_url: str, tmp_path: Path) -> None:
-    """Retries and follow-up tasks too; a scheduled task belongs to nobody. Their spans arrive when the worker stops."""
+def run_tasks(name: str, redis_url: str, count: int, folder: Path) -> tuple[list[list[Any]], list[Any], str]:
+    """Queue tasks and work on them. Returns their reports, their spans, and the output of the worker."""
     bin_folder = environment_of(name)
-    number = list(QUEUES).index(name)
-    url = f"{redis_url}/{number}"
-    expected = Counter({kind: COUNT * reports for kind, reports in KINDS.items()})
+    url = f"{redis_url}/{list(QUEUES).index(name)}"
+    seconds = 60 + count
+    expected = count * sum(KINDS.values())
     with Receiver() as receiver:
         env = {
             **os.environ,
@@ -102,14 +105,14 @@ def test_tasks_belong_to_the_request_that_queued_them(name: str, redis_url: str,
         env |= {"OTEL_BSP_SCHEDULE_DELAY": "600000", "BYLINE_SIGNING_KEY": "k" * 32}
         program, *arguments = QUEUES[name][1]
         command = [str(bin_folder / program), *(each.format(redis=url) for each in arguments)]
-        log = (tmp_path / "log").open("w+")
+        log = (folder / "log").open("w+")
         with log, subprocess.Popen(command, cwd=environments.ROOT, env=env, stdout=log, stderr=log) as worker:
             try:
-                sender = [str(bin_folder / "python"), "-m", "tests.queues.send", str(COUNT)]
-                subprocess.run(sender, cwd=environments.ROOT, env=env, check=True, timeout=SECONDS)
-                deadline = time.monotonic() + SECONDS
+                sender = [str(bin_folder / "python"), "-m", "tests.queues.send", str(count)]
+                subprocess.run(sender, cwd=environments.ROOT, env=env, check=True, timeout=seconds)
+                deadline = time.monotonic() + seconds
                 reports = read_reports(bin_folder, url)
-                while len(reports) < expected.total() and time.monotonic() < deadline and worker.poll() is None:
+                while len(reports) < expected and time.monotonic() < deadline and worker.poll() is None:
                     time.sleep(0.2)
                     reports = read_reports(bin_folder, url)
             finally:
@@ -118,11 +121,18 @@ def test_tasks_belong_to_the_request_that_queued_them(name: str, redis_url: str,
                     worker.wait(60)
                 except subprocess.TimeoutExpired:
                     worker.kill()
-        output = (tmp_path / "log").read_text()
-        assert Counter(report[0] for report in reports) == expected, output[-4000:]
-        wrong = [report for report in reports if report[2:] != [report[1], report[1] and f"of {report[1]}"]]
-        assert wrong == []
         spans = [span for span in receiver.spans if "for.user" in span.attributes]
-        assert [span for span in spans if span.attributes["for.user"] != span.attributes.get("user.id", "")] == []
-        assert len(spans) == expected.total(), output[-4000:]
+        return reports, spans, (folder / "log").read_text()
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", QUEUES)
+def test_tasks_belong_to_the_request_that_queued_them(name: str, redis_url: str, tmp_path: Path) -> None:
+    """Retries and follow-up tasks too; a scheduled task belongs to nobody. Their spans arrive when the worker stops."""
+    reports, spans, output = run_tasks(name, redis_url, COUNT, tmp_path)
+    expected = Counter({kind: COUNT * reports for kind, reports in KINDS.items()})
+    assert Counter(report[0] for report in reports) == expected, output[-4000:]
+    assert [report for report in reports if report[2:] != [report[1], report[1] and f"of {report[1]}"]] == []
+    assert [span for span in spans if span.attributes["for.user"] != span.attributes.get("user.id", "")] == []
+    assert len(spans) == expected.total(), output[-4000:]
     assert "byline.E" not in output
