@@ -180,6 +180,8 @@ Frameworks run under uvicorn or waitress, servers with Starlette or Flask:
 
 Under AWS Lambda, call `byline.flush()` at the end of the handler: the process is frozen after each response.
 
+Without code, with environment variables alone, the spans are the same: [zero-code.md](zero-code.md) has the pairs.
+
 A framework that is not listed works if its app is an ASGI or WSGI callable: wrap that, outermost.
 
 ## Neither ASGI nor WSGI

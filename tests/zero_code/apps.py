@@ -156,7 +156,36 @@ def serve_wsgiref(port: str) -> None:
     make_server("127.0.0.1", int(port), app).serve_forever()
 
 
+def serve_mangum(port: str) -> None:
+    """Answer HTTP requests by AWS Lambda's handler of Mangum."""
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    from mangum import Mangum
+
+    handler = Mangum(app, lifespan="off")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"])).decode()
+            http = {"method": "POST", "path": self.path, "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1"}
+            event = {
+                "version": "2.0",
+                "rawPath": self.path,
+                "rawQueryString": "",
+                "headers": {name.lower(): value for name, value in self.headers.items()},
+                "requestContext": {"http": http, "stage": "$default"},
+                "body": body,
+                "isBase64Encoded": False,
+            }
+            answer = handler(event, object())
+            self.send_response(answer["statusCode"])
+            self.end_headers()
+            self.wfile.write(answer["body"].encode())
+
+    HTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
+
+
 if __name__ == "__main__":
     import sys
 
-    serve_wsgiref(sys.argv[1])
+    {"wsgiref": serve_wsgiref, "mangum": serve_mangum}[sys.argv[1]](sys.argv[2])

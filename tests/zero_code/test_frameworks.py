@@ -14,6 +14,8 @@ import pytest
 from opentelemetry.instrumentation import auto_instrumentation
 
 from byline.testing import Receiver
+from tests.matrix import environments
+from tests.matrix.cells import Cell
 from tests.servers import patience
 from tests.support import environment_without_settings
 
@@ -26,7 +28,22 @@ SERVERS = {
     "gunicorn-uvicorn": ["gunicorn", APP, "--bind", "127.0.0.1:{port}", "-k", "uvicorn_worker.UvicornWorker"],
     "flask": ["flask", "--app", "tests.zero_code.apps", "run", "--port", "{port}"],
     "waitress": ["waitress-serve", "--listen", "127.0.0.1:{port}", APP],
-    "wsgiref": ["python", "-m", "tests.zero_code.apps", "{port}"],
+    "wsgiref": ["python", "-m", "tests.zero_code.apps", "wsgiref", "{port}"],
+    "daphne": ["daphne", APP, "-b", "127.0.0.1", "-p", "{port}"],
+    "granian": ["granian", APP, "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}"],
+    "granian-wsgi": ["granian", APP, "--interface", "wsgi", "--host", "127.0.0.1", "--port", "{port}"],
+    "mangum": ["python", "-m", "tests.zero_code.apps", "mangum", "{port}"],
+    "uwsgi": [
+        "uwsgi",
+        "--http",
+        "127.0.0.1:{port}",
+        "--module",
+        APP,
+        "--master",
+        "--enable-threads",
+        "--lazy-apps",
+        "--die-on-term",
+    ],
 }
 CASES = [
     ("fastapi", "uvicorn"),
@@ -45,6 +62,25 @@ CASES = [
     ("pyramid", "waitress"),
     ("pyramid", "wsgiref"),
 ]
+#: Servers that the development environment has not; they are installed in one of their own.
+OTHER_SERVERS = Cell(
+    "zero-code",
+    "zero code",
+    (),
+    (
+        *("daphne>=4.1", "granian>=2.0", "mangum>=0.19", "pyuwsgi>=2.0.27", "hypercorn>=0.17", "flask>=3.0"),
+        *("httpx>=0.27", "opentelemetry-distro>=0.61b0", "opentelemetry-instrumentation-wsgi>=0.61b0"),
+        *("opentelemetry-instrumentation-asgi>=0.61b0", "opentelemetry-instrumentation-flask>=0.61b0"),
+        "opentelemetry-instrumentation-starlette>=0.61b0",
+    ),
+)
+OTHER_CASES = [
+    ("starlette", "daphne"),
+    ("starlette", "granian"),
+    ("flask", "granian-wsgi"),
+    ("starlette", "mangum"),
+    ("starlette", "hypercorn"),
+]
 #: How the app is started → what is put before the command, and whether byline is in the app's code.
 WAYS: dict[str, tuple[list[str], bool]] = {
     "code": ([], True),
@@ -54,15 +90,19 @@ WAYS: dict[str, tuple[list[str], bool]] = {
 }
 
 
-def program(name: str) -> str:
-    return sys.executable if name == "python" else str(Path(sys.executable).with_name(name))
+def program(name: str, python: str) -> str:
+    return python if name == "python" else str(Path(python).with_name(name))
 
 
+#: Kind, session, user and operation of the spans of one request.
+SPANS = [("INTERNAL", "s-1", "ada", "chat"), ("SERVER", "s-1", "ada", None)]
 #: Earlier versions take their folder off PYTHONPATH for good.
 INSTRUMENTS_SPAWNED_PROCESSES = hasattr(auto_instrumentation, "_initialize")
 
 
-def start(framework: str, server: str, way: str, receiver: Receiver, port: int, **variables: str) -> Any:
+def start(
+    framework: str, server: str, way: str, receiver: Receiver, port: int, python: str = sys.executable, **variables: str
+) -> Any:
     before, in_code = WAYS[way]
     env = environment_without_settings()
     env |= {"FRAMEWORK": framework, "CODE": "1" if in_code else "", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
@@ -74,7 +114,7 @@ def start(framework: str, server: str, way: str, receiver: Receiver, port: int, 
     env |= {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"} | variables
     command = [*before, *(each.format(port=port) for each in SERVERS[server])]
     for index in {0, len(before)}:
-        command[index] = program(command[index])
+        command[index] = program(command[index], python)
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -127,5 +167,23 @@ def test_every_way_gives_one_server_span_and_one_llm_span(framework: str, server
     if server == "hypercorn" and way == "opentelemetry-instrument" and not INSTRUMENTS_SPAWNED_PROCESSES:
         pytest.skip("hypercorn spawns its workers, which earlier versions of OpenTelemetry do not instrument")
     spans, output = spans_of(framework, server, way)
-    assert spans == [("INTERNAL", "s-1", "ada", "chat"), ("SERVER", "s-1", "ada", None)], output
+    assert spans == SPANS, output
+    assert "byline.E" not in output
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(("framework", "server"), OTHER_CASES)
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_gives_the_same_spans_under_other_servers(framework: str, server: str, way: str) -> None:
+    spans, output = spans_of(framework, server, way, python=str(environments.make(OTHER_SERVERS)))
+    assert spans == SPANS, output
+    assert "byline.E" not in output
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("way", ["code", "opentelemetry-instrument and code"])
+def test_under_uwsgi_the_middleware_is_in_code(way: str) -> None:
+    """UWSGI takes the app without a line of Python that byline could hook."""
+    spans, output = spans_of("flask", "uwsgi", way, python=str(environments.make(OTHER_SERVERS)))
+    assert spans == SPANS, output
     assert "byline.E" not in output
