@@ -274,3 +274,26 @@ def compact_cell(value: str | None) -> Any:
         parsed = parsed["messages"]
     last = parsed[-1] if isinstance(parsed, list) and parsed else parsed
     return last.get("content") if isinstance(last, dict) and "role" in last else None
+
+
+def tool_columns(found: Observation) -> tuple[list[str], list[tuple[str, Any]]]:
+    """Return the tools that were offered, and names and arguments of those that were called, as Langfuse 4.16 does.
+
+    Offered ones stand in ``tools`` of the input, calls in ``tool_calls`` of the output. A tool counts as called if a
+    call of its name is there.
+    """
+    given, returned = _parsed(found.input), _parsed(found.output)
+    offered = given.get("tools", []) if isinstance(given, dict) else []
+    messages = returned if isinstance(returned, list) else [returned]
+    calls = [
+        call["function"] for message in messages if isinstance(message, dict) for call in message.get("tool_calls", [])
+    ]
+    names = [tool.get("function", tool)["name"] for tool in offered]
+    return names, [(call["name"], json.loads(call["arguments"])) for call in calls]
+
+
+def _parsed(value: str | None) -> Any:
+    try:
+        return json.loads(value or "null")
+    except ValueError:
+        return value

@@ -172,6 +172,9 @@ def _read_side(attributes: Mapping[str, Any], places: Iterable[str]) -> list[Mes
             value = _messages_of_events(value, is_output=is_output)
         if place in _BEST or not found:
             messages = _parse_messages(value)
+            if place == _AGENT_MESSAGES and messages and messages[-1]["role"] == "assistant":
+                # The whole conversation: the answer is the agent's output.
+                del messages[-1]
             found = messages or found
             if messages and place in _BEST:
                 break

@@ -133,5 +133,4 @@ def _set_error(span: SpanCopy) -> None:
     error = find_error(span)
     span.status = Status(StatusCode.ERROR, error.text if error.message or error.kind != "error" else None)
     if span.attributes[_KIND] == "LLM" or (span.is_root and not span.is_llm):
-        stated = {key: text for key, text in (("code", error.code), ("message", error.message)) if text}
-        span.set_missing(_OUTPUT, json_dumps({"error": stated}))
+        span.set_missing(_OUTPUT, json_dumps({"error": error.stated}))

@@ -42,6 +42,7 @@ _XAI_COUNTS: Final = {
     "prompt_image_tokens": CALL_RESULT["input_image_tokens"],
 }
 _XAI_SUMS: Final = ("input_tokens", "output_tokens", "total_tokens")
+_UNKNOWN_ERROR: Final = "error"
 _TOKENS: Final = (CALL_RESULT["input_tokens"], CALL_RESULT["output_tokens"])
 
 
@@ -323,6 +324,15 @@ class SpanError(NamedTuple):
     message: str | None
     text: str
 
+    @property
+    def stated(self) -> dict[str, str]:
+        """Code and message as far as they are known: the output of a call that failed."""
+        if self.message is None:
+            return {"code": self.code}
+        return (
+            {"message": self.message} if self.code == _UNKNOWN_ERROR else {"code": self.code, "message": self.message}
+        )
+
 
 def find_error(span: SpanCopy) -> SpanError:
     """Return the error of a span that failed."""
@@ -340,10 +350,10 @@ def find_error(span: SpanCopy) -> SpanError:
     if message == str(code):
         # The message is content; without content the status says the code.
         message = None
-    stated = str(message or kind or code or "error")
+    stated = str(message or kind or code or _UNKNOWN_ERROR)
     has_code = code is None or re.search(rf"\b{re.escape(str(code))}\b", stated)
     text = stated if has_code else f"{code}: {stated}"
-    return SpanError(str(code or kind or "error"), str(kind or code or "error"), message, text)
+    return SpanError(str(code or kind or _UNKNOWN_ERROR), str(kind or code or _UNKNOWN_ERROR), message, text)
 
 
 def _exception_text(span: SpanCopy) -> Any:

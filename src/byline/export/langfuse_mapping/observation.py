@@ -114,8 +114,10 @@ _COLUMNS: Final = re.compile(r"byline\.(?:error\.message|generation\.name|step\.
 _REPEATED: Final = tuple(
     f"byline.{group}" for group in ("cache.", "caller.", "cost.", "duration", "gateway.", "llm.", "ratelimit.")
 )
-#: The same of generations, whose columns have tokens, cost, model and parameters in any spelling.
-_REPEATED_OF_GENERATIONS: Final = (
+#: The same of model calls, whose columns have tokens, cost, model and parameters in any spelling.
+_REPEATED_OF_MODEL_CALLS: Final = (
+    "embedding.invocation_parameters",
+    "embedding.model_name",
     "gen_ai.usage.",
     names.PARAMETERS,
     "llm.cost.",
@@ -128,7 +130,10 @@ _REPEATED_OF_GENERATIONS: Final = (
     "llm.usage.",
     "openinference.span.kind",
 )
-#: Names by which people filter.
+#: OpenInference's texts and vectors, and the request and the response in which they stand as well.
+_EMBEDDINGS: Final = ("embedding.embeddings.", "input.", "output.")
+_EMBEDDED_TEXT: Final = re.compile(r"embedding\.embeddings\.\d+\.embedding\.text")
+#: The counts that every instrumentation states, for those who read the attributes in Langfuse's exports.
 _KEPT: Final = frozenset(
     {names.COST, names.REQUEST_MODEL, names.CALL_RESULT["input_tokens"], names.CALL_RESULT["output_tokens"]}
 )
@@ -173,12 +178,16 @@ def drop_mapped(span: SpanCopy) -> None:
     """Remove attributes that `map_span` has rewritten: Langfuse would show them once more, as metadata."""
     attributes = span.attributes
     repeated = [name for name in attributes if name.startswith(_REPEATED)]
-    if attributes.get(TYPE) == "generation":
-        repeated += [name for name in attributes if name.startswith(_REPEATED_OF_GENERATIONS) and name not in _KEPT]
+    if attributes.get(TYPE) in ("generation", "embedding"):
+        repeated += [name for name in attributes if name.startswith(_REPEATED_OF_MODEL_CALLS) and name not in _KEPT]
+    repeated += [name for name, key in _FURTHER.items() if METADATA + key in attributes]
     given = attributes.get(conversation.INPUT)
     if isinstance(given, str) and given.startswith('{"messages":') and '"tools":' in given:
         # A quotation mark within a message is escaped.
         repeated += [_TOOLS, f"{METADATA}tool_definitions"]
+    if attributes.get(TYPE) == "embedding" and conversation.INPUT in attributes:
+        # Texts, and vectors of a thousand numbers.
+        repeated += [name for name in attributes if name.startswith(_EMBEDDINGS)]
     if conversation.INPUT in attributes or conversation.OUTPUT in attributes:
         repeated += conversation.rendered_attributes(attributes, is_model_call=attributes.get(TYPE) == "generation")
     for name in repeated:
@@ -253,6 +262,10 @@ def _map_messages(span: SpanCopy) -> None:
     """Set input and output as OpenAI's messages; both, because Langfuse looks for neither if one is set."""
     attributes = span.attributes
     is_generation = attributes[TYPE] == "generation"
+    if attributes[TYPE] == "embedding":
+        embedded = [attributes[name] for name in attributes if _EMBEDDED_TEXT.fullmatch(name)]
+        if embedded:
+            attributes.setdefault(conversation.INPUT, str(embedded[0]) if len(embedded) == 1 else json_dumps(embedded))
     if not (is_generation or conversation.has_messages(attributes)):
         return
     if attributes.keys() & {conversation.INPUT, conversation.OUTPUT} and not conversation.has_messages(attributes):
@@ -280,8 +293,7 @@ def _map_error(span: SpanCopy) -> None:
         return
     found = conversation.read_conversation(attributes, span.events)
     if found.output is None:
-        stated = {"code": error.code, "message": error.message}
-        attributes[conversation.OUTPUT] = json_dumps({"error": {key: text for key, text in stated.items() if text}})
+        attributes[conversation.OUTPUT] = json_dumps({"error": error.stated})
         # An output that is set stops Langfuse's search for the input.
         text = chat_messages.dump_input(found)
         if text is not None:
