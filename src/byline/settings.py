@@ -220,6 +220,13 @@ def install_command(extra: str) -> str:
     return _command(installer, Path(sys.prefix), distribution.read_text("direct_url.json"), extra)
 
 
+def program_command(package: str) -> str:
+    """Return the command that installs a program, with the tool by which byline was installed."""
+    tool = install_command("").partition(" ")[0]
+    command = {"uv": "uv tool", "pipx": "pipx"}.get(tool, "pip")
+    return f"{command} install {package}"
+
+
 def _command(installer: str, environment: Path, direct_url: str | None, extra: str) -> str:
     """Return the command of an installer for a virtual environment."""
     requirement = _requirement(direct_url, extra)

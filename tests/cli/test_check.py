@@ -425,3 +425,32 @@ assert main(["demo"]) == 1
     assert "byline.E051" in done.stderr
     assert re.search(r"pip install .*\[demo\]'", done.stderr)
     assert "rich" in done.stderr
+
+
+def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of byline, which prints it if no command is given, and of each command; in lines of a terminal's width."""
+    assert main([]) == 2
+    output = capsys.readouterr()
+    texts = [output.err]
+    assert output.out == ""
+    for command in ("demo", "check", "gateway", "run"):
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+        assert ended.value.code == 0
+        texts.append(capsys.readouterr().out)
+    for text in texts:
+        assert "examples:\n  byline " in text
+        assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_header_without_a_colon_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["check", "main:app", "--header", "Authorization"])
+    assert ended.value.code == 2
+    assert "'Authorization' has no colon" in capsys.readouterr().err
+
+
+def test_the_verdict_without_a_destination_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check"]) == 1
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first == "There is no destination, so spans go nowhere."

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from byline.cli.doctor import Report
     from byline.cli.findings import Finding
 
+_NO_DESTINATION: Final = "the environment names none"
 _ESCAPES: Final = re.compile(r"\033\[[0-9;]*m")
 
 
@@ -77,6 +78,8 @@ def run_check(*, as_json: bool, verbose: bool = False, app: AppCheck | None = No
         return code
     if report is not None:
         verdict = hide_secrets(report.verdict)
+    elif all(result.ok or result.detail == _NO_DESTINATION for result in results) and failed:
+        verdict = "There is no destination, so spans go nowhere."
     elif failed:
         verdict = f"{failed} of {len(results)} checks failed."
     else:
@@ -213,8 +216,11 @@ def _check_destinations(of_app: Sequence[Destination] | None = None) -> Iterator
         # Turning one destination off may be intended if another one is left.
         yield CheckResult("destinations", bool(destinations), reason, advice)
     if not destinations and not unused:
-        advice = "set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY, or OTEL_EXPORTER_OTLP_ENDPOINT"
-        yield CheckResult("destinations", False, "the environment names none", advice)
+        advice = (
+            "set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY, or OTEL_EXPORTER_OTLP_ENDPOINT; byline check main:app "
+            "checks destinations that are made in code"
+        )
+        yield CheckResult("destinations", False, _NO_DESTINATION, advice)
     for destination in destinations:
         yield from _send_test_trace(destination)
 
@@ -304,9 +310,9 @@ def result_lines(results: Sequence[CheckResult]) -> Iterator[str]:
     """Yield one line per result, and the advice below each failure."""
     width = max((len(result.name) for result in results), default=0)
     for result in results:
-        yield f"{_status_text(ok=result.ok)}  {result.name.ljust(width)}  {hide_secrets(result.detail)}".rstrip()
+        yield from _wrap(f"{_status_text(ok=result.ok)}  {result.name.ljust(width)}  ", hide_secrets(result.detail))
         if not result.ok and result.advice:
-            yield f"        → {hide_secrets(result.advice)}"
+            yield from _wrap("        → ", hide_secrets(result.advice))
 
 
 def _status_text(*, ok: bool) -> str:

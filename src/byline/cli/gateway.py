@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from byline import settings
 from byline.cli import span_summary
+from byline.secrets import scrub
 from byline.settings import SettingError
 from byline.testing import Gateway, Receiver, Request
 from byline.testing.server import Handler
@@ -98,7 +99,8 @@ def _describe_call(request: Request) -> str:
     parts += [f"{name} {members[name]}" for name in ("model", "stream") if members.get(name)]
     parts += [f"{name}={json.dumps(members[name])[:_MAX_SHOWN]}" for name in _SHOWN_MEMBERS if name in members]
     parts += [f"{name}: {request.headers[name][:_MAX_SHOWN]}" for name in sorted(request.headers) if _is_shown(name)]
-    return " · ".join(parts)
+    # Some gateways take keys in the path, and metadata may be anything.
+    return scrub(" · ".join(parts))
 
 
 def _is_shown(header: str) -> bool:

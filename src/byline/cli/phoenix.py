@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from byline.settings import SettingError
+from byline.settings import SettingError, program_command
 
 #: Seconds that Phoenix may take to start: it creates a database first.
 _START_TIMEOUT: Final = 120.0
@@ -34,7 +34,7 @@ def serve() -> Iterator[str]:
         raise SettingError(
             "byline.E160",
             "Phoenix is not installed",
-            "run: pip install arize-phoenix, or use --otlp for another backend",
+            f"run: {program_command('arize-phoenix')}, or use --otlp for another backend",
         )
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         port, grpc_port = _free_port(), _free_port()
