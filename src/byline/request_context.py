@@ -99,7 +99,9 @@ class RequestContext:
         server_span_attribution: The attribution that they were made from.
         span_attributes: The attribution and the attributes that spans of this context get, made once for equal
             attributions.
-        claimed_fields: An attribution that was read in one pass, and its fields that have a value.
+        claimed_fields: An attribution that was read in one pass, and its fields that have a value, until
+            `attribution_attributes` are made of them.
+        attribution_attributes: An attribution and its span attributes.
         caller_key: The caller's API key and its name, if ``identity`` has stated them.
         is_isolated: Whether the request must not be filed under the trace of its ``traceparent``.
     """
@@ -119,6 +121,7 @@ class RequestContext:
     _merged: tuple[Mapping[str, Any], Attribution, Attribution] | None = None
     _claimed: Attribution | None = None
     claimed_fields: tuple[Attribution, Mapping[str, Any]] | None = None
+    attribution_attributes: tuple[Attribution, dict[str, Any]] | None = None
     _settled = False
     _is_sent_by_public = False
     _reading_thread: int | None = None

@@ -174,14 +174,18 @@ def field_attributes(fields: Mapping[str, Any]) -> dict[str, AttributeValue]:
     return attributes
 
 
-def context_attributes(context: RequestContext, attribution: Attribution) -> dict[str, AttributeValue]:
-    """Return the span attributes of the attribution of a request."""
-    known = context.claimed_fields
-    return (
-        field_attributes(known[1])
-        if known is not None and known[0] is attribution
-        else attribution_attributes(attribution)
-    )
+def context_attributes(context: RequestContext, attribution: Attribution) -> Mapping[str, AttributeValue]:
+    """Return the span attributes of the attribution of a request, made once for the server span and the LLM spans."""
+    made = context.attribution_attributes
+    if made is None or made[0] is not attribution:
+        known = context.claimed_fields
+        if known is not None and known[0] is attribution:
+            made = (attribution, field_attributes(known[1]))
+            context.claimed_fields = None
+        else:
+            made = (attribution, attribution_attributes(attribution))
+        context.attribution_attributes = made
+    return made[1]
 
 
 def attribution_attributes(attribution: Attribution) -> dict[str, AttributeValue]:

@@ -194,7 +194,7 @@ def set_request_attributes(context: RequestContext) -> None:
         if attribution is context.server_span_attribution and not context.has_calls:
             # Nothing has changed since the last time.
             return
-        attributes: dict[str, AttributeValue] = context_attributes(context, attribution)
+        attributes: dict[str, AttributeValue] = dict(context_attributes(context, attribution))
         if names.CONVERSATION_ID in attributes and _is_exported_by_langfuse_sdk(span):
             # The SDK would take the span for an LLM span, and send it as a root without input and output.
             del attributes[names.CONVERSATION_ID]

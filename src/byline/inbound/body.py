@@ -89,20 +89,14 @@ class BodyBuffer:
         scope: The ASGI scope of the request.
     """
 
-    __slots__ = (
-        "_inspect_headers",
-        "_members",
-        "_one_pass",
-        "_scope",
-        "_taken",
-        "chunks",
-        "ended",
-        "expected",
-        "ignored",
-        "limit",
-        "overflow",
-        "size",
-    )
+    # Set when they change, because there is one buffer for each request.
+    size = 0
+    expected: int | None = None
+    ended = False
+    ignored = False
+    overflow = False
+    _taken = 0
+    _one_pass: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -112,17 +106,13 @@ class BodyBuffer:
         scope: MutableMapping[str, Any] | None = None,
     ) -> None:
         self.chunks: list[bytes] = []
-        self.size = 0
         self.limit = limit
-        self.expected = expected
-        self.ended = False
-        self.ignored = False
-        self.overflow = expected is not None and expected > limit
         self._inspect_headers = inspect_headers
         self._scope = scope
         self._members: dict[str, Any] | None = {}
-        self._taken = 0
-        self._one_pass: dict[str, Any] | None = None
+        if expected is not None:
+            self.expected = expected
+            self.overflow = expected > limit
 
     def append(self, chunk: bytes, last: bool) -> None:
         """Keep a chunk that the app has just read."""
@@ -132,9 +122,10 @@ class BodyBuffer:
             if type(chunk) is not bytes:
                 # The server may reuse its buffer.
                 chunk = bytes(chunk)
-            self.chunks.append(chunk)
-            self.size += len(chunk)
-            if self.size > _SMALL or len(self.chunks) > _FEW_CHUNKS:
+            chunks = self.chunks
+            chunks.append(chunk)
+            size = self.size = self.size + len(chunk)
+            if size > _SMALL or len(chunks) > _FEW_CHUNKS:
                 self._release_if_unreadable()
                 if self.chunks:
                     self._take_budget()

@@ -120,8 +120,11 @@ class AsgiRequest:
         return {**underscored, **found} if underscored else found
 
     def pick_headers(self, wanted: HeaderNames) -> list[tuple[str, str]]:
-        """Return the wanted headers by canonical name, repeated ones too, in their order."""
+        """Return the wanted headers by canonical name, repeated ones too, those of one name in their order."""
         names = wanted.asgi
+        plain = plain_headers(self.scope)
+        if plain is not None:
+            return [(name, decode_header(plain[raw])) for raw, name in names.items() if raw in plain]
         headers = self.scope.get("headers", ())
         return [(names[folded], decode_header(value)) for name, value in headers if (folded := name.lower()) in names]
 
