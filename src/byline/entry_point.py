@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from typing import Any
 
@@ -36,3 +37,24 @@ class BylineInstrumentor(BaseInstrumentor):  # type: ignore[misc, unused-ignore]
     def _uninstrument(self, **_: Any) -> None:
         auto_middleware.uninstall()
         uninstrument()
+
+
+def run_in_process() -> None:
+    """Do for this process what ``opentelemetry-instrument`` does: OpenTelemetry's configuration file, then byline."""
+    path = os.environ.get("OTEL_CONFIG_FILE")
+    if path:
+        try:
+            from opentelemetry.configuration import (  # type: ignore[import-not-found, unused-ignore]
+                configure_sdk,
+                load_config_file,
+            )
+
+            configure_sdk(load_config_file(path))
+        except ImportError:
+            # `find_tracer_provider` says so.
+            pass
+        except Exception as error:
+            errors.error_once("config file", "byline.E116: OTEL_CONFIG_FILE cannot be used (%s)", error)
+    # The file may name byline among its instrumentations.
+    if not BylineInstrumentor().is_instrumented_by_opentelemetry:
+        BylineInstrumentor().instrument()

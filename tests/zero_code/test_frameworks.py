@@ -71,7 +71,7 @@ OTHER_SERVERS = Cell(
         *("daphne>=4.1", "granian>=2.0", "mangum>=0.19", "pyuwsgi>=2.0.27", "hypercorn>=0.17", "flask>=3.0"),
         *("httpx>=0.27", "opentelemetry-distro>=0.61b0", "opentelemetry-instrumentation-wsgi>=0.61b0"),
         *("opentelemetry-instrumentation-asgi>=0.61b0", "opentelemetry-instrumentation-flask>=0.61b0"),
-        "opentelemetry-instrumentation-starlette>=0.61b0",
+        *("opentelemetry-instrumentation-starlette>=0.61b0", "opentelemetry-sdk[file-configuration]>=1.45"),
     ),
 )
 OTHER_CASES = [
@@ -187,3 +187,76 @@ def test_under_uwsgi_the_middleware_is_in_code(way: str) -> None:
     spans, output = spans_of("flask", "uwsgi", way, python=str(environments.make(OTHER_SERVERS)))
     assert spans == SPANS, output
     assert "byline.E" not in output
+
+
+CONFIG_FILE = """
+file_format: "1.0"
+resource:
+  attributes:
+    - name: service.name
+      value: declared
+tracer_provider:
+  processors:
+    - batch:
+        exporter:
+          otlp_http:
+            endpoint: ${RECEIVER}/v1/traces
+"""
+OPTIONS_IN_FILE = """
+instrumentation/development:
+  python:
+    byline:
+      stamp: all
+"""
+JOB = """
+import byline
+from opentelemetry import trace
+
+{code}
+tracer = trace.get_tracer("tests")
+with byline.bound(session_id="s-1"):
+    tracer.start_span("chat m", attributes={{"gen_ai.operation.name": "chat", "gen_ai.request.model": "m"}}).end()
+    tracer.start_span("other").end()
+print(trace.get_tracer_provider().resource.attributes["service.name"])
+"""
+
+
+def run_job(
+    way: str, config: Path, *, code: str = ""
+) -> tuple[list[tuple[str, Any]], subprocess.CompletedProcess[str]]:
+    """Run a job with OpenTelemetry's configuration file. Returns the name and the session of each span."""
+    python = str(environments.make(OTHER_SERVERS))
+    with Receiver() as receiver:
+        env = environment_without_settings() | {"OTEL_CONFIG_FILE": str(config), "RECEIVER": receiver.url}
+        env |= {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+        before = [program(name, python) if index == 0 else name for index, name in enumerate(WAYS[way][0])]
+        command = [*before, python, "-c", JOB.format(code=code)]
+        run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+        return sorted((span.name, span.attributes.get("session.id")) for span in receiver.spans), run
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("way", ["byline run", "opentelemetry-instrument"])
+def test_the_configuration_file_of_opentelemetry_has_provider_and_exporters(way: str, tmp_path: Path) -> None:
+    config = tmp_path / "otel.yaml"
+    config.write_text(CONFIG_FILE)
+    spans, run = run_job(way, config)
+    assert spans == [("chat m", "s-1"), ("other", None)], run.stderr
+    assert run.stdout == "declared\n"
+    # It may have arguments of byline.instrument().
+    config.write_text(CONFIG_FILE + OPTIONS_IN_FILE)
+    spans, run = run_job(way, config)
+    assert spans == [("chat m", "s-1"), ("other", "s-1")], run.stderr
+    assert "byline.E" not in run.stderr
+
+
+@pytest.mark.matrix
+def test_without_the_configuration_file_byline_says_so_and_goes_on(tmp_path: Path) -> None:
+    """Under `opentelemetry-instrument`, OpenTelemetry loads no instrumentation then."""
+    _, run = run_job("byline run", tmp_path / "missing.yaml")
+    assert run.returncode == 0
+    assert "byline.E116: OTEL_CONFIG_FILE cannot be used" in run.stderr
+    _, run = run_job("opentelemetry-instrument", tmp_path / "missing.yaml", code="byline.instrument(destinations=[])")
+    assert run.returncode == 0
+    assert "Failed to auto initialize OpenTelemetry" in run.stderr
+    assert "byline.E116: OTEL_CONFIG_FILE is set" in run.stderr

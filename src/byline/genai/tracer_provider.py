@@ -11,6 +11,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from contextvars import copy_context
 from typing import Any, Final, TypeVar, cast
@@ -50,6 +51,13 @@ def find_tracer_provider(tracer_provider: TracerProvider | None) -> TracerProvid
     """
     if tracer_provider is None:
         if not has_tracer_provider():
+            if os.environ.get("OTEL_CONFIG_FILE"):
+                errors.warn_once(
+                    "config file",
+                    "byline.E116: OTEL_CONFIG_FILE is set, but OpenTelemetry was not configured from the file, so "
+                    "byline makes a tracer provider from the other variables. Install opentelemetry-configuration, and "
+                    "start the app by byline run or opentelemetry-instrument",
+                )
             trace.set_tracer_provider(TracerProvider())
             LateProviderFilter.add()
         present: Any = trace.get_tracer_provider()

@@ -13,6 +13,6 @@ with contextlib.suppress(ImportError):
 # Python's import expects to find a module of this name.
 sys.modules.setdefault("sitecustomize", _this)
 
-from byline.entry_point import BylineInstrumentor  # noqa: E402
+from byline.entry_point import run_in_process  # noqa: E402
 
-BylineInstrumentor().instrument()
+run_in_process()
