@@ -92,7 +92,7 @@ def run_tasks(name: str, redis_url: str, count: int, folder: Path) -> tuple[list
     """Queue tasks and work on them. Returns their reports, their spans, and the output of the worker."""
     bin_folder = environment_of(name)
     url = f"{redis_url}/{list(QUEUES).index(name)}"
-    seconds = 60 + count
+    seconds = 60 + 4 * count
     expected = count * sum(KINDS.values())
     with Receiver() as receiver:
         env = {
