@@ -44,6 +44,8 @@ class DeferredWork:
                     Context().run(function)
                 except Exception:
                     errors.report_internal_error("deferred work")
+                # The last reference to what it works on, whose finalizer may append more work.
+                del function
         finally:
             self._local.is_running = False
 

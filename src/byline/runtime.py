@@ -160,6 +160,7 @@ class Runtime:
     def close(self, timeout: float = _SHUTDOWN_TIMEOUT) -> None:
         """Unhook the clients, switch the processor off, send the waiting spans and stop the destinations."""
         http.uninstall(self.config)
+        self.processor.end_watched()
         self.processor.switch_off()
         self.stop_destinations(timeout)
 
@@ -228,4 +229,5 @@ class Runtimes:
 
     def _stop_on_exit(self) -> None:
         for runtime in self._active:
+            runtime.processor.end_watched()
             runtime.stop_destinations(_SHUTDOWN_TIMEOUT / len(self._active))

@@ -125,18 +125,35 @@ class TestWhichSpanIsTheRoot:
                     app.chat(user)
         assert tree(receiver.spans) == {None: ["ada", "bob"]}
 
-    def test_in_the_trace_of_another_process_no_root_is_made(self, receiver: Receiver) -> None:
+    @pytest.mark.parametrize(
+        ("caller_spans", "roots"),
+        [("auto", {"request"}), ("elsewhere", {"request"}), ("here", set())],
+    )
+    def test_trace_of_a_caller_has_a_root_unless_the_callers_spans_are_there(
+        self, caller_spans: Any, roots: set[str], receiver: Receiver
+    ) -> None:
+        """A plain ``traceparent`` comes from a caller elsewhere; without a root Langfuse shows the last call only."""
         remote = SpanContext(0xA1, 0xB2, is_remote=True, trace_flags=TraceFlags(1))
         context = trace.set_span_in_context(NonRecordingSpan(remote))
         with (
-            running(Langfuse(*KEYS, receiver.url)) as app,
+            running(Langfuse(*KEYS, receiver.url, caller_spans=caller_spans)) as app,
             byline.bound(session_id="s"),
             app.tracer.start_as_current_span("POST", context=context, kind=SpanKind.SERVER),
         ):
             app.chat("first", **asked("q 1", "a 1"))
             app.chat("second", **asked("q 2", "a 2"))
-        assert {span.name for span in receiver.spans} == {"first", "second"}
+        assert {span.name for span in receiver.spans} == {"first", "second"} | roots
+        assert {span.trace_id for span in receiver.spans} == {f"{0xA1:032x}"}
+        # The name of the caller's trace is the caller's.
         assert not [span for span in receiver.spans if "langfuse.trace.name" in span.attributes]
+        parents = {span.parent_id for span in receiver.spans if span.name in ("first", "second")}
+        made = {span.span_id for span in receiver.spans if span.name == "request"}
+        assert parents == (made or {f"{0xB2:016x}"})
+        for path in ("legacy", "direct"):
+            if roots:
+                (found,) = traces(receiver.spans, path).values()
+                assert "q 1" in str(found.input)
+                assert "a 2" in str(found.output)
 
     @pytest.mark.parametrize("path", ["legacy", "direct"])
     def test_below_a_caller_elsewhere_the_server_span_shows_its_content_and_keeps_its_name(

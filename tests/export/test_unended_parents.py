@@ -1,20 +1,25 @@
-"""Parents without an end: exported children must have an exported parent."""
+"""Spans without an end: parents of exported children, and calls that ended abnormally."""
 
 from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import httpx2
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import byline
 from byline import internal_metrics
 from byline.export import OTLP, Langfuse
-from byline.testing import Receiver
+from byline.testing import Gateway, Receiver
 from tests.export.support import AGENT, App, Memory, named, running, tree
 
 
@@ -124,3 +129,105 @@ def test_a_parent_that_the_full_queue_dropped_is_counted_and_not_sent(monkeypatc
         thread.join()
     assert memory.names == ["child", "other"]
     assert internal_metrics.counter_values()["destination.spans.dropped.queue_full"] == 1
+
+
+class Forgetful:
+    """An instrumentation that forgets the span of a call that fails, or of a stream that is not read to its end."""
+
+    def __init__(self, receiver: Receiver, **options: Any) -> None:
+        self.provider = TracerProvider(shutdown_on_exit=False)
+        self.own = InMemorySpanExporter()
+        self.provider.add_span_processor(SimpleSpanProcessor(self.own))
+        byline.instrument(tracer_provider=self.provider, destinations=[OTLP(receiver.url, **options)])
+        self.tracer = self.provider.get_tracer("openlit.instrumentation.openai")
+
+    def call(self, url: str, *, stream: bool, http_span: bool = False) -> Any:
+        """Call the model, leave a stream after its first chunk, and return the span."""
+        span = self.tracer.start_span("chat gpt-4o", attributes={"gen_ai.operation.name": "chat"})
+        body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Who?"}], "stream": stream}
+        with (
+            trace.use_span(span),
+            httpx2.Client() as client,
+            client.stream("POST", f"{url}/chat/completions", json=body) as response,
+        ):
+            if http_span:
+                self.provider.get_tracer("http").start_span("POST").end()
+            next(chunk for chunk in response.iter_raw() if b"{" in chunk)
+        return span
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    with Gateway() as found:
+        yield found
+        byline.uninstrument()
+
+
+def model_calls(receiver: Receiver) -> list[dict[str, Any]]:
+    byline.flush()
+    return [span.attributes for span in receiver.spans if span.name == "chat gpt-4o"]
+
+
+@pytest.mark.parametrize("http_span", [False, True])
+def test_forgotten_span_of_a_stream_that_the_app_left(http_span: bool, receiver: Receiver, gateway: Gateway) -> None:
+    """It is sent once the app has released it, to byline's destinations only, and once."""
+    app = Forgetful(receiver, spans="all")
+    with byline.bound(session_id="s-1"):
+        span = app.call(gateway.base_url, stream=True, http_span=http_span)
+        assert model_calls(receiver) == []
+        reference = weakref.ref(span)
+        del span
+        gc.collect()
+        assert reference() is None
+        (found,) = model_calls(receiver)
+    assert found["byline.stream.cut"] == "app"
+    assert found["gen_ai.response.model"]
+    assert found["session.id"] == "s-1"
+    assert "chat gpt-4o" not in [span.name for span in app.own.get_finished_spans()]
+    assert len(model_calls(receiver)) == 1
+
+
+def test_forgotten_span_of_a_call_that_failed(receiver: Receiver, gateway: Gateway) -> None:
+    app = Forgetful(receiver, spans="llm")
+    gateway.fail(429)
+    with byline.bound(session_id="s-1"):
+        app.call(gateway.base_url, stream=False)
+    gc.collect()
+    (found,) = model_calls(receiver)
+    assert found["http.response.status_code"] == 429
+    assert receiver.spans[0].status == "ERROR"
+
+
+def test_span_of_such_a_call_that_is_still_open_at_the_end_of_the_process(receiver: Receiver, gateway: Gateway) -> None:
+    app = Forgetful(receiver, spans="llm")
+    with byline.bound(session_id="s-1"):
+        span = app.call(gateway.base_url, stream=True)
+        byline.uninstrument()
+        (found,) = model_calls(receiver)
+        span.end()
+    assert found["byline.stream.cut"] == "app"
+    assert len(model_calls(receiver)) == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_span_that_ends_is_sent_as_it_ends(stream: bool, receiver: Receiver, gateway: Gateway) -> None:
+    """However late, after a stream that was cut and after a call that went well."""
+    app = Forgetful(receiver, spans="llm")
+    with byline.bound(session_id="s-1"):
+        span = app.call(gateway.base_url, stream=stream)
+        gc.collect()
+        assert model_calls(receiver) == []
+        span.set_attribute("note", "late")
+        span.end()
+        del span
+        gc.collect()
+        (found,) = model_calls(receiver)
+    assert found["note"] == "late"
+
+
+def test_span_that_is_not_sampled_is_not_sent(receiver: Receiver, gateway: Gateway) -> None:
+    app = Forgetful(receiver, spans="llm", sampling=0.0)
+    with byline.bound(session_id="s-1"):
+        app.call(gateway.base_url, stream=True)
+    gc.collect()
+    assert model_calls(receiver) == []

@@ -50,6 +50,8 @@ BEDROCK = "https://bedrock-runtime.us-east-1.amazonaws.com/model"
 ASKED: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who wrote this?"}]
 TOOL: Any = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
 TOOL_CALL: Any = {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+#: Responses with pictures, speech or a transcript have no id, model or finish reason.
+MEDIA_UNSAID = ("gen_ai.response.id", "gen_ai.response.model", "gen_ai.response.finish_reasons")
 IMAGE = "data:image/png;base64,iVBORw0KGgo="
 
 CHAT: dict[str, Any] = {
@@ -302,6 +304,83 @@ SCENARIOS: dict[str, Exchange] = {
         },
         "openai",
         {"gen_ai.embeddings.dimension.count": 3, "gen_ai.request.encoding_formats": ("base64",)},
+    ),
+    "OpenAI, an image, streamed": Exchange(
+        f"{OPENAI}/images/generations",
+        {"model": "gpt-image-1", "prompt": "A book", "stream": True, "partial_images": 1},
+        sse(
+            {"type": "image_generation.partial_image", "b64_json": "AAAA"},
+            {
+                "type": "image_generation.completed",
+                "b64_json": "AAAA",
+                "usage": {
+                    "input_tokens": 50,
+                    "output_tokens": 4160,
+                    "input_tokens_details": {"text_tokens": 10, "image_tokens": 40},
+                },
+            },
+            done=False,
+        ),
+        "openai",
+        {"gen_ai.operation.name": "generate_content", "gen_ai.output.type": "image"},
+        streamed=True,
+        unsaid=MEDIA_UNSAID,
+    ),
+    "OpenAI, speech": Exchange(
+        f"{OPENAI}/audio/speech",
+        {"model": "gpt-4o-mini-tts", "voice": "alloy", "input": "Ada did.", "stream_format": "sse"},
+        sse({"type": "speech.audio.done", "usage": {"input_tokens": 3, "output_tokens": 50}}, done=False),
+        "openai",
+        {"gen_ai.operation.name": "generate_content", "gen_ai.output.type": "speech"},
+        streamed=True,
+        unsaid=MEDIA_UNSAID,
+    ),
+    "OpenAI, a transcription": Exchange(
+        f"{OPENAI}/audio/transcriptions",
+        {"model": "gpt-4o-transcribe", "prompt": "Ada"},
+        {
+            "text": "Ada did.",
+            "usage": {
+                "type": "tokens",
+                "input_tokens": 14,
+                "output_tokens": 4,
+                "input_token_details": {"text_tokens": 4, "audio_tokens": 10},
+            },
+        },
+        "openai",
+        {"gen_ai.output.type": "text", "gen_ai.usage.audio.input_tokens": 10},
+        unsaid=MEDIA_UNSAID,
+    ),
+    "Replicate": Exchange(
+        "https://api.replicate.com/v1/models/meta/llama-4/predictions",
+        {"input": {"prompt": "Who?", "system_prompt": "Be brief."}},
+        {
+            "id": "p-1",
+            "model": "meta/llama-4",
+            "status": "succeeded",
+            "output": ["Ada", " did."],
+            "metrics": {"predict_time": 0.5, "input_token_count": 3, "output_token_count": 4},
+        },
+        "replicate",
+        {"gen_ai.response.finish_reasons": ("succeeded",)},
+    ),
+    "xAI": Exchange(
+        "https://api.x.ai/v1/chat/completions",
+        {"model": "grok-4", "messages": ASKED},
+        {
+            "id": "c-1",
+            "model": "grok-4",
+            "choices": [{"finish_reason": "stop", "message": {"role": "assistant", "content": "Ada did."}}],
+            "usage": {
+                "prompt_tokens": 7,
+                "completion_tokens": 4,
+                "total_tokens": 31,
+                "completion_tokens_details": {"reasoning_tokens": 20},
+                "cost_in_usd_ticks": 37756000,
+            },
+        },
+        "x_ai",
+        {"gen_ai.usage.output_tokens": 24, "gen_ai.usage.cost": 0.0037756},
     ),
     "OpenAI, an error": Exchange(f"{OPENAI}/chat/completions", CHAT, ERROR, "openai", status=429),
     "Anthropic, inference with an image, thinking and a tool": Exchange(

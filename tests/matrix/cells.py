@@ -91,6 +91,11 @@ _SMOLAGENTS: Final = (
     "openinference-instrumentation-smolagents==0.1.43",
     "opentelemetry-instrumentation-genai-smolagents==1.2b0",
 )
+_CREWAI: Final = (
+    "crewai==1.15.30",
+    "openinference-instrumentation-crewai==1.1.21",
+    "opentelemetry-instrumentation-crewai==0.62.4",
+)
 #: Without MCP's package its tools and its Responses API cannot be imported.
 _LITELLM: Final = ("litellm[mcp]==1.106.2", "openai==2.54.0")
 
@@ -195,6 +200,13 @@ CELLS: Final = (
         "anthropic",
     ),
     Cell(
+        "openinference-anthropic",
+        "OpenInference, anthropic, ANTHROPIC_OPEN_TELEMETRY=false",
+        ("openinference-instrumentation-anthropic", "anthropic"),
+        (_ANTHROPIC, "openinference-instrumentation-anthropic==3.1.0"),
+        "anthropic",
+    ),
+    Cell(
         "google-genai",
         "google-genai, no instrumentation",
         ("google-genai",),
@@ -207,6 +219,20 @@ CELLS: Final = (
         ("opentelemetry-instrumentation-google-genai", "google-genai"),
         ("google-genai==2.34.0", "genai-prices", "opentelemetry-instrumentation-google-genai==1.3b0"),
         "gemini",
+    ),
+    Cell(
+        "openinference-google-genai",
+        "OpenInference, google-genai",
+        ("openinference-instrumentation-google-genai", "google-genai"),
+        ("google-genai==3.6.1", "genai-prices", "openinference-instrumentation-google-genai==1.4.14"),
+        "gemini",
+    ),
+    Cell(
+        "openinference-litellm",
+        "OpenInference, LiteLLM SDK",
+        ("openinference-instrumentation-litellm", "litellm", "openai"),
+        (*_LITELLM, "openinference-instrumentation-litellm==0.1.51"),
+        "litellm",
     ),
     _agent("langchain", "langchain", "LangChain, no instrumentation", _LANGCHAIN_SHOWN, _LANGCHAIN),
     _agent(
@@ -373,6 +399,21 @@ CELLS: Final = (
         "OpenTelemetry GenAI, smolagents",
         ("opentelemetry-instrumentation-genai-smolagents", "smolagents"),
         _SMOLAGENTS,
+    ),
+    _agent("crewai", "crewai", "CrewAI, no instrumentation", ("crewai",), _CREWAI),
+    _agent(
+        "crewai",
+        "openinference-crewai",
+        "OpenInference, CrewAI",
+        ("openinference-instrumentation-crewai", "crewai"),
+        _CREWAI,
+    ),
+    _agent(
+        "crewai",
+        "openllmetry-crewai",
+        "OpenLLMetry, CrewAI",
+        ("opentelemetry-instrumentation-crewai", "crewai"),
+        _CREWAI,
     ),
 )
 

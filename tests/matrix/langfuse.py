@@ -52,7 +52,7 @@ def _sums(observations: Iterable[Observation]) -> dict[str, float]:
 
 
 def tree(spans: Sequence[ReceivedSpan], everything: Sequence[Mapping[str, Any]]) -> str:
-    """Return whether each span's parent is its nearest ancestor that Langfuse gets as well.
+    """Return whether each span's parent is its nearest ancestor that Langfuse gets as well, or the root byline makes.
 
     Args:
         spans: The spans of a scenario, as Langfuse gets them with ``spans="llm"``.
@@ -63,12 +63,17 @@ def tree(spans: Sequence[ReceivedSpan], everything: Sequence[Mapping[str, Any]])
     orphans = sum(span.parent_id not in (None, *present) for span in spans)
     if orphans:
         return f"{orphans} without their parent"
+    made = {span.span_id for span in spans if span.span_id not in parents and span.parent_id is None}
+    if len(made) > len({span.trace_id for span in spans}):
+        return f"{len(made)} roots that byline has made"
     moved = 0
     for span in spans:
+        if span.span_id in made:
+            continue
         nearest = parents.get(span.span_id)
         while nearest is not None and nearest not in present:
             nearest = parents.get(nearest)
-        moved += nearest != span.parent_id
+        moved += nearest != span.parent_id and not (nearest is None and span.parent_id in made)
     return f"{moved} below another parent" if moved else "yes"
 
 

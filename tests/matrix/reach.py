@@ -38,13 +38,13 @@ _AGENTS: Final = """## Agent frameworks
 
 An agent calls a tool and answers with its result. Langfuse gets the LLM spans only, `spans="llm"`. The columns:
 
-- **tree**: each span is below the nearest span above it that Langfuse gets as well.
+- **tree**: each span is below the nearest span above it that Langfuse gets as well, or below the root that byline
+  makes.
 - **types**: each call of the model is one generation, each tool a tool, and no other span is a generation.
 - **input and output**: the trace shows the first question and the last answer.
 
 DSPy runs with `dspy.LM(…, engine="litellm")`: its default engine speaks HTTP over sockets of its own, which byline does
-not hook. CrewAI is not in the matrix, because its installation takes 840 MB, and neither is OpenLLMetry's
-instrumentation of Haystack, which does not support Haystack 3.
+not hook. OpenLLMetry's instrumentation of Haystack is not in the matrix, because it does not support Haystack 3.
 
 """
 

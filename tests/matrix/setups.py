@@ -85,6 +85,11 @@ def _haystack() -> None:
     haystack.enable_tracing(connector.OpenTelemetryTracer(trace.get_tracer("app")))
 
 
+def _openinference_litellm() -> None:
+    _litellm_alone()
+    _instrumentor("openinference.instrumentation.litellm", "LiteLLMInstrumentor")()
+
+
 _genai_anthropic = _instrumentor("opentelemetry.instrumentation.genai.anthropic", "AnthropicInstrumentor")
 _openllmetry_anthropic = _instrumentor("opentelemetry.instrumentation.anthropic", "AnthropicInstrumentor")
 _openai_v2 = _instrumentor("opentelemetry.instrumentation.openai_v2", "OpenAIInstrumentor")
@@ -130,7 +135,14 @@ AFTER: Final[dict[str, Callable[[], None]]] = {
     "openinference-dspy": _instrumentor("openinference.instrumentation.dspy", "DSPyInstrumentor"),
     "genai-dspy": _instrumentor("opentelemetry.instrumentation.genai.dspy", "DSPyInstrumentor"),
     "openinference-smolagents": _instrumentor("openinference.instrumentation.smolagents", "SmolagentsInstrumentor"),
+    "openinference-crewai": _instrumentor("openinference.instrumentation.crewai", "CrewAIInstrumentor"),
+    "openllmetry-crewai": _instrumentor("opentelemetry.instrumentation.crewai", "CrewAIInstrumentor"),
     "genai-smolagents": _instrumentor("opentelemetry.instrumentation.genai.smolagents", "SmolagentsInstrumentor"),
+    "openinference-anthropic": _instrumentor("openinference.instrumentation.anthropic", "AnthropicInstrumentor"),
+    "openinference-google-genai": _instrumentor(
+        "openinference.instrumentation.google_genai", "GoogleGenAIInstrumentor"
+    ),
+    "openinference-litellm": _openinference_litellm,
     "litellm": _litellm,
     "litellm-request-span": _litellm,
     "litellm-none": _litellm_alone,
@@ -147,9 +159,14 @@ BEFORE: Final[dict[str, Callable[[], None]]] = {
     "openai-v2-latest": _set(OTEL_SEMCONV_STABILITY_OPT_IN="gen_ai_latest_experimental"),
     "litellm-request-span": _set(USE_OTEL_LITELLM_REQUEST_SPAN="true"),
     **dict.fromkeys(("dspy", "openinference-dspy", "genai-dspy"), _litellm_alone),
+    **dict.fromkeys(
+        ("crewai", "openinference-crewai", "openllmetry-crewai"),
+        _set(CREWAI_DISABLE_TELEMETRY="true", CREWAI_TRACING_ENABLED="false"),
+    ),
     "langsmith": _set(LANGSMITH_TRACING="true", LANGSMITH_TRACING_MODE="otel"),
     "genai-anthropic-alone": _without_anthropics_own,
     "openllmetry-anthropic-alone": _without_anthropics_own,
+    "openinference-anthropic": _without_anthropics_own,
 }
 
 

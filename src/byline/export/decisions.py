@@ -159,6 +159,8 @@ class ExportDecisions:
         unended = [each for each in self._parents.values() if everything or each[0].span is None]
         for state, _ in unended:
             del self._parents[id(state)]
+            # `AttributionSpanProcessor.watch` must not send the span once more.
+            state.is_exporting = True
         return unended
 
     @property

@@ -149,9 +149,10 @@ class TraceView:
         """Return whether a root may be made above a top-level span of a request."""
         if not self._makes_roots or (self._traces == "call" and not span_copy.attribution.trace_id):
             return False
-        parent = root.remote_parent or _remote_parent_of_job(span_copy, root)
-        if parent is not None and parent.trace_id == span_copy.context.trace_id:
-            # The trace has a root in another process.
+        trace_id = span_copy.context.trace_id
+        job_parent = None if root.remote_parent is not None else _remote_parent_of_job(span_copy, root)
+        if self._is_below_caller(root, trace_id) or (job_parent is not None and job_parent.trace_id == trace_id):
+            # The trace has a root in another process. Where the caller's spans go elsewhere, it has none here.
             return False
         # A part of a job may work for another user than the next part.
         return owner_of(span_copy.attribution) == owner_of(root.attribution)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
-from typing import Final, Literal
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, Span
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from byline import deferred, errors
 from byline.attribution import EMPTY, Attribution, is_printable
@@ -31,7 +33,7 @@ from byline.genai.call_results import results
 from byline.genai.fast_attributes import peek_attributes, set_attributes
 from byline.genai.setup_check import InstrumentationCheck
 from byline.genai.span_correlation import on_llm_span_start
-from byline.genai.span_state import SpanListener, SpanState, SpanStateProcessor, start_state
+from byline.genai.span_state import SpanListener, SpanState, SpanStateProcessor, start_state, state_of
 from byline.inbound.request import HeaderNames
 from byline.request_context import RequestContext
 from byline.settings import SettingError
@@ -41,6 +43,7 @@ STAMPS: Final = ("llm", "all")
 
 _INHERITED: Final = frozenset(name for attributes in ATTRIBUTION.values() for name in attributes)
 _MAX_CLIENT_VALUE: Final = 200
+_MAX_WATCHED: Final = 1000
 _CLIENT_HEADERS: Final = HeaderNames(
     {name: name for name in ("user-agent", "x-request-id", "x-api-key", "api-key", "authorization")}
 )
@@ -68,6 +71,8 @@ class AttributionSpanProcessor(SpanStateProcessor):
         self._destinations = 0
         #: Whether the end of most spans concerns no listener.
         self._selects_llm_only = True
+        #: Spans whose call has ended abnormally, by the identity of their states.
+        self._watched: dict[int, weakref.ref[Span]] = {}
         InstrumentationCheck.pending = False
 
     def switch_on(self, stamp: Stamp, listeners: Sequence[SpanListener] = ()) -> None:
@@ -156,8 +161,63 @@ class AttributionSpanProcessor(SpanStateProcessor):
         if self.listeners and context is not None:
             self._hand_over(span, state or SpanState(span, context, None))
 
+    def watch(self, span: Span, state: SpanState) -> None:
+        """Send a span although the instrumentation may never end it, once the app has released it or the process ends.
+
+        Some instrumentations forget the span of a call that fails, or of a stream that is not read to its end. Only
+        byline's destinations get such a span.
+        """
+        key, fields = id(state), vars(span)
+        if key in self._watched or len(self._watched) >= _MAX_WATCHED:
+            return
+
+        def on_release(_: weakref.ref[Span]) -> None:
+            # A finalizer. The span is gone, its attributes are not.
+            self._watched.pop(key, None)
+            if state.ended is None:
+                deferred.defer(functools.partial(self._end_unended, state, fields, time.time_ns()))
+
+        self._watched[key] = weakref.ref(span, on_release)
+
+    def _end_unended(self, state: SpanState, fields: Mapping[str, Any], end_time: int) -> None:
+        if not self.enabled or state.ended is not None or state.is_exporting:
+            return
+        attributes, status = dict(fields["_attributes"]), fields["_status"]
+        if names.ERROR_TYPE in attributes and status.is_unset:
+            status = Status(StatusCode.ERROR, str(attributes.get(names.ERROR_MESSAGE) or attributes[names.ERROR_TYPE]))
+        state.ended = span = ReadableSpan(
+            name=fields["_name"],
+            context=state.span_context,
+            parent=fields["_parent"],
+            resource=fields["_resource"],
+            attributes=attributes,
+            events=tuple(fields["_events"]),
+            links=tuple(fields["_links"]),
+            kind=fields["_kind"],
+            status=status,
+            start_time=fields["_start_time"],
+            end_time=end_time,
+            instrumentation_scope=fields["_instrumentation_scope"],
+        )
+        call_spans.end_span(state, span)
+        self._hand_over(span, state)
+
+    def end_watched(self) -> None:
+        """Send the watched spans that are still open, because the process ends."""
+        try:
+            deferred.run_deferred()
+            for reference in list(self._watched.values()):
+                span = reference()
+                state = state_of(span)
+                if span is not None and state is not None:
+                    self._end_unended(state, vars(span), time.time_ns())
+            self._watched.clear()
+        except Exception:
+            errors.report_internal_error("processor")
+
     def shutdown(self) -> None:
         """Set no further attributes, and stop the destinations, which count later spans as dropped."""
+        self.end_watched()
         self.enabled = False
         for listener in self.listeners:
             listener.shutdown()

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, Protocol
 
 from opentelemetry import trace
-from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import Tracer
 
 from byline.fork import fork_safe_lock
 from byline.gateways import GatewayRegistry
 from byline.gateways.base import Gateway
+from byline.genai.attribution_processor import AttributionSpanProcessor
+from byline.genai.span_state import SpanState
 from byline.genai.tracer_provider import SideTracer, parent_is_unsampled, unwrap_processors
 from byline.media import MediaBudget
 
@@ -102,6 +104,11 @@ class CallConfig:
             while len(self._responses) > _MAX_COUNTED:
                 self._responses.popitem(last=False)
         return was_counted
+
+    def watch(self, span: Span, state: SpanState) -> None:
+        """Send a span whose call has ended abnormally, also if it never ends; see `AttributionSpanProcessor.watch`."""
+        if isinstance(self._processor, AttributionSpanProcessor) and self.owns_span(span):
+            self._processor.watch(span, state)
 
     def records_unsampled(self) -> bool:
         """Return whether a call made now gets a side span because the app's sampler dropped its request."""

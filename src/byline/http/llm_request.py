@@ -377,8 +377,14 @@ class LLMRequest:
                 state.mark_answered()
             else:
                 state.unclaim()
+            if state is not None and not self._is_fallback_span and _ended_abnormally(self.result):
+                self._config.watch(self.span, state)
         except Exception:
             errors.report_internal_error("call")
+
+
+def _ended_abnormally(result: CallResult) -> bool:
+    return result.error_type is not None or result.stream_cut is not None
 
 
 def _states_usage(result: CallResult) -> bool:
