@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import gc
+import gzip
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -13,19 +16,21 @@ import pytest
 
 import byline
 from byline import internal_metrics
-from byline.destinations import OTLP, Langfuse
+from byline.destinations import OTLP, Destination, Langfuse
 from byline.export.delivery.media_upload import MediaUploader
 from byline.export.delivery.transport import DEFAULT_TRANSPORT
 from byline.media import MAX_BYTES, Media, MediaBudget
 from byline.settings import SettingError
 from byline.testing import Gateway, ReceivedSpan, Receiver
 from byline.testing.server import Handler, Request
+from tests.export.replay import MARKER, RECORDED, replay
 from tests.export.support import App, running
 from tests.http.conftest import Finished
 
 pytestmark = pytest.mark.usefixtures("no_settings")
 
 KEYS = ("pk-lf-1", "sk-lf-1")
+AUTHORIZATION = {"authorization": "Basic cGstbGYtMTpzay1sZi0x"}
 IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 2
 ENCODED = base64.b64encode(IMAGE).decode()
 URL = f"data:image/png;base64,{ENCODED}"
@@ -315,6 +320,47 @@ def test_content_that_is_not_captured_is_not_kept(receiver: Receiver) -> None:
         assert byline.flush()
     assert len(receiver.spans) == 1
     assert media_requests(receiver) == []
+
+
+KINDS: dict[str, Callable[..., Destination]] = {
+    "Langfuse": lambda url, **options: Langfuse(*KEYS, url, media=True, spans="all", **options),
+    "Langfuse, LLM spans": lambda url, **options: Langfuse(*KEYS, url, media=True, **options),
+    "Phoenix": lambda url, **options: OTLP(url, headers=AUTHORIZATION, conventions=["openinference"], **options),
+    "Langfuse behind a collector": lambda url, **options: OTLP(
+        url, headers=AUTHORIZATION, conventions=["langfuse"], **options
+    ),
+    "OTLP": lambda url, **options: OTLP(url, headers=AUTHORIZATION, **options),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_content_leaves_for_a_private_destination(
+    kind: str, receiver: Receiver, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of all recorded instrumentations, with roots, errors, tools and images: not in spans, media, spool or logs."""
+    caplog.set_level(logging.DEBUG)
+    destination = KINDS[kind](receiver.url, privacy=True, spool=tmp_path)
+    receiver.hold()
+    with running(destination) as app:
+        with app.request(session_id="s-1", user_id="u-1"):
+            for item in RECORDED:
+                replay(app.provider, item)
+            for attributes in SPELLINGS.values():
+                app.chat(**attributes)
+            app.chat(**SPELLINGS["OpenAI's request"], **{"error.type": "429", "byline.error.message": MARKER})
+        # Stored, while the destination does not answer.
+        destination.processor().force_flush()
+        stored = b"".join(gzip.decompress(path.read_bytes()) for path in tmp_path.rglob("*.otlp"))
+        receiver.release()
+        assert destination.flush()
+    assert stored
+    sent = str(receiver.spans)
+    assert len(receiver.spans) > len(SPELLINGS)
+    assert media_requests(receiver) == []
+    for content in (MARKER, "Where is this?", ENCODED[:64], "langfuseMedia"):
+        assert content not in sent
+        assert content.encode() not in stored
+        assert content not in caplog.text
 
 
 class Store(Receiver):
