@@ -170,7 +170,8 @@ def dump_messages(messages: list[Message], budget: MediaBudget | None = None) ->
     media: list[Media] = []
     size = 2
     for message in reversed(messages):
-        message = {**message, "parts": [_without_bytes(part, media, budget) for part in message["parts"]]}
+        if any(part["type"] == "blob" for part in message["parts"]):
+            message = {**message, "parts": [_without_bytes(part, media, budget) for part in message["parts"]]}
         # Of a choice that was cut off no reason is known; the newest schema has no null.
         if not isinstance(message.get("finish_reason", ""), str):
             message = {name: value for name, value in message.items() if name != "finish_reason"}

@@ -6,7 +6,16 @@
 
 from byline.testing.capture import assert_signed, capture_spans, find_llm_span
 from byline.testing.gateway import Gateway
-from byline.testing.receiver import ReceivedSpan, Receiver
+from byline.testing.receiver import ReceivedMedia, ReceivedSpan, Receiver
 from byline.testing.server import Request
 
-__all__ = ["Gateway", "ReceivedSpan", "Receiver", "Request", "assert_signed", "capture_spans", "find_llm_span"]
+__all__ = [
+    "Gateway",
+    "ReceivedMedia",
+    "ReceivedSpan",
+    "Receiver",
+    "Request",
+    "assert_signed",
+    "capture_spans",
+    "find_llm_span",
+]
