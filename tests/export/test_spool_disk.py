@@ -8,6 +8,7 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,12 +36,14 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def listings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Each time that a folder is looked through."""
+    """Each time that a folder is looked through by the thread of the test."""
     seen: list[Path] = []
+    own = threading.get_ident()
 
     def spied(look: Any) -> Any:
         def spy(path: Any) -> Any:
-            seen.append(path)
+            if threading.get_ident() == own:
+                seen.append(path)
             return look(path)
 
         return spy
