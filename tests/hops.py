@@ -1,8 +1,8 @@
 """Jobs of interleaved users over every carrier, and whose each of them was.
 
 ``python -m tests.hops --count 100000`` runs that many in all, with real task queues, brokers, servers and MCP sessions,
-and prints for each carrier how many jobs had the right attribution, a wrong one, and none. ``--only threads,rq`` runs
-some carriers. Needs the package index, redis-server and uvicorn.
+and prints for each carrier how many jobs had the right attribution, a wrong one, and none, or were not run in time.
+``--only threads,rq`` runs some carriers. Needs the package index, redis-server and uvicorn.
 """
 
 from __future__ import annotations
@@ -179,13 +179,16 @@ def over_task_queue(name: str) -> Callable[[int], Counter[str]]:
     """Return a function that queues tasks of all kinds; each makes eight reports from five tasks."""
 
     def run(count: int) -> Counter[str]:
+        from tests.queues.send import KINDS
         from tests.queues.test_queues import redis_server, run_tasks
 
         with tempfile.TemporaryDirectory() as folder, redis_server() as url:
-            reports, spans, _ = run_tasks(name, url, max(1, count // 8), Path(folder))
+            number = max(1, count // 8)
+            reports, spans, _ = run_tasks(name, url, number, Path(folder))
         counts = verdicts([(expected, user, session) for _, expected, user, session in reports])
         wrong = [span for span in spans if span.attributes["for.user"] != span.attributes.get("user.id", "")]
         counts["wrong"] += len(wrong)
+        counts["not run"] = number * sum(KINDS.values()) - len(reports)
         return counts
 
     return run
@@ -245,7 +248,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["BYLINE_SIGNING_KEY"] = "k" * 32
     total: Counter[str] = Counter()
-    print("| carrier | jobs | right | wrong | none | s |\n|---|---|---|---|---|---|", flush=True)
+    print("| carrier | jobs | right | wrong | none | not run | s |\n|---|---|---|---|---|---|---|", flush=True)
     for name, (run, share) in CARRIERS.items():
         if options.only and name not in options.only.split(","):
             continue
@@ -259,7 +262,12 @@ def main() -> None:
 
 def _print_row(name: str, counts: Counter[str], seconds: float) -> None:
     jobs = counts.total()
-    row = [name, f"{jobs:,}", *(f"{counts[verdict]:,}" for verdict in ("right", "wrong", "none")), f"{seconds:.0f}"]
+    row = [
+        name,
+        f"{jobs:,}",
+        *(f"{counts[verdict]:,}" for verdict in ("right", "wrong", "none", "not run")),
+        f"{seconds:.0f}",
+    ]
     print(f"| {' | '.join(row)} |", flush=True)
 
 

@@ -18,8 +18,9 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 import byline
-from byline import carrier, internal_metrics, request_context
+from byline import carrier, internal_metrics, queues, request_context
 from byline.asgi import AttributionMiddleware as AsgiMiddleware
+from byline.carry import inject_for
 from byline.inbound.reader import ClaimReader
 from byline.request_context import RequestContext
 from tests.support import Door, Sent, accepted, both_doors
@@ -294,6 +295,19 @@ def test_a_request_with_a_bad_header_goes_on_without_it(door: Door, why: str, mo
     assert dropped() == {why: 1}
 
 
+@both_doors
+@pytest.mark.parametrize("key", ["", KEY])
+def test_a_browser_names_nobody_at_a_public_endpoint(door: Door, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither with a header of its own making nor, with a key, by one that a service has made without."""
+    header = ("x-byline", message(**FULL)["x-byline"])
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", key)
+    got = send(door, header, ("x-session-id", "s-2"), public=True, identity=lambda raw: {"user_id": "bob"})
+    assert (got.user_id, got.organization_id, got.trace_id, got.metadata) == ("bob", None, None, {})
+    assert got.session_id is not None
+    assert got.session_id.endswith(":s-2")
+    assert dropped() == {"unsigned": 1}
+
+
 @pytest.mark.usefixtures("signed")
 @both_doors
 def test_a_replayed_request_is_not_believed(door: Door) -> None:
@@ -329,6 +343,43 @@ def test_a_job_is_signed_as_its_message_and_never_as_the_worker() -> None:
                 got.append(dict(byline.current()))
         assert byline.current().user_id == "first"
     assert got == [{"user_id": "alice", "session_id": "a"}, {"user_id": "bob"}, {}]
+
+
+@pytest.mark.usefixtures("signed")
+@pytest.mark.parametrize("why", ["unsigned", "forged", "audience", "version", "malformed", "too_long", "expired"])
+def test_a_task_that_a_stranger_has_queued_is_nobodys(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs; whoever can write to a queue names a user only by a value that an own service has signed lately."""
+    if why == "expired":
+        with monkeypatch.context() as past:
+            past.setattr(time, "time", lambda: 1_000_000.0)
+            value = message(user_id="u")["x-byline"]
+    else:
+        value = forge(why, monkeypatch)
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", KEY)
+    monkeypatch.delenv("BYLINE_AUDIENCE", raising=False)
+    with queues._enter({"x-byline": value, "_byline_block": "x", "traceparent": "00-0"}):
+        assert byline.current() == NONE
+    assert dropped() == {why: 1}
+
+
+@pytest.mark.parametrize("headers", [None, "x-byline", 7, ["x-byline"], {"x-byline": {}}, {b"x-byline": None}])
+def test_a_task_with_headers_of_another_form_runs(headers: Any) -> None:
+    with queues._enter(headers):
+        assert byline.current() == NONE
+
+
+@pytest.mark.usefixtures("signed")
+def test_a_value_that_clients_can_read_counts_for_its_purpose_alone() -> None:
+    """LangGraph Server shows the configuration of runs to its clients."""
+    headers: dict[str, str] = {}
+    with byline.bound(user_id="ada"):
+        inject_for("langgraph", headers)
+    assert byline.extract(headers) == NONE
+    assert dropped() == {"audience": 1}
+    with queues._Run(headers):
+        assert byline.current().user_id == "ada"
+    with queues._Run(message(user_id="ada")):
+        assert byline.current() == NONE
 
 
 def test_a_job_continues_the_trace_of_its_message() -> None:

@@ -62,7 +62,8 @@ def _enter(headers: Any, *, continues_trace: bool = True) -> ExitStack:
 
 def _leave(task: Any) -> None:
     stack = vars(task).pop(_BLOCK, None)
-    if stack is not None:
+    # The headers of a message are attributes too, and may have this name.
+    if isinstance(stack, ExitStack):
         stack.close()
 
 
