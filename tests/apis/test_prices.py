@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 
 from byline.call_result import CallResult
@@ -107,3 +110,63 @@ def test_calls_without_tokens(model: str, counts: dict[str, float], cost: float 
     """Audio is billed by the second, speech of older models by the character; other prices are not guessed."""
     made = called(response_model=None, request_model=model, input_tokens=None, output_tokens=None, **counts)
     assert (made.cost, made.cost_details) == (None if cost is None else pytest.approx(cost), {})
+
+
+def test_rates_give_the_price_of_the_library_for_every_model() -> None:
+    """To the last digit, whatever the numbers of tokens; prices with tiers or hours are left to the library."""
+    import genai_prices
+    from genai_prices.data import providers
+
+    from byline.genai import pricing
+
+    pricing.prices.load()
+    usages = [
+        {"input_tokens": 1},
+        {"input_tokens": 199_999, "output_tokens": 17},
+        {"input_tokens": 1_234_567, "output_tokens": 7, "cache_read_tokens": 1_000_000},
+        {"output_tokens": 3},
+    ]
+    count = 0
+    for provider in providers:
+        for model in provider.models:
+            rates = pricing._token_rates(model.id, provider.id)
+            if rates is None:
+                continue
+            count += 1
+            for usage in usages:
+                expected = genai_prices.calc_price(genai_prices.Usage(**usage), model.id, provider_id=provider.id)
+                price = rates.price(**usage)
+                assert price is not None
+                assert (price.input_price, price.output_price, price.total_price) == (
+                    expected.input_price,
+                    expected.output_price,
+                    expected.total_price,
+                ), (provider.id, model.id, usage)
+    assert count > 100
+    # Longer prompts cost more.
+    assert pricing._token_rates("gemini-2.5-pro", "google") is None
+    # More cached tokens than input tokens are left to the library as well.
+    plain = pricing._token_rates("gpt-4o", "openai")
+    assert plain is not None
+    assert plain.price(input_tokens=1, cache_read_tokens=2) is None
+
+
+def test_list_that_the_app_replaces_is_used_from_then_on() -> None:
+    """The library can update its list in the background."""
+    from genai_prices import data_snapshot
+    from genai_prices.data import providers
+
+    before = called(response_model="gpt-4o").cost
+    (openai,) = [provider for provider in providers if provider.id == "openai"]
+    dearer = copy.deepcopy(openai)
+    price: Any = next(model.prices for model in dearer.models if model.id == "gpt-4o")
+    price.input_mtok *= 2
+    price.output_mtok *= 2
+    data_snapshot.set_custom_snapshot(data_snapshot.DataSnapshot(providers=[dearer], from_auto_update=False))
+    try:
+        after = called(response_model="gpt-4o").cost
+    finally:
+        data_snapshot.set_custom_snapshot(None)
+    assert before is not None
+    assert after == pytest.approx(2 * before)
+    assert called(response_model="gpt-4o").cost == before

@@ -9,8 +9,9 @@ import importlib.util
 import threading
 from collections import deque
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from byline import errors
 from byline.call_result import CallResult
@@ -29,6 +30,14 @@ _TOKEN_COUNTS: Final = (
 )
 #: The usage of calls whose response states no tokens.
 _OTHER_COUNTS: Final = ("audio_seconds", "input_characters")
+#: The counts of usual calls, whose price is a sum of rates.
+_PLAIN_COUNTS: Final = frozenset({"input_tokens", "output_tokens", "cache_read_tokens"})
+#: Prices with tiers or a price of each request show with one of these.
+_PROBES: Final[tuple[dict[str, int], ...]] = (
+    {"input_tokens": 3, "output_tokens": 5, "cache_read_tokens": 2},
+    {"input_tokens": 7_000_003, "output_tokens": 5_000_001},
+    {"input_tokens": 7_000_003, "output_tokens": 11, "cache_read_tokens": 6_000_001},
+)
 #: GenAI provider name → provider id of the library.
 _PROVIDERS: Final = {
     "openai": "openai",
@@ -83,6 +92,7 @@ class PriceList:
     def __init__(self) -> None:
         self.is_loaded = False
         self.library: Any = None
+        self._snapshot: Any = None
         self._load_lock = fork_safe_lock()
         self._lock = fork_safe_lock()
         self._thread: threading.Thread | None = None
@@ -132,6 +142,14 @@ class PriceList:
                 finally:
                     # Only now, so that a destination does not overtake an estimate of another thread.
                     self._waiting.popleft()
+
+    def forget_replaced(self) -> None:
+        """Forget what is known of models if the app has replaced or updated the list of the library."""
+        snapshot = None if self.library is None else self.library.data_snapshot.get_snapshot()
+        if snapshot is not self._snapshot:
+            self._snapshot = snapshot
+            _has_price.cache_clear()
+            _token_rates.cache_clear()
 
     def is_compiled(self) -> bool:
         """Return whether the list can be loaded in a thread without harm to the others.
@@ -217,6 +235,7 @@ def estimate_cost(result: CallResult) -> None:
 
 
 def _calculate_price(result: CallResult, counts: tuple[str, ...]) -> Any:
+    prices.forget_replaced()
     library = prices.library
     provider = _PROVIDERS.get(result.provider, _DEFAULT_PROVIDER) if result.provider else None
     if result.gateway_provider in _GATEWAY_PROVIDERS:
@@ -231,9 +250,66 @@ def _calculate_price(result: CallResult, counts: tuple[str, ...]) -> Any:
         if not _has_price(name, provider_id):
             continue
         usage = {count: getattr(result, count) for count in counts if getattr(result, count)}
+        rates = _token_rates(name, provider_id)
+        if rates is not None and usage.keys() <= _PLAIN_COUNTS:
+            price = rates.price(**usage)
+            if price is not None:
+                return price
         # Inconsistent counts, e.g. more cached tokens than input tokens, raise.
         with contextlib.suppress(Exception):
             return library.calc_price(library.Usage(**usage), name, provider_id=provider_id)
+    return None
+
+
+class _Price(NamedTuple):
+    input_price: Decimal
+    output_price: Decimal
+
+    @property
+    def total_price(self) -> Decimal:
+        return self.input_price + self.output_price
+
+
+class _TokenRates(NamedTuple):
+    """The prices of one token in USD, the same for any number of tokens at any time."""
+
+    input: Decimal
+    cached: Decimal
+    output: Decimal
+
+    def price(self, input_tokens: int = 0, output_tokens: int = 0, cache_read_tokens: int = 0) -> _Price | None:
+        if not 0 <= cache_read_tokens <= input_tokens or output_tokens < 0:
+            return None
+        input_price = self.input * (input_tokens - cache_read_tokens) + self.cached * cache_read_tokens
+        return _Price(input_price, self.output * output_tokens)
+
+
+@functools.lru_cache(maxsize=1000)
+def _token_rates(model: str, provider_id: str | None) -> _TokenRates | None:
+    """Return the prices of a model, ``None`` if they depend on the number of tokens or on the time.
+
+    The library checks a whole price table for each call, which takes twenty times as long.
+    """
+
+    def calculate(**usage: int) -> Any:
+        return prices.library.calc_price(prices.library.Usage(**usage), model, provider_id=provider_id)
+
+    with contextlib.suppress(Exception):
+        one_input, one_output = calculate(input_tokens=1), calculate(output_tokens=1)
+        one_cached = calculate(input_tokens=1, cache_read_tokens=1)
+        rates = _TokenRates(one_input.input_price, one_cached.input_price, one_output.output_price)
+        if isinstance(one_input.model.prices, list):
+            # Each with the dates or the hours of its validity.
+            return None
+        for usage in _PROBES:
+            expected, price = calculate(**usage), rates.price(**usage)
+            if price is None or (*price, price.total_price) != (
+                expected.input_price,
+                expected.output_price,
+                expected.total_price,
+            ):
+                return None
+        return rates
     return None
 
 
