@@ -124,11 +124,16 @@ def ask(port: int, process: Any) -> None:
     headers = {"x-session-id": "s-1", "content-type": "application/json"}
     while True:
         try:
+            # Asked again, an app that is only slow would answer twice.
             reply = httpx.post(
-                f"http://127.0.0.1:{port}/chat", content=b'{"user": "ada"}', headers=headers, trust_env=False
+                f"http://127.0.0.1:{port}/chat",
+                content=b'{"user": "ada"}',
+                headers=headers,
+                trust_env=False,
+                timeout=patience(60),
             )
             break
-        except httpx.TransportError:
+        except (httpx.NetworkError, httpx.RemoteProtocolError):
             assert process.poll() is None, process.stdout.read()
             assert time.monotonic() < deadline, "the server did not start"
             time.sleep(0.05)
