@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -408,6 +410,75 @@ def strawberry() -> Any:
         app.include_router(GraphQLRouter(schema, subscription_protocols=["graphql-sse"]), prefix=path)
     app.add_middleware(asgi.AttributionMiddleware)
     return app
+
+
+def gradio() -> Any:
+    # After byline.instrument(), which hooks the queue of events.
+    import gradio
+    from fastapi import FastAPI
+
+    async def chat(message: str) -> str:
+        return message + await ask_async()
+
+    async def stream(message: str) -> AsyncIterator[str]:
+        async for step in steps_async({"message": message}):
+            yield step.decode()
+
+    with gradio.Blocks() as blocks:
+        text = gradio.Textbox()
+        gradio.Button().click(chat, text, text, api_name="chat", concurrency_limit=16)
+        gradio.Button().click(stream, text, text, api_name="stream", concurrency_limit=16)
+    app = gradio.mount_gradio_app(FastAPI(), blocks, path="/")
+    app.add_middleware(asgi.AttributionMiddleware)
+    return app
+
+
+def chainlit() -> Any:
+    # Chainlit writes its configuration there.
+    os.environ["CHAINLIT_APP_ROOT"] = tempfile.mkdtemp()
+    from chainlit.utils import mount_chainlit
+    from fastapi import FastAPI
+
+    app = FastAPI()
+    mount_chainlit(app=app, target=str(Path(__file__).with_name("chainlit_target.py")), path="/chainlit")
+    app.add_middleware(asgi.AttributionMiddleware)
+    return app
+
+
+def nicegui() -> Any:
+    from fastapi import FastAPI
+    from nicegui import ui
+
+    @ui.page("/page")
+    def page() -> None:
+        async def answer(event: Any) -> None:
+            label.set_text("")
+            try:
+                async for step in steps_async({"message": event.args}):
+                    label.set_text(label.text + step.decode())
+            except httpx2.HTTPStatusError:
+                label.set_text("no answer")
+
+        label = ui.label()
+        label.on("ask", answer)
+        (listener,) = label._event_listeners
+        label.set_text(f"client {ui.context.client.id} element {label.id} listener {listener}.")
+
+    app = FastAPI()
+    ui.run_with(app, storage_secret="secret")
+    app.add_middleware(asgi.AttributionMiddleware)
+    return app
+
+
+def fastmcp() -> Any:
+    from fastmcp import FastMCP
+
+    async def chat(message: str) -> str:
+        return message + await ask_async()
+
+    server = FastMCP("app")
+    server.tool(chat)
+    return asgi.AttributionMiddleware(server.http_app(stateless_http=True))
 
 
 def aiohttp_web() -> Any:

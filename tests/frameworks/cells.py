@@ -38,8 +38,8 @@ class Row(NamedTuple):
         return "web-" + self.title.lower().replace(" ", "-").replace(",", "").replace("'", "")
 
 
-def _asgi(title: str, app: str, *packages: str, client: str = "http") -> Row:
-    return Row(title, (*packages, "uvicorn>=0.30", "httpx2>=2.0"), app, UVICORN, client)
+def _asgi(title: str, app: str, *packages: str, **values: str) -> Row:
+    return Row(title, (*packages, "uvicorn>=0.30", "httpx2>=2.0"), app, UVICORN, **values)
 
 
 def _wsgi(title: str, app: str, *packages: str) -> Row:
@@ -57,6 +57,16 @@ FRAMEWORKS: Final = (
     _asgi("Sanic", "sanic", "sanic>=24.6"),
     _asgi("Connexion", "connexion", "connexion>=3.1"),
     _asgi("Strawberry", "strawberry", "strawberry-graphql[fastapi]>=0.341", client="graphql"),
+    _asgi(
+        "Gradio, mounted in FastAPI",
+        "gradio",
+        "gradio>=5.0",
+        client="gradio",
+        server_span="no: events run after their request",
+    ),
+    _asgi("Chainlit, mounted in FastAPI", "chainlit", "chainlit>=2.0", client="chainlit"),
+    _asgi("NiceGUI, mounted in FastAPI", "nicegui", "nicegui>=3.0", client="nicegui"),
+    _asgi("FastMCP", "fastmcp", "fastmcp>=2.10", client="mcp"),
     _asgi("Falcon, ASGI", "falcon_asgi", "falcon>=4.0"),
     _asgi("Django, ASGI", "django_asgi", "django>=5.0"),
     _asgi("Django Ninja", "django_ninja", "django-ninja>=1.3"),
@@ -171,6 +181,11 @@ must have the session, the user and the number of LLM calls.
 | framework | middleware | LLM span | in a streamed response | failed call | 16 at once | server span |
 |---|---|---|---|---|---|---|
 {frameworks}
+
+Chainlit and NiceGUI answer in a websocket: its handshake has the claims of all its messages. A front end that sends no
+headers has its conversation in `chainlit.context.session.thread_id` or `nicegui.app.storage.browser["id"]`; state it
+with `byline.bind(session_id=…)` in the handler. Gradio needs `byline.instrument()` before `import gradio`
+([hops.md](hops.md#task-queues)).
 
 Frameworks run under uvicorn or waitress, servers with Starlette or Flask:
 

@@ -23,7 +23,7 @@ CONCURRENT = [f"s-{number}" for number in range(16)]
 
 def calls(spans: list[ReceivedSpan]) -> dict[Any, tuple[Any, ...]]:
     """Return user, trace, trace name and error of the LLM span of each session."""
-    found = [span.attributes for span in spans if "gen_ai.operation.name" in span.attributes]
+    found = [span.attributes for span in spans if "gen_ai.request.model" in span.attributes]
     names = ("user.id", "byline.trace.id", "langfuse.trace.name", "error.type")
     return {each.get("session.id"): tuple(each.get(name) for name in names) for each in found}
 
