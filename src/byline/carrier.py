@@ -35,7 +35,7 @@ HTTP_MAX_AGE: Final = 300.0
 QUEUE_MAX_AGE: Final = 7 * 86400.0
 
 _VERSION: Final = "1"
-_MAX_VALUE: Final = 4096
+MAX_VALUE: Final = 4096
 #: Seconds by which the clock of a sender may be ahead.
 _CLOCK_SKEW: Final = 60.0
 _MAX_REMEMBERED: Final = 65536
@@ -146,7 +146,7 @@ def encode(
         text = f"{_VERSION}.{_to_base64(_encode(_Form(**values)))}"
         if signing.keys:
             text = f"{text}.{_sign(text, signing.keys[0])}"
-        if len(text) <= _MAX_VALUE:
+        if len(text) <= MAX_VALUE:
             return text
     return None
 
@@ -159,7 +159,7 @@ def decode(value: str, signing: Signing, max_age: float) -> Carried:
         signing: The keys of the receiver. Without keys nothing is verified; with keys, an unsigned value is dropped.
         max_age: Seconds after which a signed value is too old.
     """
-    if len(value) > _MAX_VALUE:
+    if len(value) > MAX_VALUE:
         return drop("too long")
     if not value.isascii():
         # A message as text may even have characters that cannot be encoded.

@@ -12,17 +12,23 @@ from byline.internal_metrics import increment
 logger: Final = logging.getLogger("byline")
 
 
+#: Different messages that are logged; later ones are counted only.
+MAX_MESSAGES: Final = 1000
+
+
 class OnceLogger:
-    """Logs each message once in the life of the process."""
+    """Logs each message once in the life of the process, and counts the rest as ``log.suppressed``."""
 
     def __init__(self) -> None:
         self._logged: set[str] = set()
 
     def log(self, level: int, key: str, message: str, *values: object) -> None:
         """Log a message the first time that its key is used."""
-        if key not in self._logged:
-            self._logged.add(key)
-            logger.log(level, message, *values)
+        if key in self._logged or len(self._logged) >= MAX_MESSAGES:
+            increment("log.suppressed")
+            return
+        self._logged.add(key)
+        logger.log(level, message, *values)
 
     def clear(self) -> None:
         """Log every message again, once."""

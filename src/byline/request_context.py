@@ -18,6 +18,7 @@ from byline.inbound.claim_set import ClaimSet
 from byline.inbound.one_pass import read_in_one_pass
 from byline.inbound.reader import ClaimReader, LateValues
 from byline.inbound.request import Request, path_template, request_of, with_slash
+from byline.internal_metrics import increment
 from byline.request_spans import RequestSpans
 from byline.settings import SettingError
 
@@ -211,8 +212,10 @@ class RequestContext:
         """Add fields from app code, which win over claims; later calls win over earlier ones."""
         with _lock:
             rejected = self._bound_rejected or []
+            before = list(rejected)
             claims = ClaimSet(rejected)
             claims.add_app_fields(fields)
+            _count_rejected(rejected, before)
             self._bound_rejected = rejected or None
             self._bound = dict(merge([claims, self._bound])) if self._bound else claims
 
@@ -430,7 +433,9 @@ class RequestContext:
                 return self._claimed
             self._late_values = late_values
             claims = reader.read(request, scope_or_environ, body, late_values)
-            claimed, self._claims_rejected, known = claims.attribution, claims.rejected, claims.is_final
+            claimed, known = claims.attribution, claims.is_final
+            _count_rejected(claims.rejected, self._claims_rejected)
+            self._claims_rejected = claims.rejected
             self._identified, self._is_sent_by_public = claims.identified, claims.is_sent_by_public
             if claims.caller_key != self.caller_key:
                 self.caller_key, self.span_attributes = claims.caller_key, None
@@ -445,6 +450,12 @@ class RequestContext:
         self._body_was_complete = complete
         self._settled = known and complete
         return self._claimed
+
+
+def _count_rejected(reasons: list[str], before: list[str] | None) -> None:
+    new = [reason for reason in reasons if reason not in (before or ())]
+    if new:
+        increment("claims.rejected", len(new))
 
 
 _current: Final[ContextVar[RequestContext | None]] = ContextVar("byline_request_context", default=None)

@@ -97,7 +97,7 @@ def test_they_are_sent_at_the_end_of_the_process(receiver: Receiver) -> None:
 
 def test_no_crowd_of_them_waits(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest go as they are known by then."""
-    monkeypatch.setattr(pipeline, "_MAX_HELD", 2)
+    monkeypatch.setattr(pipeline, "MAX_HELD", 2)
     with running(OTLP(receiver.url)) as app:
         owner = RequestContext(ClaimReader(), {"type": "http", "headers": []})
         owner.body = BodyBuffer(1024)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import certifi
 import pytest
 
+from byline.export import OTLP
 from byline.export.delivery import messages
 from byline.export.delivery.http_client import HttpClient, HttpResponse
 from byline.export.delivery.transport import Transport, find_proxy, read_timeout
@@ -133,6 +134,30 @@ def test_headers_are_those_of_the_destination(receiver: Receiver) -> None:
 def test_other_servers_are_said(answer: bytes, reason: str) -> None:
     with RawServer(cuts_after(answer)) as server, client_of(server.url) as client:
         assert client.send_request("POST", b"x").reason == reason
+
+
+@pytest.mark.parametrize("status", [200, 400, 503])
+def test_a_server_writes_no_control_characters_to_logs_and_terminals(
+    status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its reason phrase is in the output of `byline check` and of BYLINE_DEBUG."""
+    monkeypatch.setenv("BYLINE_DEBUG", "1")
+    head = f"HTTP/1.1 {status} \x1b[2J\x9b31m\x07\x85Fine{'e' * 500}\r\nContent-Length: 4\r\n\r\nbody"
+    with RawServer(*[says(head.encode("latin-1"))] * 20) as server:
+        with client_of(server.url) as client:
+            response = client.send_request("POST", b"x")
+        assert response.reason == "[2J31mFine" + "e" * 86
+        results = OTLP(server.url).check()
+    shown = [capsys.readouterr().err, caplog.text, *(f"{result.detail}{result.advice}" for result in results)]
+    assert "31mFine" in "".join(shown)
+    assert all(text.replace("\n", "").isprintable() for text in shown)
+
+
+def test_a_proxy_variable_that_is_no_url_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://[2001:db8::1%25eth0]x:3128")
+    with client_of("http://collector.example/v1/traces") as client:
+        response = client.send_request("POST", b"x")
+    assert response.reason == "the proxy cannot be reached"
 
 
 def test_refusal_before_the_whole_body_is_read() -> None:

@@ -65,7 +65,7 @@ def test_a_result_is_never_found_from_another_request(finished: Finished) -> Non
 def test_results_are_bounded_by_number_and_age(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     table = CallResults()
     spans = [span_of() for _ in range(3)]
-    monkeypatch.setattr(call_results, "_MAX_ENTRIES", 4)
+    monkeypatch.setattr(call_results, "MAX_ENTRIES", 4)
     for number in range(14):
         table.add(0, f"r-{number}", FACTS)
     assert len(table) == 4
@@ -73,7 +73,7 @@ def test_results_are_bounded_by_number_and_age(finished: Finished, monkeypatch: 
     table.claim(state(spans[1]), "r-10")
     assert [state(span).result for span in spans[:2]] == [None, FACTS]
     now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + call_results._MAX_SECONDS + 1)
+    monkeypatch.setattr(time, "monotonic", lambda: now + call_results.MAX_SECONDS + 1)
     table.add(0, "young", FACTS)
     assert len(table) == 1
     table.claim(state(spans[2]), "young")
@@ -82,7 +82,7 @@ def test_results_are_bounded_by_number_and_age(finished: Finished, monkeypatch: 
 
 def test_results_are_bounded_by_bytes(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     """A captured conversation may have megabytes."""
-    monkeypatch.setattr(call_results, "_MAX_BYTES", 10_000)
+    monkeypatch.setattr(call_results, "MAX_BYTES", 10_000)
     table = CallResults()
     for number in range(100):
         table.add(number, "r", {"gen_ai.input.messages": "x" * 900})

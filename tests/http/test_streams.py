@@ -20,7 +20,7 @@ import byline
 from byline import http
 from byline.apis import PARSERS
 from byline.call_result import CallResult
-from byline.http.response_reader import _HEAD_BYTES, _TAIL_BYTES, _TAIL_LARGE_CHUNKS, ResponseBuffer
+from byline.http.response_reader import _TAIL_LARGE_CHUNKS, HEAD_BYTES, TAIL_BYTES, ResponseBuffer
 from byline.testing import Gateway
 from tests.http.conftest import Finished
 
@@ -52,15 +52,15 @@ def test_usage_is_found_for_all_chunk_sizes(size: int, length: int) -> None:
     for chunk in chunks:
         buffer.tail.append(chunk)
     head, tail = buffer.head_and_tail()
-    assert len(head) <= _HEAD_BYTES
+    assert len(head) <= HEAD_BYTES
     if head:
-        assert len(tail) <= _TAIL_BYTES
+        assert len(tail) <= TAIL_BYTES
     else:
         assert tail == whole
     result = CallResult()
     PARSERS["/chat/completions"].parse_stream(head, tail, result)
     assert (result.response_id, result.input_tokens, result.output_tokens) == ("c-1", 3, 4)
-    assert sum(map(len, buffer.tail)) <= max(_TAIL_LARGE_CHUNKS * size, 9 * _TAIL_BYTES)
+    assert sum(map(len, buffer.tail)) <= max(_TAIL_LARGE_CHUNKS * size, 9 * TAIL_BYTES)
 
 
 def test_usage_is_found_in_a_last_event_longer_than_the_tail() -> None:

@@ -24,6 +24,7 @@ from byline.export.span_copy import SpanCopy, make_span_context
 from byline.genai import attributes as names
 from byline.genai import call_spans, classify
 from byline.genai.span_state import SpanState
+from byline.internal_metrics import increment
 from byline.request_spans import RequestSpans
 from byline.settings import SettingError
 
@@ -31,7 +32,7 @@ SpanPredicate = Callable[[ReadableSpan], bool]
 Spans = Literal["llm", "all"] | SpanPredicate
 Unsampled = Literal["record", "skip"]
 
-_MAX_PARENTS: Final = 10_000
+MAX_PARENTS: Final = 10_000
 _destination_numbers: Final = itertools.count()
 
 
@@ -142,7 +143,8 @@ class ExportDecisions:
         if span_copy is not None and parent.ended is None:
             # Not by span id, which another trace may have as well.
             self._parents[id(parent)] = (parent, span_copy)
-            while len(self._parents) > _MAX_PARENTS:
+            while len(self._parents) > MAX_PARENTS:
+                increment("parents.over_budget")
                 self._parents.popitem(last=False)
         return True
 

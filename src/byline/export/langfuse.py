@@ -144,7 +144,7 @@ class Langfuse(Destination):
         except (ValueError, LookupError, TypeError, AttributeError):
             project = None
         if response.status == 200 and project is not None:
-            return CheckResult(name, True, f"project {project}"), True
+            return CheckResult(name, True, f"project {messages.one_line(project)}"), True
         page = ", a web page" if response.is_html_page else ""
         advice = "check LANGFUSE_BASE_URL: it is the URL of Langfuse itself, without the path of a project"
         return CheckResult(name, False, f"HTTP {response.status} from {without_credentials(url)}{page}", advice), True

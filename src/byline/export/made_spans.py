@@ -19,9 +19,10 @@ from byline.attribution import Attribution
 from byline.export.span_copy import SpanCopy, make_span_context
 from byline.genai import attributes as names
 from byline.genai.classify import OWN_SCOPE
+from byline.internal_metrics import increment
 from byline.request_spans import RequestSpans
 
-_MAX_STEPS: Final = 10_000
+MAX_STEPS: Final = 10_000
 _MAX_ROOTS: Final = 2048
 #: Seconds that a step or a root waits for the end of its request after the last span below.
 _TIMEOUT: Final = 300.0
@@ -99,7 +100,9 @@ class Steps:
 
     def finish_overdue(self, now: float, *, everything: bool) -> list[SpanCopy]:
         """Return the steps whose request has sent no span for long, or all of them."""
-        excess = len(self._open) - _MAX_STEPS
+        excess = 0 if everything else len(self._open) - MAX_STEPS
+        if excess > 0:
+            increment("steps.over_budget", excess)
         overdue = [
             step_id
             for number, (step_id, step) in enumerate(self._open.items())
@@ -110,7 +113,7 @@ class Steps:
     def _finish(self, step_id: int, start: int | None, end: int | None) -> SpanCopy:
         span_copy = self._open.pop(step_id).span_copy
         self._finished[step_id] = None
-        while len(self._finished) > _MAX_STEPS:
+        while len(self._finished) > MAX_STEPS:
             self._finished.popitem(last=False)
         span_copy.extend(start, end)
         return span_copy

@@ -28,7 +28,7 @@ from byline.request_spans import RequestSpans
 
 SpanTransform = Callable[[SpanCopy], None]
 
-_MAX_HELD: Final = 2048
+MAX_HELD: Final = 2048
 
 
 class QueuedSpan:
@@ -90,7 +90,8 @@ class HoldBackBuffer:
                 is_held = False
                 errors.report_internal_error("export")
             (held if is_held else leaving).append(queued)
-        while len(held) > _MAX_HELD:
+        while len(held) > MAX_HELD:
+            internal_metrics.increment("held_spans.over_budget")
             yield held.popleft()
         self._held = held
         yield from leaving

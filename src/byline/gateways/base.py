@@ -15,12 +15,13 @@ from byline.call_result import CallResult
 from byline.gateways.header_values import encode_header_value, merge_ids_and_metadata
 from byline.gateways.json_splice import encode_members, insert_into_member, insert_members, top_level_members
 from byline.gateways.keys import key_settings
+from byline.internal_metrics import increment
 from byline.settings import SettingError
 from byline.urls import split_url
 
 _logger: Final = logging.getLogger("byline")
 #: Bytes of headers that byline adds to one request; servers answer 431 if headers take too much room.
-_HEADER_BUDGET: Final = 4096
+HEADER_BUDGET: Final = 4096
 #: Names in DNS.
 _HOST: Final = re.compile(r"[a-z0-9_.-]+\Z", re.IGNORECASE)
 #: A segment that leads out of the path of a gateway.
@@ -92,7 +93,7 @@ class GatewayRequest(msgspec.Struct, kw_only=True):
     span_id: str | None = None
     sampled: bool = False
     members: Mapping[str, msgspec.Raw] | None = None
-    header_budget: int = _HEADER_BUDGET
+    header_budget: int = HEADER_BUDGET
 
     def add_members(self, members: Mapping[str, Any]) -> None:
         """Add top-level members to a JSON object body; members that are already there stay."""
@@ -279,7 +280,8 @@ class Gateway:
         return merge_ids_and_metadata(ids, request.attribution.metadata, reserved=reserved, on_omit=self.log_omitted)
 
     def log_omitted(self, name: str, reason: str) -> None:
-        """Log at DEBUG which field is not sent and why, never the value."""
+        """Count a field that is not sent, and log at DEBUG which one and why, never the value."""
+        increment("calls.fields_omitted")
         _logger.debug("%s: %s is not sent: %s", self.name, name, reason)
 
     def leave_usage_to_gateway(self, result: CallResult) -> None:

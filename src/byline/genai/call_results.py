@@ -21,12 +21,13 @@ from byline.genai import classify
 from byline.genai.attributes import CALL_RESULT, ERROR_TYPE, RESPONSE_ID, AttributeValue
 from byline.genai.fast_attributes import peek_attributes
 from byline.genai.span_state import SpanState, state_of
+from byline.internal_metrics import increment
 
 ResultAttributes = Mapping[str, AttributeValue]
 
-_MAX_ENTRIES: Final = 4096
-_MAX_BYTES: Final = 16 * 1024 * 1024
-_MAX_SECONDS: Final = 300.0
+MAX_ENTRIES: Final = 4096
+MAX_BYTES: Final = 16 * 1024 * 1024
+MAX_SECONDS: Final = 300.0
 #: Approximate bytes of an entry and of each of its attributes, without their texts.
 _ENTRY_BYTES: Final = 200
 _ATTRIBUTE_BYTES: Final = 100
@@ -88,7 +89,8 @@ class _Entry:
 class CallResults:
     """The bounded table of call results. The oldest entries are dropped first.
 
-    At most 4,096 entries and about 16 MiB are kept, each for at most 300 seconds.
+    At most 4,096 entries and about 16 MiB are kept, each for at most 300 seconds. Results that no span has taken by
+    then are counted as ``results.over_budget`` and ``results.expired``.
     """
 
     def __init__(self) -> None:
@@ -232,11 +234,13 @@ class CallResults:
         now = time.monotonic()
         while self._entries:
             oldest, entry = next(iter(self._entries.items()))
-            fits = len(self._entries) <= _MAX_ENTRIES and self._size <= _MAX_BYTES
-            if fits and (now - entry.added <= _MAX_SECONDS or len(self._entries) == 1):
+            fits = len(self._entries) <= MAX_ENTRIES and self._size <= MAX_BYTES
+            if fits and (now - entry.added <= MAX_SECONDS or len(self._entries) == 1):
                 break
             del self._entries[oldest]
             self._size -= entry.size
+            if entry.pending:
+                increment("results.expired" if fits else "results.over_budget", len(entry.pending))
 
 
 #: The table of this process: a call and its span may belong to different runtimes.

@@ -248,6 +248,8 @@ class LLMRequest:
         """
         try:
             if not self._is_open:
+                if chunk and self.buffer.saw_terminal_event:
+                    internal_metrics.increment("replies.after_end")
                 return False
             reader = self._reader
             only_tail = reader.buffer.append(chunk)

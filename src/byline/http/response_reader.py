@@ -19,8 +19,8 @@ from byline.http import gateway_exchange
 from byline.media import MediaBudget
 
 #: A stream states ids in the first events and usage in the last events.
-_HEAD_BYTES: Final = 16 * 1024
-_TAIL_BYTES: Final = 64 * 1024
+HEAD_BYTES: Final = 16 * 1024
+TAIL_BYTES: Final = 64 * 1024
 _TAIL_CHUNKS: Final = 256
 #: The tail keeps fewer chunks if the average chunk is larger than this.
 _LARGE_CHUNK: Final = 1024
@@ -35,7 +35,7 @@ _DONE: Final = re.compile(rb"(?:^|\n)data: ?\[DONE\]\s*\Z")
 #: Types of bodies that are no text: speech.
 _MEDIA: Final = ("audio/", "image/", "video/", "application/octet-stream")
 #: Longer bodies (decompressed) are not read.
-_MAX_BODY_BYTES: Final = 8 * 1024 * 1024
+MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 
 
 class ResponseBuffer:
@@ -70,7 +70,7 @@ class ResponseBuffer:
         self._head: list[bytes | bytearray] = []
         self._size = 0
         self._count = 0
-        self._head_limit = _HEAD_BYTES if streamed and not whole else _MAX_BODY_BYTES
+        self._head_limit = HEAD_BYTES if streamed and not whole else MAX_BODY_BYTES
         self._streamed = streamed
         self._tail_is_cut = False
         self._end_mark = end_mark if streamed else None
@@ -154,11 +154,12 @@ class ResponseBuffer:
     def _append_to_tail(self, chunk: bytes) -> None:
         if not self._streamed:
             # A JSON body that is cut at the limit cannot be parsed.
+            internal_metrics.increment("replies.over_budget")
             self._is_readable = False
             self._head.clear()
             return
-        self._joined += chunk[-_TAIL_BYTES:]
-        self._tail_is_cut = self._tail_is_cut or len(chunk) > _TAIL_BYTES
+        self._joined += chunk[-TAIL_BYTES:]
+        self._tail_is_cut = self._tail_is_cut or len(chunk) > TAIL_BYTES
         if len(self._joined) >= _JOINED_BYTES:
             self._tail_is_cut = self._tail_is_cut or len(self.tail) == _TAIL_CHUNKS
             self.tail.append(bytes(self._joined))
@@ -167,7 +168,7 @@ class ResponseBuffer:
     def _decompress(self, chunk: bytes) -> bytes:
         try:
             # The limit protects against a small body that decompresses to gigabytes.
-            decompressed: bytes = self._decompressor.decompress(chunk, _MAX_BODY_BYTES)
+            decompressed: bytes = self._decompressor.decompress(chunk, MAX_BODY_BYTES)
         except zlib.error:
             if self._encoding != "deflate" or self._size:
                 self._is_readable = False
@@ -176,6 +177,7 @@ class ResponseBuffer:
             self._encoding, self._decompressor = "", zlib.decompressobj(-zlib.MAX_WBITS)
             return self._decompress(chunk)
         if self._decompressor.unconsumed_tail:
+            internal_metrics.increment("replies.over_budget")
             self._is_readable = False
         return decompressed
 
@@ -188,14 +190,14 @@ class ResponseBuffer:
         head = b"".join(self._head)
         tail_chunks, tail_size = [bytes(self._joined)], len(self._joined)
         for chunk in reversed(self.tail):
-            if tail_size >= _TAIL_BYTES:
+            if tail_size >= TAIL_BYTES:
                 self._tail_is_cut = True
                 break
             tail_chunks.append(chunk)
             tail_size += len(chunk)
         tail = b"".join(reversed(tail_chunks))
-        is_whole = not self._tail_is_cut and len(self.tail) != self.tail.maxlen and tail_size <= _TAIL_BYTES
-        return (b"", head + tail) if is_whole else (head, tail[-_TAIL_BYTES:])
+        is_whole = not self._tail_is_cut and len(self.tail) != self.tail.maxlen and tail_size <= TAIL_BYTES
+        return (b"", head + tail) if is_whole else (head, tail[-TAIL_BYTES:])
 
     def clear(self) -> None:
         """Release the kept chunks."""

@@ -23,9 +23,9 @@ _FEW_CHUNKS: Final = 512
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 #: Bytes of all members of a body that are decoded.
-_MAX_DECODED: Final = 512 * 1024
+MAX_DECODED: Final = 512 * 1024
 #: Bytes of a member that is decoded whole.
-_MAX_MEMBER: Final = 64 * 1024
+MAX_MEMBER: Final = 64 * 1024
 #: Bytes of one value in a longer member. An accepted value of 500 characters has at most 6,000 in JSON.
 _MAX_VALUE: Final = 8 * 1024
 #: A longer member with more colons than these has so many keys that only the known ones are decoded.
@@ -226,7 +226,7 @@ class BodyDecoder:
     that msgspec refuses and Python's ``json`` accepts (NaN, UTF-16, lone surrogates) are decoded by
     the latter, because the app accepts them too.
 
-    At most `_MAX_DECODED` bytes of a body become Python objects: decoding 6 MiB of ``[[],[],…]``
+    At most `MAX_DECODED` bytes of a body become Python objects: decoding 6 MiB of ``[[],[],…]``
     takes half a second and 140 MiB, skipping them takes 40 ms. Of longer members only the wanted
     nested members and short values are decoded.
 
@@ -261,8 +261,8 @@ class BodyDecoder:
             members: dict[str, Any] = self._decode_members(data.removeprefix(_BYTE_ORDER_MARK))
         except _DECODE_ERRORS:
             return self._decode_all(data)
-        is_short = len(data) <= _MAX_MEMBER
-        budget = _MAX_DECODED
+        is_short = len(data) <= MAX_MEMBER
+        budget = MAX_DECODED
         for name, raw in members.items():
             if name in self._presence_only:
                 members[name] = True
@@ -272,7 +272,7 @@ class BodyDecoder:
                 members[name] = _decode_value(raw)
             else:
                 size = memoryview(raw).nbytes
-                if size > _MAX_MEMBER or size > budget:
+                if size > MAX_MEMBER or size > budget:
                     members[name], size = self._decode_partly(raw, budget)
                 else:
                     members[name] = _decode_value(raw)
@@ -292,7 +292,7 @@ class BodyDecoder:
         decoded = 0
         for key, value in members.items():
             size = memoryview(value).nbytes
-            if size <= (_MAX_MEMBER if key in self._known_keys else _MAX_VALUE) and decoded + size <= budget:
+            if size <= (MAX_MEMBER if key in self._known_keys else _MAX_VALUE) and decoded + size <= budget:
                 members[key] = _decode_value(value)
                 decoded += size
             else:

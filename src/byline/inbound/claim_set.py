@@ -25,8 +25,10 @@ from byline.inbound.claim_names import (
     TRACE_KEYS,
 )
 from byline.inbound.request import MAX_BAGGAGE, parse_query
+from byline.internal_metrics import increment
 
-_MAX_REASONS: Final = 50
+#: Reasons that a request keeps for its spans.
+MAX_REASONS: Final = 50
 #: Separates user and session in the user ids of Claude Code.
 _SESSION_SEPARATOR: Final = "_session_"
 _KEYS_WITH_MEANING: Final = (*LANGFUSE_KEYS, *attribution.MASKS)
@@ -55,8 +57,12 @@ class ClaimSet(dict[str, Any]):
         """Record that a claim was dropped."""
         # The field may end in a key that the caller has chosen.
         entry = attribution.clean_value(f"{field}: {reason}")
-        if len(self.rejected) < _MAX_REASONS and entry not in self.rejected:
+        if entry in self.rejected:
+            return
+        if len(self.rejected) < MAX_REASONS:
             self.rejected.append(entry)
+        else:
+            increment("claims.reasons_omitted")
 
     def add(self, field: str, value: object) -> None:
         """Add one claim under its attribution field, or record why it was dropped."""

@@ -9,9 +9,11 @@ from types import FunctionType, MethodType
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl
 
+from byline.internal_metrics import increment
 from byline.settings import SettingError
 
-_MAX_QUERY_FIELDS: Final = 1000
+#: Parameters of a query; of a longer one none is read.
+MAX_QUERY_FIELDS: Final = 1000
 #: Packages with apps of their own protocol, and what they are called.
 #: Framework whose apps are neither ASGI nor WSGI → what to do.
 _NEITHER: Final = {
@@ -303,8 +305,9 @@ def parse_query(query: str) -> list[tuple[str, str]]:
     """Return the names and values of a query in order, none if there are more than 1,000."""
     try:
         # Invalid UTF-8 stays recognisable and is rejected later, instead of becoming another text.
-        return parse_qsl(query, errors="surrogateescape", max_num_fields=_MAX_QUERY_FIELDS)
+        return parse_qsl(query, errors="surrogateescape", max_num_fields=MAX_QUERY_FIELDS)
     except ValueError:
+        increment("queries.over_budget")
         return []
 
 

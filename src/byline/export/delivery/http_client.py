@@ -20,12 +20,13 @@ from urllib.parse import SplitResult, quote, unquote
 
 from byline.export.delivery import messages
 from byline.export.delivery.transport import DEFAULT_TRANSPORT, Transport, read_timeout
+from byline.internal_metrics import increment
 from byline.urls import split_url
 
 #: Seconds after which a blocked read looks again at the deadline, which `set_deadline` may have moved.
 _POLL: Final = 0.1
 #: Bytes of a response body that are read: OTLP's partial success and the start of a web page are shorter.
-_MAX_BODY: Final = 8 * 1024
+MAX_BODY: Final = 8 * 1024
 _MAX_RETRY_AFTER: Final = 3600.0
 _SAFE: Final = "/%:@!$&'()*+,;=~-._"
 
@@ -60,7 +61,7 @@ class HttpResponse(NamedTuple):
     @property
     def rejected_spans(self) -> int:
         """Spans of an accepted batch that the server rejected (OTLP's partial success)."""
-        if "protobuf" in self.headers.get("content-type", "") and len(self.body) < _MAX_BODY:
+        if "protobuf" in self.headers.get("content-type", "") and len(self.body) < MAX_BODY:
             from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
             with contextlib.suppress(Exception):
@@ -175,18 +176,19 @@ class HttpClient:
         content, complete = self._read_body(response)
         if not complete or response.will_close:
             self.close()
-        return HttpResponse(response.status, str(response.reason or ""), received, content)
+        return HttpResponse(response.status, messages.one_line(response.reason), received, content)
 
     def _read_body(self, response: http.client.HTTPResponse) -> tuple[bytes, bool]:
         """Read the start of a body. Errors do not matter: the status has said whether the batch was accepted."""
         content = b""
         try:
-            while len(content) < _MAX_BODY:
+            while len(content) < MAX_BODY:
                 # `read` would wait until all these bytes are there.
-                chunk = response.read1(_MAX_BODY - len(content))
+                chunk = response.read1(MAX_BODY - len(content))
                 if not chunk:
                     return content, response.isclosed() or response.length == 0
                 content += chunk
+            increment("backends.responses_cut")
         except (OSError, http.client.HTTPException, ValueError):
             pass
         finally:
@@ -275,7 +277,7 @@ class HttpClient:
         with tunnel.makefile("rb", 0) as stream:
             while not head.endswith(b"\r\n\r\n"):
                 byte = stream.read(1)
-                if not byte or len(head) > _MAX_BODY:
+                if not byte or len(head) > MAX_BODY:
                     raise ConnectionError
                 head += byte
         status = head.split(b" ", 2)[1:2]

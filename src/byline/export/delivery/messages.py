@@ -234,6 +234,16 @@ def reason_key(reason: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", reason.lower()).strip("_")
 
 
+def one_line(text: object) -> str:
+    r"""Return a text of a server for a terminal or a log: at most 100 printable characters.
+
+    Example:
+        >>> one_line("\x1b[31mOK\n")
+        '[31mOK'
+    """
+    return "".join(character for character in str(text or "")[:100] if character.isprintable())
+
+
 def debug_print(text: str) -> None:
     """Write a line to standard error, without credentials, if ``BYLINE_DEBUG`` is set."""
     with contextlib.suppress(Exception):

@@ -88,7 +88,8 @@ def read_timeout() -> float:
 def find_proxy(url: SplitResult) -> SplitResult | None:
     """Return the proxy that the environment names for a URL, ``None`` for a direct connection.
 
-    Spans for this machine never go to a proxy, which would see them in clear text.
+    Spans for this machine never go to a proxy, which would see them in clear text. Raises `ProxyError` for a variable
+    that has no URL.
     """
     proxies = getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
@@ -100,7 +101,11 @@ def find_proxy(url: SplitResult) -> SplitResult | None:
         or _is_in_no_proxy_network(host, proxies)
     ):
         return None
-    return urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    try:
+        return urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    except ValueError as error:
+        # For the reason that names the variables.
+        raise messages.ProxyError from error
 
 
 def _is_in_no_proxy_network(host: str, proxies: Mapping[str, str]) -> bool:
