@@ -117,6 +117,12 @@ def test_redirects_are_not_followed(receiver: Receiver) -> None:
     assert receiver.requests == []
 
 
+def test_a_host_in_other_letters_is_encoded_without_its_port() -> None:
+    label = "é" * 57
+    with client_of(f"http://{label}:4318/v1/traces") as client:
+        assert client._headers["host"] == f"{label.encode('idna').decode()}:4318"
+
+
 def test_headers_are_those_of_the_destination(receiver: Receiver) -> None:
     with client_of(f"{receiver.url}/v1/traces", {"X-Api-Key": "k", "User-Agent": "mine"}) as client:
         client.send_request("POST", b"", {"content-type": "application/x-protobuf", "user-agent": "other"})

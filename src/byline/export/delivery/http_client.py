@@ -333,7 +333,11 @@ def _lower_names(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _encode_host(authority: str) -> str:
-    return authority if authority.isascii() else authority.encode("idna").decode()
+    if authority.isascii():
+        return authority
+    # The port is no part of the last label, which has a limit of its own.
+    host, colon, port = authority.partition(":")
+    return f"{host.encode('idna').decode()}{colon}{port}"
 
 
 def _basic_credentials(proxy: SplitResult) -> str:
