@@ -207,6 +207,12 @@ class RequestContext:
                 self.is_isolated = self.is_isolated or refuses_trace
             if self._spans is not None:
                 self._spans.refresh_policy(self)
+        elif reader.policy.public and self.reader is not None and not self.reader.policy.public:
+            errors.warn_once(
+                "public",
+                "byline.E147: public=True of an inner AttributionMiddleware has no effect, because the outermost one "
+                "decides, and trusts its callers; pass public=True and identity to the outermost one",
+            )
 
     def bind(self, fields: Mapping[str, Any] | Attribution) -> None:
         """Add fields from app code, which win over claims; later calls win over earlier ones."""

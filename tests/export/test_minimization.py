@@ -195,6 +195,20 @@ def test_nobody_garbles_a_conversation_by_the_choice_of_an_id(
 
 
 @KINDS
+def test_no_reason_of_a_dropped_claim_has_an_id(kind: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of a dropped entry of the metadata may be an id, and a release too."""
+    monkeypatch.setenv("BYLINE_PSEUDONYM_KEY", SECRET)
+    fields: dict[str, Any] = {"user_id": "ada@example.org", "release": "of ada@example.org"}
+    with running(destination(kind, receiver, pseudonyms=True)) as app, app.request(**fields):
+        byline.bind(metadata={"ada@example.org": "v" * 501})
+        app.chat()
+    (chat,) = [span for span in receiver.spans if span.name.startswith("chat")]
+    shown = pseudonym(SECRET.encode(), "user", "ada@example.org")
+    assert chat.attributes["byline.rejected"] == [f"metadata.{shown}: too long"]
+    assert "ada@example.org" not in json.dumps(chat.attributes)
+
+
+@KINDS
 @pytest.mark.parametrize("claimed", ["gpt-4o", "openai", "chat", "production", "generation", "gateway", "search_web"])
 def test_nobody_changes_model_or_kind_by_the_choice_of_an_id(
     kind: str, claimed: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch

@@ -156,6 +156,18 @@ def test_the_middleware_of_zero_code_gives_way_to_that_of_the_app(
     assert the_chat(otlp).attributes["user.id"] == "ada"
 
 
+@both_doors
+def test_a_public_middleware_within_a_trusting_one_is_said(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    outer: Any = (asgi if door == "asgi" else wsgi).AttributionMiddleware
+    for _ in range(2):
+        serve(door, JOINING, outside=outer, public=True)
+    assert [record.getMessage()[:11] for record in caplog.records] == ["byline.E147"]
+    caplog.clear()
+    serve(door, JOINING, outside=lambda app: outer(app, public=True), public=True)
+    serve(door, JOINING, outside=outer)
+    assert not caplog.records
+
+
 def test_instrumentations_inside_a_public_endpoint_see_no_caller(exporter: InMemorySpanExporter) -> None:
     async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -58,6 +58,7 @@ from byline.inbound.body import BodyBuffer
 from byline.inbound.reader import ClaimReader
 from byline.inbound.request import AsgiRequest, WsgiRequest
 from byline.logging import AttributionFilter
+from byline.media import MediaBudget
 from byline.request_context import RequestContext
 from byline.secrets import scrub
 from byline.setting_table import SETTINGS
@@ -309,7 +310,7 @@ def responses(data: bytes) -> None:
         result = CallResult()
         parser.parse_request(data, result, path="/v1/chat/completions", host="h", capture=True)
         headers = {"content-type": content_type, "content-encoding": encoding, "x-litellm-call-id": "1"}
-        reader = ResponseReader(_REGISTRY, parser, None, result, capture=True)
+        reader = ResponseReader(_REGISTRY, parser, None, result, capture=True, media=_MEDIA)
         reader.read_headers(400 if choice % 7 == 0 else 200, headers)
         for piece in (data[:9], data[9 : cut + 9], data[cut + 9 :]):
             reader.buffer.append(piece)
@@ -320,6 +321,7 @@ def responses(data: bytes) -> None:
 
 
 _REGISTRY: Final = GatewayRegistry()
+_MEDIA: Final = MediaBudget()
 
 
 def check_result(result: CallResult) -> None:

@@ -55,7 +55,7 @@ _FACTS: Final = frozenset(
                 "gateway_provider", "model_id", "model_group", "error_type", "server_address",
             )
         ),
-        names.ENVIRONMENT, names.RELEASE, names.VERSION, names.REJECTED, names.VOUCHED, "gen_ai.agent.name",
+        names.ENVIRONMENT, names.VOUCHED, "gen_ai.agent.name",
         "gen_ai.system", "gen_ai.tool.name", "gen_ai.tool.type", "gen_ai.workflow.name", "graph.node.name",
         "http.method", "http.request.method", "http.route", "http.scheme", "langfuse.observation.level",
         "langfuse.observation.model.name", "langfuse.observation.type", "llm.model_name", "llm.provider", "llm.system",
