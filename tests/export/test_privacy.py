@@ -406,3 +406,12 @@ def test_attributes_are_not_copied_if_nothing_is_redacted() -> None:
     redactor = Redactor(private=False)
     attributes = {**CHAT, "gen_ai.usage.input_tokens": 11, "gen_ai.response.finish_reasons": ("stop",)}
     assert redactor.redact_attributes(attributes) is attributes
+
+
+def test_attributes_are_not_copied_for_a_text_that_was_seen_before() -> None:
+    """Each response brings texts of its own that are equal to those of others, such as the model."""
+    redactor = Redactor(private=False)
+    for _ in range(2):
+        attributes = {"gen_ai.response.model": "".join(["model-", "that-is-seen-again"]), "count": 1, "share": 0.5}
+        assert redactor.redact_attributes(attributes) is attributes
+    assert redactor.redact_attributes({"large": 1 << 70}) == {"large": "1.18059e+21"}
