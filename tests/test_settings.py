@@ -137,7 +137,7 @@ def test_an_error_in_a_hook_is_counted_and_logged_once_without_its_message(
     for _ in range(3):
         fail("place")
     fail("another")
-    assert internal_metrics.counter_values() == {"errors.another": 1, "errors.place": 3}
+    assert internal_metrics.counter_values() == {"errors.another": 1, "errors.place": 3, "log.suppressed": 2}
     first, second = (entry.getMessage() for entry in production.records)
     assert first.startswith("byline.E090: place failed with LookupError at ")
     assert "test_settings.py:" in first
