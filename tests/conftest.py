@@ -32,6 +32,14 @@ for _profile, _examples in {"byline": 30, "thorough": 200}.items():
 settings.load_profile("byline")
 
 
+def pytest_sessionfinish() -> None:
+    """Save what coverage has measured so far: pytest-xdist kills a worker that takes longer than 10 s to end."""
+    coverage: Any = sys.modules.get("coverage")
+    measured = None if coverage is None else coverage.Coverage.current()
+    if measured is not None:
+        measured.save()
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Run the tests of named folders and files in one process: they take less time than the start of others."""
     return 0 if config.args_source is pytest.Config.ArgsSource.ARGS else None
