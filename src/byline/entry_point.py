@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Collection
 from typing import Any
@@ -44,12 +45,8 @@ def run_in_process() -> None:
     path = os.environ.get("OTEL_CONFIG_FILE")
     if path:
         try:
-            from opentelemetry.configuration import (  # type: ignore[import-not-found, unused-ignore]
-                configure_sdk,
-                load_config_file,
-            )
-
-            configure_sdk(load_config_file(path))
+            configuration = importlib.import_module("opentelemetry.configuration")
+            configuration.configure_sdk(configuration.load_config_file(path))
         except ImportError:
             # `find_tracer_provider` says so.
             pass
