@@ -345,6 +345,22 @@ def test_work_that_frameworks_and_apps_leave_behind_is_the_requests(spans: Spans
     assert sorted(spans.signed()) == sorted((name, name) for name in handlers)
 
 
+class NamedState(asyncio.Queue[Any]):
+    """A queue of an app, with a member that anyio's streams have too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._state = "open"
+
+
+@pytest.mark.usefixtures("spans")
+def test_a_queue_may_have_members_of_the_app() -> None:
+    items = NamedState()
+    with byline.bound(session_id="s-1"):
+        items.put_nowait("job")
+    assert items.get_nowait() == "job"
+
+
 def test_the_classes_are_as_before_afterwards() -> None:
     methods = [
         (asyncio.Queue, "get"),

@@ -85,8 +85,9 @@ def _wrap_async_get(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _fields(source: Any) -> dict[str, Any]:
     """Return the attributes of a queue, or those of the state that both ends of an anyio stream share."""
-    fields: dict[str, Any] = source.__dict__
-    return fields if "_state" not in fields else fields["_state"].__dict__
+    # Queues of apps may have a member `_state` of their own.
+    fields: dict[str, Any] = (source if isinstance(source, asyncio.Queue | queue.Queue) else source._state).__dict__
+    return fields
 
 
 def _note_sender(source: Any, key: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import weakref
 from collections.abc import Iterator
@@ -207,6 +208,30 @@ def test_span_of_such_a_call_that_is_still_open_at_the_end_of_the_process(receiv
         span.end()
     assert found["byline.stream.cut"] == "app"
     assert len(model_calls(receiver)) == 1
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_forgotten_span_is_not_sent_by_a_forked_process_too(receiver: Receiver, gateway: Gateway) -> None:
+    """Neither when the child releases the span nor when the child ends."""
+    app = Forgetful(receiver, spans="llm")
+    with byline.bound(session_id="s-1"):
+        spans = [app.call(gateway.base_url, stream=True) for _ in range(2)]
+        child = os.fork()
+        if child == 0:
+            try:
+                spans.pop()
+                gc.collect()
+                byline.flush()
+                byline.uninstrument()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert model_calls(receiver) == []
+        spans.clear()
+        gc.collect()
+        assert len(model_calls(receiver)) == 2
 
 
 @pytest.mark.parametrize("stream", [True, False])

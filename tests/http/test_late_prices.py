@@ -100,6 +100,37 @@ def _ask(provider: TracerProvider, receiver: Receiver, *, instrumentation: str, 
         byline.uninstrument()
 
 
+@pytest.mark.usefixtures("no_settings", "loading")
+@pytest.mark.parametrize("calls_before_loading", [1, 2])
+def test_totals_contain_calls_before_and_after_loading(
+    calls_before_loading: int, provider: TracerProvider, receiver: Receiver
+) -> None:
+    """The estimate of an early call changes the cost of the request, not the number of its calls."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        transport = httpx2.MockTransport(lambda request: httpx2.Response(200, json=_REPLY))
+        async with httpx2.AsyncClient(transport=transport) as client:
+            for number in range(3):
+                if number == calls_before_loading:
+                    prices.load()
+                    prices.complete()
+                await client.post(_URL, json={"model": "gpt-4o", "messages": []})
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    byline.instrument(tracer_provider=provider, destinations=[OTLP(receiver.url, spans="all")], llm_spans=True)
+    try:
+        asyncio.run(run_asgi(AttributionMiddleware(app, app_span=True), claim({"session_id": "s-1"})))
+        assert byline.flush()
+    finally:
+        byline.uninstrument()
+    assert _costs(receiver.spans, "byline.llm.calls") == [3]
+    assert _costs(receiver.spans, "byline.llm.input_tokens") == [3000]
+    assert _costs(receiver.spans, "byline.llm.output_tokens") == [300]
+    assert _costs(receiver.spans, "byline.llm.cost") == [round(3 * _COST, 12)]
+    assert _costs(receiver.spans, "gen_ai.usage.cost") == [_COST] * 3
+
+
 def _costs(spans: list[ReceivedSpan], name: str) -> list[Any]:
     return [span.attributes[name] for span in spans if name in span.attributes]
 

@@ -221,8 +221,11 @@ class SpanCopy:
         if LLM_CALLS in self.attributes:
             # A server span has the totals of its calls; a library may have written a single call on it as well.
             self.attributes = strip_call(self.attributes)
-            if self.state is not None and self.state.late_totals is not None:
-                self.attributes |= self.state.late_totals
+            for name, total in (self.state.late_totals if self.state is not None else {}).items():
+                present = self.attributes.get(name)
+                # Totals only grow: the span may have got those of further calls since.
+                if not isinstance(present, int | float) or present < total:
+                    self.attributes[name] = total
         state = self.state
         if not self.is_llm or state is None:
             return

@@ -58,7 +58,7 @@ class SpanState:
         usage: Tokens and cost that the span had when a call below it had its response, ``None`` if there is no such
             call. Whatever the instrumentation states later is not of the span's own call.
         usage_elsewhere: Whether another span, or the gateway's own, carries tokens and cost of this span's call.
-        late_totals: The usage totals of a request that were found out after its server span had got them.
+        late_totals: Of a server span, the usage totals of the request when the cost of a call became known late.
         recorded: The response attributes that byline has set on the span, perhaps of the beginning of its response.
         own_result: The result of the call of a span that byline made itself, ``None`` for all other spans.
         is_superseded: Whether an instrumentation's span of the same call replaces this span of byline's own.
@@ -82,7 +82,7 @@ class SpanState:
     cost: float | None = None
     result: Mapping[str, Any] | None = None
     carries_usage = False
-    late_totals: Mapping[str, Any] | None = None
+    late_totals: Mapping[str, Any] = {}
     usage: Mapping[str, Any] | None = None
     usage_elsewhere = False
     recorded: Mapping[str, Any] = {}
