@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,6 +31,12 @@ for _profile, _examples in {"byline": 30, "thorough": 200}.items():
         suppress_health_check=[HealthCheck.too_slow],
     )
 settings.load_profile("byline")
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C end the processes of tests also if a shell runs the tests in the background, and ignores it there."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionfinish() -> None:

@@ -93,7 +93,7 @@ def test_span_created_later_leaves_the_usage_to_a_gateway_that_exports_it(receiv
 
 def test_the_results_of_calls_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest go first, because their spans have been sent long since."""
-    monkeypatch.setattr(call_results, "_MAX_ENTRIES", 4)
+    monkeypatch.setattr(call_results, "MAX_ENTRIES", 4)
     with running() as app:
         for number in range(20):
             with app.span("outer", CHAT) as outer:
