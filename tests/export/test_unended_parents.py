@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import byline
 from byline import internal_metrics
 from byline.export import OTLP, Langfuse
+from byline.genai.span_state import SpanStateProcessor
 from byline.testing import Gateway, Receiver
 from tests.export.support import AGENT, App, Memory, named, running, tree
 
@@ -248,6 +249,22 @@ def test_span_that_ends_is_sent_as_it_ends(stream: bool, receiver: Receiver, gat
         gc.collect()
         (found,) = model_calls(receiver)
     assert found["note"] == "late"
+
+
+def test_span_that_ends_is_sent_once_by_a_provider_without_on_ending(
+    receiver: Receiver, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of an app whose own processor passes the start and the end on, and nothing else."""
+    monkeypatch.delattr(SpanStateProcessor, "_on_ending")
+    app = Forgetful(receiver, spans="llm")
+    with byline.bound(session_id="s-1"):
+        app.call(gateway.base_url, stream=True).end()
+        gc.collect()
+        assert len(model_calls(receiver)) == 1
+        open_span = app.call(gateway.base_url, stream=True)
+        open_span.end()
+        byline.uninstrument()
+    assert len(model_calls(receiver)) == 2
 
 
 def test_span_that_is_not_sampled_is_not_sent(receiver: Receiver, gateway: Gateway) -> None:

@@ -194,6 +194,25 @@ def test_estimate_of_a_loaded_list_is_made_at_once() -> None:
     assert result.cost == _COST
 
 
+def test_fork_before_the_thread_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another thread, while the first call starts the thread that loads the list."""
+    outcomes: list[BaseException | None] = []
+
+    def start(_: threading.Thread) -> None:
+        # Python ignores errors of the functions that are called before a fork, but writes them to stderr.
+        try:
+            prices._wait_for_thread()
+            outcomes.append(None)
+        except BaseException as error:
+            outcomes.append(error)
+
+    monkeypatch.setattr(prices, "is_loaded", False)
+    monkeypatch.setattr(prices, "_thread", None)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    prices.load_in_thread()
+    assert outcomes == [None]
+
+
 _FORKS = """
 import os, signal, sys
 from byline.genai.pricing import prices

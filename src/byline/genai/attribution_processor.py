@@ -182,7 +182,9 @@ class AttributionSpanProcessor(SpanStateProcessor):
         self._watched[key] = weakref.ref(span, on_release)
 
     def _end_unended(self, state: SpanState, fields: Mapping[str, Any], end_time: int) -> None:
-        if not self.enabled or state.ended is not None or state.is_exporting:
+        # A provider that does not call `_on_ending` tells the state nothing of the end.
+        has_ended = state.ended is not None or fields["_end_time"] is not None
+        if not self.enabled or has_ended or state.is_exporting:
             return
         attributes, status = dict(fields["_attributes"]), fields["_status"]
         if names.ERROR_TYPE in attributes and status.is_unset:

@@ -71,8 +71,6 @@ _GATEWAY_PROVIDERS: Final = {
 #: For hosts of no known provider: OpenAI's models have the same price behind a gateway, but a model that somebody
 #: serves at a host of their own has no price at all.
 _DEFAULT_PROVIDER: Final = "openai"
-
-
 #: Seconds for which a fork waits for the thread that loads the list: a lock of an import that the child inherits
 #: would never be released.
 _FORK_TIMEOUT: Final = 5.0
@@ -173,7 +171,9 @@ class PriceList:
     def _wait_for_thread(self) -> None:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(_FORK_TIMEOUT)
+            # RuntimeError: the thread has not begun to run.
+            with contextlib.suppress(RuntimeError):
+                thread.join(_FORK_TIMEOUT)
 
     def _forget_thread(self) -> None:
         """In a child process: the parent makes its estimates itself."""
