@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.payload import AsyncIterablePayload
@@ -59,8 +59,8 @@ class AttributionMiddleware:
         await self._asgi(call.make_scope(), call.receive, call.send)
         if isinstance(call.response, Exception):
             raise call.response
-        assert call.response is not None  # noqa: S101 - else the handler has raised an error
-        return call.response
+        # Also what is no response, of which aiohttp tells the developer itself.
+        return cast("web.StreamResponse", call.response)
 
 
 class _Call:
@@ -88,7 +88,7 @@ class _Call:
             "root_path": "",
             "headers": [(name.lower(), value) for name, value in request.raw_headers],
             "client": (request.remote, 0) if request.remote else None,
-            "server": (request.url.host, request.url.port),
+            "server": _server_address(request),
             "path_params": dict(request.match_info),
             "route": SimpleNamespace(path=pattern, path_format=pattern),
             _REQUEST: request,
@@ -108,6 +108,12 @@ class _Call:
                     response.headers[name.decode("latin-1")] = value.decode("latin-1")
 
 
+def _server_address(request: web.Request) -> tuple[str, int] | None:
+    """Return the address on which the server listens. The host that the client names may be none."""
+    address = None if request.transport is None else request.transport.get_extra_info("sockname")
+    return (address[0], address[1]) if isinstance(address, tuple) else None
+
+
 async def _call_handler(scope: Any, _: Any, send: Callable[[Any], Awaitable[None]]) -> None:
     call: _Call = scope[_CALL]
     context = scope.get(CONTEXT_KEY)
@@ -122,12 +128,18 @@ async def _call_handler(scope: Any, _: Any, send: Callable[[Any], Awaitable[None
     if scope["type"] == "websocket":
         await send({"type": "websocket.close"})
         return
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
+    if not isinstance(response, web.StreamResponse):
+        return
+    headers = [(name.encode(), value.encode()) for name, value in response.headers.items()]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     if isinstance(response, web.Response) and isinstance(response.body, AsyncIterablePayload):
         # aiohttp would run this generator after the middleware, outside the context of the request.
-        await response.prepare(call.request)
-        await response.write_eof()
+        try:
+            await response.prepare(call.request)
+            await response.write_eof()
+        except ConnectionError:
+            # The client is gone. aiohttp notices the same at the end of the response, which it writes now.
+            response.body = None
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -394,3 +394,93 @@ def test_another_app_in_the_middleware_of_tornado_is_an_error(app: Any) -> None:
 def test_a_wrong_setting_is_an_error_at_construction(make_app: Any) -> None:
     with pytest.raises(byline.SettingError, match=r"byline\.E011"):
         make_app(trust={"nothing"})
+
+
+async def exchange(app: web.Application, request: str) -> bytes:
+    """Return the start of the response to a request that no HTTP client would send."""
+
+    async def test(client: aiohttp.ClientSession) -> bytes:
+        base = client._base_url
+        assert base is not None
+        reader, writer = await asyncio.open_connection(base.host, base.port)
+        writer.write(request.encode())
+        answer = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        return answer
+
+    answer: bytes = await serve(app, test)
+    return answer
+
+
+@pytest.mark.parametrize("host", ["a:b:c", "x:99999999", "[", "[::1", "user:pw@x", ""])
+def test_a_host_header_that_is_no_host(host: str, finished: Finished, caplog: pytest.LogCaptureFixture) -> None:
+    """A stranger's header neither fails the request of aiohttp nor costs the server span."""
+    answer = asyncio.run(exchange(aiohttp_app(), f"POST /move HTTP/1.1\r\nHost: {host}\r\n\r\n"))
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    llm_and_server(finished)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("upgrade", ["", "Connection: upgrade\r\nUpgrade: websocket\r\n"])
+@pytest.mark.parametrize(("returned", "message"), [(None, "Missing return statement"), ({"a": 1}, "should return a ")])
+def test_a_handler_of_aiohttp_that_returns_no_response(
+    returned: Any, message: str, upgrade: str, finished: Finished, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has aiohttp's own message."""
+
+    async def handle(_: web.Request) -> Any:
+        return returned
+
+    app = aiohttp_app()
+    app.router.add_get("/none", handle)
+    answer = asyncio.run(exchange(app, f"GET /none HTTP/1.1\r\nHost: x\r\n{upgrade}\r\n"))
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert [record.name for record in caplog.records] == ["aiohttp.server"]
+    assert message in caplog.text
+
+
+def test_header_values_beyond_latin_1(finished: Finished) -> None:
+    """aiohttp sends header values as UTF-8."""
+
+    async def download(_: web.Request) -> web.Response:
+        return web.Response(headers={"content-disposition": 'attachment; filename="日本.pdf"'})
+
+    app = aiohttp_app()
+    app.router.add_get("/download", download)
+    answer = asyncio.run(exchange(app, "GET /download HTTP/1.1\r\nHost: x\r\n\r\n"))
+    assert 'filename="日本.pdf"'.encode() in answer
+
+
+def test_a_client_of_aiohttp_that_leaves_within_a_generator(
+    finished: Finished, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The generator is closed, the server span ends, and nothing is logged, as without the middleware."""
+
+    async def main() -> None:
+        closed = asyncio.Event()
+
+        async def stream(_: web.Request) -> web.Response:
+            async def chunks() -> AsyncIterator[bytes]:
+                try:
+                    while True:
+                        yield b"x" * 65536
+                        await asyncio.sleep(0)
+                finally:
+                    call_model()
+                    closed.set()
+
+            return web.Response(body=chunks())
+
+        async def test(client: aiohttp.ClientSession) -> None:
+            async with client.get("/endless", headers=HEADERS) as response:
+                await response.content.readany()
+                response.close()
+            await closed.wait()
+
+        app = aiohttp_app()
+        app.router.add_get("/endless", stream)
+        await serve(app, test)
+
+    asyncio.run(main())
+    assert llm_and_server(finished)[0]["session.id"] == "s-1"
+    assert caplog.records == []
