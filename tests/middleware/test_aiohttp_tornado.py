@@ -440,7 +440,7 @@ def test_a_handler_of_aiohttp_that_returns_no_response(
 
 
 def test_header_values_beyond_latin_1(finished: Finished) -> None:
-    """aiohttp sends header values as UTF-8."""
+    """The server of aiohttp sends header values as UTF-8."""
 
     async def download(_: web.Request) -> web.Response:
         return web.Response(headers={"content-disposition": 'attachment; filename="日本.pdf"'})
