@@ -124,7 +124,8 @@ async def _call_handler(scope: Any, _: Any, send: Callable[[Any], Awaitable[None
     except web.HTTPException as raised:
         # The handler's response, such as a redirect.
         call.response = raised
-    response = call.response
+    # No type: handlers return what is no response, too.
+    response: Any = call.response
     if scope["type"] == "websocket":
         await send({"type": "websocket.close"})
         return

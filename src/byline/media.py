@@ -117,6 +117,10 @@ class MessagesWithMedia(str):
 
     media: tuple[Media, ...] = ()
 
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """Copies and pickles that the app makes of a span have the text alone."""
+        return str, (str(self),)
+
     @classmethod
     def with_media(cls, text: str, media: tuple[Media, ...]) -> MessagesWithMedia:
         """Return the text with these parts."""

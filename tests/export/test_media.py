@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import copy
 import gc
 import gzip
 import json
 import logging
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from byline import internal_metrics
 from byline.destinations import OTLP, Destination, Langfuse
 from byline.export.delivery.media_upload import MediaUploader
 from byline.export.delivery.transport import DEFAULT_TRANSPORT
-from byline.media import MAX_BYTES, Media, MediaBudget
+from byline.media import MAX_BYTES, Media, MediaBudget, MessagesWithMedia
 from byline.settings import SettingError
 from byline.testing import Gateway, ReceivedSpan, Receiver
 from byline.testing.server import Handler, Request
@@ -547,6 +549,9 @@ def test_a_reference_that_a_caller_has_typed_uploads_nothing(receiver: Receiver)
     "text",
     [
         f"data:image/png;base64,{ENCODED}\\/",
+        f"data:image/png;base64,{ENCODED[:100]}\\/{ENCODED[101:]}",
+        f"data:image/png;base64,{ENCODED[:100]}\\u002b{ENCODED[101:]}",
+        f"data:image/png;base64,{ENCODED[:100]}%2B{ENCODED[101:]}",
         json.dumps([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": URL}}]}])[:-9],
         json.dumps([{"type": "blob", "mime_type": "image/png", "content": "no base64 at all"}]),
         json.dumps([{"type": "blob", "mime_type": "image/png", "media": 5, "content": ""}]),
@@ -554,7 +559,7 @@ def test_a_reference_that_a_caller_has_typed_uploads_nothing(receiver: Receiver)
         "[" * 2000 + f'"{URL}"' + "]" * 2000,
         '{"type": "base64", "media_type": "image/png", "data": "AAAAAAAAAAAAAAAAA"}',
     ],
-    ids=["escaped", "cut", "text", "number", "type", "deep", "base64"],
+    ids=["escaped", "slash", "plus", "percent", "cut", "text", "number", "type", "deep", "base64"],
 )
 def test_values_that_are_no_bytes(text: str, receiver: Receiver) -> None:
     """A broken value spoils no span."""
@@ -562,6 +567,28 @@ def test_values_that_are_no_bytes(text: str, receiver: Receiver) -> None:
         export(app, **{"gen_ai.input.messages": text, "input.value": text})
     assert len(receiver.spans) == 1
     assert all(media.data in (IMAGE, b"") for media in receiver.media.values())
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_image_in_json_within_a_text(times: int, receiver: Receiver) -> None:
+    """The whole of it is uploaded: what follows the data URL is an escaped quotation mark."""
+    text = URL
+    for _ in range(times):
+        text = json.dumps({"url": text})
+    with running(Langfuse(*KEYS, receiver.url, media=True)) as app:
+        export(app, **{"input.value": json.dumps([{"role": "user", "content": text}])})
+    assert [media.data for media in receiver.media.values()] == [IMAGE]
+    (span,) = receiver.spans
+    assert ENCODED[-8:] not in shown_in(span)
+
+
+def test_copies_of_captured_messages_are_texts() -> None:
+    """An exporter of the app may copy or pickle the attributes of a span."""
+    media = MediaBudget().take("image/png", ENCODED)
+    assert media is not None
+    messages = MessagesWithMedia.with_media("[]", (media,))
+    for copied in (copy.copy(messages), copy.deepcopy(messages), pickle.loads(pickle.dumps(messages))):
+        assert (type(copied), copied) == (str, "[]")
 
 
 def test_wrong_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,10 @@ _MARK: Final = "@@@langfuseMedia:"
 _MAX_DEPTH: Final = 16
 #: Parts of one span.
 _MAX_PARTS: Final = 20
+#: The whole of the Base64: no part before an escaped character, which would be uploaded as broken bytes.
 _DATA_URL: Final = re.compile(
-    r"data:([\w.+-]{1,80}/[\w.+-]{1,80})(?:;[\w=.+-]{1,80}){0,8};base64,([A-Za-z0-9+/_\-]{16,}={0,2})(?![\\%])"
+    r"data:([\w.+-]{1,80}/[\w.+-]{1,80})(?:;[\w=.+-]{1,80}){0,8};base64,([A-Za-z0-9+/_\-]{16,}={0,2})"
+    r"(?![A-Za-z0-9+/_\-=%]|\\+[/u])"
 )
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_\-]{16,}={0,2}")
 #: One of these is in each JSON text with bytes beside their type.
