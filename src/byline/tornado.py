@@ -185,10 +185,11 @@ class _Request:
             set_close_callback(self._then_end(callback))
 
         def detach_stream() -> Any:
-            # A websocket, which lasts until its stream is closed.
+            # Such as that of a websocket. The request lasts until the stream is closed.
             stream = detach()
             set_stream_callback = stream.set_close_callback
             stream.set_close_callback = lambda callback: set_stream_callback(self._then_end(callback))
+            stream.set_close_callback(None)
             return stream
 
         connection.write_headers, connection.finish, connection.detach = write, finish_response, detach_stream

@@ -384,6 +384,25 @@ def test_a_client_that_goes_away_ends_the_request(finished: Finished) -> None:
     assert (server.attributes or {})["session.id"] == "s-1"
 
 
+def test_a_handler_of_tornado_that_takes_the_stream(finished: Finished) -> None:
+    """The request ends with the stream, although the handler sets no callback for its end."""
+
+    class Own(tornado.web.RequestHandler):
+        async def get(self) -> None:
+            stream = self.detach()
+            call_model()
+            await stream.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            stream.close()
+
+    async def test(client: aiohttp.ClientSession) -> str:
+        async with client.get("/own", headers=HEADERS) as response:
+            return await response.text()
+
+    app = byline_tornado.AttributionMiddleware(tornado.web.Application([("/own", Own)]))
+    assert asyncio.run(serve(app, test)) == "ok"
+    assert llm_and_server(finished)[0]["session.id"] == "s-1"
+
+
 @pytest.mark.parametrize("app", [lambda environ, start_response: [], web.Application()])
 def test_another_app_in_the_middleware_of_tornado_is_an_error(app: Any) -> None:
     with pytest.raises(byline.SettingError, match=r"byline\.E120: .* pass a tornado\.web\.Application"):
