@@ -104,8 +104,9 @@ class Spans:
             pass
 
     def signed(self) -> Signed:
-        """Return job and user of each model call."""
-        return [(span.attributes["job"], span.attributes.get("user.id")) for span in self._calls("all")]
+        """Return job and user of each model call, ordered by job: a span that may become a root is sent later."""
+        calls = [(span.attributes["job"], span.attributes.get("user.id")) for span in self._calls("all")]
+        return sorted(calls, key=lambda call: str(call[0]))
 
     def trace_of(self, job: str, spans: str = "llm") -> str:
         return str(next(span.trace_id for span in self._calls(spans) if span.attributes["job"] == job))
