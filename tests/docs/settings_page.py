@@ -37,5 +37,6 @@ def settings_page() -> str:
     for setting in SETTINGS:
         variables = ", ".join(f"`{name}`" for name in setting.variables)
         default = f"`{setting.default}`" if setting.default else ""
-        rows.append(f"| {setting.name} | {variables} | {default} | {setting.meaning} |")
+        meaning = setting.meaning.replace("|", r"\|")
+        rows.append(f"| {setting.name} | {variables} | {default} | {meaning} |")
     return _HEAD + "\n".join(rows) + "\n" + _TAIL

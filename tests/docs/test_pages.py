@@ -48,6 +48,18 @@ def test_links_of_a_page_have_targets(document: Path) -> None:
             assert anchor[1:] in slugs, f"{document.name} links {name}{anchor}"
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=[document.name for document in DOCUMENTS])
+def test_rows_of_tables_have_a_head_and_as_many_cells(document: Path) -> None:
+    """A blank line would end the table, and a bar within a cell begin another one."""
+    text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for block in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
+        rows = block.splitlines()
+        assert len(rows) > 1, rows
+        assert re.fullmatch(r"\|[ :|-]+\|", rows[1]), rows[0]
+        cells = len(re.findall(r"(?<!\\)\|", rows[0]))
+        assert [row for row in rows if len(re.findall(r"(?<!\\)\|", row)) != cells] == []
+
+
 def section_of(page: str, title: str) -> str:
     """Return the part of a page below a heading."""
     match = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
