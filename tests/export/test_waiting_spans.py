@@ -127,6 +127,26 @@ def test_copies_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     waiting.close()
 
 
+def test_a_span_without_a_copy_is_finished_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in each pass, because that takes CPU, and calls the app's masks, for every span that waits."""
+    monkeypatch.setattr(waiting_spans, "_MAX_BYTES", 700)
+    finished: list[ReadableSpan] = []
+
+    def finish(span: ReadableSpan) -> ReadableSpan | None:
+        finished.append(span)
+        return None if len(finished) == 1 else span
+
+    waiting, waits = of(tmp_path), spans(20)
+    for _ in range(3):
+        waiting.update(waits, finish)
+    assert finished == waits
+    waiting.update([], finish)
+    assert copies(tmp_path) == []
+    waiting.update(waits[:1], finish)
+    assert len(copies(tmp_path)) == 1
+    waiting.close()
+
+
 def test_foreign_folders_are_left_alone(tmp_path: Path) -> None:
     """Links lead out of the spool."""
     elsewhere = tmp_path / "elsewhere"

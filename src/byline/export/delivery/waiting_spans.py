@@ -49,8 +49,11 @@ class WaitingSpans:
         self._folder: Path | None = None
         self._store: DiskStore | None = None
         self._lock: int | None = None
-        #: By identity: the span, the key of its copy, and the bytes.
-        self._copies: dict[int, tuple[object, str, int]] = {}
+        #: By identity: the span, and the key of its copy, ``None`` if there was no room or no disk for one.
+        self._copies: dict[int, tuple[object, str | None]] = {}
+        #: Bytes by key.
+        self._sizes: dict[str, int] = {}
+        self._used = 0
 
     def update(self, waiting: Collection[_Span], finish: Callable[[_Span], ReadableSpan | None]) -> None:
         """Keep a copy of each span that waits, and delete those of spans that have left.
@@ -62,11 +65,13 @@ class WaitingSpans:
         if self._is_off or not (waiting or self._copies):
             return
         for identity in self._copies.keys() - set(map(id, waiting)):
-            _, key, _ = self._copies.pop(identity)
-            if self._store is not None:
+            _, key = self._copies.pop(identity)
+            if key is not None and self._store is not None:
+                self._used -= self._sizes.pop(key)
                 self._store.remove_batch(key)
         for span in waiting:
             if id(span) not in self._copies:
+                self._copies[id(span)] = (span, None)
                 finished = finish(span)
                 for batch in encode_batches([] if finished is None else [finished]):
                     if isinstance(batch, Batch):
@@ -74,11 +79,14 @@ class WaitingSpans:
 
     def _add(self, span: object, batch: Batch) -> None:
         size = len(batch.data)
-        if sum(each for _, _, each in self._copies.values()) + size > _MAX_BYTES:
+        if self._used + size > _MAX_BYTES:
             return
         try:
             store = self._store or self._open()
-            self._copies[id(span)] = (span, store.add_batch(batch), size)
+            key = store.add_batch(batch)
+            self._copies[id(span)] = (span, key)
+            self._sizes[key] = size
+            self._used += size
         except Exception:
             # The span itself still waits in memory.
             internal_metrics.increment(f"{self._name}.spool.failed")
