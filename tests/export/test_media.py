@@ -9,6 +9,9 @@ import gzip
 import json
 import logging
 import pickle
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -500,6 +503,25 @@ def test_a_hanging_langfuse_delays_the_end_by_the_deadline_alone() -> None:
         uploader.set_deadline(0.0)
         assert not uploader.upload(media, media_id="x", trace_id="1", observation_id="2", field="input")
         assert receiver.requests == []
+
+
+def test_the_deadline_ends_the_request_in_flight() -> None:
+    """Otherwise the last spans would wait for it until there is no time left for them."""
+    media = MediaBudget().take("image/png", ENCODED)
+    assert media is not None
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        url = f"http://127.0.0.1:{hanging.getsockname()[1]}"
+        uploader = MediaUploader("langfuse", url, basic(), transport=DEFAULT_TRANSPORT)
+        place = {"media_id": "x", "trace_id": "1", "observation_id": "2", "field": "input"}
+        thread = threading.Thread(target=lambda: uploader.upload(media, **place))
+        thread.start()
+        connection, _ = hanging.accept()
+        with connection:
+            assert connection.recv(1)
+            until = time.monotonic()
+            uploader.set_deadline(until)
+            thread.join()
+            assert time.monotonic() < until + 8
 
 
 @pytest.mark.parametrize("content_type", ["image/x-unknown", "application/x-sh"])

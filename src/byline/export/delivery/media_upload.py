@@ -76,12 +76,17 @@ class MediaUploader:
         self._clock = clock
         self._paused_until = 0.0
         self._deadline: float | None = None
+        #: The client of the request in flight.
+        self._client: HttpClient | None = None
         #: Parts that are linked to a trace. A conversation repeats its images in every request.
         self._links: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def set_deadline(self, until: float) -> None:
-        """End every request by a moment of the monotonic clock. Safe from any thread."""
+        """End every request by a moment of the monotonic clock, also the one in flight. Safe from any thread."""
         self._deadline = until
+        client = self._client
+        if client is not None:
+            client.set_deadline(until)
 
     def upload(self, media: Media, *, media_id: str, trace_id: str, observation_id: str, field: str) -> bool:
         """Upload a part unless Langfuse has it. Returns whether its reference can be shown; counts both outcomes.
@@ -179,11 +184,14 @@ class MediaUploader:
 
     def _request(self, client: HttpClient, method: str, data: bytes, until: float) -> HttpResponse:
         client.timeout = min(client.timeout, max(until - self._clock(), 0.0))
+        # Before the look at the deadline, which another thread may set now.
+        self._client = client
         if self._deadline is not None:
             client.set_deadline(self._deadline)
         try:
             return client.send_request(method, data)
         finally:
+            self._client = None
             client.close()
 
     def _fail(self, response: HttpResponse, place: str, *, pauses: bool = True) -> bool:
