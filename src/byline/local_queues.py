@@ -21,6 +21,7 @@ _patches: Final = Patches(
 #: The key of the request that puts items into the queue, -1 for several requests.
 _SENDER: Final = "_byline_sender"
 _SEVERAL: Final = -1
+_QUEUES: Final = (asyncio.Queue, queue.Queue)
 
 
 def install() -> None:
@@ -86,7 +87,7 @@ def _wrap_async_get(original: Callable[..., Any]) -> Callable[..., Any]:
 def _fields(source: Any) -> dict[str, Any]:
     """Return the attributes of a queue, or those of the state that both ends of an anyio stream share."""
     # Queues of apps may have a member `_state` of their own.
-    fields: dict[str, Any] = (source if isinstance(source, asyncio.Queue | queue.Queue) else source._state).__dict__
+    fields: dict[str, Any] = (source if isinstance(source, _QUEUES) else source._state).__dict__
     return fields
 
 
