@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -188,6 +189,22 @@ def test_list_without_bytecode_is_loaded_at_start(monkeypatch: pytest.MonkeyPatc
         assert prices.is_loaded
     finally:
         byline.uninstrument()
+
+
+@pytest.mark.usefixtures("no_settings")
+@pytest.mark.parametrize("module", [types.ModuleType("genai_prices"), None])
+def test_library_that_cannot_be_found_stops_nothing(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stub of an app's tests has no specification, and a package that is blocked is None."""
+    monkeypatch.setattr(prices, "is_loaded", False)
+    monkeypatch.setattr(prices, "library", None)
+    monkeypatch.setitem(sys.modules, "genai_prices", module)
+    result = CallResult(provider="openai", response_model="gpt-4o", input_tokens=1000, output_tokens=100)
+    byline.instrument(tracer_provider=TracerProvider(shutdown_on_exit=False), destinations=[OTLP("http://127.0.0.1:9")])
+    try:
+        estimate_cost(result)
+    finally:
+        byline.uninstrument()
+    assert result.cost is None
 
 
 def test_estimate_of_a_loaded_list_is_made_at_once() -> None:

@@ -14,13 +14,13 @@ from byline.settings import SettingError
 
 #: Parameters of a query; of a longer one none is read.
 MAX_QUERY_FIELDS: Final = 1000
-#: Packages with apps of their own protocol, and what they are called.
 #: Framework whose apps are neither ASGI nor WSGI → what to do.
 _NEITHER: Final = {
     "aiohttp.web": "add byline.aiohttp_web.AttributionMiddleware() to the middlewares of the app",
     "Robyn": "call byline.bound() in the handlers, as docs/frameworks.md shows",
     "tornado.web": "import AttributionMiddleware from byline.tornado",
 }
+#: Package → the framework that it contains.
 _NEITHER_PACKAGES: Final = {"aiohttp": "aiohttp.web", "robyn": "Robyn", "tornado": "tornado.web"}
 _CGI_HEADERS: Final = {"CONTENT_TYPE": "content-type", "CONTENT_LENGTH": "content-length"}
 #: Recipients of baggage may drop members beyond this length (W3C Baggage, 3.3.2).
