@@ -80,7 +80,8 @@ def check_spool(
         assert len(arrived) + dropped(counts) == SPANS
         assert loses_responses or sum(arrived.values()) == len(arrived)
     (folder,) = spool.glob(f"{label}-*")
-    assert list(folder.iterdir()) == []
+    # SIGKILL may leave a file that was being written; later processes delete that file.
+    assert [file.name for file in folder.iterdir() if not (is_killed and file.name.startswith("."))] == []
 
 
 @faults
