@@ -98,6 +98,20 @@ def test_quotes_around_a_value_are_said() -> None:
     assert find("service_name", {"OTEL_SERVICE_NAME": '"app"'}).value == '"app"'
 
 
+@pytest.mark.parametrize("name", ["signing_key", "sampling_key", "pseudonym_key", "audience", "langfuse_secret_key"])
+def test_bytes_that_are_no_text_are_said(name: str) -> None:
+    """Random bytes make no key; Python's own error would have the whole of it."""
+    variable = BY_NAME[name].variables[0]
+    with pytest.raises(SettingError, match=rf"byline\.E001: {variable} is not UTF-8") as caught:
+        find(name, {variable: os.fsdecode(b"\xff" + b"k" * 32)})
+    assert "kkk" not in str(caught.value)
+
+
+def test_a_folder_may_have_any_name() -> None:
+    """File names are bytes."""
+    assert find("spool", {"BYLINE_SPOOL": os.fsdecode(b"/spool/\xff")}).value == "/spool/\udcff"
+
+
 @pytest.mark.parametrize("name", ["disabled", "debug"])
 def test_unreadable_value_is_an_error_with_advice(name: str) -> None:
     variable = BY_NAME[name].variables[0]

@@ -62,6 +62,13 @@ def find(name: str, environ: Mapping[str, str] | None = None) -> FoundSetting:
                     f"{variable} has quotes around its value, which count as part of the value",
                     f"set {variable} without the quotes; docker's --env-file, for example, does not remove them",
                 )
+            # File names may be any bytes.
+            if not (text.isprintable() or name == "spool" or variable.startswith("OTEL_") or _is_utf8(text)):
+                raise SettingError(
+                    "byline.E001",
+                    f"{variable} is not UTF-8",
+                    f"set {variable} to text; a key can be in hexadecimal digits",
+                )
             try:
                 return FoundSetting(setting.parse(text), variable)
             except ValueError as error:
@@ -185,6 +192,10 @@ def find_misspelt(environ: Mapping[str, str] | None = None) -> dict[str, str]:
                 for suffix in difflib.get_close_matches(variable.removeprefix(prefix), suffixes, 1, similarity):
                     misspelt[variable] = prefix + suffix
     return misspelt
+
+
+def _is_utf8(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _is_quoted(text: str) -> bool:
