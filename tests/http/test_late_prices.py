@@ -71,13 +71,21 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def _ask(provider: TracerProvider, receiver: Receiver, *, instrumentation: str, gateways: Any = ()) -> None:
+def _ask(
+    provider: TracerProvider,
+    receiver: Receiver,
+    *,
+    instrumentation: str,
+    gateways: Any = (),
+    reply: Any = _REPLY,
+    headers: Any = None,
+) -> None:
     """Send a request to an app that calls a model, and export its spans."""
     tracer = provider.get_tracer("opentelemetry.instrumentation.openai_v2")
     attributes = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "gpt-4o"}
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        transport = httpx2.MockTransport(lambda request: httpx2.Response(200, json=_REPLY))
+        transport = httpx2.MockTransport(lambda request: httpx2.Response(200, json=reply, headers=headers))
         async with httpx2.AsyncClient(transport=transport) as client:
             if instrumentation == "around":
                 with tracer.start_as_current_span("chat gpt-4o", attributes=attributes):
@@ -101,6 +109,23 @@ def _ask(provider: TracerProvider, receiver: Receiver, *, instrumentation: str, 
         assert byline.flush()
     finally:
         byline.uninstrument()
+
+
+@pytest.mark.usefixtures("no_settings", "loading")
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_cost_that_a_cached_body_repeats_is_what_the_cache_has_saved(
+    is_loaded: bool, provider: TracerProvider, receiver: Receiver
+) -> None:
+    """The call that filled the cache has cost that; this one costs nothing."""
+    if is_loaded:
+        prices.load()
+    reply = {**_REPLY, "usage": {**_REPLY["usage"], "cost": 0.25}}  # type: ignore[dict-item]
+    headers = {"x-openrouter-cache-status": "HIT"}
+    gateways = [OpenRouter("https://api.openai.com/v1")]
+    _ask(provider, receiver, instrumentation="none", gateways=gateways, reply=reply, headers=headers)
+    assert _costs(receiver.spans, "gen_ai.usage.cost") == [0.0]
+    assert _costs(receiver.spans, "byline.cache.savings") == [0.25]
+    assert _costs(receiver.spans, "byline.llm.cost") == [0.0]
 
 
 @pytest.mark.usefixtures("no_settings", "loading")

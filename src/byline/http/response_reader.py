@@ -298,11 +298,15 @@ class ResponseReader:
             self._mark_cut_stream(cut)
         else:
             self._read_body(b"" if self._is_media else (self.buffer.body() or b"") if body is None else body)
+        result = self._result
+        if result.cache_hit and result.cost and result.cache_savings is None:
+            # A cache that keeps whole bodies repeats the cost of the call that filled the cache.
+            result.cost, result.cache_savings = 0.0, result.cost
         # Estimated once: an estimate from the first events of a stream would count as a stated cost later.
         if prices.is_loaded:
-            estimate_cost(self._result)
+            estimate_cost(result)
         else:
-            self.awaits_prices = needs_estimate(self._result)
+            self.awaits_prices = needs_estimate(result)
 
     def _read_body(self, body: bytes) -> None:
         result = self._result
