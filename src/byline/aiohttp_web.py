@@ -16,7 +16,7 @@ from aiohttp.payload import AsyncIterablePayload
 
 from byline import asgi
 from byline.inbound.body import BodyBuffer
-from byline.request_context import CONTEXT_KEY
+from byline.request_context import CONTEXT_KEY, current_context
 
 __all__ = ["AttributionMiddleware"]
 
@@ -54,7 +54,10 @@ class AttributionMiddleware:
         self._asgi = asgi.AttributionMiddleware(_call_handler, **settings)
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Make a request context and call the handler."""
+        """Make a request context, unless an outer app or middleware has made one, and call the handler."""
+        context = current_context()
+        if context is not None and (context.root().scope_or_environ or {}).get(_REQUEST) is request:
+            return await handler(request)
         call = _Call(request, handler)
         await self._asgi(call.make_scope(), call.receive, call.send)
         if isinstance(call.response, Exception):

@@ -17,6 +17,7 @@ from tornado import httputil
 from tornado.httpserver import HTTPServer
 
 from byline import asgi, errors
+from byline.request_context import current_context
 from byline.settings import SettingError
 
 __all__ = ["AttributionMiddleware"]
@@ -24,6 +25,7 @@ __all__ = ["AttributionMiddleware"]
 T = TypeVar("T")
 
 _REQUEST: Final = "byline.tornado_request"
+_CONNECTION: Final = "byline.tornado_connection"
 _RESPONSE_END: Final = {"type": "http.response.body", "body": b"", "more_body": False}
 _WEBSOCKET_END: Final = {"type": "websocket.close"}
 
@@ -64,7 +66,10 @@ class AttributionMiddleware(httputil.HTTPServerConnectionDelegate):
         return server
 
     def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> httputil.HTTPMessageDelegate:
-        """Return the object that Tornado tells about one request."""
+        """Return the object that Tornado tells about one request; the app's own within another middleware."""
+        context = current_context()
+        if context is not None and (context.root().scope_or_environ or {}).get(_CONNECTION) is request_conn:
+            return self.app.start_request(server_conn, request_conn)
         return _Delegate(self, server_conn, request_conn)
 
     def on_close(self, server_conn: object) -> None:
@@ -260,4 +265,5 @@ def _make_scope(connection: Any, start_line: Any, headers: httputil.HTTPHeaders)
         ],
         "client": (address, 0) if address else None,
         "server": None,
+        _CONNECTION: connection,
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import tornado.routing
 import tornado.web
 import tornado.websocket
 from aiohttp import web
@@ -210,6 +211,35 @@ def test_the_call_has_the_attribution_of_the_request(make_app: Any, path: str, f
     assert (server.attributes or {})["user.id"] == "ada"
     assert (server.attributes or {})["http.status_code"] == 200
     assert server.name.startswith(f"POST {path}")
+
+
+def aiohttp_app_with_sub_app() -> web.Application:
+    app = web.Application(middlewares=[aiohttp_web.AttributionMiddleware()])
+    app.add_subapp("/sub/", aiohttp_app(trust=()))
+    return app
+
+
+def aiohttp_app_with_two() -> web.Application:
+    app = aiohttp_app(trust=())
+    app.middlewares.insert(0, aiohttp_web.AttributionMiddleware())
+    return app
+
+
+def tornado_app_with_two() -> byline_tornado.AttributionMiddleware:
+    router = tornado.routing.RuleRouter([tornado.routing.Rule(tornado.routing.AnyMatches(), tornado_app(trust=()))])
+    return byline_tornado.AttributionMiddleware(router)
+
+
+@pytest.mark.parametrize(
+    ("make_app", "path"),
+    [(aiohttp_app_with_sub_app, "/sub/chat"), (aiohttp_app_with_two, "/chat"), (tornado_app_with_two, "/chat")],
+)
+def test_of_two_middlewares_the_outer_one_makes_the_request(make_app: Any, path: str, finished: Finished) -> None:
+    """One context and one server span, as under ASGI."""
+    assert post(make_app(), path)[0] == 200
+    attributes, _ = llm_and_server(finished)
+    assert (attributes["session.id"], attributes["user.id"]) == ("s-1", "ada")
+    assert len(finished()) == 2
 
 
 def test_tornado_shows_chunks_of_a_streamed_request(finished: Finished) -> None:
