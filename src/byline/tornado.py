@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 _REQUEST: Final = "byline.tornado_request"
 _CONNECTION: Final = "byline.tornado_connection"
+#: Arguments of ``Application.listen`` that are not the server's.
+_SOCKET_SETTINGS: Final = ("family", "backlog", "flags", "reuse_port")
 _RESPONSE_END: Final = {"type": "http.response.body", "body": b"", "more_body": False}
 _WEBSOCKET_END: Final = {"type": "websocket.close"}
 
@@ -60,9 +62,16 @@ class AttributionMiddleware(httputil.HTTPServerConnectionDelegate):
         self._asgi = asgi.AttributionMiddleware(_pass_messages, **settings)
 
     def listen(self, port: int, address: str | None = None, **settings: Any) -> HTTPServer:
-        """Serve the app on a port, as ``Application.listen`` does, and return the server."""
+        """Serve the app on a port, as ``Application.listen`` does, and return the server.
+
+        Args:
+            port: The port.
+            address: The address, all by default.
+            **settings: The arguments of `tornado.web.Application.listen`.
+        """
+        of_socket = {name: settings.pop(name) for name in _SOCKET_SETTINGS if name in settings}
         server = HTTPServer(self, **settings)
-        server.listen(port, "" if address is None else address)
+        server.listen(port, "" if address is None else address, **of_socket)
         return server
 
     def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> httputil.HTTPMessageDelegate:

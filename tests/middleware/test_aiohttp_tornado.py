@@ -373,7 +373,8 @@ def test_tornado_listens(finished: Finished) -> None:
     async def main() -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
-        server = tornado_app().listen(port, "127.0.0.1")
+        server = tornado_app().listen(port, "127.0.0.1", reuse_port=True, backlog=7, xheaders=True)
+        assert server.xheaders
         async with aiohttp.ClientSession() as client, client.post(f"http://127.0.0.1:{port}/chat", json=BODY) as reply:
             assert reply.status == 200
         server.stop()
