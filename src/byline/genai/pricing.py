@@ -221,7 +221,8 @@ def estimate_cost(result: CallResult) -> None:
     """
     if not needs_estimate(result):
         return
-    prices.load()
+    if not prices.is_loaded:
+        prices.load()
     counts = _TOKEN_COUNTS if result.input_tokens is not None else _OTHER_COUNTS
     price = _calculate_price(result, counts)
     if price is None:
