@@ -48,7 +48,12 @@ def asked(app: Any, path: str) -> str:
         (
             [Mount("/of/{tenant}", routes=[Route("/chat", view, methods=["POST"])])],
             "/of/t-17/chat",
-            "POST /of/{id}/chat",
+            "POST /of/{tenant}/chat",
+        ),
+        (
+            [Mount("/of/{tenant}", routes=[Mount("/of", routes=[Route("/{chat}", view, methods=["POST"])])])],
+            "/of/acme/of/of",
+            "POST /of/{tenant}/of/{chat}",
         ),
         ([Route("/", view, methods=["POST"])], "/", "POST /"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from types import FunctionType, MethodType
+from types import FunctionType, MappingProxyType, MethodType
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl
 
@@ -159,11 +159,16 @@ class AsgiRequest:
     def route(self) -> str | None:
         """Return the route's template, ``None`` if the framework does not provide one."""
         scope = self.scope
-        path = getattr(scope.get("route"), "path", None)
+        route = scope.get("route")
+        path = getattr(route, "path", None)
         if isinstance(path, str):
             # Starlette's mounts put their path into the root path, with the values of its parameters.
             mount = str(scope.get("root_path", "")).removeprefix(scope.get("app_root_path", scope.get("root_path", "")))
-            return path_template(mount) + path if mount else path
+            if not mount:
+                return path
+            of_route = getattr(route, "param_convertors", {})
+            values = self.path_parameters().items()
+            return path_template(mount, {str(value): name for name, value in values if name not in of_route}) + path
         # Litestar's.
         template = scope.get("path_template")
         return template if isinstance(template, str) else _route_of_django(scope)
@@ -261,8 +266,12 @@ def _route_of_django(raw: Mapping[str, Any]) -> str | None:
     return with_slash(path) if isinstance(path, str) else None
 
 
-def path_template(path: str) -> str:
+def path_template(path: str, names: Mapping[str, str] = MappingProxyType({})) -> str:
     """Return a path with ``{id}`` for each segment that looks like an id, empty for a path of more than 8 segments.
+
+    Args:
+        path: The path.
+        names: Names of parameters by their values, which take the places of the values: ``{tenant}``.
 
     Example:
         >>> path_template("/v1/users/42/chat")
@@ -271,7 +280,10 @@ def path_template(path: str) -> str:
     segments = path.split("/")
     if len(segments) > _MAX_SEGMENTS + 1:
         return ""
-    return "/".join(part if not part or _WORD.fullmatch(part) else "{id}" for part in segments)
+    return "/".join(
+        f"{{{names[part]}}}" if part in names else part if not part or _WORD.fullmatch(part) else "{id}"
+        for part in segments
+    )
 
 
 def with_slash(route: str) -> str:
