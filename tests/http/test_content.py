@@ -14,6 +14,7 @@ import pytest
 from google import genai
 
 from byline.apis import PARSERS, ApiParser
+from byline.apis.json_body import parse_object
 from byline.apis.messages import MAX_JSON, MAX_TEXT
 from byline.call_result import CallResult
 from byline.testing import Gateway
@@ -380,6 +381,99 @@ def test_binary_parts_are_not_captured(path: str, body: dict[str, Any], capturin
     content = str((span.attributes or {})["gen_ai.input.messages"])
     assert "QUJDQUJD" not in content
     assert json.loads(content)[0]["parts"]
+
+
+#: Request bodies with a part of each kind, and the parts that the messages have, with their roles.
+PARTS: Any = [
+    (
+        "gemini.generate",
+        {
+            "contents": [
+                {"role": "model", "parts": [{"text": "Hm.", "thought": True}]},
+                {"role": "model", "parts": [{"functionCall": {"id": "c", "name": "look", "args": {"at": "x"}}}]},
+                {"role": "user", "parts": [{"functionResponse": {"id": "c", "name": "look", "response": {"is": 1}}}]},
+                {"role": "user", "parts": [{"fileData": {"mimeType": "application/pdf", "fileUri": "gs://b/a.pdf"}}]},
+                {"role": "user", "parts": [{"executableCode": {"code": "1"}}]},
+            ]
+        },
+        [
+            ("assistant", {"type": "reasoning", "content": "Hm."}),
+            ("assistant", {"type": "tool_call", "id": "c", "name": "look", "arguments": {"at": "x"}}),
+            ("user", {"type": "tool_call_response", "id": "c", "response": {"is": 1}}),
+            ("user", {"type": "uri", "modality": "application", "uri": "gs://b/a.pdf"}),
+        ],
+    ),
+    (
+        "gemini.interactions",
+        {
+            "input": [
+                {"type": "function_call", "id": "c", "name": "look", "arguments": {"at": "x"}},
+                {"type": "function_result", "call_id": "c", "result": "1"},
+                {"type": "thought", "summary": [{"type": "text", "text": "Hm."}]},
+                {"role": "user", "content": [{"type": "image", "mime_type": "image/png", "uri": "https://x/a.png"}]},
+            ]
+        },
+        [
+            ("assistant", {"type": "tool_call", "id": "c", "name": "look", "arguments": {"at": "x"}}),
+            ("tool", {"type": "tool_call_response", "id": "c", "response": "1"}),
+            ("assistant", {"type": "reasoning", "content": "Hm."}),
+            ("user", {"type": "uri", "modality": "image", "uri": "https://x/a.png"}),
+        ],
+    ),
+    (
+        "mistral.conversations",
+        {
+            "inputs": [
+                {"type": "function.call", "tool_call_id": "c", "name": "look", "arguments": '{"at": "x"}'},
+                {"type": "function.result", "tool_call_id": "c", "result": "1"},
+            ]
+        },
+        [
+            ("assistant", {"type": "tool_call", "id": "c", "name": "look", "arguments": {"at": "x"}}),
+            ("tool", {"type": "tool_call_response", "id": "c", "response": "1"}),
+        ],
+    ),
+    (
+        "openai.responses",
+        {
+            "input": [
+                {"type": "function_call", "call_id": "c", "name": "look", "arguments": '{"at": "x"}'},
+                {"type": "function_call_output", "call_id": "c", "output": "1"},
+                {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]},
+            ]
+        },
+        [
+            ("assistant", {"type": "tool_call", "id": "c", "name": "look", "arguments": {"at": "x"}}),
+            ("tool", {"type": "tool_call_response", "id": "c", "response": "1"}),
+            ("assistant", {"type": "reasoning", "content": "Hm."}),
+        ],
+    ),
+    (
+        "anthropic.messages",
+        {
+            "messages": [
+                {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm.", "signature": "s"}]},
+                {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "QUJD"}]},
+                {"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "look", "input": {}}]},
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": "1"}]},
+            ]
+        },
+        [
+            ("assistant", {"type": "reasoning", "content": "Hm."}),
+            ("assistant", {"type": "tool_call", "id": "c", "name": "look", "arguments": {}}),
+            ("user", {"type": "tool_call_response", "id": "c", "response": "1"}),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("api", "request_body", "expected"), PARTS, ids=[api for api, _, _ in PARTS])
+def test_each_kind_of_part_has_its_kind_in_the_conventions(api: str, request_body: Any, expected: Any) -> None:
+    messages = parser_named(api).input_messages(parse_object(json.dumps(request_body).encode()))
+    found = [(message["role"], part) for message in messages for part in message["parts"]]
+    assert len(found) == len(expected)
+    for (role, part), (expected_role, members) in zip(found, expected, strict=True):
+        assert (role, {name: part.get(name) for name in members}) == (expected_role, members)
 
 
 def test_long_texts_are_cut_and_long_conversations_keep_their_end(capturing: Gateway, finished: Finished) -> None:

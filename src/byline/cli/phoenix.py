@@ -68,8 +68,8 @@ def serve() -> Iterator[str]:
 def show(url: str) -> None:
     """Open a page in the browser and wait for Ctrl-C."""
     print(f"Phoenix shows the traces at {url}. Stop with Ctrl-C.", file=sys.stderr, flush=True)
-    webbrowser.open(url)
     with contextlib.suppress(KeyboardInterrupt):
+        webbrowser.open(url)
         while True:
             time.sleep(3600)
 
