@@ -14,7 +14,7 @@ import pytest
 from google import genai
 
 from byline.apis import PARSERS, ApiParser
-from byline.apis.json_body import parse_object
+from byline.apis.json_body import Members, parse_object
 from byline.apis.messages import MAX_JSON, MAX_TEXT
 from byline.call_result import CallResult
 from byline.testing import Gateway
@@ -469,7 +469,7 @@ PARTS: Any = [
 
 @pytest.mark.parametrize(("api", "request_body", "expected"), PARTS, ids=[api for api, _, _ in PARTS])
 def test_each_kind_of_part_has_its_kind_in_the_conventions(api: str, request_body: Any, expected: Any) -> None:
-    messages = parser_named(api).input_messages(parse_object(json.dumps(request_body).encode()))
+    messages = parser_named(api).input_messages(parse_object(json.dumps(request_body).encode()) or Members({}))
     found = [(message["role"], part) for message in messages for part in message["parts"]]
     assert len(found) == len(expected)
     for (role, part), (expected_role, members) in zip(found, expected, strict=True):
