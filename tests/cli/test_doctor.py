@@ -248,7 +248,16 @@ def create():
     assert found(tmp_path, "main:create", "--factory", **parts)[0] == 0
     code, report = found(tmp_path, "main:create", **parts)
     assert (code, report["findings"][0]["id"]) == (2, "byline.D01")
-    assert "--factory" in report["findings"][0]["problem"]
+    (finding,) = report["findings"]
+    assert finding["problem"] == "main:create takes no arguments, so it looks like a factory"
+    assert finding["advice"] == "add --factory"
+
+
+@pytest.mark.parametrize("app", ["app = 3", "def app(one, two, three, four): ..."])
+def test_what_is_no_app(tmp_path: Path, app: str) -> None:
+    """The name is wrong, and not the place where the command runs."""
+    (finding,) = found(tmp_path, app=app)[1]["findings"]
+    assert finding["advice"] == "name the app itself, as the server's command does: byline check module:name"
 
 
 def test_the_request_can_be_chosen(tmp_path: Path) -> None:

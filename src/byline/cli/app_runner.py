@@ -21,6 +21,7 @@ _STARTUP_TIMEOUT: Final = 30.0
 _REQUEST_TIMEOUT: Final = 60.0
 #: Keys that SDKs need to be created; no provider sees them.
 _API_KEYS: Final = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "OPENROUTER_API_KEY", "MISTRAL_API_KEY")
+_NAME_THE_APP: Final = "name the app itself, as the server's command does: byline check module:name"
 
 
 class AppError(Exception):
@@ -85,14 +86,14 @@ def load_app(target: str, *, factory: bool) -> LoadedApp:
             "serve it by byline gateway, e.g. byline gateway python main.py, which prints each LLM call",
         )
     if not callable(found):
-        raise AppError(f"{target} is {type(found).__name__}, which is neither an ASGI nor a WSGI app")
+        raise AppError(f"{target} is {type(found).__name__}, which is neither an ASGI nor a WSGI app", _NAME_THE_APP)
     if is_asgi_app(found) or (not is_wsgi_app(found) and hasattr(found, "router")):
         return LoadedApp(found, "asgi")
     if is_wsgi_app(found) or hasattr(found, "wsgi_app"):
         return LoadedApp(found, "wsgi")
     if not factory and getattr(getattr(found, "__code__", None), "co_argcount", None) == 0:
-        raise AppError(f"{target} takes no arguments, so it looks like a factory: add --factory")
-    raise AppError(f"{target} is neither an ASGI nor a WSGI app")
+        raise AppError(f"{target} takes no arguments, so it looks like a factory", "add --factory")
+    raise AppError(f"{target} is neither an ASGI nor a WSGI app", _NAME_THE_APP)
 
 
 def find_routes(app: Any) -> list[str]:
