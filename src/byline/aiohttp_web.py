@@ -62,7 +62,7 @@ class AttributionMiddleware:
         await self._asgi(call.make_scope(), call.receive, call.send)
         if isinstance(call.response, Exception):
             raise call.response
-        # Also what is no response, of which aiohttp tells the developer itself.
+        # Also an object that is no response, about which aiohttp tells the developer.
         return cast("web.StreamResponse", call.response)
 
 
@@ -127,7 +127,7 @@ async def _call_handler(scope: Any, _: Any, send: Callable[[Any], Awaitable[None
     except web.HTTPException as raised:
         # The handler's response, such as a redirect.
         call.response = raised
-    # No type: handlers return what is no response, too.
+    # No type: a handler may return an object that is no response.
     response: Any = call.response
     if scope["type"] == "websocket":
         await send({"type": "websocket.close"})

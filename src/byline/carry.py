@@ -140,7 +140,7 @@ class carried(Block):  # noqa: N801 - used like a function
         's-1'
     """
 
-    #: What the value was signed for, see `find_signing`.
+    #: The purpose of the signature, see `find_signing`.
     _purpose = ""
 
     def __init__(self, carrier: Headers, *, max_age: float = QUEUE_MAX_AGE) -> None:

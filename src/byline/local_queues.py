@@ -1,4 +1,4 @@
-"""Queues within the process: whose work a task does that takes an item from one after the end of its request.
+"""Queues within the process: a task that takes an item after the end of its request may work for another one.
 
 The first request may start the consumer of a queue, which then keeps the context of that request for ever. A task that
 takes an item which other requests have put there works for them, not for the request that started the task.

@@ -142,7 +142,7 @@ def _patch_message(patches: Patches, module: Any) -> None:
 
 
 def _write(message: Any, call: _Call, metadata_type: Callable[[], Any]) -> None:
-    """Add what the server may know of the caller to the message of a call."""
+    """Add the caller's ids, as far as the server may know them, to the message of a call."""
     # Version 1 has one class around all kinds of messages.
     request = getattr(message.message, "root", message.message)
     if getattr(request, "method", None) is None or getattr(request, "id", None) is None:

@@ -106,7 +106,7 @@ def _wrap_on_request(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _context_of(metadata: Any, read_meta: Callable[[], Any]) -> AbstractContextManager[Any]:
-    """Return the block of a message: its HTTP request, its caller in this process, or what its own ``_meta`` says.
+    """Return the block of a message: its HTTP request, its caller in this process, or its own ``_meta``.
 
     Any client can send a ``_meta``: over HTTP it counts only if it is signed, and over a websocket never, if the
     middleware has read the handshake.
@@ -135,7 +135,7 @@ def _texts(meta: Any) -> dict[str, str]:
 
 
 class _Message(carried):
-    """The block of a message whose ``_meta`` alone says whose it is."""
+    """The block of a message whose ``_meta`` alone names the caller."""
 
     def __init__(self, meta: dict[str, str], *, is_local: bool) -> None:
         if not is_local:

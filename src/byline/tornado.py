@@ -181,7 +181,7 @@ class _Request:
         self._step(_WEBSOCKET_END if self._is_handshake else _RESPONSE_END)
 
     def watch(self, connection: Any) -> None:
-        """Observe what the app does with the connection, an object of this request alone."""
+        """Observe the app's calls of the connection, an object of this request alone."""
         write_headers, finish, detach = connection.write_headers, connection.finish, connection.detach
         set_close_callback = connection.set_close_callback
 

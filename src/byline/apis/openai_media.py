@@ -141,7 +141,7 @@ class Transcriptions(OpenAIParser):
         return _spoken(reply.get_string("text") or "")
 
     def join_stream(self, events: Iterable[Members]) -> list[Message]:
-        """Return the transcript of the last event; of a stream that broke off, what arrived."""
+        """Return the transcript of the last event; of a stream that broke off, the part that arrived."""
         pieces: list[str] = []
         whole = None
         for event in events:

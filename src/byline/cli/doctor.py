@@ -97,7 +97,7 @@ class Evidence:
         self.failure = ""
         #: The error of a middleware that refuses its settings or its app.
         self.refusal: SettingError | None = None
-        #: What byline has logged as a warning or an error.
+        #: The warnings and errors that byline has logged.
         self.warnings: list[str] = []
         #: The request contexts that the middleware made.
         self.contexts: list[RequestContext] = []

@@ -38,7 +38,7 @@ _NEEDED_LENGTH: Final = 200
 
 
 _ERROR_ID: Final = re.compile(r"byline\.E\d{3}")
-#: Warnings that are logged for what a finding says: no request, no destination, instrument() missing.
+#: Warnings that say the same as a finding: no request, no destination, instrument() missing.
 _EXPLAINED: Final = frozenset({"byline.E019", "byline.E102", "byline.E103"})
 
 

@@ -28,7 +28,7 @@ _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class Conversation(NamedTuple):
-    """What a span says of a conversation.
+    """The conversation that the attributes of a span contain.
 
     Attributes:
         input: OpenAI's chat messages, or the value as it stands if it is of another shape; ``None`` without one.

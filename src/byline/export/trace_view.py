@@ -325,7 +325,7 @@ def _request_that_refuses(state: SpanState | None, trace_id: int) -> RequestSpan
 
 
 def _work_for_others(state: SpanState) -> SpanState | None:
-    """Return the outermost span of work that is no longer part of the request in whose trace it is."""
+    """Return the outermost span of work that is no longer part of the request, but in its trace."""
     outermost = None
     ancestor: SpanState | None = state
     while ancestor is not None and ancestor.is_outside_request:
