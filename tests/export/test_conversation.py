@@ -353,3 +353,39 @@ def test_values_of_no_known_shape_raise_nothing(receiver: Receiver, name: str, h
     with running(OTLP(receiver.url, conventions=["openinference", "langfuse"])) as app, app.request():
         app.chat("call", **{name: hostile})
     assert len(receiver.spans) == 2
+
+
+def test_parts_of_a_message_are_openinferences(receiver: Receiver) -> None:
+    """Text, images by their address, reasoning; of bytes the type and the size."""
+    asked = [
+        {"type": "text", "content": "See"},
+        {"type": "uri", "modality": "image", "uri": "https://x.example/a.png"},
+        {"type": "blob", "modality": "audio", "mime_type": "audio/wav", "content": "QUJD"},
+    ]
+    answered = [{"type": "reasoning", "content": "Hm."}, {"type": "text", "content": "Ada"}]
+    with running(OTLP(receiver.url, conventions=["openinference"])) as app:
+        app.chat(
+            **{
+                "gen_ai.input.messages": json.dumps([{"role": "user", "parts": asked}]),
+                "gen_ai.output.messages": json.dumps([{"role": "assistant", "parts": answered}]),
+            }
+        )
+    (span,) = receiver.spans
+    question = {key: value for key, value in span.attributes.items() if key.startswith("llm.input_messages.0")}
+    assert question == {
+        "llm.input_messages.0.message.role": "user",
+        "llm.input_messages.0.message.contents.0.message_content.type": "text",
+        "llm.input_messages.0.message.contents.0.message_content.text": "See",
+        "llm.input_messages.0.message.contents.1.message_content.type": "image",
+        "llm.input_messages.0.message.contents.1.message_content.image.image.url": "https://x.example/a.png",
+        "llm.input_messages.0.message.contents.2.message_content.type": "text",
+        "llm.input_messages.0.message.contents.2.message_content.text": "[audio/wav, 3 bytes omitted]",
+    }
+    answer = {key: value for key, value in span.attributes.items() if key.startswith("llm.output_messages.0")}
+    assert answer == {
+        "llm.output_messages.0.message.role": "assistant",
+        "llm.output_messages.0.message.contents.0.message_content.type": "reasoning",
+        "llm.output_messages.0.message.contents.0.message_content.text": "Hm.",
+        "llm.output_messages.0.message.contents.1.message_content.type": "text",
+        "llm.output_messages.0.message.contents.1.message_content.text": "Ada",
+    }
