@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
 import json
 import os
 import sys
@@ -60,6 +61,29 @@ def test_a_call_that_is_closed_in_another_context_is_no_error(gateway: Gateway, 
     contextvars.Context().run(coroutine.close)
     assert sent
     assert len(finished()) == 1
+
+
+def test_a_stream_that_the_collector_closes_takes_no_lock(gateway: Gateway, finished: Finished) -> None:
+    """Also if the app has begun to read, and the collector interrupts code that holds the lock of the results."""
+    client = httpx2.Client()
+    request = client.build_request("POST", url_of(gateway), json={**CHAT, "stream": True})
+    response = client.send(request, stream=True)
+    chunks = response.iter_raw()
+    while b"{" not in next(chunks):
+        pass
+    garbage: list[Any] = [response, chunks]
+    garbage.append(garbage)
+    del response, chunks, garbage
+    ended = len(finished())
+    is_free: list[bool] = []
+    # In a module of byline's, as the collector would.
+    code = "gc.collect(); is_free.append(len(finished()) == ended)"
+    exec(code, {"__name__": "byline.genai.call_results", "gc": gc, **locals()})
+    assert is_free == [True]
+    byline.stats()
+    (span,) = finished()
+    assert (span.attributes or {})["byline.stream.cut"] == "app"
+    client.close()
 
 
 class _Forever:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from copy import copy
+from types import FrameType
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +35,16 @@ from byline.secrets import scrub
 
 #: One lock for all requests: it is held only to find out who ends a request first.
 _end_lock: Final = fork_safe_lock()
+_SUSPENDABLE: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE
+#: Modules that work under locks which the end of a request takes too.
+_WITH_LOCKS: Final = (
+    "byline.export.",
+    "byline.genai.",
+    "byline.http.",
+    "byline.internal_metrics",
+    "byline.request_",
+    "opentelemetry.sdk.",
+)
 
 
 def begin_llm_request(
@@ -280,7 +294,11 @@ class LLMRequest:
 
     def abandon(self) -> None:
         """End the request because the app closed or released the response, perhaps before the end of its body."""
-        if not self.is_reading:
+        if self.is_reading or not self._is_open:
+            return
+        if _closes_at_collection():
+            deferred.defer(functools.partial(self._end, cut="app"))
+        else:
             self._end(cut="app")
 
     def fail(self, error: BaseException) -> None:
@@ -288,6 +306,12 @@ class LLMRequest:
 
         If the error is no `Exception` (GeneratorExit, CancelledError), the app left the stream; that is no failure.
         """
+        if self._is_open and isinstance(error, GeneratorExit) and _closes_at_collection():
+            deferred.defer(functools.partial(self._fail, error))
+        else:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
         if self._reader.is_stream and not isinstance(error, Exception):
             self._end(cut="app" if isinstance(error, GeneratorExit) else "cancelled")
             return
@@ -383,6 +407,23 @@ class LLMRequest:
                 self._config.watch(self.span, state)
         except Exception:
             errors.report_internal_error("call")
+
+
+def _closes_at_collection() -> bool:
+    """Return whether a generator is closed within code of byline or the SDK that may hold a lock.
+
+    Apps close the bodies of responses from code of their own, of their client or of their server. The garbage collector
+    closes the generators that read them anywhere, also while this thread holds a lock that the end of a request needs.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    is_generator = False
+    while frame is not None:
+        above_generator, is_generator = is_generator, bool(frame.f_code.co_flags & _SUSPENDABLE)
+        is_caller = above_generator and not is_generator
+        if is_caller and str(frame.f_globals.get("__name__")).startswith(_WITH_LOCKS):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _ended_abnormally(result: CallResult) -> bool:
