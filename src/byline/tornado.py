@@ -259,6 +259,7 @@ def _make_scope(connection: Any, start_line: Any, headers: httputil.HTTPHeaders)
     context = getattr(connection, "context", None)
     address = getattr(context, "remote_ip", None)
     is_handshake = headers.get("upgrade", "").lower() == "websocket"
+    is_decompressed = "x-consumed-content-encoding" in headers
     return {
         "type": "websocket" if is_handshake else "http",
         "asgi": {"version": "3.0"},
@@ -270,7 +271,10 @@ def _make_scope(connection: Any, start_line: Any, headers: httputil.HTTPHeaders)
         "query_string": query.encode("latin-1", "replace"),
         "root_path": "",
         "headers": [
-            (name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.get_all()
+            (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
+            for name, value in headers.get_all()
+            # The length before Tornado has decompressed the body.
+            if not (is_decompressed and name.lower() == "content-length")
         ],
         "client": (address, 0) if address else None,
         "server": None,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -240,6 +242,35 @@ def test_of_two_middlewares_the_outer_one_makes_the_request(make_app: Any, path:
     attributes, _ = llm_and_server(finished)
     assert (attributes["session.id"], attributes["user.id"]) == ("s-1", "ada")
     assert len(finished()) == 2
+
+
+def test_tornado_decompresses_a_body_in_chunks(finished: Finished) -> None:
+    """The Content-Length is that of the compressed body, which says nothing of the end."""
+
+    @tornado.web.stream_request_body
+    class Own(tornado.web.RequestHandler):
+        def data_received(self, chunk: bytes) -> None:
+            byline.current()
+
+        def post(self) -> None:
+            call_model()
+
+    async def main() -> None:
+        app = byline_tornado.AttributionMiddleware(tornado.web.Application([("/own", Own)]))
+        server = HTTPServer(app, decompress_request=True)
+        listener = socket.create_server(("127.0.0.1", 0))
+        listener.setblocking(False)
+        server.add_socket(listener)
+        body = gzip.compress(json.dumps({"user": "ada", "message": "x" * 200_000}).encode())
+        headers = {"content-type": "application/json", "content-encoding": "gzip"}
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/own"
+        async with aiohttp.ClientSession() as client, client.post(url, data=body, headers=headers) as response:
+            assert response.status == 200
+        server.stop()
+        await server.close_all_connections()
+
+    asyncio.run(main())
+    assert llm_and_server(finished)[0]["user.id"] == "ada"
 
 
 def test_tornado_shows_chunks_of_a_streamed_request(finished: Finished) -> None:
