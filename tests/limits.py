@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
-from byline import attribution, carrier, errors, settings
+from byline import attribution, carrier, errors, media, settings
 from byline.carrier import Signing
 from byline.export import decisions, made_spans, pipeline
 from byline.export.decisions import ExportDecisions
@@ -258,6 +258,12 @@ def is_not_counted(more: int, _: Any) -> None:
     assert values.cost(values.MAX_COST + 1) is None
 
 
+def waiting_media(more: int, _: Any) -> None:
+    budget = media.MediaBudget(limit=8)
+    parts = [budget.take("image/png", "AAAA"), budget.take("image/png", "A" * (4 + more))]
+    assert [part is not None for part in parts] == [True, not more]
+
+
 LIMITS = (
     Limit(
         "ids, names, tags",
@@ -329,6 +335,12 @@ LIMITS = (
         open_parents,
     ),
     Limit("unfinished steps", f"{made_spans.MAX_STEPS:,}", "steps.over_budget", open_steps),
+    Limit(
+        "binary parts that wait for their upload",
+        f"{media.MAX_BYTES // MIB} MiB of one, {media.MAX_TOTAL // MIB} MiB of all",
+        "media.over_budget",
+        waiting_media,
+    ),
     Limit(
         "response of a backend that is read",
         f"{http_client.MAX_BODY >> 10} KiB",

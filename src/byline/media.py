@@ -10,11 +10,12 @@ from functools import cached_property
 from typing import Final
 
 from byline.fork import fork_safe_lock
+from byline.internal_metrics import increment
 
 #: Bytes of one part; a larger one is left out.
 MAX_BYTES: Final = 10 * 1024 * 1024
 #: Bytes of all parts that wait in a process.
-_MAX_TOTAL: Final = 64 * 1024 * 1024
+MAX_TOTAL: Final = 64 * 1024 * 1024
 #: First bytes → type, for answers that state no type.
 _SIGNATURES: Final = {
     b"RIFF": "audio/wav",
@@ -66,11 +67,13 @@ class Media:
 class MediaBudget:
     """Bounds the binary parts that wait in memory: 10 MiB for one, 64 MiB for all.
 
+    Parts beyond that are counted as ``media.over_budget``.
+
     Args:
         limit: Characters of Base64 that may wait at a time.
     """
 
-    def __init__(self, limit: int = _MAX_TOTAL * 4 // 3) -> None:
+    def __init__(self, limit: int = MAX_TOTAL * 4 // 3) -> None:
         self._limit = limit
         self._used = 0
         self._lock = fork_safe_lock()
@@ -85,14 +88,20 @@ class MediaBudget:
             data: Its bytes in Base64.
         """
         size = len(data)
-        if not 0 < size <= MAX_BYTES * 4 // 3 + 4:
+        if size == 0:
+            return None
+        if size > MAX_BYTES * 4 // 3 + 4:
+            increment("media.over_budget")
             return None
         with self._lock:
             while self._released:
                 self._used -= self._released.popleft()
-            if self._used + size > self._limit:
-                return None
-            self._used += size
+            fits = self._used + size <= self._limit
+            if fits:
+                self._used += size
+        if not fits:
+            increment("media.over_budget")
+            return None
         return Media(content_type or _guess_type(data), data, self)
 
     def give_back(self, size: int) -> None:
