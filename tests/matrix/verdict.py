@@ -147,7 +147,8 @@ def _belongs(span: Mapping[str, Any], requests: Iterable[Mapping[str, Any]]) -> 
     return any(
         span["trace_id"] == request["trace"]
         or attributes.get("session.id") == request["session"]
-        or attributes.get("gen_ai.response.id") in request["ids"]
+        or {attributes.get(name) for name in ("gen_ai.response.id", "langfuse.observation.metadata.response_id")}
+        & {*request["ids"]}
         for request in requests
     )
 

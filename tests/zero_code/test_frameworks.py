@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -115,7 +117,27 @@ def start(
     command = [*before, *(each.format(port=port) for each in SERVERS[server])]
     for index in {0, len(before)}:
         command[index] = program(command[index], python)
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # With its workers, see `end`.
+        start_new_session=True,
+    )
+
+
+def end(process: Any) -> str:
+    """End a server and return its output. uWSGI below opentelemetry-instrument may not end by SIGTERM."""
+    process.terminate()
+    try:
+        output: str = process.communicate(timeout=patience(10))[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output = process.communicate(timeout=patience(30))[0]
+    return output
 
 
 def ask(port: int, process: Any) -> None:
@@ -157,8 +179,7 @@ def spans_of(framework: str, server: str, way: str, **variables: str) -> tuple[l
                 # Development servers end by the signal, without a last export.
                 receiver.wait_for(2, timeout=patience(30))
             finally:
-                process.terminate()
-                output, _ = process.communicate(timeout=patience(30))
+                output = end(process)
         wanted = ("session.id", "user.id", "gen_ai.operation.name")
         found = [(span.kind, *(span.attributes.get(name) for name in wanted)) for span in receiver.spans]
     # Spans of receive and send, which OpenTelemetry's own instrumentation adds, are not byline's.
