@@ -16,7 +16,7 @@ class Cell(NamedTuple):
         sdk: The module of ``tests.matrix.sdks`` that makes the calls.
         settles: Seconds that its spans may come after the last exchange, from threads of its own.
         is_racy: Whether a thread of the SDK and the end of the app's stream decide who sees the end of a closed
-            stream first. Such a cell is run again if it differs from the record.
+            or cancelled stream first, so that these scenarios differ from run to run.
         is_agent: Whether the SDK is an agent framework, of which tree, types, input and output are judged as well.
     """
 

