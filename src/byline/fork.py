@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable
 
 
@@ -11,6 +12,18 @@ def after_fork_in_child(callback: Callable[[], object]) -> None:
     """Call a function in each child process, before any other code runs there."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=callback)
+
+
+def after_fork_while_alive(method: Callable[[], object]) -> None:
+    """Call a bound method in each child process as long as its object lives, which this does not prolong."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        referent = reference()
+        if referent is not None:
+            referent()
+
+    after_fork_in_child(call)
 
 
 def before_fork(callback: Callable[[], object]) -> None:

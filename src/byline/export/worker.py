@@ -7,7 +7,6 @@ import math
 import os
 import threading
 import time
-import weakref
 from collections import deque
 from typing import Final
 
@@ -17,7 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from byline import errors, internal_metrics
 from byline.export.delivery.batch_sender import BatchSender
 from byline.export.pipeline import QueuedSpan, SpanPipeline
-from byline.fork import after_fork_in_child
+from byline.fork import after_fork_while_alive
 
 #: How many seconds a destination may delay the end of the process.
 SHUTDOWN_TIMEOUT: Final = 5.0
@@ -71,7 +70,7 @@ class DestinationWorker:
         self._make_locks()
         sender.start()
         internal_metrics.register_gauges(name, self._gauge_values)
-        _call_after_fork(self)
+        after_fork_while_alive(self.after_fork)
         if pipeline.media is not None:
             # Uploads take time, and no span is dropped for them.
             pipeline.media.is_behind = lambda: 2 * self.waiting_spans > self.capacity
@@ -314,14 +313,3 @@ def _read_variable(variable: str, default: int) -> int:
         return max(1, int(os.environ.get(variable, "")))
     except ValueError:
         return default
-
-
-def _call_after_fork(worker: DestinationWorker) -> None:
-    reference = weakref.ref(worker)
-
-    def start_anew() -> None:
-        referent = reference()
-        if referent is not None:
-            referent.after_fork()
-
-    after_fork_in_child(start_anew)

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from byline import deferred, errors
 from byline.attribution import EMPTY, Attribution, is_printable
-from byline.fork import after_fork_in_child
+from byline.fork import after_fork_while_alive
 from byline.gateways.keys import hash_key, is_guessable, key_settings
 from byline.genai import attributes as names
 from byline.genai import call_spans, classify, server_span
@@ -74,7 +74,7 @@ class AttributionSpanProcessor(SpanStateProcessor):
         self._selects_llm_only = True
         #: Spans whose call has ended abnormally, by the identity of their states.
         self._watched: dict[int, weakref.ref[Span]] = {}
-        _call_after_fork(weakref.ref(self))
+        after_fork_while_alive(self.forget_watched)
         InstrumentationCheck.pending = False
 
     def switch_on(self, stamp: Stamp, listeners: Sequence[SpanListener] = ()) -> None:
@@ -342,15 +342,6 @@ def copy_from_parent(span: Span, parent_context: otel_context.Context | None) ->
     }
     if inherited:
         set_attributes(span, inherited)
-
-
-def _call_after_fork(reference: weakref.ref[AttributionSpanProcessor]) -> None:
-    def forget_watched() -> None:
-        processor = reference()
-        if processor is not None:
-            processor.forget_watched()
-
-    after_fork_in_child(forget_watched)
 
 
 def _set_attribution(span: Span, context: RequestContext, *, rename: bool) -> None:
