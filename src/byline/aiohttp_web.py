@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.payload import AsyncIterablePayload
 
 from byline import asgi
-from byline.inbound.body import BodyBuffer
+from byline.inbound.body import BodyBuffer, is_json
 from byline.request_context import CONTEXT_KEY, current_context
 
 __all__ = ["AttributionMiddleware"]
@@ -155,7 +155,7 @@ class _CachedBody(BodyBuffer):
     def __init__(self, request: web.Request, limit: int) -> None:
         super().__init__(limit, request.content_length)
         self._request = request
-        self.ignored = not (request.content_type.endswith(("/json", "+json")))
+        self.ignored = not is_json(request.content_type)
 
     def is_complete(self) -> bool:
         if not self.ended:
