@@ -23,6 +23,7 @@ from byline.asgi import AttributionMiddleware
 from byline.call_result import CallResult
 from byline.destinations import OTLP
 from byline.gateways import OpenRouter
+from byline.genai import price_library
 from byline.genai.pricing import estimate_cost, prices
 from byline.testing import ReceivedSpan, Receiver
 from tests.support import claim, run_asgi
@@ -65,7 +66,7 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(prices, "is_loaded", False)
     monkeypatch.setattr(prices, "load", noted)
     # Some installers write no bytecode.
-    monkeypatch.setattr(prices, "is_compiled", lambda: True)
+    monkeypatch.setattr(price_library, "is_compiled", lambda: True)
     # The thread that is started with the call comes too late.
     monkeypatch.setattr(prices, "load_in_thread", lambda: None)
     return names
@@ -230,6 +231,41 @@ def test_library_that_cannot_be_found_stops_nothing(module: Any, monkeypatch: py
     finally:
         byline.uninstrument()
     assert result.cost is None
+
+
+#: The list is loaded in a thread while an SDK asks, in each call, whether the app uses the other version of httpx.
+_CLIENT_OF_THE_APP = """
+import sys, threading
+from byline.genai.pricing import prices
+seen = []
+
+class Seen:
+    def find_spec(self, name, path=None, target=None):
+        seen.append(name)
+
+sys.meta_path.insert(0, Seen())
+thread = threading.Thread(target=prices.load)
+thread.start()
+thread.join()
+assert "genai_prices.types" in seen and prices.library is not None
+print([name for name in seen if name.startswith("httpx")], [name for name in sys.modules if name.startswith("httpx")])
+
+import genai_prices
+from genai_prices import UpdatePrices, wait_prices_updated_sync
+from genai_prices.update_prices import UpdatePrices as same
+print(UpdatePrices is genai_prices.UpdatePrices is same, genai_prices.update_prices.UpdatePrices is same)
+print(hasattr(genai_prices, "nothing"), type(genai_prices.__spec__.loader).__module__)
+"""
+
+
+@pytest.mark.integration
+def test_thread_that_loads_the_list_imports_no_http_client() -> None:
+    """A half-imported httpx in ``sys.modules`` breaks the calls of SDKs that look for it there."""
+    done = subprocess.run([sys.executable, "-c", _CLIENT_OF_THE_APP], capture_output=True, text=True, check=False)
+    assert (done.stderr, done.stdout.splitlines()) == (
+        "",
+        ["[] []", "True True", "False _frozen_importlib_external"],
+    )
 
 
 def test_estimate_of_a_loaded_list_is_made_at_once() -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
-import importlib.util
 import threading
 from collections import deque
 from collections.abc import Callable
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from byline import errors
 from byline.call_result import CallResult
 from byline.fork import after_fork_in_child, before_fork, fork_safe_lock
+from byline.genai.price_library import import_price_library
 
 #: Names of token counts, which `CallResult` and the library share.
 _TOKEN_COUNTS: Final = (
@@ -102,7 +101,7 @@ class PriceList:
         """Load the list now, unless that has been done."""
         with self._load_lock:
             if not self.is_loaded:
-                self.library = _import_library()
+                self.library = import_price_library()
                 if self.library is not None:
                     # The first search reads the list.
                     _find_price(self.library, "gpt-4o", _DEFAULT_PROVIDER)
@@ -149,22 +148,6 @@ class PriceList:
             _has_price.cache_clear()
             _token_rates.cache_clear()
 
-    def is_compiled(self) -> bool:
-        """Return whether the list can be loaded in a thread without harm to the others.
-
-        Without bytecode on disk Python compiles the list, for which it holds the lock of the interpreter for a quarter
-        of a second.
-        """
-        try:
-            found = importlib.util.find_spec("genai_prices")
-            if found is None or found.origin is None:
-                return True
-            source = str(Path(found.origin).with_name("data.py"))
-            return Path(importlib.util.cache_from_source(source)).exists()
-        except (ValueError, NotImplementedError):
-            # A module that was not imported from a file, or an interpreter that writes no bytecode.
-            return False
-
     def _run(self) -> None:
         try:
             self.load()
@@ -183,21 +166,6 @@ class PriceList:
         """In a child process: the parent makes its estimates itself."""
         self._thread = None
         self._waiting.clear()
-
-
-def _import_library() -> Any:
-    try:
-        import genai_prices
-
-        # All that is used: a stub of the app's tests has less.
-        _ = genai_prices.Usage, genai_prices.calc_price, genai_prices.data_snapshot.get_snapshot
-    except (ImportError, AttributeError):
-        return None
-    except Exception:
-        # Its dependencies may be incompatible with each other.
-        errors.report_internal_error("prices")
-        return None
-    return genai_prices
 
 
 prices: Final = PriceList()

@@ -10,6 +10,7 @@ from opentelemetry.trace import TracerProvider
 
 from byline import deferred
 from byline.gateways.base import Gateway
+from byline.genai import price_library
 from byline.genai.call_results import results
 from byline.genai.classify import OWN_SCOPE
 from byline.genai.pricing import prices
@@ -69,7 +70,7 @@ def install(
     says that only destinations read the ended spans: a cost may be added to these before the export.
     """
     wanted = validate_clients(clients)
-    if wanted and not (exports_late and prices.is_compiled()):
+    if wanted and not (exports_late and price_library.is_compiled()):
         # Otherwise with the first call.
         prices.load()
     config = CallConfig(
