@@ -186,7 +186,7 @@ def over_task_queue(name: str) -> Callable[[int], Counter[str]]:
             number = max(1, count // 8)
             reports, spans, _ = run_tasks(name, url, number, Path(folder))
         counts = verdicts([(expected, user, session) for _, expected, user, session in reports])
-        wrong = [span for span in spans if span.attributes["for.user"] != span.attributes.get("user.id", "")]
+        wrong = [span for span in spans if span.attributes.get("for.user", "") != span.attributes.get("user.id", "")]
         counts["wrong"] += len(wrong)
         counts["not run"] = number * sum(KINDS.values()) - len(reports)
         return counts

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry import trace
+from opentelemetry import propagate, trace
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 
 import byline
 from byline import carrier, internal_metrics, queues, request_context
@@ -321,7 +323,7 @@ def test_a_replayed_request_is_not_believed(door: Door) -> None:
 def test_the_table_of_seen_values_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(carrier, "_MAX_REMEMBERED", 3)
     seen = carrier.SeenValues()
-    assert [seen.is_first(f"1.x.{n}") for n in (1, 2, 1, 3, 4)] == [True, True, False, True, True]
+    assert [seen.is_first(f"1.x.{n}", 300.0) for n in (1, 2, 1, 3, 4)] == [True, True, False, True, True]
     assert len(seen._seen) == 3
 
 
@@ -402,6 +404,175 @@ def test_an_instrumentations_span_of_the_job_stays_current() -> None:
     headers = message(session_id="s")
     with tracer.start_as_current_span("consume") as consume, byline.carried(headers):
         assert trace.get_current_span() is consume
+
+
+def start_job(headers: Any, **carried: Any) -> tuple[byline.Attribution, trace.SpanContext, trace.SpanContext | None]:
+    """Return the attribution of a job, its span, and the parent of that."""
+    with byline.carried(headers, **carried), TracerProvider().get_tracer("t").start_as_current_span("job") as job:
+        return byline.current(), job.get_span_context(), getattr(job, "parent", None)
+
+
+def traced_message(**fields: Any) -> tuple[dict[str, str], int]:
+    """Return a message of a request with a span, and its trace."""
+    with TracerProvider().get_tracer("t").start_as_current_span("request") as span:
+        return message(**fields), span.get_span_context().trace_id
+
+
+OTHER_TRACE = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
+
+
+@pytest.mark.usefixtures("signed")
+def test_a_signature_covers_the_trace_and_not_the_span() -> None:
+    """Instrumentations of queues and proxies put their own span into ``traceparent``, in the same trace."""
+    headers, trace_id = traced_message(user_id="ada")
+    headers["traceparent"] = f"00-{trace_id:032x}-{'2' * 16}-01"
+    attribution, job, parent = start_job(headers)
+    assert (attribution.user_id, job.trace_id) == ("ada", trace_id)
+    assert parent is not None
+    assert f"{parent.span_id:016x}" == "2" * 16
+    # Kafka's clients send the header of an instrumentation as a second one.
+    pairs = [(name, text.encode()) for name, text in headers.items()]
+    _, job, parent = start_job([*pairs, ("traceparent", f"00-{trace_id:032x}-{'3' * 16}-01".encode())])
+    assert job.trace_id == trace_id
+    assert parent is not None
+    assert f"{parent.span_id:016x}" == "3" * 16
+
+
+@pytest.mark.usefixtures("signed")
+def test_a_message_without_an_attribution_has_its_trace_signed() -> None:
+    headers, trace_id = traced_message()
+    attribution, job, _ = start_job(headers)
+    assert (attribution, job.trace_id) == (NONE, trace_id)
+
+
+@pytest.mark.parametrize("key", ["", KEY])
+@pytest.mark.parametrize("sampled", [True, False])
+def test_an_unsampled_request_has_unsampled_jobs(sampled: bool, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", key)
+    provider = TracerProvider(sampler=ALWAYS_ON if sampled else ALWAYS_OFF)
+    with provider.get_tracer("t").start_as_current_span("request"):
+        headers = message(user_id="ada")
+    assert start_job(headers)[1].trace_flags.sampled == sampled
+
+
+@pytest.mark.usefixtures("signed")
+def test_who_can_write_to_a_queue_hides_no_job_by_an_unsampled_flag() -> None:
+    headers, trace_id = traced_message(user_id="ada")
+    headers["traceparent"] = headers["traceparent"][:-2] + "00"
+    _, job, _ = start_job(headers)
+    assert (job.trace_id, job.trace_flags.sampled) == (trace_id, True)
+
+
+@pytest.mark.usefixtures("signed")
+@pytest.mark.parametrize("why", ["", "no header", "unsigned", "forged", "audience", "expired", "malformed"])
+def test_who_can_write_to_a_queue_names_no_trace(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job runs in a trace of its own; an attribution that is signed counts all the same."""
+    headers = {"x-byline": forge(why, monkeypatch), "traceparent": OTHER_TRACE}
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", KEY)
+    monkeypatch.delenv("BYLINE_AUDIENCE", raising=False)
+    if why == "no header":
+        del headers["x-byline"]
+    if why == "expired":
+        sent = time.time()
+        monkeypatch.setattr(time, "time", lambda: sent + 8 * 86400)
+    attribution, job, parent = start_job(headers)
+    assert parent is None
+    assert f"{job.trace_id:032x}" != "1" * 32
+    assert attribution.user_id == (None if why else "u")
+
+
+@pytest.mark.usefixtures("signed")
+def test_the_trace_of_another_message_is_not_that_of_this_one() -> None:
+    (mine, _), (other, _) = traced_message(user_id="ada"), traced_message(user_id="bob")
+    attribution, _, parent = start_job({**mine, "traceparent": other["traceparent"]})
+    assert (attribution.user_id, parent) == ("ada", None)
+
+
+def test_without_a_key_every_message_is_believed_with_its_trace() -> None:
+    _, job, _ = start_job({"traceparent": OTHER_TRACE, "x-byline": "1.broken"})
+    assert f"{job.trace_id:032x}" == "1" * 32
+
+
+@pytest.mark.usefixtures("signed")
+def test_a_job_that_is_sent_again_does_not_sign_the_trace_that_a_stranger_has_written() -> None:
+    headers = {**message(user_id="ada"), "traceparent": OTHER_TRACE}
+    with byline.carried(headers), TracerProvider().get_tracer("t").start_as_current_span("job"):
+        queues._add_headers(headers)
+    attribution, _, parent = start_job(headers)
+    assert (attribution.user_id, parent) == ("ada", None)
+
+
+@pytest.mark.usefixtures("signed")
+def test_a_wrong_key_continues_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    headers, _ = traced_message(user_id="ada")
+    monkeypatch.setenv("BYLINE_SIGNING_KEY", "short")
+    assert start_job(headers)[::2] == (NONE, None)
+
+
+@pytest.mark.usefixtures("signed")
+def test_an_attribution_is_filed_under_no_trace_that_its_signature_denies() -> None:
+    """Also if an instrumentation of the queue has continued the trace of a message that was changed on the way."""
+    tracer = TracerProvider().get_tracer("t")
+    honest, trace_id = traced_message(user_id="ada")
+    changed = {**honest, "traceparent": OTHER_TRACE}
+    for headers, is_changed in ((honest, False), (changed, True)):
+        parent = propagate.extract(headers)
+        with (
+            tracer.start_as_current_span("consume", parent) as consume,
+            queues._enter(headers, continues_trace=False),
+        ):
+            context = request_context.current_context()
+            assert context is not None
+            assert trace.get_current_span() is consume
+            joined = consume.get_span_context().trace_id
+            assert (context.exported_trace_id(joined) == joined) is not is_changed
+            assert byline.current().user_id == "ada"
+    assert joined != trace_id
+
+
+@pytest.mark.usefixtures("signed")
+def test_values_without_a_signed_trace_are_read_while_services_are_updated() -> None:
+    """As a service with an older version of byline sends them. They name no trace."""
+    today, trace_id = traced_message(user_id="ada")
+    version, form, _ = today["x-byline"].split(".")
+    members = msgspec.json.decode(carrier._from_base64(form))
+    assert members.pop("w") == f"{trace_id:032x}-{today['traceparent'][-2:]}"
+    # Receivers have always ignored members that they do not know.
+    assert {"u", "at", "to", "id"} == members.keys()
+    text = f"{version}.{carrier._to_base64(msgspec.json.encode(members))}"
+    before = {**today, "x-byline": f"{text}.{carrier._sign(text, KEY.encode())}"}
+    attribution, _, parent = start_job(before)
+    assert (attribution.user_id, parent) == ("ada", None)
+
+
+@pytest.mark.usefixtures("signed")
+def test_the_age_limits_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BYLINE_HTTP_MAX_AGE", "60")
+    monkeypatch.setenv("BYLINE_QUEUE_MAX_AGE", "86400")
+    headers, requests = message(user_id="ada"), [message(user_id="ada") for _ in range(2)]
+    now = time.time()
+
+    def got(age: float, **limit: float) -> list[str | None]:
+        monkeypatch.setattr(time, "time", lambda: now + age)
+        job = start_job(headers, **limit)[0].user_id
+        return [byline.extract(headers, **limit).user_id, job]
+
+    assert got(86300) == ["ada", "ada"]
+    assert got(86500) == [None, None]
+    assert got(86500, max_age=90000) == ["ada", "ada"]
+    users = []
+    for age, request in zip((55, 65), requests, strict=True):
+        monkeypatch.setattr(time, "time", lambda age=age: now + age)
+        users.append(send("asgi", ("x-byline", request["x-byline"]), trust=()).user_id)
+    assert users == ["ada", None]
+
+
+@pytest.mark.parametrize("variable", ["BYLINE_HTTP_MAX_AGE", "BYLINE_QUEUE_MAX_AGE"])
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1e9", "none", "5m"])
+def test_an_age_limit_is_a_number_of_seconds(variable: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(byline.SettingError, match=rf"byline\.E001: {variable} must be a number of seconds, from 1 to"):
+        carrier.Signing.from_settings()
 
 
 @pytest.mark.parametrize("key", ["", KEY])

@@ -2,7 +2,9 @@
 
 The value is ``1.<form>`` or, with ``BYLINE_SIGNING_KEY``, ``1.<form>.<signature>``: the version, the fields as JSON in
 base64url, and an HMAC-SHA-256 of both. The signed form also has the time, the audience and a random id, so that a
-receiver can drop what is old, meant for others, or sent a second time.
+receiver can drop what is old, meant for others, or sent a second time, and the trace of the sender, so that nobody who
+can write to a queue names another one in ``traceparent``. Instrumentations on the way change the id of the span, which
+is not signed.
 
 The header is not ``baggage``, although the value would be valid there: OpenTelemetry's propagators of the receiver
 would send a member of the baggage on to every host.
@@ -29,11 +31,6 @@ from byline.settings import SettingError
 
 #: Name of the header.
 HEADER: Final = "x-byline"
-#: Seconds that an HTTP request may be under way; also the time for which its id is remembered.
-HTTP_MAX_AGE: Final = 300.0
-#: Seconds that a message may wait in a queue.
-QUEUE_MAX_AGE: Final = 7 * 86400.0
-
 _VERSION: Final = "1"
 MAX_VALUE: Final = 4096
 #: Seconds by which the clock of a sender may be ahead.
@@ -64,6 +61,8 @@ class _Form(msgspec.Struct, omit_defaults=True):
     id: str | None = None
     c: tuple[str, ...] = ()
     pb: bool = False
+    # Receivers that do not know a member ignore it.
+    w: str = ""
 
 
 _NAMES: Final = dict(zip(Attribution.__struct_fields__, _Form.__struct_fields__, strict=False))
@@ -80,6 +79,8 @@ class Carried(NamedTuple):
         dropped: Why the value was dropped, e.g. ``forged``.
         claimed: Names of the fields that the sender's app has not stated, but its caller.
         public: Whether the sender read them at a public endpoint.
+        trace: Trace id and flags of the sender's ``traceparent`` that the signature covers, e.g. ``<32 digits>-01``;
+            empty if it covers none.
     """
 
     fields: Mapping[str, Any] | None
@@ -87,6 +88,7 @@ class Carried(NamedTuple):
     dropped: str = ""
     claimed: frozenset[str] = frozenset()
     public: bool = False
+    trace: str = ""
 
     @property
     def stated(self) -> dict[str, Any]:
@@ -95,16 +97,19 @@ class Carried(NamedTuple):
 
 
 class Signing(NamedTuple):
-    """The keys and the audience of this service."""
+    """The keys and the audience of this service, and the seconds for which it believes a signature."""
 
     keys: Sequence[bytes]
     audience: str
+    http_max_age: float = 300.0
+    queue_max_age: float = 7 * 86400.0
 
     @classmethod
     def from_settings(cls) -> Signing:
         """Return those of the environment, no keys if none are set. Raises `SettingError` ``byline.E001``."""
         keys = settings.find("signing_key").value
-        return cls([key.encode() for key in keys], settings.find("audience").value)
+        names = ("audience", "http_max_age", "queue_max_age")
+        return cls([key.encode() for key in keys], *(settings.find(name).value for name in names))
 
 
 def find_signing(purpose: str = "") -> Signing | None:
@@ -123,22 +128,32 @@ def find_signing(purpose: str = "") -> Signing | None:
 
 
 def encode(
-    attribution: Attribution, signing: Signing, vouched: Attribution | None = None, *, public: bool = False
+    attribution: Attribution,
+    signing: Signing,
+    vouched: Attribution | None = None,
+    *,
+    public: bool = False,
+    traceparent: str = "",
 ) -> str | None:
-    """Return the value of the header; ``None`` for an empty attribution, and if the ids alone are too long.
+    """Return the value of the header; ``None`` if there is nothing to carry, and if the ids alone are too long.
+
+    With a key the trace of ``traceparent`` is carried too, also without an attribution.
 
     ``vouched`` is the part that the app has stated, see `RequestContext.vouched`, all of it by default; ``public`` says
     that the rest are claims at a public endpoint. If all fields are too long together, first the metadata is left out
     and then the tags, whole and never cut.
     """
-    values = {_NAMES[field]: value for field, value in attribution.items()}
-    if not values:
+    values: dict[str, Any] = {_NAMES[field]: value for field, value in attribution.items()}
+    if not values and not (signing.keys and traceparent):
         return None
     if vouched is not None:
         claimed = [_NAMES[field] for field, value in attribution.items() if value != getattr(vouched, field)]
         values |= {"c": tuple(claimed), "pb": public} if claimed else {}
     if signing.keys:
         values |= {"at": int(time.time()), "to": signing.audience, "id": _to_base64(os.urandom(9))}
+        if traceparent:
+            _, trace_id, _, flags = traceparent.split("-")
+            values["w"] = f"{trace_id}-{flags}"
     for left_out in ("", "m", "tg"):
         if left_out:
             increment("carry.left_out")
@@ -184,7 +199,8 @@ def decode(value: str, signing: Signing, max_age: float) -> Carried:
         return drop("expired")
     fields = {field: value for field, name in _NAMES.items() if (value := getattr(form, name))}
     claimed = frozenset(field for field in fields if _NAMES[field] in form.c)
-    return Carried(fields, verified=bool(signing.keys), claimed=claimed, public=form.pb)
+    trace = form.w if signing.keys else ""
+    return Carried(fields, verified=bool(signing.keys), claimed=claimed, public=form.pb, trace=trace)
 
 
 def drop(why: str) -> Carried:
@@ -200,8 +216,8 @@ class SeenValues:
         self._lock = fork_safe_lock()
         self._seen: dict[str, float] = {}
 
-    def is_first(self, value: str) -> bool:
-        """Return whether a value is received for the first time, and remember the value."""
+    def is_first(self, value: str, max_age: float) -> bool:
+        """Return whether a value is received for the first time, and remember the value until it is too old."""
         # The signature covers the random id.
         identifier, now = value.rpartition(".")[2], time.monotonic()
         with self._lock:
@@ -212,7 +228,7 @@ class SeenValues:
                 if len(self._seen) < _MAX_REMEMBERED and self._seen[oldest] > now:
                     break
                 del self._seen[oldest]
-            self._seen[identifier] = now + HTTP_MAX_AGE + _CLOCK_SKEW
+            self._seen[identifier] = now + max_age + _CLOCK_SKEW
             return True
 
 

@@ -16,7 +16,7 @@ from byline import carrier as carrier_form
 from byline import request_context
 from byline.attribution import EMPTY, Attribution, merge
 from byline.bound import NO_SPAN, Block, Contexts, run_part
-from byline.carrier import HEADER, QUEUE_MAX_AGE, Carried, find_signing
+from byline.carrier import HEADER, Carried, Signing, find_signing
 from byline.inbound.claim_set import ClaimSet
 from byline.request_context import RequestContext
 
@@ -33,8 +33,8 @@ def inject(carrier: MutableMapping[str, str] | list[tuple[str, bytes]]) -> None:
     """Write the attribution of the current request into the headers of a message, for `extract` and `carried`.
 
     Sets the header ``x-byline``, signed if ``BYLINE_SIGNING_KEY`` is set, and ``traceparent`` and ``tracestate`` (W3C
-    Trace Context) unless the message has a ``traceparent``. Without an attribution, the ``x-byline`` of an earlier
-    message is removed.
+    Trace Context) unless the message has a ``traceparent``. The signature covers the current trace id. Without an
+    attribution, and without a trace to sign, the ``x-byline`` of an earlier message is removed.
 
     Only for messages to your own services and workers: the header contains the ids of the user and the session. For
     HTTP requests, ``instrument(propagate_to=…)`` does the same by itself and for named hosts only.
@@ -58,14 +58,18 @@ def inject_for(purpose: str, carrier: MutableMapping[str, str] | list[tuple[str,
     present = _read_headers(carrier)
     headers: dict[str, str] = {}
     _propagator.inject(headers)
+    # Of the current span, never of the message, which somebody else may have written before.
+    traceparent = headers.get(_TRACEPARENT, "")
     if _TRACEPARENT in present:
         headers = {}
     signing = find_signing(purpose)
     context = request_context.current_context()
     value = None
-    if signing is not None and context is not None:
-        public = context.has_public_origin
-        value = carrier_form.encode(context.attribution(), signing, context.vouched(), public=public)
+    if signing is not None:
+        attribution, vouched, public = EMPTY, EMPTY, False
+        if context is not None:
+            attribution, vouched, public = context.attribution(), context.vouched(), context.has_public_origin
+        value = carrier_form.encode(attribution, signing, vouched, public=public, traceparent=traceparent)
     if value is not None:
         headers[HEADER] = value
     replaced = {HEADER, *headers}
@@ -81,7 +85,7 @@ def inject_for(purpose: str, carrier: MutableMapping[str, str] | list[tuple[str,
     carrier.update(headers)
 
 
-def extract(carrier: Headers, *, max_age: float = QUEUE_MAX_AGE) -> Attribution:
+def extract(carrier: Headers, *, max_age: float | None = None) -> Attribution:
     """Return the attribution that `inject` wrote into the headers of a message; an empty one if there is none.
 
     With ``BYLINE_SIGNING_KEY``, a value that is unsigned, forged, too old, or signed for another ``BYLINE_AUDIENCE`` is
@@ -90,7 +94,7 @@ def extract(carrier: Headers, *, max_age: float = QUEUE_MAX_AGE) -> Attribution:
 
     Args:
         carrier: The headers, with names in any case, as a mapping or a list of pairs, as text or bytes.
-        max_age: Seconds after which a signed value is too old, by default seven days.
+        max_age: Seconds after which a signed value is too old, by default the setting ``queue_max_age`` (seven days).
 
     Example:
         >>> import byline
@@ -99,13 +103,15 @@ def extract(carrier: Headers, *, max_age: float = QUEUE_MAX_AGE) -> Attribution:
         ...     byline.current().session_id
         's-1'
     """
-    return _checked(_read_carried(_read_headers(carrier), max_age).fields)
+    headers = _read_headers(carrier)
+    return _checked(_read_carried(headers, find_signing() if headers else None, max_age).fields)
 
 
-def _read_carried(headers: Mapping[str, str], max_age: float, purpose: str = "") -> Carried:
+def _read_carried(headers: Mapping[str, str], signing: Signing | None, max_age: float | None) -> Carried:
     value = headers.get(HEADER)
-    signing = None if value is None else find_signing(purpose)
-    return Carried(None) if value is None or signing is None else carrier_form.decode(value, signing, max_age)
+    if value is None or signing is None:
+        return Carried(None)
+    return carrier_form.decode(value, signing, signing.queue_max_age if max_age is None else max_age)
 
 
 def _checked(fields: Mapping[str, Any] | None) -> Attribution:
@@ -122,13 +128,14 @@ class carried(Block):  # noqa: N801 - used like a function
 
     Only the message counts: a worker's own context, or that of a job before, does not reach into the block. Without
     an attribution in the message, as in a scheduled job, nothing is attributed until the job calls `byline.bind`. The
-    spans continue the trace of ``traceparent``, unless an instrumentation has done that already.
+    spans continue the trace of ``traceparent``, unless an instrumentation has done that already. With
+    ``BYLINE_SIGNING_KEY`` only the trace that the message's signature covers is continued.
 
     Also a decorator of functions, coroutine functions and generators, for one message.
 
     Args:
         carrier: The headers of the message, as for `extract`.
-        max_age: Seconds after which a signed value is too old, by default seven days.
+        max_age: Seconds after which a signed value is too old, by default the setting ``queue_max_age`` (seven days).
 
     Example:
         >>> import byline
@@ -142,8 +149,12 @@ class carried(Block):  # noqa: N801 - used like a function
 
     #: The purpose of the signature, see `find_signing`.
     _purpose = ""
+    #: Whether the trace needs a signature, if this process has a key.
+    _needs_signed_trace = True
+    #: Whether an instrumentation of the queue continues the trace of the message by itself.
+    _trace_is_continued = False
 
-    def __init__(self, carrier: Headers, *, max_age: float = QUEUE_MAX_AGE) -> None:
+    def __init__(self, carrier: Headers, *, max_age: float | None = None) -> None:
         super().__init__()
         self._carrier = _read_headers(carrier)
         self._max_age = max_age
@@ -154,18 +165,40 @@ class carried(Block):  # noqa: N801 - used like a function
 
     def _new_contexts(self) -> Contexts:
         new = RequestContext()
-        found = _read_carried(self._carrier, self._max_age, self._purpose)
+        signing = find_signing(self._purpose) if self._carrier else None
+        found = _read_carried(self._carrier, signing, self._max_age)
         if found.fields:
             # Claims stay claims: a caller of the sender has not become a user of the worker.
             new.accept(_checked(found.fields), public=found.public)
         if found.stated:
             new.bind(found.stated)
-        return Contexts(new, _context_of_message(self._carrier))
+        sender = _propagator.extract(self._carrier, NO_SPAN)
+        if self._needs_signed_trace and self._carrier and (signing is None or signing.keys):
+            stated = trace.get_current_span(sender).get_span_context()
+            sender = _in_signed_trace(stated, found.trace)
+            if found.trace and sender is NO_SPAN and stated.is_valid:
+                # An instrumentation may have continued the trace, or may do so next.
+                new.refuse_trace(stated.trace_id)
+        if self._trace_is_continued:
+            sender = NO_SPAN
+        return Contexts(new, _context_of_message(sender))
 
 
-def _context_of_message(headers: Mapping[str, str]) -> otel_context.Context | None:
+def _in_signed_trace(stated: trace.SpanContext, signed: str) -> otel_context.Context:
+    """Return the context of a sender's span with the flags that are signed; without a span if its trace is not."""
+    trace_id, _, flags = signed.partition("-")
+    if not stated.is_valid or trace_id != f"{stated.trace_id:032x}":
+        return NO_SPAN
+    try:
+        sampling = trace.TraceFlags(int(flags, 16) & 0xFF)
+    except ValueError:
+        return NO_SPAN
+    sender = trace.SpanContext(stated.trace_id, stated.span_id, True, sampling, stated.trace_state)
+    return trace.set_span_in_context(trace.NonRecordingSpan(sender), NO_SPAN)
+
+
+def _context_of_message(sender: otel_context.Context) -> otel_context.Context | None:
     """Return the OpenTelemetry context of a message, ``None`` if the current context is already that of the message."""
-    sender = _propagator.extract(headers, NO_SPAN)
     sender_span = trace.get_current_span(sender).get_span_context()
     current = trace.get_current_span()
     context = current.get_span_context()

@@ -18,7 +18,7 @@ from opentelemetry import trace
 from byline import carrier, errors, request_context
 from byline.attribution import EMPTY, Attribution, merge
 from byline.bound import NO_SPAN, Contexts, run_part
-from byline.carrier import HEADER, HTTP_MAX_AGE, find_signing
+from byline.carrier import HEADER, find_signing
 from byline.carry import carried
 from byline.genai import caller_trace
 from byline.inbound.claim_set import ClaimSet
@@ -141,6 +141,8 @@ class _Message(carried):
         if not is_local:
             meta = {name: value for name, value in meta.items() if name != HEADER or _is_verified(value)}
         super().__init__(meta)
+        # A server on stdio has a client that started it, and that sends it the trace alone.
+        self._needs_signed_trace = not is_local
         self._baggage = meta.get(_BAGGAGE) if is_local else None
 
     def _new_contexts(self) -> Contexts:
@@ -156,8 +158,8 @@ def _is_verified(value: str) -> bool:
     if signing is None or not signing.keys:
         carrier.drop("unsigned")
         return False
-    found = carrier.decode(value, signing, HTTP_MAX_AGE)
-    if found.fields is not None and not carrier.seen.is_first(value):
+    found = carrier.decode(value, signing, signing.http_max_age)
+    if found.fields is not None and not carrier.seen.is_first(value, signing.http_max_age):
         carrier.drop("replayed")
         return False
     return found.fields is not None

@@ -47,14 +47,16 @@ def _add_headers(headers: MutableMapping[str, Any], purpose: str = "") -> None:
         errors.report_internal_error("queue")
 
 
+class _InTraceOfInstrumentation(carried):
+    _trace_is_continued = True
+
+
 def _enter(headers: Any, *, continues_trace: bool = True) -> ExitStack:
     """Enter the block in which the task of a message runs, until the returned stack is closed."""
     stack = ExitStack()
     try:
-        found: Mapping[str, Any] = headers if isinstance(headers, Mapping) else {}
-        if not continues_trace:
-            found = {name: found[name] for name in (HEADER,) if name in found}
-        stack.enter_context(carried(found))
+        block = carried if continues_trace else _InTraceOfInstrumentation
+        stack.enter_context(block(headers if isinstance(headers, Mapping) else {}))
     except Exception:
         errors.report_internal_error("queue")
     return stack

@@ -196,6 +196,11 @@ class RequestContext:
         reader = self.root().reader
         return reader is not None and (reader.policy.public or reader.identity is not None)
 
+    def refuse_trace(self, trace_id: int) -> None:
+        """File the spans of this job under a trace of its own if they are in this one."""
+        self.is_isolated = True
+        self.spans().refused_trace_id = trace_id
+
     def replace_automatic_reader(self, reader: ClaimReader, after_response: float) -> None:
         """Read the claims by the settings of the app's own middleware, inside one that zero code has added."""
         if self.reader is not None and self.reader.is_automatic and self.scope_or_environ is not None:

@@ -7,6 +7,8 @@ from typing import Any, Final, NamedTuple
 
 #: Characters of a signing key; ``openssl rand -base64 32`` makes 44.
 _MIN_SIGNING_KEY: Final = 16
+#: Seconds for which a signature can count: a year.
+_MAX_AGE: Final = 366 * 86400
 
 
 class Setting(NamedTuple):
@@ -96,6 +98,16 @@ def _parse_signing_keys(text: str) -> tuple[str, ...]:
     if any(len(key) < _MIN_SIGNING_KEY for key in keys):
         raise ValueError(f"has a key of less than {_MIN_SIGNING_KEY} characters")
     return keys
+
+
+def _parse_age(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 1 <= seconds <= _MAX_AGE:
+        raise ValueError(f"must be a number of seconds, from 1 to {_MAX_AGE}")
+    return seconds
 
 
 def _parse_key(text: str) -> str:
@@ -262,6 +274,21 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         ("BYLINE_AUDIENCE",),
         "byline",
         "Name of the group of services that accept each other's signed attribution, e.g. production",
+    ),
+    Setting(
+        "http_max_age",
+        ("BYLINE_HTTP_MAX_AGE",),
+        "300",
+        "Seconds for which the signed attribution of an HTTP request counts",
+        _parse_age,
+    ),
+    Setting(
+        "queue_max_age",
+        ("BYLINE_QUEUE_MAX_AGE",),
+        "604800",
+        "Seconds for which the signed attribution of a message in a queue counts: longer than the longest wait, "
+        "countdown or retry of a job",
+        _parse_age,
     ),
     Setting(
         "fields",

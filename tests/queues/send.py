@@ -19,7 +19,8 @@ def send_all(number: int) -> None:
     from tests.queues import app
 
     user = f"user-{number}"
-    with app.tracer.start_as_current_span("request"), byline.bound(user_id=user, session_id=f"of {user}"):
+    request = app.tracer.start_as_current_span("request", attributes={"request.of": user})
+    with request, byline.bound(user_id=user, session_id=f"of {user}"):
         for kind in KINDS:
             if kind != "scheduled":
                 app.send(kind, user)

@@ -121,18 +121,27 @@ def run_tasks(name: str, redis_url: str, count: int, folder: Path) -> tuple[list
                     worker.wait(60)
                 except subprocess.TimeoutExpired:
                     worker.kill()
-        spans = [span for span in receiver.spans if "for.user" in span.attributes]
+        spans = [span for span in receiver.spans if {"for.user", "request.of"} & span.attributes.keys()]
         return reports, spans, (folder / "log").read_text()
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("name", QUEUES)
 def test_tasks_belong_to_the_request_that_queued_them(name: str, redis_url: str, tmp_path: Path) -> None:
-    """Retries and follow-up tasks too; a scheduled task belongs to nobody. Their spans arrive when the worker stops."""
+    """In the trace of that request. Retries and follow-up tasks too; a scheduled task belongs to nobody.
+
+    Their spans arrive when the worker stops.
+    """
     reports, spans, output = run_tasks(name, redis_url, COUNT, tmp_path)
     expected = Counter({kind: COUNT * reports for kind, reports in KINDS.items()})
     assert Counter(report[0] for report in reports) == expected, output[-4000:]
     assert [report for report in reports if report[2:] != [report[1], report[1] and f"of {report[1]}"]] == []
+    requests = {user: span.trace_id for span in spans if (user := span.attributes.get("request.of"))}
+    assert len(requests) == COUNT
+    spans = [span for span in spans if "for.user" in span.attributes]
     assert [span for span in spans if span.attributes["for.user"] != span.attributes.get("user.id", "")] == []
+    # The signature covers the trace, whatever spans the queue and its instrumentation put between.
+    others = [span for span in spans if span.trace_id != requests.get(str(span.attributes["for.user"]), span.trace_id)]
+    assert others == []
     assert len(spans) == expected.total(), output[-4000:]
     assert "byline.E" not in output

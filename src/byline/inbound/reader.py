@@ -209,8 +209,9 @@ class ClaimReader:
         if carried is None:
             # Two values are one that is malformed.
             value = ",".join(lines)
-            carried = carrier.decode(value, self._signing, carrier.HTTP_MAX_AGE)
-            if carried.verified and not carrier.seen.is_first(value):
+            max_age = self._signing.http_max_age
+            carried = carrier.decode(value, self._signing, max_age)
+            if carried.verified and not carrier.seen.is_first(value, max_age):
                 carried = carrier.drop("replayed")
             elif carried.fields is not None and not carried.verified and self.policy.public:
                 # Any browser can send the header; a service of one's own has a key for public endpoints.
