@@ -61,7 +61,7 @@ class HttpResponse(NamedTuple):
     @property
     def rejected_spans(self) -> int:
         """Spans of an accepted batch that the server rejected (OTLP's partial success)."""
-        if "protobuf" in self.headers.get("content-type", "") and len(self.body) < MAX_BODY:
+        if self.body and "protobuf" in self.headers.get("content-type", "") and len(self.body) < MAX_BODY:
             from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
             with contextlib.suppress(Exception):
