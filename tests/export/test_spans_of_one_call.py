@@ -69,12 +69,14 @@ class App:
 
 
 @contextmanager
-def running(spans: Any = "llm", **settings: Any) -> Iterator[App]:
+def running(spans: Any = "llm", *, framework_spans: bool = False, **settings: Any) -> Iterator[App]:
     provider = TracerProvider(shutdown_on_exit=False)
     with Gateway() as gateway, Receiver() as receiver:
         byline.instrument(
             tracer_provider=provider,
-            destinations=[OTLP(receiver.url, conventions=["langfuse"], spans=spans, root=False)],
+            destinations=[
+                OTLP(receiver.url, conventions=["langfuse"], spans=spans, root=False, framework_spans=framework_spans)
+            ],
             gateways=[OpenRouter(gateway.base_url)],
             **settings,
         )
@@ -180,6 +182,25 @@ def test_an_instrumentation_that_writes_every_call_onto_the_agents_span(app: App
     spans = app.spans()
     assert sorted(tokens(spans)) == sorted(usage_of(first, second))
     assert sorted(costs(spans)) == sorted(body["usage"]["cost"] for body in (first, second))
+
+
+@pytest.mark.parametrize(("selected", "framework_spans"), [("llm", False), ("all", False), ("all", True)])
+def test_an_instrumentation_that_writes_a_call_onto_the_frameworks_span(selected: str, framework_spans: bool) -> None:
+    """LiteLLM's callback writes onto the current span, ``fastapi.endpoint``, which stands for no call."""
+    call: dict[str, Any] = {**CHAT, **TOKENS, "langfuse.observation.type": "generation", "gen_ai.cost.total_cost": 0.5}
+    with running(selected, framework_spans=framework_spans) as app:
+        with app.request(), app.tracer("fastapi").start_as_current_span("fastapi.endpoint") as endpoint:
+            body = app.call()
+            endpoint.set_attributes(call)
+        spans = app.spans()
+    (generation,) = generations(spans)
+    assert (generation.scope, generation.name) == ("byline", "Generate")
+    assert tokens(spans) == usage_of(body)
+    assert costs(spans) == [body["usage"]["cost"]]
+    for span in spans:
+        if span.scope == "fastapi":
+            assert call.keys() & span.attributes.keys() == {"langfuse.observation.type"}
+    assert [span.name for span in spans if span.scope == "fastapi"] == ["fastapi.endpoint"] * framework_spans
 
 
 def test_an_instrumentation_that_counts_tokens_wrongly(app: App) -> None:

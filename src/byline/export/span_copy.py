@@ -156,6 +156,8 @@ class SpanCopy:
         span_copy.is_llm = (state is not None and state.is_llm) or classify.is_llm_span(span)
         if state is not None and state.identifying_attributes:
             span_copy.attributes = {**state.identifying_attributes, **span_copy.attributes}
+        if classify.is_framework_span(span):
+            span_copy.attributes = strip_call(span_copy.attributes)
         span_copy._dropped_attributes = span.dropped_attributes
         return span_copy
 

@@ -271,7 +271,7 @@ def strip_usage(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def strip_call(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes of a server span without those that a library wrote of a single LLM call."""
+    """Return the attributes of a server or framework span without those that a library wrote of a single LLM call."""
     return {
         key: value
         for key, value in strip_usage(attributes).items()

@@ -159,8 +159,8 @@ def is_llm(span: ReadableSpan, attributes: Mapping[str, Any]) -> bool:
     scope = span.instrumentation_scope
     if scope is not None and is_llm_scope(scope.name):
         return True
-    # Some libraries also set GenAI attributes on the server span.
-    return not KEYS.isdisjoint(attributes) and span.kind is not SpanKind.SERVER
+    # LiteLLM's callback sets GenAI attributes on the current span, which is the server span or FastAPI's own span.
+    return not KEYS.isdisjoint(attributes) and span.kind is not SpanKind.SERVER and not is_framework_span(span)
 
 
 def is_framework_span(span: ReadableSpan) -> bool:
