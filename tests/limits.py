@@ -286,7 +286,7 @@ LIMITS = (
         long_body,
     ),
     Limit(
-        f"bodies of all unfinished requests beyond {body._SMALL >> 10} KiB each",
+        f"bodies of all unfinished requests beyond {body.SMALL >> 10} KiB each",
         f"{body.MAX_BUFFERED // MIB} MiB",
         "bodies.over_budget",
         unfinished_bodies,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from types import MethodType
 from typing import Any, Final
 
 from anyio import CapacityLimiter, to_thread
@@ -117,7 +119,14 @@ class AttributionMiddleware:
         self._after_response = resolve_after_response(after_response)
         if ids := resolve_respond(respond):
             self.app = ResponseHeaders(app, ids, self._reader).asgi
+        # Asked in each request.
+        self._body_limit = self._reader.body_limit
+        self._may_isolate = self._reader.policy.may_isolate
+        self._find_server_span = server_span.current_server_span
+        #: This middleware in a server span of its own making, and OpenTelemetry's middleware around that.
+        self._inner: AttributionMiddleware | None = None
         self._otel_middleware: ASGIApp | None = None
+        self._is_inner = False
         self._detector: server_span.ServerSpanDetector | None = None
 
     def mark_automatic(self) -> None:
@@ -126,89 +135,39 @@ class AttributionMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Make a request context for http and websocket scopes; pass every other scope on."""
-        if scope["type"] not in ("http", "websocket") or CONTEXT_KEY in scope:
-            if scope["type"] == "lifespan":
-                await run_lifespan(self.app, scope, receive, send)
-                return
-            if CONTEXT_KEY in scope:
-                scope[CONTEXT_KEY].replace_automatic_reader(self._reader, self._after_response)
-            await self.app(scope, receive, send)
+        protocol = scope["type"]
+        if (protocol != "http" and protocol != "websocket") or CONTEXT_KEY in scope:
+            await self._pass_on(scope, receive, send)
             return
-        if self._reader.policy.may_isolate and not self._reader.policy.accepts_trace(scope):
+        if self._may_isolate and caller_trace.KEY not in scope and not self._reader.policy.accepts_trace(scope):
             scope[caller_trace.KEY] = caller_trace.hide_in_scope(scope)
-        try:
-            # Looked up once: a look-up takes as long as all the rest of a request without claims.
-            current = trace.get_current_span()
-            span = None if current is INVALID_SPAN else server_span.current_server_span(current)
-            if span is not None or not self._app_span or not has_tracer_provider():
-                is_recording = span is not None and span.is_recording()
-                await self._call_app(scope, receive, send, span, current, adds_attributes=is_recording)
-            elif self._app_span is not True and self._app_makes_server_span(scope):
-                await self._call_app(scope, receive, send, None, current, adds_attributes=True)
-            else:
-                await self._call_traced(scope, receive, send)
-        finally:
-            # Otherwise the request context, the scope and the body would keep each other alive.
-            scope.pop(CONTEXT_KEY, None)
-
-    async def _call_traced(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._otel_middleware is None:
-            self._otel_middleware = OpenTelemetryMiddleware(
-                self._call_in_server_span, exclude_spans=["receive", "send"]
-            )
-        token = server_span.detach_ended_span()
-        outer = request_context.attached()
-        if outer is not None:
-            refuse_server_span(outer)
-        try:
-            await self._otel_middleware(scope, receive, send)
-        except Exception:
-            # An error in OpenTelemetry's middleware before the app is called must not fail the request.
-            if CONTEXT_KEY in scope:
-                raise
-            errors.warn_once(
-                "otel.asgi", "byline.E091: the server span could not be created; requests continue without one"
-            )
-            await self._call_app(scope, receive, send, None, trace.get_current_span(), adds_attributes=False)
-        finally:
-            if token is not None:
-                server_span.detach_quietly(token)
-
-    async def _call_in_server_span(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # None if OpenTelemetry leaves this request out, e.g. because of OTEL_PYTHON_EXCLUDED_URLS.
+        # Looked up once: a look-up takes as long as all the rest of a request without claims.
         current = trace.get_current_span()
-        span = server_span.created_by_otel_middleware(current)
-        await self._call_app(scope, receive, send, span, current, adds_attributes=span is not None)
-
-    async def _call_app(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        span: trace.Span | None,
-        current: trace.Span,
-        *,
-        adds_attributes: bool,
-    ) -> None:
+        span = None if current is INVALID_SPAN else self._find_server_span(current)
+        adds_attributes = False
+        if span is not None:
+            adds_attributes = span.is_recording()
+        elif self._app_span and has_tracer_provider():
+            if self._app_span is True or not self._app_makes_server_span(scope):
+                await self._call_traced(scope, receive, send)
+                return
+            adds_attributes = True
         if InstrumentationCheck.pending:
             InstrumentationCheck.warn_if_not_instrumented()
-        context = RequestContext(self._reader, scope, after_response=self._after_response)
-        if caller_trace.KEY in scope:
+        context = RequestContext(self._reader, scope, None, self._after_response)
+        if self._may_isolate and caller_trace.KEY in scope:
             self._isolate(context, scope, span)
         if adds_attributes:
             set_server_span(context, span)
             send = _add_attributes_before_end(context, send)
-        if scope["type"] == "http" and scope.get("method") in _METHODS_WITH_BODY and self._reader.body_limit:
-            receive = _tee_body(context, scope, receive, self._reader.body_limit)
-        scope[CONTEXT_KEY] = context
+        if self._body_limit and protocol == "http" and scope.get("method") in _METHODS_WITH_BODY:
+            receive = _tee_body(context, scope, receive, self._body_limit)
+        otel_token = None
         outer = request_context.attached()
-        if outer is not None:
-            accept_server_span(outer)
-        is_nested = outer is not None
-        if span is None and not is_nested and current is not INVALID_SPAN:
-            is_nested = is_below_other_request(context, current)
-        otel_token = attach_nested_request(context) if is_nested else None
+        if outer is not None or (span is None and current is not INVALID_SPAN):
+            otel_token = _attach_if_nested(context, outer, span, current)
         token = request_context.attach(context)
+        scope[CONTEXT_KEY] = context
         try:
             await self.app(scope, receive, send)
         finally:
@@ -222,6 +181,48 @@ class AttributionMiddleware:
             if adds_attributes:
                 server_span.set_request_attributes(context)
             context.end()
+            if not self._is_inner:
+                # Otherwise the request context, the scope and the body would keep each other alive.
+                scope.pop(CONTEXT_KEY, None)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await run_lifespan(self.app, scope, receive, send)
+            return
+        if CONTEXT_KEY in scope:
+            scope[CONTEXT_KEY].replace_automatic_reader(self._reader, self._after_response)
+        await self.app(scope, receive, send)
+
+    async def _call_traced(self, scope: Scope, receive: Receive, send: Send) -> None:
+        inner = self._inner
+        if inner is None or self._otel_middleware is None:
+            inner = copy.copy(self)
+            inner._app_span, inner._is_inner = False, True
+            # None if OpenTelemetry leaves this request out, e.g. because of OTEL_PYTHON_EXCLUDED_URLS.
+            inner._find_server_span = server_span.created_by_otel_middleware
+            # A subclass may have a `__call__` of its own, which has run.
+            self._otel_middleware = OpenTelemetryMiddleware(
+                MethodType(AttributionMiddleware.__call__, inner), exclude_spans=["receive", "send"]
+            )
+            self._inner = inner
+        token = server_span.detach_ended_span()
+        outer = request_context.attached()
+        if outer is not None:
+            refuse_server_span(outer)
+        try:
+            await self._otel_middleware(scope, receive, send)
+        except Exception:
+            # An error in OpenTelemetry's middleware before the app is called must not fail the request.
+            if CONTEXT_KEY in scope:
+                raise
+            errors.warn_once(
+                "otel.asgi", "byline.E091: the server span could not be created; requests continue without one"
+            )
+            await AttributionMiddleware.__call__(inner, scope, receive, send)
+        finally:
+            scope.pop(CONTEXT_KEY, None)
+            if token is not None:
+                server_span.detach_quietly(token)
 
     def _isolate(self, context: RequestContext, scope: Scope, span: trace.Span | None) -> None:
         hidden: caller_trace.HiddenTrace = scope.pop(caller_trace.KEY)
@@ -241,16 +242,29 @@ class AttributionMiddleware:
 _METHODS_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE", "QUERY"})
 
 
+def _attach_if_nested(
+    context: RequestContext, outer: RequestContext | None, span: trace.Span | None, current: trace.Span
+) -> Any:
+    """Attach a request that runs within another one to OpenTelemetry's context if needed; return the token."""
+    if outer is not None:
+        accept_server_span(outer)
+        return attach_nested_request(context)
+    if span is None and is_below_other_request(context, current):
+        return attach_nested_request(context)
+    return None
+
+
 def _add_attributes_before_end(context: RequestContext, send: Send) -> Send:
     """Set the request attributes on the server span just before the message that makes its owner end the span."""
 
-    async def send_message(message: Message) -> None:
-        is_last = message["type"] in _LAST_MESSAGES and not message.get("more_body", False)
-        if is_last:
+    # Not a coroutine function, whose frame would be one more for each message.
+    def send_message(message: Message) -> Awaitable[None]:
+        kind = message["type"]
+        if kind in _LAST_MESSAGES and not message.get("more_body", False):
             server_span.set_request_attributes(context)
-        await send(message)
-        if is_last and message["type"].startswith("http."):
-            context.response_sent = True
+            if kind != "websocket.accept" and kind != "websocket.close":
+                context.response_sent = True
+        return send(message)
 
     return send_message
 

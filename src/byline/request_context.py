@@ -109,6 +109,7 @@ class RequestContext:
 
     # Few requests need more than some of these, and setting all of them would take longer than all else that is done
     # for a request without an LLM call.
+    parent: RequestContext | None = None
     response_sent = False
     _expires_at: float | None = None
     body: BodyBuffer | None = None
@@ -144,7 +145,8 @@ class RequestContext:
     ) -> None:
         self.reader = reader
         self.scope_or_environ = scope_or_environ
-        self.parent = parent
+        if parent is not None:
+            self.parent = parent
         self.key: int = next(_keys) if parent is None else parent.key
         self._after_response = after_response
 
@@ -237,8 +239,11 @@ class RequestContext:
     @property
     def rejected(self) -> list[str]:
         """Field name and reason of every claim that was dropped, never the value."""
-        above = self.parent.rejected if self.parent is not None else self._claims_rejected or []
-        return [*above, *(self._bound_rejected or [])]
+        if self.parent is not None:
+            return [*self.parent.rejected, *(self._bound_rejected or ())]
+        if self._claims_rejected or self._bound_rejected:
+            return [*(self._claims_rejected or ()), *(self._bound_rejected or ())]
+        return []
 
     @property
     def totals(self) -> UsageTotals:
@@ -424,13 +429,17 @@ class RequestContext:
         if reader.reads_in_one_pass:
             fields = read_in_one_pass(scope_or_environ, body, complete=complete)
             if fields is not None:
-                claimed = Attribution(**fields)
-                self._claims_rejected = None
-                if claimed != self._claimed:
+                claimed = Attribution(**fields) if fields else EMPTY
+                before = self._claimed
+                if before is not None:
+                    self._claims_rejected = None
+                if before is not None and claimed == before:
+                    claimed = before
+                else:
                     self._claimed = claimed
                     self.claimed_fields = (claimed, fields)
                 self._body_was_complete = self._settled = complete
-                return self._claimed or EMPTY
+                return claimed
         thread = threading.get_ident()
         if self._reading_thread == thread:
             # `identity` or `trust` itself asks for the attribution: answer without asking them again.

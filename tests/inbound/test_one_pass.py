@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from byline.asgi import _inspect_headers
 from byline.attribution import Attribution
-from byline.inbound.body import BodyBuffer
+from byline.inbound.body import BodyBuffer, leave_out_long_texts
 from byline.inbound.claim_names import BODY_CLAIMS, HEADER_CLAIMS, TRACE_KEYS
 from byline.inbound.one_pass import read_in_one_pass
 from byline.inbound.reader import ClaimReader
@@ -103,6 +104,86 @@ def test_wsgi_requests_have_equal_claims(headers: Headers, content_type: bytes |
     environ, one = _environ(headers, content_type, body)
     _, other = _environ(headers, content_type, body)
     _assert_equal(environ, one, other)
+
+
+_UNITS = st.sampled_from(
+    ["x", "lorem ", "\\", "\\\\ ", '"', 'a"', "\n", "ü", "\u2028", "{", "},", "1,", "[", "/", "\ud800", "😀", '\\"']
+)
+_LONG_TEXTS = st.lists(st.tuples(_UNITS, st.integers(1, 9000)), max_size=4).map(
+    lambda parts: "".join(unit * times for unit, times in parts)[:40_000]
+)
+_LONG_VALUES: st.SearchStrategy[Any] = st.one_of(
+    _LONG_TEXTS,
+    st.integers(2000, 9000).map(lambda length: [1.5] * length),
+    st.integers(2000, 9000).map(lambda length: [[]] * length),
+    st.tuples(_LONG_TEXTS, _LONG_TEXTS).map(list),
+)
+_LONG_MEMBERS = st.dictionaries(
+    st.one_of(st.sampled_from(["messages", "input", "session_id", "user", "trace", "metadata"]), _LONG_TEXTS),
+    st.one_of(_LONG_VALUES, st.dictionaries(st.one_of(_KEYS, _LONG_TEXTS), _LONG_TEXTS, max_size=2), _TEXTS),
+    max_size=4,
+)
+
+
+@given(_LONG_MEMBERS, st.booleans(), st.lists(st.integers(0, 200_000), max_size=3))
+@settings(max_examples=100)
+def test_long_bodies_have_equal_claims(members: dict[str, Any], ascii_only: bool, cuts: list[int]) -> None:
+    data = json.dumps(members, ensure_ascii=ascii_only).encode(errors="surrogatepass")
+    scope = _scope([(b"x-session-id", b"s-1")], b"application/json")
+    places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    in_one_pass = BodyBuffer(_LIMIT, None, _inspect_headers, scope)
+    for begin, end in itertools.pairwise(places):
+        in_one_pass.append(data[begin:end], last=False)
+    in_one_pass.append(b"", last=True)
+    _assert_equal(scope, in_one_pass, _asgi_body(scope, data))
+
+
+@pytest.mark.parametrize("size", [20_000, 1_000_000])
+@pytest.mark.parametrize("chunk", [65_536, 1_000_000, 999])
+def test_a_prompt_is_not_decoded_for_claims(size: int, chunk: int) -> None:
+    content = ('Zwölf "Boxkämpfer"\n' + "lorem ipsum dolor " * (size // 150)) * 8
+    data = json.dumps({**BODY, "messages": [{"role": "user", "content": content}]}).encode()
+    scope = _scope([(b"content-length", b"%d" % len(data))], b"application/json")
+    body = BodyBuffer(4 * _LIMIT, None, _inspect_headers, scope)
+    for place in range(0, len(data), chunk):
+        body.append(data[place : place + chunk], last=False)
+    body.append(b"", last=True)
+    if chunk > 999:
+        assert len(leave_out_long_texts(body.chunks)) < 40_000
+    fields = read_in_one_pass(scope, body, complete=True)
+    if chunk == 999 and size == 1_000_000:
+        # Nothing is left out of chunks that are no longer than a short text.
+        assert fields is None
+        fields = dict(_READER.read(request_of(scope), scope, body).attribution)
+    assert fields is not None
+    assert Attribution(**fields) == Attribution(**{**dict(CLAIMED), "session_id": "s-body"})
+
+
+@pytest.mark.parametrize("claim", ["session_id", "user"])
+def test_a_claim_that_is_too_long_is_named_although_it_is_left_out(claim: str) -> None:
+    data = json.dumps({claim: "x" * 20_000, "model": "m"}).encode()
+    scope = _scope([], b"application/json")
+    body = _asgi_body(scope, data)
+    assert read_in_one_pass(scope, body, complete=True) is None
+    claims = _READER.read(request_of(scope), scope, body)
+    assert claims.attribution == Attribution()
+    assert [reason.partition(": ")[2] for reason in claims.rejected] == ["too long"]
+
+
+def test_numbers_are_no_long_text() -> None:
+    data = json.dumps({"input": [0.25] * 5000, "user": "u"}).encode()
+    assert b"xxx" in leave_out_long_texts([data])
+    scope = _scope([], b"application/json")
+    body = _asgi_body(scope, data)
+    assert read_in_one_pass(scope, body, complete=True) is None
+    assert _READER.read(request_of(scope), scope, body).attribution == Attribution(user_id="u")
+
+
+def test_a_request_with_many_headers_is_read_in_one_pass() -> None:
+    headers = [(b"x-filler-%d" % number, b"1") for number in range(80)]
+    scope = _scope([*headers, (b"x-session-id", b"s-1")], b"application/json")
+    fields = read_in_one_pass(scope, _asgi_body(scope, b'{"user": "u"}'), complete=True)
+    assert fields == {"session_id": "s-1", "user_id": "u"}
 
 
 BODY = {

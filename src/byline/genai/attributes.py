@@ -156,6 +156,8 @@ CALL_RESULT: Final[dict[str, str]] = {
 
 _LIMITS: Final = ("requests", "tokens")
 _ATTRIBUTION_NAMES: Final = tuple(ATTRIBUTION.values())
+#: The metadata stand under their prefix until `field_attributes` has taken them apart.
+_FIRST_NAME: Final = {**{field: names[0] for field, names in ATTRIBUTION.items()}, "metadata": METADATA}.__getitem__
 _values_of: Final = attrgetter(*ATTRIBUTION)
 _CALL_RESULT_NAMES: Final = tuple(CALL_RESULT.values())
 _in_order_of_names: Final = itemgetter(*(CallResult.__struct_fields__.index(field) for field in CALL_RESULT))
@@ -163,14 +165,14 @@ _in_order_of_names: Final = itemgetter(*(CallResult.__struct_fields__.index(fiel
 
 def field_attributes(fields: Mapping[str, Any]) -> dict[str, AttributeValue]:
     """Return the span attributes of attribution fields that have a value."""
-    attributes: dict[str, AttributeValue] = {}
-    for field, value in fields.items():
-        if field == "metadata":
-            for key, item in value.items():
-                attributes[METADATA + key] = item
-        else:
-            for name in ATTRIBUTION[field]:
-                attributes[name] = value
+    # Without a loop in Python, because this is done for each request.
+    attributes: dict[str, Any] = dict(zip(map(_FIRST_NAME, fields), fields.values(), strict=True))
+    if SESSION_ID in attributes:
+        attributes[CONVERSATION_ID] = attributes[SESSION_ID]
+    metadata = attributes.pop(METADATA, None)
+    if metadata:
+        for key, item in metadata.items():
+            attributes[METADATA + key] = item
     return attributes
 
 

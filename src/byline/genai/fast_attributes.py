@@ -53,9 +53,10 @@ def set_attributes(span: Span, attributes: Mapping[str, AttributeValue], *, may_
         span.set_attributes(attributes if limit is None or may_cut else _without_long(attributes, limit))
         return
     with lock:
-        # As in the SDK, a key that is set again moves to the end.
-        for key in inner.keys() & attributes.keys():
-            del inner[key]
+        if not inner.keys().isdisjoint(attributes):
+            # As in the SDK, a key that is set again moves to the end.
+            for key in inner.keys() & attributes.keys():
+                del inner[key]
         inner.update(attributes)
 
 

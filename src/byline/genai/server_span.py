@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator, MutableMapping
 from contextvars import Token
@@ -15,7 +16,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from byline import errors, request_context, settings
 from byline.genai import attributes as names
-from byline.genai.attributes import AttributeValue, context_attributes, usage_attributes
+from byline.genai.attributes import context_attributes, usage_attributes
 from byline.genai.fast_attributes import peek_attributes, set_attributes
 from byline.genai.span_state import state_of
 from byline.request_context import RequestContext
@@ -174,7 +175,12 @@ def _types_of_middleware(cls: Any) -> frozenset[str]:
 def _is_exported_by_langfuse_sdk(span: Any) -> bool:
     """Return whether a span's provider has a span processor of Langfuse's SDK."""
     processors = getattr(getattr(span, "_span_processor", None), "_span_processors", ())
-    return any(type(each).__module__.startswith("langfuse.") for each in processors)
+    return _has_langfuse_type(tuple(map(type, processors)))
+
+
+@functools.lru_cache(maxsize=16)
+def _has_langfuse_type(types: tuple[type, ...]) -> bool:
+    return any(each.__module__.startswith("langfuse.") for each in types)
 
 
 def add_late_totals(context: RequestContext) -> None:
@@ -194,18 +200,18 @@ def set_request_attributes(context: RequestContext) -> None:
         if attribution is context.server_span_attribution and not context.has_calls:
             # Nothing has changed since the last time.
             return
-        attributes: dict[str, AttributeValue] = dict(context_attributes(context, attribution))
+        attributes = context_attributes(context, attribution)
         if names.CONVERSATION_ID in attributes and _is_exported_by_langfuse_sdk(span):
             # The SDK would take the span for an LLM span, and send it as a root without input and output.
-            del attributes[names.CONVERSATION_ID]
+            attributes = {key: value for key, value in attributes.items() if key != names.CONVERSATION_ID}
         rejected = context.rejected
         if rejected:
-            attributes[names.REJECTED] = tuple(rejected)
+            attributes = {**attributes, names.REJECTED: tuple(rejected)}
         if context.has_calls:
-            attributes.update(usage_attributes(context.totals))
+            attributes = {**attributes, **usage_attributes(context.totals)}
         if attributes:
             present, earlier = peek_attributes(span), context.server_span_attributes
-            if not attributes.keys().isdisjoint(present):
+            if not present.keys().isdisjoint(attributes):
                 # A value that the app has set stays; a value that byline has set may be replaced.
                 attributes = {
                     key: value

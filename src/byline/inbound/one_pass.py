@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, MutableMapping
+from operator import itemgetter
 from typing import Annotated, Any, Final, NamedTuple, TypedDict
 
 import msgspec
 
 from byline import carrier
 from byline.attribution import MASKS, MAX_ID, MAX_METADATA, MAX_METADATA_KEY, is_visible
-from byline.inbound.body import BodyBuffer, is_json
+from byline.inbound.body import SMALL, BodyBuffer, is_json
 from byline.inbound.claim_names import BODY_CLAIMS, HEADER_CLAIMS, LANGFUSE_KEYS, RESERVED_KEY, TRACE_KEYS
 
-_Text = Annotated[str, msgspec.Meta(max_length=MAX_ID)] | None
+_Text = Annotated[str, msgspec.Meta(max_length=MAX_ID)]
 _Key = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_METADATA_KEY)]
 
 #: Members that are texts → attribution field.
@@ -30,12 +31,16 @@ _OBJECT_BEGINS: Final = ord("{")
 _make_typed_dict: Any = TypedDict
 _Members: Any = _make_typed_dict(
     "_Members",
-    {**dict.fromkeys(BODY_CLAIMS, msgspec.Raw), **dict.fromkeys(_TEXTS, _Text), "trace": dict[_Key, _Text] | None},
+    {
+        **dict.fromkeys(BODY_CLAIMS, msgspec.Raw),
+        **dict.fromkeys(_TEXTS, _Text | None),
+        "trace": dict[_Key, _Text] | None,
+    },
     total=False,
 )
 _decode: Final[Callable[[bytes], dict[str, Any]]] = msgspec.json.Decoder(_Members).decode
 #: Headers of a request; a longer list is read by the `ClaimReader`.
-_MAX_HEADERS: Final = 50
+_MAX_HEADERS: Final = 100
 #: Digits of the longest Content-Length that is read here.
 _MAX_LENGTH_DIGITS: Final = 5
 
@@ -47,6 +52,7 @@ _HEADERS: Final[dict[str, tuple[int, str]]] = {
     },
     **dict.fromkeys((carrier.HEADER, "baggage", "content-encoding"), (-1, "")),
 }
+_name: Final = itemgetter(0)
 _ASGI_HEADERS: Final = {name.encode(): header for name, header in _HEADERS.items()}
 _WSGI_HEADERS: Final = {f"HTTP_{name.upper().replace('-', '_')}": header for name, header in _HEADERS.items()}
 
@@ -63,21 +69,31 @@ def read_in_one_pass(
         body: The body.
         complete: Whether the app has read the body.
     """
-    reads_body = body is not None and complete
-    claims = _read_environ(raw) if "REQUEST_METHOD" in raw else _read_scope(raw, reads_body=reads_body)
-    if claims is None or body is None or not complete:
+    if not complete:
+        body = None
+    claims = _read_environ(raw) if "REQUEST_METHOD" in raw else _read_scope(raw, body)
+    if claims is None or body is None:
         return claims
     members = body.decode_in_one_pass(_read_body)
-    return None if members is None else {**members, **claims}
+    if members is None or not claims:
+        return members
+    return members | claims
 
 
-def _read_scope(scope: MutableMapping[str, Any], *, reads_body: bool) -> dict[str, Any] | None:
+def _read_scope(scope: MutableMapping[str, Any], body: BodyBuffer | None) -> dict[str, Any] | None:
     headers = scope.get("headers")
     if scope["type"] != "http" or type(headers) is not list or len(headers) > _MAX_HEADERS:
         return None
-    layout = _layout(next(zip(*headers, strict=False), ()))
-    if layout is None or (reads_body and not _is_usual_body(headers, layout)):
+    layout = _layout(tuple(map(_name, headers)))
+    if layout is None:
         return None
+    if body is not None:
+        position, length = layout.content_type, layout.content_length
+        if position < 0 or not _is_json(headers[position][1]):
+            return None
+        # A body of more than 64 KiB has been compared with its Content-Length already.
+        if length >= 0 and len(headers[length][1]) > _MAX_LENGTH_DIGITS and body.size <= SMALL:
+            return None
     claims: dict[str, Any] = {}
     for field, position in layout.claims:
         try:
@@ -147,15 +163,6 @@ def _layout(names: tuple[bytes, ...]) -> _Layout | None:
     )
 
 
-def _is_usual_body(headers: list[Any], layout: _Layout) -> bool:
-    length = layout.content_length
-    return (
-        layout.content_type >= 0
-        and _is_json(headers[layout.content_type][1])
-        and (length < 0 or len(headers[length][1]) <= _MAX_LENGTH_DIGITS)
-    )
-
-
 @functools.lru_cache(maxsize=64)
 def _is_json(content_type: bytes) -> bool:
     return is_json(content_type.decode("latin-1"))
@@ -163,48 +170,48 @@ def _is_json(content_type: bytes) -> bool:
 
 def _read_body(data: bytes) -> dict[str, Any] | None:
     """Return the claims in a JSON body, ``None`` if one of them is not usual."""
-    members = _decode(data)
     claims: dict[str, Any] = {}
-    for name, value in members.items():
+    texts: list[str] = []
+    trace: dict[str, str] | None = None
+    for name, value in _decode(data).items():
+        if not value:
+            continue
         if name == "trace":
-            if value and not _read_trace(value, claims):
-                return None
+            trace = value
         elif name in _TEXTS:
-            if value:
-                if not ((value.isascii() and value.isprintable()) or is_visible(value)):
-                    return None
-                text = value.strip(" ")
-                # An end user is another name of the user.
-                if text and (name != "end_user" or "user_id" not in claims):
-                    claims[_TEXTS[name]] = text
+            texts.append(value)
+            # An end user is another name of the user.
+            if (text := value.strip(" ")) and (name != "end_user" or "user_id" not in claims):
+                claims[_TEXTS[name]] = text
         elif name not in _OBJECTS or memoryview(value)[0] == _OBJECT_BEGINS:
             return None
-    return claims
+    if trace:
+        layout = _trace_layout(tuple(trace)) if len(trace) <= MAX_METADATA else None
+        if layout is None:
+            return None
+        texts += trace.values()
+        for key, field in layout:
+            if text := trace.pop(key).strip(" "):
+                claims[field] = text
+        if trace:
+            claims["metadata"] = trace
+    joined = "".join(texts)
+    return claims if (joined.isascii() and joined.isprintable()) or is_visible(joined) else None
 
 
-def _read_trace(trace: dict[str, str | None], claims: dict[str, Any]) -> bool:
-    """Add the claims in a ``trace`` object. Returns ``False`` if one of them is not usual."""
-    if len(trace) > MAX_METADATA:
-        return False
-    metadata: dict[str, str] = {}
-    for key, text in trace.items():
-        if text is None or not ((text.isascii() and text.isprintable()) or is_visible(text)):
-            return False
-        field = TRACE_KEYS.get(key)
-        if field is None:
-            if not _is_plain_key(key):
-                return False
-            metadata[key] = text
-        elif field == "tags" or field == "environment":
-            return False
-        elif text := text.strip(" "):
-            claims[field] = text
-    if metadata:
-        claims["metadata"] = metadata
-    return True
+# Clients send the same keys with every request.
+@functools.lru_cache(maxsize=64)
+def _trace_layout(keys: tuple[str, ...]) -> list[tuple[str, str]] | None:
+    """Return the keys of a ``trace`` object that are attribution fields, ``None`` if one of the keys is not usual.
+
+    All others are keys of the metadata.
+    """
+    fields = [(key, field) for key in keys if (field := TRACE_KEYS.get(key)) is not None]
+    if any(field in ("tags", "environment") for _, field in fields):
+        return None
+    return fields if all(key in TRACE_KEYS or _is_plain_key(key) for key in keys) else None
 
 
-@functools.lru_cache(maxsize=1000)
 def _is_plain_key(key: str) -> bool:
     """Return whether a metadata key has no meaning of its own."""
     return is_visible(key) and key not in LANGFUSE_KEYS and key not in MASKS and RESERVED_KEY.match(key) is None

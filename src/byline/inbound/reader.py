@@ -226,7 +226,7 @@ class ClaimReader:
                 claims.add(field, item)
         return verified, carried
 
-    def _decode_body(self, body: BodyBuffer | None, rejected: list[str]) -> dict[str, Any]:
+    def _decode_body(self, body: BodyBuffer | None, rejected: list[str]) -> Mapping[str, Any]:
         if body is None or not body.is_complete():
             return {}
         members = body.decode(self._body_decoder)
