@@ -25,7 +25,7 @@ from tests.export.support import tree
 MODEL = "openai/gpt-4o"
 TOKENS = {"gen_ai.usage.input_tokens": 10, "gen_ai.usage.output_tokens": 8}
 CHAT = {"gen_ai.operation.name": "chat", "gen_ai.request.model": MODEL}
-OPENINFERENCE = {
+OPENINFERENCE: dict[str, Any] = {
     "openinference.span.kind": "LLM",
     "llm.model_name": "gpt-4o",
     "llm.token_count.prompt": 10,
@@ -455,6 +455,138 @@ def test_spans_are_held_for_a_bounded_time(app: App, monkeypatch: pytest.MonkeyP
         span.set_attributes(OPENINFERENCE)
         span.end()
     assert len(tokens(app.spans())) == 1
+
+
+class CutStream:
+    """A stream that the app has left after its first chunk, below a span that has ended then.
+
+    LiteLLM with OpenInference: nobody closes the response before the garbage collector does.
+    """
+
+    def __init__(self, app: App, **attributes: Any) -> None:
+        app.gateway.hold(after=3)
+        self._app = app
+        tracer = app.tracer("openinference.instrumentation.litellm")
+        body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "Who wrote this?"}]}
+        self._client = client = httpx2.Client()
+        with app.request(), tracer.start_as_current_span("completion") as span:
+            request = client.build_request("POST", f"{app.gateway.base_url}/chat/completions", json=body)
+            self._response = client.send(request, stream=True)
+            self._chunks = self._response.iter_raw()
+            for _ in range(2):
+                next(self._chunks)
+            span.set_attributes({"openinference.span.kind": "LLM", "llm.model_name": MODEL, **attributes})
+
+    def close(self) -> None:
+        self._response.close()
+        self._app.gateway.release()
+        self._client.close()
+
+    def read(self) -> None:
+        self._app.gateway.release()
+        for _ in self._chunks:
+            pass
+        self.close()
+
+
+def own_and_other(spans: list[ReceivedSpan]) -> tuple[list[ReceivedSpan], list[ReceivedSpan]]:
+    return [each for each in spans if each.scope == "byline"], [each for each in spans if each.scope != "byline"]
+
+
+@pytest.mark.parametrize("ends_in_thread", [False, True])
+def test_a_span_that_ends_long_before_the_response(monkeypatch: pytest.MonkeyPatch, *, ends_in_thread: bool) -> None:
+    """The span waits for the result, also if the destination sends spans meanwhile."""
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
+    with running() as app:
+        stream = CutStream(app)
+        app.tracer("app").start_span("later", attributes={"gen_ai.operation.name": "execute_tool"}).end()
+        assert [each.name for each in app.receiver.wait_for(1, timeout=60)] == ["later"]
+        if ends_in_thread:
+            thread = threading.Thread(target=stream.close)
+            thread.start()
+            thread.join()
+        else:
+            stream.close()
+        _, span = app.spans()
+    assert span.scope == "openinference.instrumentation.litellm"
+    assert span.attributes["byline.stream.cut"] == "app"
+    assert span.attributes["gen_ai.response.id"].startswith("gen-")
+
+
+def test_a_flush_does_not_wait_for_the_response(app: App) -> None:
+    """The span takes the beginning of the response, and is the only one of the call."""
+    stream = CutStream(app)
+    assert byline.flush()
+    (sent,) = app.receiver.spans
+    assert sent.scope == "openinference.instrumentation.litellm"
+    assert sent.attributes["gen_ai.response.id"].startswith("gen-")
+    stream.close()
+    assert len(app.spans()) == 1
+
+
+def test_a_response_that_is_never_closed(app: App) -> None:
+    stream = CutStream(app)
+    (sent,) = app.spans()
+    assert sent.scope == "openinference.instrumentation.litellm"
+    assert sent.attributes["gen_ai.response.id"].startswith("gen-")
+    stream.close()
+
+
+def test_a_response_that_is_closed_too_late(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
+    monkeypatch.setattr(call_spans, "_TIMEOUT", -1.0)
+    with running() as impatient:
+        stream = CutStream(impatient)
+        (sent,) = impatient.receiver.wait_for(1, timeout=60)
+        assert sent.scope == "openinference.instrumentation.litellm"
+        stream.close()
+        assert len(impatient.spans()) == 1
+
+
+def test_usage_that_comes_after_the_export_of_the_other_span(app: App) -> None:
+    """Two spans, of which one has the tokens and the cost: a call without them would be missing on the bill."""
+    stream = CutStream(app)
+    assert byline.flush()
+    stream.read()
+    (own,), (other,) = own_and_other(app.spans())
+    assert len(tokens([own])) == len(costs([own])) == 1
+    assert (tokens([other]), costs([other])) == ([], [])
+
+
+def test_usage_that_the_exported_span_has_stated(app: App) -> None:
+    """It is not stated once more."""
+    stream = CutStream(app, **{"llm.token_count.prompt": 10, "llm.token_count.completion": 8})
+    assert byline.flush()
+    stream.read()
+    own, other = own_and_other(app.spans())
+    assert (len(own), tokens(other)) == (0, [(10, 8)])
+
+
+def test_a_worker_that_looks_while_a_span_ends(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the end of a span and its comparison with others, neither of two spans of one call leaves."""
+    compare, start = call_spans._compare_spans, call_spans.start_span
+    states: dict[bool, Any] = {}
+    looked: list[tuple[str, bool, bool]] = []
+
+    def remember(state: Any, span: Any, destinations: int) -> None:
+        states[span.instrumentation_scope.name == "byline"] = state
+        start(state, span, destinations)
+
+    def look_first(state: Any, span: Any) -> None:
+        scope = span.instrumentation_scope.name
+        looked.append((scope, call_spans.is_provisional(states[True]), call_spans.is_provisional(states[False])))
+        compare(state, span)
+
+    monkeypatch.setattr(call_spans, "start_span", remember)
+    monkeypatch.setattr(call_spans, "_compare_spans", look_first)
+    with app.request(), app.tracer("openinference.x").start_as_current_span("completion") as span:
+        app.call()
+        span.set_attributes(OPENINFERENCE)
+    assert looked[1] == ("openinference.x", True, False)
+    looked.clear()
+    CutStream(app).close()
+    assert looked[1] == ("byline", False, True)
+    assert {each.scope for each in app.spans()} == {"openinference.x", "openinference.instrumentation.litellm"}
 
 
 def test_nodes_of_a_graph(app: App) -> None:

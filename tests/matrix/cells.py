@@ -15,8 +15,6 @@ class Cell(NamedTuple):
         packages: What is installed besides byline. Pinned, so that a cell gets worse by byline's doing alone.
         sdk: The module of ``tests.matrix.sdks`` that makes the calls.
         settles: Seconds that its spans may come after the last exchange, from threads of its own.
-        is_racy: Whether a thread of the SDK and the end of the app's stream decide who sees the end of a closed
-            or cancelled stream first, so that these scenarios differ from run to run.
         is_agent: Whether the SDK is an agent framework, of which tree, types, input and output are judged as well.
     """
 
@@ -26,7 +24,6 @@ class Cell(NamedTuple):
     packages: tuple[str, ...]
     sdk: str = "openai"
     settles: float = 0.0
-    is_racy: bool = False
     is_agent: bool = False
 
 
@@ -236,7 +233,6 @@ CELLS: Final = (
         ("openinference-instrumentation-litellm", "litellm", "openai"),
         (*_LITELLM, "openinference-instrumentation-litellm==0.1.51"),
         "litellm",
-        is_racy=True,
     ),
     _agent("langchain", "langchain", "LangChain, no instrumentation", _LANGCHAIN_SHOWN, _LANGCHAIN),
     _agent(

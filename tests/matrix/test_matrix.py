@@ -15,8 +15,6 @@ def test_cell_reaches_as_far_as_recorded(cell: Cell) -> None:
     """No scenario is worse than recorded; a better one must be recorded, so that it stays."""
     row = table.row_of(running.run(cell))
     different = table.differences(table.recorded()[cell.name], row)
-    if cell.is_racy:
-        different = [line for line in different if not line.startswith(("closed stream: ", "cancelled stream: "))]
     assert not different, "\n".join(different)
 
 

@@ -3,7 +3,9 @@
 Whether an instrumentation has a span of a call may show only after byline has made one: some set their attributes as
 they end (Google ADK), never make the span current (LangChain with OpenInference), or make all spans later in a
 thread of their own (LangSmith). byline's own span is therefore provisional until the spans that may stand for its
-call have ended. Spans are compared only within one part of a request; outside requests only below one local root.
+call have ended. The other way round, the instrumentation's span of a stream that the app has left may end long before
+byline's own, which ends when the garbage collector closes the response (LiteLLM with OpenInference): then that span
+waits for the result. Spans are compared only within one part of a request; outside requests only below one local root.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ from opentelemetry.trace import SpanKind
 from byline.fork import fork_safe_lock
 from byline.genai import classify
 from byline.genai.attributes import CALL_RESULT, COST, ERROR_MESSAGE, ERROR_TYPE, RESPONSE_ID
-from byline.genai.call_results import results
+from byline.genai.call_results import results, select_usage, strip_usage
 from byline.genai.fast_attributes import peek_attributes
 from byline.genai.span_state import SpanState, receive_end
 
 #: Calls of one part of a request that are remembered, the latest.
 _MAX_CALLS: Final = 256
-#: Seconds that byline's own span waits for the end of an LLM span that may stand for its call.
+#: Seconds that byline's own span waits for the end of an LLM span that may stand for its call, and that span for it.
 _TIMEOUT: Final = 30.0
 #: The same for a span around the call that has no sign of an LLM span yet.
 _TIMEOUT_UNKNOWN: Final = 5.0
@@ -71,15 +73,17 @@ class _CallSpans:
 
     Attributes:
         own: Calls of byline's own spans that have no other span.
+        own_open: Own spans under way.
         others: Ended spans of instrumentations that byline has no result for.
         open: LLM spans that have started; they may have ended since.
         response_ids: Ids of the responses of which a span with tokens has ended.
     """
 
-    __slots__ = ("open", "others", "own", "response_ids")
+    __slots__ = ("open", "others", "own", "own_open", "response_ids")
 
     def __init__(self) -> None:
         self.own: deque[_Call] = deque(maxlen=_MAX_CALLS)
+        self.own_open: deque[weakref.ref[SpanState]] = deque(maxlen=_MAX_CALLS)
         self.others: deque[weakref.ref[SpanState]] = deque(maxlen=_MAX_CALLS)
         self.open: deque[weakref.ref[SpanState]] = deque(maxlen=_MAX_CALLS)
         self.response_ids: deque[Any] = deque(maxlen=_MAX_CALLS)
@@ -106,10 +110,19 @@ def start_span(state: SpanState, span: Span, destinations: int) -> None:
     receive_end(state, span, destinations)
 
 
+def mark_as_own(state: SpanState) -> None:
+    """Note that byline has made a span that has started."""
+    state.own_result = {}
+    if state.destinations:
+        with _lock:
+            _call_spans(state).own_open.append(weakref.ref(state))
+
+
 def end_span(state: SpanState, span: ReadableSpan) -> None:
     """Find out what destinations have to know of an ended span, once for all of them."""
     if state.refresh_request() and state.is_llm:
         _compare_spans(state, span)
+        state.is_compared = True
         request_spans = state.request_spans
         if request_spans is not None and request_spans.root.route is None:
             request_spans.root.note_llm_span()
@@ -120,8 +133,13 @@ def _compare_spans(state: SpanState, span: ReadableSpan) -> None:
     attributes = peek_attributes(span)
     if state.own_result is not None:
         with _lock:
-            _count_call(state, 1)
-            _find_other_span(_Call(state, span), state, _call_spans(state))
+            spans = _call_spans(state)
+            _discard(state, spans.own_open)
+            if state.other_is_exported and not select_usage(state.own_result):
+                state.is_superseded = True
+            if not state.is_superseded:
+                _count_call(state, 1)
+                _find_other_span(_Call(state, span), state, spans)
         return
     known = classify.model_call_or_none(span.name, attributes)
     if known is False:
@@ -148,23 +166,32 @@ def begin_export(state: SpanState) -> bool:
     with _lock:
         if state.is_superseded:
             return False
+        if state.awaited is not None:
+            _replace_open_span(state, state.awaited)
         state.is_exporting = True
     return True
 
 
 def is_provisional(state: SpanState | None, *, flushing: bool = False) -> bool:
-    """Return whether another span under way may still replace this ended span of byline's own.
+    """Return whether the end of another span of the same call may still change how this ended span is exported.
 
     Args:
         state: The state of the span.
-        flushing: Whether a flush waits for the export; only LLM spans under way count then.
+        flushing: Whether a flush waits for the export. Then byline's own span waits only for LLM spans under way, and
+            an instrumentation's span for nothing: it takes what is known of its call by now.
     """
-    if state is None or state.own_result is None or state.is_superseded or state.is_exporting or state.ended is None:
+    if state is None:
+        return False
+    if state.own_result is None and (state.awaited is None or flushing):
+        return False
+    if state.is_superseded or state.is_exporting or state.ended is None:
         return False
     start, end = state.ended.start_time or 0, state.ended.end_time or 0
     age = (time.time_ns() - end) / 1e9
     if age > _TIMEOUT:
         return False
+    if state.own_result is None:
+        return _is_open(state.awaited)
     parent = state.parent
     if (
         parent is not None
@@ -183,6 +210,23 @@ def is_provisional(state: SpanState | None, *, flushing: bool = False) -> bool:
         candidate is not None and _is_open(candidate) and _may_be_call(candidate) and _start_of(candidate) <= start
         for candidate in candidates
     )
+
+
+def _replace_open_span(state: SpanState, own_state: SpanState) -> None:
+    """Let an instrumentation's span, which is exported now, take what byline's own open span of the call has by now."""
+    state.awaited = None
+    span = state.ended
+    if span is None or not _is_open(own_state):
+        return
+    _discard(state, _call_spans(state).others)
+    # Tokens and cost may grow until the call is over.
+    state.result = strip_usage(own_state.own_result or {})
+    if select_usage(peek_attributes(span)):
+        own_state.is_superseded = True
+        state.usage_elsewhere = own_state.usage_elsewhere
+        results.assign(state, None)
+    else:
+        own_state.other_is_exported = state.usage_elsewhere = True
 
 
 def is_model_call(state: SpanState) -> bool:
@@ -213,7 +257,7 @@ def _find_own_span(
     states_operation = known is None and classify.states_operation(attributes)
     if not spans.own:
         if not states_operation:
-            spans.others.append(weakref.ref(state))
+            _add_other(state, span, spans)
         return
     call = _Call(state, span)
     # An unknown operation may be an agent's: only a response of the same id proves the same call.
@@ -225,7 +269,7 @@ def _find_own_span(
         own = _best_match(call, [each for each in spans.own if each.tokens == call.tokens], is_own=False)
     if own is None:
         if not needs_same_id:
-            spans.others.append(weakref.ref(state))
+            _add_other(state, span, spans)
         return
     spans.own.remove(own)
     own_state = own.state()
@@ -241,6 +285,22 @@ def _find_own_span(
             spans.own.remove(attempt)
             failed.is_superseded = True
             _count_call(failed, -1)
+
+
+def _add_other(state: SpanState, span: ReadableSpan, spans: _CallSpans) -> None:
+    """Keep an instrumentation's span for the end of byline's own span of the same call, which may be under way."""
+    spans.others.append(weakref.ref(state))
+    if spans.own_open:
+        own = [each for reference in spans.own_open if (each := reference()) is not None and not each.is_superseded]
+        open_calls = [_Call(each, live) for each in own if (live := each.span) is not None]
+        best = _best_match(_Call(state, span), open_calls, is_own=False)
+        state.awaited = None if best is None else best.state()
+
+
+def _discard(state: SpanState, references: deque[weakref.ref[SpanState]]) -> None:
+    reference = weakref.ref(state)
+    if reference in references:
+        references.remove(reference)
 
 
 def _has_calls(call: _Call, spans: _CallSpans) -> bool:
@@ -329,8 +389,11 @@ def _ancestors(state: SpanState) -> Iterator[SpanState]:
 
 
 def _is_open(state: SpanState | None) -> bool:
+    """Return whether a span is under way, or has ended just now and is about to be compared with others."""
     # A span that is garbage never ends.
-    return state is not None and state.ended is None and state.span is not None
+    if state is None or state.span is None:
+        return False
+    return state.ended is None or (state.is_llm and not state.is_compared)
 
 
 def _start_of(state: SpanState) -> int:

@@ -63,6 +63,10 @@ class SpanState:
         own_result: The result of the call of a span that byline made itself, ``None`` for all other spans.
         is_superseded: Whether an instrumentation's span of the same call replaces this span of byline's own.
         is_exporting: Whether a destination has begun to export the span.
+        is_compared: Whether `byline.genai.call_spans` has looked for other spans of the call of this ended LLM span.
+        awaited: Of an ended span of an instrumentation, byline's own span of the same call, which was under way then.
+        other_is_exported: Of a span of byline's own, whether an instrumentation's span of the same call, which states
+            no tokens and no cost, left before this span had ended.
         model_calls_below: How many model calls have ended below the span.
         ended: The span as it ended.
         destinations: The destinations that receive `on_end` for the span, as bits.
@@ -89,6 +93,9 @@ class SpanState:
     own_result: Mapping[str, Any] | None = None
     is_superseded = False
     is_exporting = False
+    is_compared = False
+    awaited: SpanState | None = None
+    other_is_exported = False
     model_calls_below = 0
     ended: ReadableSpan | None = None
     destinations = 0
@@ -355,10 +362,11 @@ class SpanStateProcessor(SpanProcessor):
             # A provider that does not call `_on_ending`.
             state = SpanState(span, context, None)
         if state.ended is None:
-            state.ended = span
             if not state.is_llm and classify.is_llm(span, attributes := peek_attributes(span)):
                 # The instrumentation set its attributes after the start.
                 state.mark_as_llm(attributes)
+            # Last: the workers of destinations look at ended LLM spans.
+            state.ended = span
         return state
 
     def find_started(self, context: SpanContext) -> SpanState | None:  # noqa: ARG002 - for subclasses

@@ -22,6 +22,7 @@ from byline.gateways.json_splice import top_level_members
 from byline.gateways.keys import key_hash_from_headers
 from byline.genai.attributes import AttributeValue, call_attributes
 from byline.genai.call_results import results
+from byline.genai.call_spans import mark_as_own
 from byline.genai.pricing import estimate_cost, prices
 from byline.genai.record_result import genai_util_attributes, record_result
 from byline.genai.server_span import add_late_totals
@@ -216,7 +217,7 @@ class LLMRequest:
                 made_state = state_of(made)
                 if made_state is not None:
                     made_state.claim(self)
-                    made_state.own_result = {}
+                    mark_as_own(made_state)
             await_llm_span(None)
             return made
         later = fallback_span.instrumentation_creates_span_later(self._config, self._parser.name)
@@ -469,7 +470,7 @@ class Retrieval(LLMRequest):
             self._is_fallback_span = self.span is not None
             state = self._state
             if state is not None:
-                state.own_result = {}
+                mark_as_own(state)
         super()._record()
         self._add_to_totals()
 
