@@ -29,7 +29,7 @@ from byline.genai.attribution_processor import AttributionSpanProcessor, reapply
 from byline.genai.span_state import SpanState
 from byline.request_context import RequestContext
 from byline.wsgi import AttributionMiddleware as WsgiMiddleware
-from tests.support import Door, Sent, both_doors, call_model, claim, environ_of, run_asgi, run_wsgi, tracer
+from tests.support import Door, Sent, both_doors, call_model, claim, environ_of, run_asgi, run_wsgi, scope_of, tracer
 
 Finished = Callable[[], Sequence[ReadableSpan]]
 LLM = {"gen_ai.operation.name": "chat"}
@@ -328,7 +328,7 @@ CALLER = [
 ]
 
 
-def stamps(door: Door, sent: Sent, finished: Finished) -> dict[str, Any]:
+def stamps(door: Door, sent: Sent, finished: Finished, address: str = "10.1.2.3") -> dict[str, Any]:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         call_model()
 
@@ -339,9 +339,11 @@ def stamps(door: Door, sent: Sent, finished: Finished) -> dict[str, Any]:
 
     run: Any
     if door == "asgi":
-        run = asyncio.run(run_asgi(AttributionMiddleware(app, app_span=False), sent))
+        scope = {**scope_of(sent), "client": (address, 5000)}
+        run = asyncio.run(run_asgi(AttributionMiddleware(app, app_span=False), sent, scope))
     else:
-        run = run_wsgi(WsgiMiddleware(wsgi_app, app_span=False), sent)
+        environ = {**environ_of(sent), "REMOTE_ADDR": address}
+        run = run_wsgi(WsgiMiddleware(wsgi_app, app_span=False), sent, environ)
     assert run.error is None
     return attributes_of(finished()[-1])
 
@@ -377,6 +379,15 @@ def test_odd_callers_are_not_noted(door: Door, headers: Any, absent: str, finish
     attributes = stamps(door, Sent(headers=headers), finished)
     assert absent not in attributes
     assert attributes["byline.caller.address"] == "10.1.2.3"
+
+
+@both_doors
+@pytest.mark.parametrize("address", ["a" * 201, "10.1.2.3\x85evil", "\u202e1.2.3.4", "\ud800", ""])
+def test_an_address_that_a_proxy_has_not_checked_is_not_noted(door: Door, address: str, finished: Finished) -> None:
+    """uvicorn's and Werkzeug's support of proxies takes any text of X-Forwarded-For for the address."""
+    attributes = stamps(door, Sent(), finished, address)
+    assert "byline.caller.address" not in attributes
+    assert attributes["byline.route"] == "/chat"
 
 
 @both_doors

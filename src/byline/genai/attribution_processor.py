@@ -304,8 +304,9 @@ def client_attributes(context: RequestContext) -> dict[str, AttributeValue]:
             attributes[names.KEY_HASH] = shown
     if alias is not None:
         attributes[names.KEY_ALIAS] = alias
+    # Behind a proxy that passes X-Forwarded-For on as it comes, servers take the client's text for its address.
     address = request.address()
-    if address:
+    if isinstance(address, str) and 0 < len(address) <= _MAX_CLIENT_VALUE and is_printable(address):
         attributes[names.CALLER_ADDRESS] = address
     route = request.route() or request.path()
     if is_printable(route):
