@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
+from starlette.applications import Starlette
 
 import byline
 from byline import asgi, auto_middleware, settings, wsgi
@@ -46,8 +47,8 @@ def test_code_wins_over_the_environment_over_byline_toml_over_pyproject(
     assert settings.find("audience") == ("file", "audience in byline.toml")
     monkeypatch.setenv("BYLINE_AUDIENCE", "environment")
     assert settings.find("audience") == ("environment", "BYLINE_AUDIENCE")
-    assert asgi.AttributionMiddleware(None)._reader.policy.public is True  # type: ignore[arg-type]
-    assert asgi.AttributionMiddleware(None, public=False)._reader.policy.public is False  # type: ignore[arg-type]
+    assert asgi.AttributionMiddleware(Starlette())._reader.policy.public is True
+    assert asgi.AttributionMiddleware(Starlette(), public=False)._reader.policy.public is False
 
 
 def test_every_kind_of_value(folder: Path) -> None:

@@ -16,17 +16,27 @@ from aiohttp.payload import AsyncIterablePayload
 
 from byline import asgi
 from byline.inbound.body import BodyBuffer, is_json
+from byline.inbound.request import check_call
 from byline.request_context import CONTEXT_KEY, current_context
+from byline.settings import SettingError
 
 __all__ = ["AttributionMiddleware"]
 
 _CALL: Final = "byline.aiohttp_call"
 _REQUEST: Final = "aiohttp.request"
+_USAGE: Final = "write web.Application(middlewares=[AttributionMiddleware(…)]), with the parentheses"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class AttributionMiddleware:
+class _CheckedByAiohttp(type):
+    @property
+    def __middleware_version__(cls) -> int:
+        """Raise an error, because aiohttp asks its middlewares as the app starts, and the class itself is none."""
+        raise SettingError("byline.E107", "middlewares has the class AttributionMiddleware, not an instance", _USAGE)
+
+
+class AttributionMiddleware(metaclass=_CheckedByAiohttp):
     """Attributes the LLM spans of every request, as `byline.asgi.AttributionMiddleware` does.
 
     Put it first in ``middlewares``, which makes it the outermost one. Claims in the JSON body are known once the
@@ -38,7 +48,8 @@ class AttributionMiddleware:
             request as ``"aiohttp.request"``. ``respond`` adds no headers to a response that the handler has prepared.
 
     Raises:
-        SettingError: As for `byline.asgi.AttributionMiddleware`.
+        SettingError: ``byline.E107`` as the app starts, if ``middlewares`` has the class instead of an instance, and as
+            for `byline.asgi.AttributionMiddleware`.
 
     Example:
         >>> from aiohttp import web
@@ -47,10 +58,10 @@ class AttributionMiddleware:
         >>> app = web.Application(middlewares=[AttributionMiddleware(identity=identify)])
     """
 
-    #: A coroutine function of request and handler, in aiohttp's words.
-    __middleware_version__: Final = 1
-
+    @check_call(0, _USAGE)
     def __init__(self, **settings: Any) -> None:
+        #: A coroutine function of request and handler, in aiohttp's words.
+        self.__middleware_version__ = 1
         self._asgi = asgi.AttributionMiddleware(_call_handler, **settings)
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:

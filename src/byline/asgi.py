@@ -27,7 +27,7 @@ from byline.genai.span_state import (
 from byline.genai.tracer_provider import has_tracer_provider
 from byline.inbound.body import BodyBuffer, is_json, parse_length
 from byline.inbound.reader import ClaimReader
-from byline.inbound.request import plain_headers, require_protocol
+from byline.inbound.request import check_call, plain_headers, require_no_loop, require_protocol
 from byline.inbound.trust import Identity, Trust
 from byline.request_context import CONTEXT_KEY, DEFAULT_AFTER_RESPONSE, RequestContext, resolve_after_response
 from byline.response_headers import Respond, ResponseHeaders, resolve_respond
@@ -89,8 +89,8 @@ class AttributionMiddleware:
     A setting that is not passed comes from the environment or the configuration file, as docs/settings.md says.
 
     Raises:
-        SettingError: ``byline.E010`` to ``byline.E016``, ``byline.E018``, ``byline.E110`` and ``byline.E146``, at
-            construction.
+        SettingError: ``byline.E010`` to ``byline.E016``, ``byline.E018``, ``byline.E107`` to ``byline.E110`` and
+            ``byline.E146``, at construction.
 
     Example:
         >>> from starlette.applications import Starlette
@@ -98,6 +98,11 @@ class AttributionMiddleware:
         >>> app.add_middleware(AttributionMiddleware, trust={"session", "trace"})
     """
 
+    @check_call(
+        1,
+        "write app.add_middleware(AttributionMiddleware, …) or Middleware(AttributionMiddleware, …) in Starlette and "
+        "FastAPI, app = AttributionMiddleware(app, …) elsewhere",
+    )
     def __init__(
         self,
         app: AnyASGIApp,
@@ -186,6 +191,7 @@ class AttributionMiddleware:
                 scope.pop(CONTEXT_KEY, None)
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        require_no_loop(self, self.app)
         if scope["type"] == "lifespan":
             await run_lifespan(self.app, scope, receive, send)
             return

@@ -15,6 +15,7 @@ from flask import Flask, Response, current_app, g, has_request_context, request
 
 from byline import errors
 from byline.attribution import Attribution
+from byline.settings import SettingError
 from byline.wsgi import AttributionMiddleware
 
 __all__ = ["Byline", "logged_in_user"]
@@ -57,7 +58,17 @@ class Byline:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Wrap an app. Raises `SettingError` as `byline.wsgi.AttributionMiddleware` does."""
+        """Wrap an app.
+
+        Raises:
+            SettingError: ``byline.E109`` for an app of another kind, and as for `byline.wsgi.AttributionMiddleware`.
+        """
+        if not isinstance(app, Flask):
+            raise SettingError(
+                "byline.E109",
+                f"byline.flask's extension got {type(app).__name__}, which is no app of Flask",
+                "write Byline(app), with the app itself and not app.wsgi_app",
+            )
         has_identity = self._identity is not logged_in_user or hasattr(app, "login_manager")
         identity = self._identify if has_identity else None
         app.wsgi_app = AttributionMiddleware(app.wsgi_app, identity=identity, **self._settings)  # type: ignore[method-assign]

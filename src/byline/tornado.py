@@ -17,6 +17,7 @@ from tornado import httputil
 from tornado.httpserver import HTTPServer
 
 from byline import asgi, errors
+from byline.inbound.request import check_call
 from byline.request_context import current_context
 from byline.settings import SettingError
 
@@ -50,11 +51,13 @@ class AttributionMiddleware(httputil.HTTPServerConnectionDelegate):
         >>> # app.listen(8888), or HTTPServer(app)
     """
 
+    @check_call(1, "write AttributionMiddleware(app, …), and app.listen(port) or HTTPServer(app) with the result")
     def __init__(self, app: httputil.HTTPServerConnectionDelegate, **settings: Any) -> None:
+        kind: str = getattr(app, "__name__", type(app).__name__)
         if not isinstance(app, httputil.HTTPServerConnectionDelegate):
             raise SettingError(
                 "byline.E120",
-                f"byline.tornado's middleware wraps {type(app).__name__}, which is no application of Tornado",
+                f"byline.tornado's middleware wraps {kind}, which is no application of Tornado",
                 "pass a tornado.web.Application; for other apps import AttributionMiddleware from byline.asgi or "
                 "byline.wsgi",
             )

@@ -17,7 +17,7 @@ from byline.genai.span_state import attach_nested_request, is_below_other_reques
 from byline.genai.tracer_provider import has_tracer_provider
 from byline.genai.wsgi_server_span import WsgiServerSpan, WsgiServerSpans
 from byline.inbound.reader import ClaimReader
-from byline.inbound.request import require_protocol
+from byline.inbound.request import check_call, require_no_loop, require_protocol
 from byline.inbound.trust import Identity, Trust
 from byline.inbound.wsgi_input import tee_wsgi_input
 from byline.request_context import CONTEXT_KEY, DEFAULT_AFTER_RESPONSE, RequestContext, resolve_after_response
@@ -73,7 +73,8 @@ class AttributionMiddleware:
     A setting that is not passed comes from the environment or the configuration file, as docs/settings.md says.
 
     Raises:
-        SettingError: ``byline.E010`` to ``byline.E018``, ``byline.E110`` and ``byline.E146``, at construction.
+        SettingError: ``byline.E010`` to ``byline.E018``, ``byline.E107`` to ``byline.E110`` and ``byline.E146``, at
+            construction.
 
     Example:
         >>> def app(environ, start_response):
@@ -82,6 +83,11 @@ class AttributionMiddleware:
         >>> app = AttributionMiddleware(app, trust={"session", "trace"})
     """
 
+    @check_call(
+        1,
+        "write app.wsgi_app = AttributionMiddleware(app.wsgi_app, …) in Flask, app = AttributionMiddleware(app, …) "
+        "elsewhere",
+    )
     def __init__(
         self,
         app: WSGIApp,
@@ -113,6 +119,7 @@ class AttributionMiddleware:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Make a request context and run the app in a copied context."""
         if CONTEXT_KEY in environ:
+            require_no_loop(self, self.app)
             environ[CONTEXT_KEY].replace_automatic_reader(self._reader, self._after_response)
             return self.app(environ, start_response)
         if InstrumentationCheck.pending:

@@ -384,7 +384,7 @@ def test_odd_callers_are_not_noted(door: Door, headers: Any, absent: str, finish
 @both_doors
 @pytest.mark.parametrize("address", ["a" * 201, "10.1.2.3\x85evil", "\u202e1.2.3.4", "\ud800", ""])
 def test_an_address_that_a_proxy_has_not_checked_is_not_noted(door: Door, address: str, finished: Finished) -> None:
-    """uvicorn's and Werkzeug's support of proxies takes any text of X-Forwarded-For for the address."""
+    """Uvicorn's and Werkzeug's support of proxies takes any text of X-Forwarded-For for the address."""
     attributes = stamps(door, Sent(), finished, address)
     assert "byline.caller.address" not in attributes
     assert attributes["byline.route"] == "/chat"

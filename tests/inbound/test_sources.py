@@ -220,7 +220,7 @@ def test_a_wrong_setting_fails_at_construction(door: Door, case: str) -> None:
     settings, identifier, advice = WRONG[case]
     make: Any = asgi.AttributionMiddleware if door == "asgi" else wsgi.AttributionMiddleware
     with pytest.raises(byline.SettingError) as caught:
-        make(None, **settings)
+        make(lambda *request: None, **settings)
     assert caught.value.id == identifier
     assert advice in caught.value.advice
     assert str(caught.value) == f"{identifier}: {caught.value.problem}. To fix this, {caught.value.advice}."

@@ -22,7 +22,7 @@ from tornado.httpserver import HTTPServer
 from tornado.wsgi import WSGIContainer
 
 import byline
-from byline import aiohttp_web, request_context
+from byline import aiohttp_web, asgi, request_context
 from byline import tornado as byline_tornado
 
 Finished = Callable[[], Sequence[ReadableSpan]]
@@ -465,10 +465,31 @@ def test_a_handler_of_tornado_that_takes_the_stream(finished: Finished) -> None:
     assert llm_and_server(finished)[0]["session.id"] == "s-1"
 
 
-@pytest.mark.parametrize("app", [lambda environ, start_response: [], web.Application()])
+@pytest.mark.parametrize("app", [lambda environ, start_response: [], web.Application(), tornado.web.Application])
 def test_another_app_in_the_middleware_of_tornado_is_an_error(app: Any) -> None:
     with pytest.raises(byline.SettingError, match=r"byline\.E120: .* pass a tornado\.web\.Application"):
         byline_tornado.AttributionMiddleware(app)
+
+
+def test_the_class_in_the_middlewares_of_aiohttp_is_an_error_as_the_app_starts() -> None:
+    """With each request, aiohttp would say something about arguments."""
+    middleware: Any = aiohttp_web.AttributionMiddleware
+    runner = web.AppRunner(web.Application(middlewares=[middleware]))
+    with pytest.raises(byline.SettingError, match=r"byline\.E107: .*middlewares=\[AttributionMiddleware\(…\)\]"):
+        asyncio.run(runner.setup())
+    assert vars(aiohttp_web.AttributionMiddleware())["__middleware_version__"] == 1
+
+
+def test_the_wrong_form_of_a_call_is_an_error() -> None:
+    with pytest.raises(byline.SettingError, match=r"byline\.E107: .* takes no app, .* called with Application"):
+        aiohttp_web.AttributionMiddleware(web.Application())  # type: ignore[call-arg]
+    with pytest.raises(byline.SettingError, match=r"byline\.E107: .* takes the app, .* called with no app"):
+        byline_tornado.AttributionMiddleware()  # type: ignore[call-arg]
+    middleware: Any = asgi.AttributionMiddleware
+    with pytest.raises(
+        byline.SettingError, match=r"byline\.E107: .* add byline\.aiohttp_web\.AttributionMiddleware\(\)"
+    ):
+        middleware(web.Application(), lambda request: None)
 
 
 @pytest.mark.parametrize("make_app", [aiohttp_app, tornado_app])

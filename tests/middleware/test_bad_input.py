@@ -23,6 +23,7 @@ from flask import Flask, request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -583,6 +584,98 @@ def test_asgi_app_in_the_wsgi_middleware_is_an_error(app: Any) -> None:
         return
     with pytest.raises(SettingError, match=r"byline\.E018.* byline\.asgi\.$"):
         wsgi.AttributionMiddleware(app)
+
+
+def _make_app() -> Any: ...
+
+
+def _in_list(middleware: Any) -> None:
+    """``Middleware(AttributionMiddleware())`` in Starlette."""
+    middleware()
+
+
+def _as_function(middleware: Any) -> None:
+    """``app.middleware("http")(AttributionMiddleware)``, or the class as ``app.wsgi_app`` of Flask."""
+    run: Any
+    if middleware is asgi.AttributionMiddleware:
+        app = FastAPI()
+        app.middleware("http")(middleware)
+        run = asyncio.run(run_asgi(app, Sent()))
+    else:
+        flask = Flask("tests")
+        flask.wsgi_app = middleware  # type: ignore[method-assign]
+        run = run_wsgi(flask, Sent())
+    assert run.error is not None
+    raise run.error
+
+
+def _setting_without_name(middleware: Any) -> None:
+    middleware(lambda *request: None, {"session"})
+
+
+@support.both_doors
+@pytest.mark.parametrize("make", [_in_list, _as_function, _setting_without_name])
+def test_the_wrong_form_of_a_call_is_an_error_that_shows_the_right_one(door: support.Door, make: Any) -> None:
+    """Frameworks call the class where they want an instance. Python would tell about numbers of arguments."""
+    usage = "app.add_middleware(Attr" if door == "asgi" else "app.wsgi_app = AttributionMiddleware(app.wsgi_app, …)"
+    with pytest.raises(SettingError, match=rf"byline\.E107: .*byline\.{door} takes the app, ") as raised:
+        make(asgi.AttributionMiddleware if door == "asgi" else wsgi.AttributionMiddleware)
+    assert f"To fix this, write {usage}" in str(raised.value)
+
+
+@support.both_doors
+@pytest.mark.parametrize(
+    ("app", "advice"),
+    [
+        (None, "return the app from the function that makes it"),
+        ("main:app", "pass the app itself"),
+        (_make_app, r"pass its result: _make_app\(\)"),
+        (FastAPI, r"pass an app: FastAPI\(\)"),
+        (Flask, r"pass an app: Flask\(\)"),
+    ],
+)
+def test_what_is_no_app_is_an_error(door: support.Door, app: Any, advice: str) -> None:
+    with pytest.raises(SettingError, match=rf"byline\.E109: byline\.{door}'s middleware wraps .*{advice}"):
+        (asgi if door == "asgi" else wsgi).AttributionMiddleware(app)
+
+
+def test_a_class_whose_instances_are_responses_is_an_app() -> None:
+    class Endpoint(HTTPEndpoint):
+        async def get(self, request: Request) -> Response:
+            return Response("ok")
+
+    class Answer:
+        def __init__(self, environ: Any, start_response: Any) -> None:
+            start_response("200 OK", [])
+
+        def __iter__(self) -> Any:
+            return iter([b"ok"])
+
+    run = asyncio.run(run_asgi(asgi.AttributionMiddleware(Endpoint), Sent(method="GET")))
+    assert (run.error, run.body) == (None, b"ok")
+    assert run_wsgi(wsgi.AttributionMiddleware(Answer), Sent()).body == b"ok"
+
+
+def test_a_middleware_around_the_app_that_calls_it_is_an_error() -> None:
+    """The loop would end with a RecursionError, deep in the framework."""
+    app = Flask("tests")
+    app.wsgi_app = wsgi.AttributionMiddleware(app)  # type: ignore[method-assign]
+    error = run_wsgi(app, Sent()).error
+    assert str(error).endswith("To fix this, write app.wsgi_app = AttributionMiddleware(app.wsgi_app).")
+    assert str(error).startswith("byline.E108: app.wsgi_app = AttributionMiddleware(app) makes a loop")
+
+    class Quart:
+        asgi_app: Any = None
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            await self.asgi_app(scope, receive, send)
+
+    quart = Quart()
+    quart.asgi_app = asgi.AttributionMiddleware(quart)
+    for kind in ("lifespan", "http"):
+        scope = {**support.scope_of(Sent()), "type": kind}
+        error = asyncio.run(run_asgi(quart, Sent(), scope)).error
+        assert str(error).startswith("byline.E108: app.asgi_app = AttributionMiddleware(app) makes a loop")
 
 
 def test_signature_of_the_app_is_not_evaluated() -> None:

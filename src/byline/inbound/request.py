@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from types import FunctionType, MappingProxyType, MethodType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar, cast
 from urllib.parse import parse_qsl
 
 from byline.internal_metrics import increment
 from byline.settings import SettingError
+
+F = TypeVar("F", bound=Callable[..., None])
 
 #: Parameters of a query; of a longer one none is read.
 MAX_QUERY_FIELDS: Final = 1000
@@ -329,11 +332,36 @@ def parse_cookies(header: str) -> list[tuple[str, str]]:
     return [(name.strip(), value.strip().strip('"')) for name, _, value in pairs]
 
 
+def check_call(positional: int, usage: str) -> Callable[[F], F]:
+    """Decorate ``__init__`` of a middleware, so that a call in another form raises ``byline.E107`` with the usage.
+
+    Such calls are made by frameworks that got the class instead of an instance, or an instance instead of the class.
+    """
+
+    def decorate(init: F) -> F:
+        @functools.wraps(init)
+        def checked(self: Any, *arguments: Any, **settings: Any) -> None:
+            if len(arguments) + ("app" in settings) != positional:
+                kinds = ", ".join(type(argument).__name__ for argument in arguments)
+                framework = find_other_framework(arguments[0]) if arguments else None
+                raise SettingError(
+                    "byline.E107",
+                    f"AttributionMiddleware of {type(self).__module__} takes {('no app', 'the app')[positional]}, and "
+                    f"settings by name, but was called with {kinds or 'no app'}",
+                    usage if framework is None or not positional else _NEITHER[framework],
+                )
+            init(self, *arguments, **settings)
+
+        return cast("F", checked)
+
+    return decorate
+
+
 def require_protocol(app: Any, protocol: Literal["asgi", "wsgi"]) -> None:
     """Raise `SettingError` if an app certainly speaks another protocol.
 
     ``byline.E018`` if that is the other one of the two, ``byline.E141`` if the app is Django's chain of middlewares,
-    ``byline.E161`` if it is neither ASGI nor WSGI.
+    ``byline.E161`` if it is neither ASGI nor WSGI, ``byline.E109`` if it is no app but what makes one.
 
     Example:
         >>> require_protocol(lambda environ, start_response: [], "wsgi")
@@ -359,6 +387,13 @@ AttributionMiddleware from byline.wsgi.
             f"byline.{protocol}'s middleware wraps an app of {framework}, which is neither ASGI nor WSGI",
             _NEITHER[framework],
         )
+    not_app = _describe_other_than_app(app)
+    if not_app is not None:
+        raise SettingError(
+            "byline.E109",
+            f"byline.{protocol}'s middleware wraps {not_app[0]}, which is no app",
+            not_app[1],
+        )
     other = "wsgi" if protocol == "asgi" else "asgi"
     if is_asgi_app(app) if protocol == "wsgi" else is_wsgi_app(app):
         raise SettingError(
@@ -366,6 +401,36 @@ AttributionMiddleware from byline.wsgi.
             f"byline.{protocol}'s middleware wraps {'an ASGI' if protocol == 'wsgi' else 'a WSGI'} app",
             f"import AttributionMiddleware from byline.{other}",
         )
+
+
+def require_no_loop(middleware: Any, app: Any) -> None:
+    """Raise ``byline.E108`` if an app of Flask, Quart or Bottle calls the middleware that calls the app."""
+    members = vars(app) if hasattr(app, "__dict__") else {}
+    for name in ("wsgi_app", "asgi_app", "wsgi"):
+        if members.get(name) is middleware:
+            raise SettingError(
+                "byline.E108",
+                f"app.{name} = AttributionMiddleware(app) makes a loop: each of the two calls the other",
+                f"write app.{name} = AttributionMiddleware(app.{name})",
+            )
+
+
+def _describe_other_than_app(app: Any) -> tuple[str, str] | None:
+    """Return what is certainly no app, and the advice; ``None`` for all that can be called as an app."""
+    if not callable(app):
+        if app is None:
+            return "None", "return the app from the function that makes it"
+        return f"an object of {type(app).__name__}", "pass the app itself"
+    if isinstance(app, type):
+        members = {name for each in app.__mro__ for name in vars(each)}
+        # An instance of a class with these two is a response, made by a call of the class.
+        if "__call__" in members and not members & {"__await__", "__iter__"}:
+            return f"the class {app.__name__}", f"pass an app: {app.__name__}()"
+    elif type(app) is FunctionType:
+        code = app.__code__
+        if code.co_argcount < 2 and not code.co_flags & inspect.CO_VARARGS:
+            return f"the function {app.__name__} without parameters for a request", f"pass its result: {app.__name__}()"
+    return None
 
 
 def find_other_framework(app: Any) -> str | None:
