@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -55,14 +57,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 #: The processes that the test has started.
 _PROCESSES: list[str] = []
 
-
-def _note_process(event: str, arguments: tuple[Any, ...]) -> None:
-    # SDKs ask small programs of the system for its name.
-    if event == "os.fork" or (event == "subprocess.Popen" and sys.executable in arguments[1]):
-        _PROCESSES.append(f"{event} {arguments}")
-
-
-sys.addaudithook(_note_process)
+# Not by an audit hook: with one in Python, a thread that starts while coverage traces another new thread fails with
+# "Cannot install a trace function while another trace function is being installed" (Python 3.11).
+os.register_at_fork(before=lambda: _PROCESSES.append("fork"))
 
 
 class _SwitchedSampler(Sampler):
@@ -112,6 +109,15 @@ def _no_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         return
     # Each new HTTP client loads all trusted certificates: about 150 of the system take 25 ms, this one 0.2 ms.
     monkeypatch.setenv("SSL_CERT_FILE", str(Path(__file__).with_name("ca.pem")))
+    start = subprocess.Popen.__init__
+
+    def note_process(process: subprocess.Popen[Any], args: Any, *rest: Any, **options: Any) -> None:
+        # SDKs ask small programs of the system for its name.
+        if sys.executable in args:
+            _PROCESSES.append(f"{args}")
+        start(process, args, *rest, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", note_process)
     _PROCESSES.clear()
     yield
     assert _PROCESSES == [], "mark tests that start processes with pytest.mark.integration"
