@@ -24,6 +24,7 @@ from byline.export.span_copy import SpanCopy
 from byline.gateways import Gateway, GatewayRequest, base, values
 from byline.genai import call_results
 from byline.genai.call_results import CallResults
+from byline.genai.span_state import SpanState
 from byline.http import response_reader
 from byline.http.response_reader import ResponseBuffer
 from byline.inbound import body, claim_set, request
@@ -192,7 +193,7 @@ def held_spans(more: int, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pipeline, "is_provisional", lambda state, flushing: True)
     span = TracerProvider().get_tracer("t").start_span("s")
     queued: list[QueuedSpan] = [
-        QueuedSpan(span, span.get_span_context(), None, True, None)  # type: ignore[arg-type]
+        QueuedSpan(SpanState(span, span.get_span_context(), None), True, None)  # type: ignore[arg-type]
         for _ in range(pipeline.MAX_HELD + more)
     ]
     assert len(list(HoldBackBuffer().exchange(queued))) == more

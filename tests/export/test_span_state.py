@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanKind, set_span_in_context
 import byline
 from byline import asgi, wsgi
 from byline.export import OTLP, Langfuse
+from byline.genai.attribution_processor import AttributionSpanProcessor
 from byline.genai.span_state import SpanState
 from byline.request_context import RequestContext
 from byline.request_spans import RequestSpans, TraceValues
@@ -142,6 +143,32 @@ def test_exported_spans_are_freed_without_the_garbage_collector(receiver: Receiv
             assert [reference() for reference in ended] == [None] * 5
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize(("spans", "kept"), [("llm", ["chat"]), ("all", ["chat", "load", "POST /chat"])])
+def test_a_waiting_call_keeps_no_span_around_it_that_no_destination_exports(
+    receiver: Receiver, spans: Any, kept: list[str]
+) -> None:
+    """Their attributes may be large, and the garbage collector would visit all of their parts."""
+    ended: list[tuple[str, weakref.ref[ReadableSpan]]] = []
+
+    class Watching(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            ended.append((span.name, weakref.ref(span)))
+
+    destinations = [OTLP(receiver.url, spans="llm", label="first"), OTLP(receiver.url, spans=spans, label="second")]
+    provider = TracerProvider(shutdown_on_exit=False)
+    processor = AttributionSpanProcessor()
+    processor.switch_on("llm", [each.processor() for each in destinations])
+    for each in (Watching(), processor):
+        provider.add_span_processor(each)
+    start = provider.get_tracer("app").start_as_current_span
+    with byline.bound(), start("POST /chat", kind=SpanKind.SERVER), start("load"), start("chat", attributes=CHAT):
+        pass
+    gc.collect()
+    assert [name for name, reference in ended if reference() is not None] == kept
+    provider.shutdown()
+    assert sorted(span.name for span in receiver.spans) == sorted(["chat", *kept])
 
 
 def test_a_span_that_ends_in_another_request_is_not_taken_for_its(receiver: Receiver) -> None:

@@ -517,10 +517,11 @@ class Recording:
         self.names: list[str] = []
         self.error = error
 
-    def on_span_end(self, span: ReadableSpan, state: SpanState) -> None:
+    def on_span_end(self, span: ReadableSpan, state: SpanState) -> bool:
         if self.error is not None:
             raise self.error
         self.names.append(span.name)
+        return True
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         return True

@@ -125,7 +125,9 @@ class ExportDecisions:
         if decided is not None:
             return decided
         span = parent.span
-        if span is None or parent.is_superseded or not parent.destinations & self.destination_id:
+        if span is None or parent.is_superseded or parent.is_left_out:
+            return False
+        if not parent.destinations & self.destination_id:
             return False
         try:
             context = span.get_span_context()

@@ -9,7 +9,7 @@ import copy
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, cast
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
@@ -35,29 +35,24 @@ class QueuedSpan:
     """An ended span in the queue of one destination.
 
     Attributes:
-        span: The span.
-        context: Its context.
         state: The state of the span.
         selected: Whether the destination's ``spans`` setting selects it; ``None`` if the user's function has not
             been asked yet.
         closes: The request whose server span it is, ``None`` for every other span.
     """
 
-    __slots__ = ("closes", "context", "selected", "span", "state")
+    __slots__ = ("closes", "selected", "state")
 
-    def __init__(
-        self,
-        span: ReadableSpan,
-        context: SpanContext,
-        state: SpanState | None,
-        selected: bool | None,
-        closes: RequestSpans | None,
-    ) -> None:
-        self.span = span
-        self.context = context
+    def __init__(self, state: SpanState, selected: bool | None, closes: RequestSpans | None) -> None:
         self.state = state
         self.selected = selected
         self.closes = closes
+
+    @property
+    def span(self) -> ReadableSpan:
+        """The span as it ended."""
+        # Only ended spans are queued.
+        return cast("ReadableSpan", self.state.ended)
 
 
 class HoldBackBuffer:
@@ -81,7 +76,7 @@ class HoldBackBuffer:
         leaving: list[QueuedSpan] = []
         for queued in (*self._held, *batch):
             state = queued.state
-            request_spans = None if state is None else state.request_spans
+            request_spans = state.request_spans
             try:
                 is_held = (request_spans is not None and request_spans.root.body_pending()) or is_provisional(
                     state, flushing=flushing
@@ -156,7 +151,7 @@ class SpanPipeline:
         for queued in self._release_held(batch, flushing=flushing, everything=everything):
             try:
                 if self._is_selected(queued) and self._decisions.begin_export(queued.state):
-                    span_copy = self._copy(queued.span, queued.context, queued.state)
+                    span_copy = self._copy(queued.span, queued.state.span_context, queued.state)
                     if self._decisions.keep(span_copy):
                         self._place(span_copy, copies)
                     else:
@@ -207,7 +202,7 @@ class SpanPipeline:
     def _is_selected(self, queued: QueuedSpan) -> bool:
         if queued.selected is not None:
             return queued.selected
-        return self._decisions.matches(queued.span, queued.state, sampled=queued.context.trace_flags.sampled)
+        return self._decisions.matches(queued.span, queued.state, sampled=queued.state.is_sampled)
 
     def _place(self, span_copy: SpanCopy, copies: list[SpanCopy]) -> None:
         for collect in self._collect:

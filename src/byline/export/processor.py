@@ -70,18 +70,19 @@ class DestinationSpanProcessor(SpanStateProcessor):
         except Exception:
             errors.report_internal_error("export")
 
-    def on_span_end(self, span: ReadableSpan, state: SpanState) -> None:
-        """Queue the span if the destination may export it."""
+    def on_span_end(self, span: ReadableSpan, state: SpanState) -> bool:
+        """Queue the span if the destination may export it. Returns whether it may."""
         # A provider keeps its processors for good, also those of destinations that were removed.
         if self._retired:
-            return
+            return False
         selected = self._decisions.preselect(span, state, sampled=state.is_sampled)
         closes = state.ends_request
-        if selected is False and (closes is None or not (closes.has_steps or closes.has_llm_spans)):
-            return
-        queued = QueuedSpan(span, state.span_context, state, selected, closes)
-        if not self.worker.enqueue(queued) and selected is not False:
+        is_wanted = selected is not False
+        if not is_wanted and (closes is None or not (closes.has_steps or closes.has_llm_spans)):
+            return False
+        if not self.worker.enqueue(QueuedSpan(state, selected, closes)) and is_wanted:
             self._count_dropped(state)
+        return is_wanted
 
     def _count_dropped(self, state: SpanState) -> None:
         self._decisions.mark_dropped(state)

@@ -140,28 +140,36 @@ class AttributionSpanProcessor(SpanStateProcessor):
                 if context is not None and context.root().server_span_ends_first:
                     server_span.set_request_attributes(context.root())
             elif self._selects_llm_only and not state.decisions and state.ends_request is None:
+                state.leave_out(self._destinations)
                 return
             if self.listeners:
                 call_spans.end_span(state, span)
         except Exception:
             errors.report_internal_error("processor")
         else:
-            self._hand_over(span, state)
+            if not self._hand_over(span, state):
+                state.leave_out(self._destinations)
 
-    def _hand_over(self, span: ReadableSpan, state: SpanState) -> None:
+    def _hand_over(self, span: ReadableSpan, state: SpanState) -> bool:
+        """Return whether a destination may export the span."""
+        is_wanted = False
         for listener in self.listeners:
             # The failure of one destination is not that of the others.
             try:
-                listener.on_span_end(span, state)
+                is_wanted |= listener.on_span_end(span, state)
             except Exception:
+                is_wanted = True
                 errors.report_internal_error("processor")
+        return is_wanted
 
     def _count_after_shutdown(self, span: ReadableSpan) -> None:
         context = span.get_span_context()
         # Present if the processor was switched off after `_on_ending`.
         state = self._ending.pop(id(context), None)
         if self.listeners and context is not None:
-            self._hand_over(span, state or SpanState(span, context, None))
+            state = state or SpanState(span, context, None)
+            state.ended = state.ended or span
+            self._hand_over(span, state)
 
     def watch(self, span: Span, state: SpanState) -> None:
         """Send a span although the instrumentation may never end it, once the app has released it or the process ends.

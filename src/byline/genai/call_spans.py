@@ -14,9 +14,8 @@ import functools
 import re
 import time
 import weakref
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from opentelemetry.sdk.trace import ReadableSpan, Span
 from opentelemetry.trace import SpanKind
@@ -50,6 +49,7 @@ _TOKENS: Final = frozenset({*_INPUT_TOKENS, *_OUTPUT_TOKENS})
 _ERRORS: Final = frozenset({ERROR_TYPE, ERROR_MESSAGE, CALL_RESULT["status_code"]})
 _DATE: Final = re.compile(r"[-@]\d{4}-?\d\d-?\d\d$")
 _lock: Final = fork_safe_lock()
+_Item = TypeVar("_Item")
 
 
 class _Call:
@@ -81,12 +81,13 @@ class _CallSpans:
 
     __slots__ = ("open", "others", "own", "own_open", "response_ids")
 
+    # Tuples, because most requests make one call: empty ones are no objects for the garbage collector.
     def __init__(self) -> None:
-        self.own: deque[_Call] = deque(maxlen=_MAX_CALLS)
-        self.own_open: deque[weakref.ref[SpanState]] = deque(maxlen=_MAX_CALLS)
-        self.others: deque[weakref.ref[SpanState]] = deque(maxlen=_MAX_CALLS)
-        self.open: deque[weakref.ref[SpanState]] = deque(maxlen=_MAX_CALLS)
-        self.response_ids: deque[Any] = deque(maxlen=_MAX_CALLS)
+        self.own: tuple[_Call, ...] = ()
+        self.own_open: tuple[weakref.ref[SpanState], ...] = ()
+        self.others: tuple[weakref.ref[SpanState], ...] = ()
+        self.open: tuple[weakref.ref[SpanState], ...] = ()
+        self.response_ids: tuple[Any, ...] = ()
 
 
 class _Owner(Protocol):
@@ -106,7 +107,8 @@ def start_span(state: SpanState, span: Span, destinations: int) -> None:
     if state.is_llm and not state.destinations:
         # The span may stand for a call that byline makes a span of.
         with _lock:
-            _call_spans(state).open.append(weakref.ref(state))
+            spans = _call_spans(state)
+            spans.open = _added(spans.open, weakref.ref(state))
     receive_end(state, span, destinations)
 
 
@@ -115,7 +117,8 @@ def mark_as_own(state: SpanState) -> None:
     state.own_result = {}
     if state.destinations:
         with _lock:
-            _call_spans(state).own_open.append(weakref.ref(state))
+            spans = _call_spans(state)
+            spans.own_open = _added(spans.own_open, weakref.ref(state))
 
 
 def end_span(state: SpanState, span: ReadableSpan) -> None:
@@ -134,7 +137,7 @@ def _compare_spans(state: SpanState, span: ReadableSpan) -> None:
     if state.own_result is not None:
         with _lock:
             spans = _call_spans(state)
-            _discard(state, spans.own_open)
+            spans.own_open = _without(spans.own_open, state)
             if state.other_is_exported and not select_usage(state.own_result):
                 state.is_superseded = True
             if not state.is_superseded:
@@ -156,7 +159,7 @@ def _compare_spans(state: SpanState, span: ReadableSpan) -> None:
         if known or state.carries_usage:
             _count_call(state, 1)
             if response_id is not None and not _TOKENS.isdisjoint(attributes):
-                spans.response_ids.append(response_id)
+                spans.response_ids = _added(spans.response_ids, response_id)
 
 
 def begin_export(state: SpanState) -> bool:
@@ -218,7 +221,8 @@ def _replace_open_span(state: SpanState, own_state: SpanState) -> None:
     span = state.ended
     if span is None or not _is_open(own_state):
         return
-    _discard(state, _call_spans(state).others)
+    spans = _call_spans(state)
+    spans.others = _without(spans.others, state)
     # Tokens and cost may grow until the call is over.
     state.result = strip_usage(own_state.own_result or {})
     if select_usage(peek_attributes(span)):
@@ -244,9 +248,9 @@ def _find_other_span(own: _Call, own_state: SpanState, spans: _CallSpans) -> Non
     other = _best_match(own, [_Call(state, state.ended) for state in others if state.ended], is_own=True)
     other_state = None if other is None else other.state()
     if other_state is None or other_state.is_exporting:
-        spans.own.append(own)
+        spans.own = _added(spans.own, own)
     else:
-        spans.others.remove(weakref.ref(other_state))
+        spans.others = _without(spans.others, other_state)
         _supersede(own, own_state, other_state)
 
 
@@ -271,7 +275,7 @@ def _find_own_span(
         if not needs_same_id:
             _add_other(state, span, spans)
         return
-    spans.own.remove(own)
+    spans.own = tuple([each for each in spans.own if each is not own])
     own_state = own.state()
     if own_state is None or own_state.is_exporting:
         # Too late: tokens and cost of the call have been exported.
@@ -282,14 +286,14 @@ def _find_own_span(
         # The SDK tried again within the same span.
         failed = attempt.state()
         if failed is not None and not failed.is_exporting:
-            spans.own.remove(attempt)
+            spans.own = tuple([each for each in spans.own if each is not attempt])
             failed.is_superseded = True
             _count_call(failed, -1)
 
 
 def _add_other(state: SpanState, span: ReadableSpan, spans: _CallSpans) -> None:
     """Keep an instrumentation's span for the end of byline's own span of the same call, which may be under way."""
-    spans.others.append(weakref.ref(state))
+    spans.others = _added(spans.others, weakref.ref(state))
     if spans.own_open:
         own = [each for reference in spans.own_open if (each := reference()) is not None and not each.is_superseded]
         open_calls = [_Call(each, live) for each in own if (live := each.span) is not None]
@@ -297,10 +301,12 @@ def _add_other(state: SpanState, span: ReadableSpan, spans: _CallSpans) -> None:
         state.awaited = None if best is None else best.state()
 
 
-def _discard(state: SpanState, references: deque[weakref.ref[SpanState]]) -> None:
-    reference = weakref.ref(state)
-    if reference in references:
-        references.remove(reference)
+def _added(calls: tuple[_Item, ...], call: _Item) -> tuple[_Item, ...]:
+    return (*calls[1 - _MAX_CALLS :], call)
+
+
+def _without(references: tuple[weakref.ref[SpanState], ...], state: SpanState) -> tuple[weakref.ref[SpanState], ...]:
+    return tuple([each for each in references if each() is not state])
 
 
 def _has_calls(call: _Call, spans: _CallSpans) -> bool:

@@ -68,7 +68,8 @@ class SpanState:
         other_is_exported: Of a span of byline's own, whether an instrumentation's span of the same call, which states
             no tokens and no cost, left before this span had ended.
         model_calls_below: How many model calls have ended below the span.
-        ended: The span as it ended.
+        ended: The span as it ended, without attributes if no destination exports it.
+        is_left_out: Whether no destination exports the span.
         destinations: The destinations that receive `on_end` for the span, as bits.
         after_response: Of a server span, see `RequestContext.after_response`; ``None`` for other spans.
         decisions: Whether a destination exports the span, by destination, once that is decided.
@@ -98,6 +99,7 @@ class SpanState:
     other_is_exported = False
     model_calls_below = 0
     ended: ReadableSpan | None = None
+    is_left_out = False
     destinations = 0
     decisions: Mapping[int, bool] = {}
     exported_trace_ids: Mapping[int, int] = {}
@@ -115,7 +117,7 @@ class SpanState:
     def __init__(self, span: ReadableSpan, context: SpanContext, parent: SpanState | None) -> None:
         self.span_context = context
         self.parent = parent
-        self._span = weakref.ref(span)
+        self._span: weakref.ref[ReadableSpan] | None = weakref.ref(span)
 
     @property
     def span_id(self) -> int:
@@ -135,7 +137,7 @@ class SpanState:
     @property
     def span(self) -> ReadableSpan | None:
         """The span as it ended, else the live span; ``None`` if the app released the span without ending it."""
-        return self.ended or self._span()
+        return self.ended or (None if self._span is None else self._span())
 
     @property
     def request_context(self) -> RequestContext | None:
@@ -232,6 +234,25 @@ class SpanState:
             ended.refresh()
         return True
 
+    def leave_out(self, destinations: int) -> None:
+        """Keep no more of an ended span than the LLM spans below need: none of these destinations exports it."""
+        span = self.ended
+        if span is None or not self.has_llm_descendant or self.is_llm or self.destinations & ~destinations:
+            return
+        self.is_left_out = True
+        # Without attributes, events and links: ten objects, which wait for the export of the spans below.
+        self.ended = ReadableSpan(
+            span.name,
+            self.span_context,
+            span.parent,
+            span.resource,
+            kind=span.kind,
+            status=span.status,
+            start_time=span.start_time,
+            end_time=span.end_time,
+            instrumentation_scope=span.instrumentation_scope,
+        )
+
     def decide(self, destination: int, *, exports: bool) -> None:
         """Note whether a destination exports the span."""
         # Each destination has a thread of its own.
@@ -312,8 +333,8 @@ class SpanListener(Protocol):
     def selects_llm_only(self) -> bool:
         """See the class."""
 
-    def on_span_end(self, span: ReadableSpan, state: SpanState) -> None:
-        """Receive the copy of a span that has ended, after `call_spans.end_span`."""
+    def on_span_end(self, span: ReadableSpan, state: SpanState) -> bool:
+        """Receive the copy of a span that has ended, after `call_spans.end_span`. Returns whether that is needed."""
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Send all waiting spans."""
@@ -367,6 +388,7 @@ class SpanStateProcessor(SpanProcessor):
                 state.mark_as_llm(attributes)
             # Last: the workers of destinations look at ended LLM spans.
             state.ended = span
+            state._span = None
         return state
 
     def find_started(self, context: SpanContext) -> SpanState | None:  # noqa: ARG002 - for subclasses
