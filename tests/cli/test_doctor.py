@@ -334,6 +334,13 @@ def test_the_verdict_says_that_there_is_no_destination(tmp_path: Path) -> None:
     assert report["verdict"] == "Session and user are lost, in the layer middleware. There is no destination."
 
 
+def test_a_missing_cost_is_not_lost_by_the_missing_destination(tmp_path: Path) -> None:
+    """The first check of most apps: a provider states no cost, and no destination is set yet."""
+    code, report = found(tmp_path, instrument="byline.instrument()", call=UNPRICED)
+    assert (code, report["ok"]) == (1, False)
+    assert report["verdict"] == "Session and user are on the span, but no cost. There is no destination."
+
+
 def test_without_a_cost_session_and_user_arrive(tmp_path: Path) -> None:
     """A provider states no cost, and the estimates are an extra: no failure."""
     code, report = found(tmp_path, call=UNPRICED)

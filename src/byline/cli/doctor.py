@@ -275,19 +275,20 @@ def _verdict(evidence: Evidence, findings: Sequence[Finding]) -> str:
         return "The app cannot be checked."
     lost = _lost(evidence)
     errors = [finding for finding in findings if finding.severity == "error"]
-    has_costs = "cost" not in lost
+    nowhere = " There is no destination." if any(finding.id == "byline.D20" for finding in errors) else ""
     if not errors and lost in ([], ["cost"]):
         calls = f"the LLM call{'s' * (len(evidence.generations()) > 1)} of the request"
         return (
             f"Session, user and cost arrive with {calls}."
-            if has_costs
+            if not lost
             else (f"Session and user arrive with {calls}, but no cost.")
         )
     if not lost:
         return f"Session, user and cost are on the span, but: {errors[0].problem}."
+    if nowhere and len(errors) == 1 and lost == ["cost"]:
+        return f"Session and user are on the span, but no cost.{nowhere}"
     text = f"{lost[0]} is" if len(lost) == 1 else f"{', '.join(lost[:-1])} and {lost[-1]} are"
     where = f", in the layer {errors[0].layer}" if errors else ""
-    nowhere = " There is no destination." if any(finding.id == "byline.D20" for finding in errors) else ""
     return f"{text[0].upper()}{text[1:]} lost{where}.{nowhere}"
 
 
