@@ -113,6 +113,23 @@ def test_a_request_joins_no_trace_of_a_stranger(
 
 
 @both_doors
+def test_what_a_stranger_sends_is_not_logged(
+    door: Door,
+    instrumented: tuple[Receiver, Receiver],
+    exporter: InMemorySpanExporter,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """OpenTelemetry's propagator logs malformed members of the baggage with each request."""
+    baggage = [("baggage", "secret"), ("baggage", "user.id=mallory,,=;;,secret two"), ("tracestate", "===,secret=\x7f")]
+    for headers in (baggage, [*JOINING.headers[:1], *baggage]):
+        serve(door, Sent(headers=headers), public=True)
+    assert [record.getMessage() for record in caplog.records] == []
+    serve(door, JOINING, public=True)
+    links = [link for span in exporter.get_finished_spans() for link in span.links]
+    assert [dict(link.context.trace_state) for link in links] == [{}, {"a": "b"}]
+
+
+@both_doors
 def test_a_trusted_caller_is_joined(
     door: Door, instrumented: tuple[Receiver, Receiver], exporter: InMemorySpanExporter
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, MutableMapping
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +15,8 @@ from byline import errors
 KEY: Final = "byline.caller_trace"
 #: W3C's headers, and those of the configured propagators.
 _W3C: Final = ("traceparent", "tracestate", "baggage")
+#: A well-formed list of usual members.
+_TRACE_STATE: Final = re.compile(r"(?:(?:^|,)[a-z][a-z0-9_*/-]{0,99}=[!-+\--<>-~]{1,256})+\Z")
 
 
 class HiddenTrace(NamedTuple):
@@ -59,6 +62,10 @@ def header_names() -> Iterable[str]:
 
 
 def _extract(carrier: dict[str, str]) -> trace.SpanContext:
+    # OpenTelemetry would log the members that are malformed, with their values.
+    carrier.pop("baggage", None)
+    if not _TRACE_STATE.match(carrier.get("tracestate", "")):
+        carrier.pop("tracestate", None)
     if not carrier:
         return trace.INVALID_SPAN_CONTEXT
     try:
