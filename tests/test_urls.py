@@ -33,6 +33,11 @@ AMBIGUOUS = [
     "http://localhost:99999",
     f"https://{'é' * 64}.example",
     "http://[::1",
+    "http://evil.example[::1]/",
+    "http://[::1]evil.example/",
+    "https://evil.example[::1]:80/",
+    "http://[localhost]/",
+    f"http://{'é' * 64}[::1]/",
 ]
 
 
@@ -40,7 +45,7 @@ AMBIGUOUS = [
 def test_an_ambiguous_url_leads_nowhere(url: str) -> None:
     assert split_url(url) is None
     # A client connects nowhere with the last ones.
-    if url in AMBIGUOUS[:8]:
+    if url in AMBIGUOUS[:8] or "[" in url:
         assert parse_url(url) is None
     with pytest.raises(SettingError, match=r"byline\.E04[02]"):
         OTLP(url)

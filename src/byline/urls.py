@@ -9,6 +9,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from byline.secrets import scrub
 
+#: The part of a URL with an IPv6 address and perhaps a port.
+_IPV6: Final = re.compile(r"\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\](?::\d*)?\Z", re.ASCII)
 #: Characters that no URL has.
 AMBIGUOUS: Final = re.compile(r"[\\\s\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 
@@ -17,7 +19,8 @@ def split_url(url: object) -> SplitResult | None:
     r"""Return the parts of an http(s) URL, ``None`` if its host may be read in more than one way.
 
     Parsers differ over backslashes, control characters and spaces: for ``http://evil.example\@localhost`` one
-    connects to evil.example, another to localhost. No URL has these characters.
+    connects to evil.example, another to localhost. No URL has these characters, or a name beside an IPv6 address in
+    brackets.
 
     Example:
         >>> split_url("https://api.example:8443/v1").port
@@ -34,6 +37,10 @@ def split_url(url: object) -> SplitResult | None:
         if host and not host.isascii():
             # No name in DNS, e.g. with a label of more than 63 characters.
             host.encode("idna")
+        authority = parts.netloc.rpartition("@")[2]
+        if ("[" in authority or "]" in authority) and _IPV6.match(authority) is None:
+            # urlsplit ignores what stands beside the brackets.
+            return None
     except ValueError:
         return None
     # Some parsers decode a percent sign in a host; an IPv6 address may have one.

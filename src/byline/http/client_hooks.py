@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from byline import errors
 from byline.http.call_config import configs
 from byline.http.llm_request import LLMRequest, begin_llm_request
-from byline.urls import AMBIGUOUS
+from byline.urls import AMBIGUOUS, split_url
 
 
 class SentRequest(NamedTuple):
@@ -171,7 +171,7 @@ def parse_url(url: Any) -> tuple[str, int, str] | None:
     if not isinstance(url, str) or AMBIGUOUS.search(url) is not None:
         return None
     try:
-        parts = urlsplit(url)
-        return parts.hostname or "", parts.port or default_port(parts.scheme), parts.path
+        parts = split_url(url) if "[" in url else urlsplit(url)
+        return None if parts is None else (parts.hostname or "", parts.port or default_port(parts.scheme), parts.path)
     except ValueError:
         return None
