@@ -118,6 +118,51 @@ def test_without_locks_there_are_no_copies(tmp_path: Path, monkeypatch: pytest.M
     assert internal_metrics.counter_values()["test.spool.failed"] == 1
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize("killed_in", ["os.open", "try_lock", "Path.rename"])
+def test_the_folder_of_a_process_that_was_killed_before_it_had_the_lock_is_removed(
+    tmp_path: Path, killed_in: str
+) -> None:
+    """Not at once: another process may be making it."""
+    child = os.fork()
+    if child == 0:
+        owner, _, name = killed_in.rpartition(".")
+        setattr(vars(waiting_spans)[owner] if owner else waiting_spans, name, lambda *_: os._exit(0))
+        of(tmp_path).update(spans(1), same)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    (left,) = tmp_path.iterdir()
+    assert of(tmp_path).recover() == 0
+    assert left.is_dir()
+    os.utime(left, (0, 0))
+    assert of(tmp_path).recover() == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_a_lock_but_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / f"waiting-1-{'0' * 16}"
+    folder.mkdir()
+    (folder / "something").write_text("of somebody else")
+    os.utime(folder, (0, 0))
+    assert of(tmp_path).recover() == 0
+    assert (folder / "something").exists()
+
+
+def test_an_error_while_the_folder_is_made_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a full disk. The next span tries again."""
+    waiting = of(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(waiting_spans, "_NEW_LOCK", "missing/lock")
+        waiting.update(first := spans(3), same)
+        assert list(tmp_path.iterdir()) == []
+        assert internal_metrics.counter_values()["test.spool.failed"] == 3
+    waiting.update([*first, *spans(1)], same)
+    assert len(copies(tmp_path)) == 1
+    waiting.close()
+
+
 def test_copies_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Further spans wait in memory alone."""
     monkeypatch.setattr(waiting_spans, "_MAX_BYTES", 700)

@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, TypeVar
@@ -23,6 +24,10 @@ from byline.export.delivery.store import BATCH_NAME, DiskStore, is_own
 
 _FOLDER: Final = re.compile(r"waiting-\d+-[0-9a-f]{16}\Z")
 _LOCK: Final = "lock"
+#: Name of a lock that is not locked yet.
+_NEW_LOCK: Final = ".lock"
+#: Seconds after which nobody makes a folder without a lock any more: making one takes milliseconds.
+_MAKING_SECONDS: Final = 60.0
 _NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
 #: Bytes of all copies of a process; the spool's limit does not count them.
 _MAX_BYTES: Final = 16 * 1024 * 1024
@@ -93,17 +98,21 @@ class WaitingSpans:
             errors.logger.debug("a copy of a waiting span cannot be written", exc_info=True)
 
     def _open(self) -> DiskStore:
-        folder = self._spool / f"waiting-{os.getpid()}-{secrets.token_hex(8)}"
-        store = self._make_store(folder)
-        # Under its name the lock is locked from the start.
-        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o600)
-        self._folder, self._lock = folder, lock
-        if not try_lock(lock):
+        self._folder = folder = self._spool / f"waiting-{os.getpid()}-{secrets.token_hex(8)}"
+        try:
+            store = self._make_store(folder)
+            # Under its name the lock is locked from the start.
+            self._lock = os.open(folder / _NEW_LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o600)
+            self._is_off = not try_lock(self._lock)
+            (folder / _NEW_LOCK).rename(folder / _LOCK)
+        except BaseException:
+            # The next span that waits makes another one.
+            self._remove_folder()
+            raise
+        if self._is_off:
             # Without locks nobody can tell whether the process lives: the spans are lost with the process.
-            self.close()
-            self._is_off = True
-            raise OSError
-        (folder / ".lock").rename(folder / _LOCK)
+            self._remove_folder()
+            raise OSError("files cannot be locked")
         self._store = store
         return store
 
@@ -120,7 +129,14 @@ class WaitingSpans:
     def _recover_folder(self, folder: Path) -> int:
         if folder.is_symlink() or not is_own(folder.lstat()):
             return 0
-        lock = os.open(folder / _LOCK, os.O_RDWR | _NO_LINK)
+        try:
+            lock = os.open(folder / _LOCK, os.O_RDWR | _NO_LINK)
+        except FileNotFoundError:
+            # Being made, or left by a process that was killed before it could write copies.
+            if time.time() - folder.lstat().st_mtime > _MAKING_SECONDS:
+                (folder / _NEW_LOCK).unlink(missing_ok=True)
+                folder.rmdir()
+            return 0
         try:
             if not try_lock(lock):
                 # The process lives.
@@ -137,8 +153,12 @@ class WaitingSpans:
 
     def close(self) -> None:
         """Delete all copies: the spans have been sent, or counted as dropped."""
-        folder, lock = self._folder, self._lock
+        self._remove_folder()
         self._forget()
+
+    def _remove_folder(self) -> None:
+        folder, lock = self._folder, self._lock
+        self._folder = self._lock = None
         if folder is not None:
             with contextlib.suppress(OSError):
                 for path in folder.iterdir():
