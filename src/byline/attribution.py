@@ -6,6 +6,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -369,6 +370,7 @@ def merge(layers: Collection[Mapping[str, Any] | Attribution]) -> Attribution:
     return Attribution(**merged) if merged else EMPTY
 
 
+@lru_cache(maxsize=1024)
 def to_trace_id(name: str) -> int:
     """Return the OTLP trace id for a caller's own trace id.
 

@@ -87,7 +87,7 @@ _BASE64: Final = re.compile(r"(?<![A-Za-z0-9+/_\-])[A-Za-z0-9+/_\-]{40,}={0,2}")
 _MIN_BINARY: Final = 512
 _AWS_SECRET: Final = re.compile(r"(?=.{0,39}[a-z])(?=.{0,39}[A-Z])(?=.{0,39}[0-9])[A-Za-z0-9+][A-Za-z0-9+/]{39}")
 #: The shortest credential with a name: ``pwd=12345678``.
-_MIN_TEXT: Final = 12
+MIN_TEXT: Final = 12
 _MIN_RUN: Final = 40
 _MAX_SHORT: Final = 64
 
@@ -159,7 +159,7 @@ def scrub(text: str) -> str:
     """
     if not text.isascii():
         text = encodable(text)
-    if len(text) < _MIN_TEXT:
+    if len(text) < MIN_TEXT:
         return text
     return _scrub_short(text) if len(text) <= _MAX_SHORT else _scrub(text)
 

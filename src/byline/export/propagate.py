@@ -65,7 +65,10 @@ def apply_attribution(span_copy: SpanCopy) -> None:
         # Nothing has been stated since the last time.
         return
     span_copy.propagated_version = version
-    for name, value in _attributes_of(span_copy.attribution, request_spans).items():
+    shared = _attributes_of(span_copy.attribution, request_spans)
+    # LLM spans have had all of them since their start.
+    missing = {} if shared.items() <= attributes.items() else shared
+    for name, value in missing.items():
         if name in _LLM_SPANS_ONLY and not span_copy.is_llm:
             continue
         present = attributes.get(name)

@@ -31,7 +31,7 @@ from byline.export.redaction.content import (
 )
 from byline.export.span_copy import SpanCopy
 from byline.genai.attributes import ATTRIBUTION, ERROR_TYPE
-from byline.secrets import encodable, is_secret, scrub
+from byline.secrets import MIN_TEXT, encodable, is_secret, scrub
 from byline.settings import SettingError
 
 Mask = Callable[[str, Any], Any]
@@ -140,7 +140,10 @@ class Redactor:
             if scrubs_only and _has_plain_name(name):
                 kind = type(value)
                 if kind is str:
-                    if value.isascii() if name in _IDS else scrub(value) == value:
+                    # Too short for a credential, or no text in which one is looked for.
+                    if value.isascii() and (len(value) < MIN_TEXT or name in _IDS):
+                        continue
+                    if name not in _IDS and scrub(value) == value:
                         continue
                 elif kind is float or kind is bool or (kind is int and -_INT64 <= value < _INT64):
                     continue
