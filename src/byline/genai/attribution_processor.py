@@ -140,14 +140,15 @@ class AttributionSpanProcessor(SpanStateProcessor):
                 if context is not None and context.root().server_span_ends_first:
                     server_span.set_request_attributes(context.root())
             elif self._selects_llm_only and not state.decisions and state.ends_request is None:
-                state.leave_out(self._destinations)
+                if state.has_llm_descendant:
+                    state.leave_out(self._destinations)
                 return
             if self.listeners:
                 call_spans.end_span(state, span)
         except Exception:
             errors.report_internal_error("processor")
         else:
-            if not self._hand_over(span, state):
+            if not self._hand_over(span, state) and state.has_llm_descendant:
                 state.leave_out(self._destinations)
 
     def _hand_over(self, span: ReadableSpan, state: SpanState) -> bool:
