@@ -685,3 +685,37 @@ def test_value_replaces_an_earlier_one_that_the_limit_of_the_span_would_cut() ->
         byline.bind(session_id="later")
         server_span.set_request_attributes(context)
     assert span.attributes["session.id"] == "later"
+
+
+async def ask_xai(scope: Any, receive: Any, send: Any) -> None:
+    """Make two calls as xAI's SDK does over gRPC, of which the second fails, and one of another SDK over gRPC."""
+    await receive()
+    call = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "grok-4"}
+    counts = {"gen_ai.usage.input_tokens": 100, "gen_ai.usage.output_tokens": 50}
+    reasoning = {"gen_ai.usage.reasoning_tokens": 30, "gen_ai.usage.total_tokens": 180}
+    cost = {"gen_ai.usage.cost_in_usd_ticks": 12_000_000}
+    xai = trace.get_tracer("xai_sdk.aio.chat")
+    with xai.start_as_current_span("invoke_agent", attributes={"gen_ai.operation.name": "invoke_agent", **counts}):
+        with xai.start_as_current_span("chat.sample grok-4", attributes={**call, **counts, **reasoning, **cost}):
+            pass
+        failed = xai.start_span("chat.sample grok-4", attributes={**call, "gen_ai.usage.input_tokens": "many"})
+        failed.set_status(trace.StatusCode.ERROR)
+        failed.end()
+    trace.get_tracer("another_sdk").start_span("chat", attributes={**call, **counts}).end()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("place", [A, lambda app: ContribAsgi(A(app)), lambda app: A(ContribAsgi(app))])
+def test_totals_have_the_calls_of_xais_sdk(place: Callable[[Any], Any], finished: Finished) -> None:
+    """byline sees no HTTP request of them: their spans state what they have used."""
+    asyncio.run(run_asgi(place(ask_xai), SENT))
+    (server,) = [span for span in finished() if span.kind is SpanKind.SERVER]
+    totals = {key: value for key, value in (server.attributes or {}).items() if key.startswith("byline.llm.")}
+    assert totals == {
+        "byline.llm.calls": 2,
+        "byline.llm.input_tokens": 100,
+        "byline.llm.output_tokens": 80,
+        "byline.llm.cost": 0.0012,
+        "byline.llm.errors": 1,
+    }

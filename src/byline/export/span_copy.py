@@ -12,12 +12,10 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from byline.attribution import EMPTY, Attribution, to_trace_id
-from byline.gateways import values
 from byline.genai import call_spans, classify
 from byline.genai.attributes import (
     CALL_RESULT,
     COST,
-    COST_SOURCE,
     ERROR_MESSAGE,
     ERROR_TYPE,
     LLM_CALLS,
@@ -25,7 +23,15 @@ from byline.genai.attributes import (
     REQUEST_MODEL,
     RESPONSE_ID,
 )
-from byline.genai.call_results import expects_second_span, results, select_usage, strip_call, strip_usage
+from byline.genai.call_results import (
+    expects_second_span,
+    is_unseen_call,
+    results,
+    select_usage,
+    strip_call,
+    strip_usage,
+    unseen_usage,
+)
 from byline.genai.fast_attributes import peek_attributes
 from byline.genai.span_state import SpanState
 from byline.media import Media
@@ -34,14 +40,6 @@ from byline.request_spans import RequestSpans
 _STATUS_CODE: Final = CALL_RESULT["status_code"]
 #: The text of `SpanError`.
 _PREFIXED: Final = re.compile(r"(\d{3}): (.+)", re.DOTALL)
-#: Scopes of the spans of xAI's SDK, and their own names of counts, after ``gen_ai.usage.``.
-_XAI_SCOPE: Final = "xai_sdk."
-_XAI_COUNTS: Final = {
-    "reasoning_tokens": CALL_RESULT["reasoning_tokens"],
-    "cached_prompt_text_tokens": CALL_RESULT["cache_read_tokens"],
-    "prompt_image_tokens": CALL_RESULT["input_image_tokens"],
-}
-_XAI_SUMS: Final = ("input_tokens", "output_tokens", "total_tokens")
 _UNKNOWN_ERROR: Final = "error"
 _TOKENS: Final = (CALL_RESULT["input_tokens"], CALL_RESULT["output_tokens"])
 
@@ -231,8 +229,8 @@ class SpanCopy:
         state = self.state
         if not self.is_llm or state is None:
             return
-        if self.scope is not None and self.scope.name.startswith(_XAI_SCOPE):
-            self.attributes = {**self.attributes, **_xai_usage(self.attributes)}
+        if is_unseen_call(self.scope):
+            self.attributes = {**self.attributes, **unseen_usage(self.attributes)}
         if state.is_superseded:
             operation, model = self.attributes.get(OPERATION_NAME), self.attributes.get(REQUEST_MODEL)
             self.name = " ".join(str(part) for part in (operation, model) if part)
@@ -293,25 +291,6 @@ class SpanCopy:
             instrumentation_scope=self.scope,
             dropped=self._dropped_attributes,
         )
-
-
-def _xai_usage(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the usage of a span of xAI's SDK under the names of the conventions.
-
-    The SDK speaks gRPC, of which byline sees nothing. It counts reasoning tokens beside the output.
-    """
-    usage: dict[str, Any] = {}
-    counts = {name: attributes.get(f"gen_ai.usage.{name}") for name in (*_XAI_COUNTS, *_XAI_SUMS)}
-    for name, attribute in _XAI_COUNTS.items():
-        if counts[name]:
-            usage[attribute] = counts[name]
-    parts = [counts[name] or 0 for name in ("input_tokens", "output_tokens", "reasoning_tokens")]
-    if counts["output_tokens"] is not None and sum(parts) == counts["total_tokens"]:
-        usage[CALL_RESULT["output_tokens"]] = parts[1] + parts[2]
-    cost = values.ticks(attributes.get("gen_ai.usage.cost_in_usd_ticks"))
-    if cost is not None and COST not in attributes:
-        usage.update({COST: cost, COST_SOURCE: "response"})
-    return usage
 
 
 class SpanError(NamedTuple):

@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from byline import deferred, errors
 from byline.attribution import EMPTY, Attribution, is_printable
 from byline.fork import after_fork_while_alive
+from byline.gateways import values
 from byline.gateways.keys import hash_key, is_guessable, key_settings
 from byline.genai import attributes as names
 from byline.genai import call_spans, classify, server_span
@@ -30,7 +31,7 @@ from byline.genai.attributes import (
     AttributeValue,
     context_attributes,
 )
-from byline.genai.call_results import results
+from byline.genai.call_results import is_unseen_call, results, unseen_usage
 from byline.genai.fast_attributes import peek_attributes, set_attributes
 from byline.genai.setup_check import InstrumentationCheck
 from byline.genai.span_correlation import on_llm_span_start
@@ -137,8 +138,11 @@ class AttributionSpanProcessor(SpanStateProcessor):
                 return
             if state.is_llm:
                 context = state.request_context
-                if context is not None and context.root().server_span_ends_first:
-                    server_span.set_request_attributes(context.root())
+                if context is not None:
+                    if not state.carries_usage:
+                        _add_unseen_call(span, context)
+                    if context.root().server_span_ends_first:
+                        server_span.set_request_attributes(context.root())
             elif self._selects_llm_only and not state.decisions and state.ends_request is None:
                 if state.has_llm_descendant:
                     state.leave_out(self._destinations)
@@ -243,6 +247,21 @@ class AttributionSpanProcessor(SpanStateProcessor):
         """Send the waiting spans of all destinations."""
         sent = [listener.force_flush(timeout_millis) for listener in self.listeners if self.enabled]
         return all(sent)
+
+
+def _add_unseen_call(span: ReadableSpan, context: RequestContext) -> None:
+    """Add a call of which byline has seen no HTTP request to the totals of its request."""
+    attributes = peek_attributes(span)
+    if not is_unseen_call(span.instrumentation_scope) or not classify.model_call_or_none(span.name, attributes):
+        return
+    stated = {**attributes, **unseen_usage(attributes)}
+    context.totals.add(
+        input_tokens=values.count(stated.get(names.CALL_RESULT["input_tokens"])) or 0,
+        output_tokens=values.count(stated.get(names.CALL_RESULT["output_tokens"])) or 0,
+        cost=values.cost(stated.get(names.COST)),
+        error=span.status.status_code is StatusCode.ERROR,
+    )
+    server_span.add_late_totals(context.root())
 
 
 def request_attributes(context: RequestContext) -> dict[str, AttributeValue]:

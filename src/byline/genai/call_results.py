@@ -15,10 +15,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from opentelemetry.sdk.trace import Span
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from byline.fork import fork_safe_lock
+from byline.gateways import values
 from byline.genai import classify
-from byline.genai.attributes import CALL_RESULT, ERROR_TYPE, RESPONSE_ID, AttributeValue
+from byline.genai.attributes import CALL_RESULT, COST, COST_SOURCE, ERROR_TYPE, RESPONSE_ID, AttributeValue
 from byline.genai.fast_attributes import peek_attributes
 from byline.genai.span_state import SpanState, state_of
 from byline.internal_metrics import increment
@@ -60,6 +62,15 @@ _CALL: Final = (
     "gen_ai.completion",
     "llm.",
 )
+
+#: Scopes of the spans of xAI's SDK, which speaks gRPC, and their own names of counts, after ``gen_ai.usage.``.
+_XAI_SCOPE: Final = "xai_sdk."
+_XAI_COUNTS: Final = {
+    "reasoning_tokens": CALL_RESULT["reasoning_tokens"],
+    "cached_prompt_text_tokens": CALL_RESULT["cache_read_tokens"],
+    "prompt_image_tokens": CALL_RESULT["input_image_tokens"],
+}
+_XAI_SUMS: Final = ("input_tokens", "output_tokens", "total_tokens")
 
 _Key = tuple[Any, ...]
 #: In place of a request's key: a response of which a span of some request carries tokens and cost.
@@ -277,6 +288,30 @@ def strip_call(attributes: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in strip_usage(attributes).items()
         if key not in classify.KEYS and not key.startswith(_CALL)
     }
+
+
+def is_unseen_call(scope: InstrumentationScope | None) -> bool:
+    """Return whether the spans of a scope stand for calls of which byline sees no HTTP request: those of xAI's SDK."""
+    return scope is not None and scope.name.startswith(_XAI_SCOPE)
+
+
+def unseen_usage(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the usage of a span of xAI's SDK under the names of the conventions.
+
+    The SDK counts reasoning tokens beside the output.
+    """
+    usage: dict[str, Any] = {}
+    counts = {name: attributes.get(f"gen_ai.usage.{name}") for name in (*_XAI_COUNTS, *_XAI_SUMS)}
+    for name, attribute in _XAI_COUNTS.items():
+        if counts[name]:
+            usage[attribute] = counts[name]
+    parts = [counts[name] or 0 for name in ("input_tokens", "output_tokens", "reasoning_tokens")]
+    if counts["output_tokens"] is not None and sum(parts) == counts["total_tokens"]:
+        usage[CALL_RESULT["output_tokens"]] = parts[1] + parts[2]
+    cost = values.ticks(attributes.get("gen_ai.usage.cost_in_usd_ticks"))
+    if cost is not None and COST not in attributes:
+        usage.update({COST: cost, COST_SOURCE: "response"})
+    return usage
 
 
 def _second_span_key(span: Span, state: SpanState) -> _Key:
