@@ -708,7 +708,7 @@ async def ask_xai(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.mark.parametrize("place", [A, lambda app: ContribAsgi(A(app)), lambda app: A(ContribAsgi(app))])
 def test_totals_have_the_calls_of_xais_sdk(place: Callable[[Any], Any], finished: Finished) -> None:
-    """byline sees no HTTP request of them: their spans state what they have used."""
+    """Their spans state what they have used; byline sees no HTTP request of them."""
     asyncio.run(run_asgi(place(ask_xai), SENT))
     (server,) = [span for span in finished() if span.kind is SpanKind.SERVER]
     totals = {key: value for key, value in (server.attributes or {}).items() if key.startswith("byline.llm.")}
