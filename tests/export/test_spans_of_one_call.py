@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
+from types import ModuleType
 from typing import Any
 
 import httpx2
@@ -416,6 +418,23 @@ def test_a_span_that_is_made_after_its_request(app: App) -> None:
     assert (arrived.scope, arrived.name) == ("langsmith", "Generate")
     assert arrived.attributes["session.id"] == "s-1"
     assert costs([arrived]) == [body["usage"]["cost"]]
+
+
+def test_a_span_that_langsmiths_thread_makes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the destination sends spans meanwhile, for byline's own span waits for it."""
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1")
+    monkeypatch.setitem(sys.modules, "langsmith._internal.otel._otel_exporter", ModuleType("_otel_exporter"))
+    monkeypatch.setattr(call_spans, "_TIMEOUT", 600.0)
+    monkeypatch.setattr(call_spans, "_TIMEOUT_UNKNOWN", 600.0)
+    with running() as app:
+        with app.request() as server:
+            body, times = timed_call(app)
+        app.tracer("app").start_span("later", attributes={"gen_ai.operation.name": "execute_tool"}).end()
+        assert [each.name for each in app.receiver.wait_for(1, timeout=60)] == ["later"]
+        make_later(app, server, times)
+        _, span = app.spans()
+    assert span.scope == "langsmith"
+    assert costs([span]) == [body["usage"]["cost"]]
 
 
 def test_a_span_that_is_made_after_the_export(app: App) -> None:

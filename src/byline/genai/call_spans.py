@@ -31,7 +31,7 @@ from byline.genai.span_state import SpanState, receive_end
 _MAX_CALLS: Final = 256
 #: Seconds that byline's own span waits for the end of an LLM span that may stand for its call, and that span for it.
 _TIMEOUT: Final = 30.0
-#: The same for a span around the call that has no sign of an LLM span yet.
+#: The same for a span around the call that has no sign of an LLM span yet, and for one that may be made later.
 _TIMEOUT_UNKNOWN: Final = 5.0
 _MAX_DEPTH: Final = 64
 
@@ -112,9 +112,16 @@ def start_span(state: SpanState, span: Span, destinations: int) -> None:
     receive_end(state, span, destinations)
 
 
-def mark_as_own(state: SpanState) -> None:
-    """Note that byline has made a span that has started."""
+def mark_as_own(state: SpanState, *, other_may_follow: bool = False) -> None:
+    """Note that byline has made a span that has started.
+
+    Args:
+        state: The state of the span.
+        other_may_follow: Whether an instrumentation may make a span of the call when that is over.
+    """
     state.own_result = {}
+    if other_may_follow:
+        state.other_may_follow = True
     if state.destinations:
         with _lock:
             spans = _call_spans(state)
@@ -195,6 +202,8 @@ def is_provisional(state: SpanState | None, *, flushing: bool = False) -> bool:
         return False
     if state.own_result is None:
         return _is_open(state.awaited)
+    if state.other_may_follow and not flushing and age <= _TIMEOUT_UNKNOWN:
+        return True
     parent = state.parent
     if (
         parent is not None

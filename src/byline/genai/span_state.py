@@ -65,6 +65,8 @@ class SpanState:
         is_exporting: Whether a destination has begun to export the span.
         is_compared: Whether `byline.genai.call_spans` has looked for other spans of the call of this ended LLM span.
         awaited: Of an ended span of an instrumentation, byline's own span of the same call, which was under way then.
+        other_may_follow: Of a span of byline's own, whether an instrumentation may make a span of the call when that is
+            over.
         other_is_exported: Of a span of byline's own, whether an instrumentation's span of the same call, which states
             no tokens and no cost, left before this span had ended.
         model_calls_below: How many model calls have ended below the span.
@@ -96,6 +98,7 @@ class SpanState:
     is_exporting = False
     is_compared = False
     awaited: SpanState | None = None
+    other_may_follow = False
     other_is_exported = False
     model_calls_below = 0
     ended: ReadableSpan | None = None

@@ -67,6 +67,11 @@ def instrumentation_creates_span_later(config: CallConfig, api: str) -> tuple[st
     return ("litellm", None) if _litellm_creates_span(config) else None
 
 
+def langsmith_creates_spans() -> bool:
+    """Return whether LangSmith makes spans of OpenTelemetry, which its own thread does when the calls are over."""
+    return "langsmith._internal.otel._otel_exporter" in sys.modules
+
+
 def _litellm_creates_span(config: CallConfig) -> bool:
     """Return whether LiteLLM's SDK makes a span of its own after the HTTP exchange.
 

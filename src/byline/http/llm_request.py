@@ -217,7 +217,7 @@ class LLMRequest:
                 made_state = state_of(made)
                 if made_state is not None:
                     made_state.claim(self)
-                    mark_as_own(made_state)
+                    mark_as_own(made_state, other_may_follow=fallback_span.langsmith_creates_spans())
             await_llm_span(None)
             return made
         later = fallback_span.instrumentation_creates_span_later(self._config, self._parser.name)
