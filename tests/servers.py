@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import socket
 import socketserver
 import threading
@@ -14,10 +16,25 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import uvicorn
 
+#: Processes of pytest-xdist have the same seed.
+_RANDOM = random.SystemRandom()
+
 
 def patience(seconds: float) -> float:
     """Return a time limit in seconds, longer if more processes want to run than there are cores."""
     return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 for a server that has to be told its port.
+
+    Not one that the system chooses: a connection or server of another test could get the same port before the server
+    listens there. The system chooses from 32768 on (``net.ipv4.ip_local_port_range``).
+    """
+    while True:
+        port = _RANDOM.randrange(10_000, 32_768)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import pytest
 from websockets.sync.client import connect
 
 from byline.testing import ReceivedSpan, Receiver, assert_signed
+from tests.servers import free_port
 
 # Of the demo's extra, the instrumentation of openai.
 pytestmark = [pytest.mark.newest, pytest.mark.integration]
@@ -40,9 +41,7 @@ def example(name: str, receiver: Receiver) -> Iterator[str]:
     assert start[0] == "byline"
     command = [sys.executable, "-m", "byline.cli", *start[1:]]
     command[command.index("python")] = sys.executable
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     env = {
         **{key: value for key, value in os.environ.items() if key != "PYTEST_VERSION"},
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,

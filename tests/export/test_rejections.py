@@ -23,6 +23,7 @@ from byline.settings import SettingError
 from byline.testing import Receiver
 from byline.testing.server import Handler, Request
 from tests.export.support import running
+from tests.servers import patience
 
 
 @pytest.fixture
@@ -141,13 +142,16 @@ def test_destinations_of_one_kind_have_different_labels(receiver: Receiver, capl
     assert "otlp-2 refuses all spans" in caplog.text
 
 
-def test_with_a_spool_spans_are_in_memory_alone_for_half_a_second(receiver: Receiver, tmp_path: Path) -> None:
+def test_with_a_spool_spans_are_in_memory_alone_for_half_a_second(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Spans on disk survive the process."""
+    monkeypatch.delenv("OTEL_BSP_SCHEDULE_DELAY")
     destination = OTLP(receiver.url, spool=tmp_path)
     with running(destination) as app:
         app.chat()
         # Without a flush: the batch leaves by itself, long before the SDK's five seconds.
-        assert receiver.wait_for(1, timeout=4.0)
+        assert receiver.wait_for(1, timeout=patience(4.0))
 
 
 SECRET = "s3cr3t"

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from byline.testing import Receiver
-from tests.servers import patience
+from tests.servers import free_port, patience
 
 pytestmark = pytest.mark.integration
 
@@ -25,13 +25,6 @@ pytestmark = pytest.mark.integration
 def receiver() -> Iterator[Receiver]:
     with Receiver() as found:
         yield found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 GUNICORN = ["gunicorn", "--graceful-timeout", "10", "--bind", "127.0.0.1:{port}", "--workers", "2"]

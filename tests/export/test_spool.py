@@ -62,14 +62,15 @@ def test_spool_is_sent_when_the_destination_is_back(receiver: Receiver, tmp_path
     assert spans_of("otlp") == {"spooled": 3, "sent": 3}
 
 
-def test_spool_is_sent_without_a_flush(receiver: Receiver, tmp_path: Path) -> None:
+def test_spool_is_sent_without_a_flush(receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a flush and without new spans; the server's Retry-After is respected."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
     destination = OTLP(receiver.url, spool=tmp_path)
     with running(destination) as app:
         receiver.fail(429, headers={"retry-after": "1"})
         started = time.monotonic()
         app.chat()
-        receiver.wait_for(1)
+        receiver.wait_for(1, timeout=120)
         assert time.monotonic() - started >= 0.9
 
 

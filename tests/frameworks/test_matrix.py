@@ -13,8 +13,9 @@ import pytest
 from byline.testing import Gateway, ReceivedSpan, Receiver
 from tests.frameworks.cells import ROWS, Row
 from tests.frameworks.clients import CLIENTS, Ask
-from tests.integration.conftest import free_port, wait_until_up
+from tests.integration.conftest import wait_until_up
 from tests.matrix import environments
+from tests.servers import free_port
 
 pytestmark = pytest.mark.matrix
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,15 +14,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.servers import free_port
+
 #: In CI a missing component is a failure, never a skip.
 REQUIRED = os.environ.get("BYLINE_REQUIRE_INTEGRATION") == "1"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def need(variable: str, fallback: str) -> str:

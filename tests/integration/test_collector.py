@@ -19,8 +19,9 @@ import pytest
 
 from byline import testing
 from tests.export.client_requests import OPENROUTER
-from tests.integration.conftest import REQUIRED, free_port, running, wait_until_up
+from tests.integration.conftest import REQUIRED, running, wait_until_up
 from tests.integration.test_phoenix import spans_of
+from tests.servers import free_port
 
 pytestmark = pytest.mark.integration
 

@@ -20,7 +20,8 @@ import pytest
 from byline.export.decisions import is_sampled
 from byline.testing import Gateway, ReceivedSpan, Receiver
 from tests.export import langfuse_model
-from tests.integration.conftest import Phoenix, free_port, running, wait_until_up
+from tests.integration.conftest import Phoenix, running, wait_until_up
+from tests.servers import free_port
 
 pytestmark = pytest.mark.integration
 

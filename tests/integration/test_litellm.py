@@ -15,7 +15,8 @@ import httpx2
 import pytest
 
 from byline.testing import Gateway, ReceivedSpan, Receiver
-from tests.integration.conftest import free_port, need, running
+from tests.integration.conftest import need, running
+from tests.servers import free_port
 
 pytestmark = pytest.mark.integration
 

@@ -13,7 +13,8 @@ from openai import OpenAI
 
 from byline import testing
 from tests.export.client_requests import OPENROUTER
-from tests.integration.conftest import free_port, running
+from tests.integration.conftest import running
+from tests.servers import free_port
 
 pytestmark = pytest.mark.integration
 

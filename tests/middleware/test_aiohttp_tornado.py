@@ -24,6 +24,7 @@ from tornado.wsgi import WSGIContainer
 import byline
 from byline import aiohttp_web, asgi, request_context
 from byline import tornado as byline_tornado
+from tests.servers import free_port
 
 Finished = Callable[[], Sequence[ReadableSpan]]
 Test = Callable[[aiohttp.ClientSession], Awaitable[Any]]
@@ -402,8 +403,7 @@ def test_a_wsgi_app_within_tornado(finished: Finished) -> None:
 
 def test_tornado_listens(finished: Finished) -> None:
     async def main() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         server = tornado_app().listen(port, "127.0.0.1", reuse_port=True, backlog=7, xheaders=True)
         assert server.xheaders
         async with aiohttp.ClientSession() as client, client.post(f"http://127.0.0.1:{port}/chat", json=BODY) as reply:

@@ -21,6 +21,7 @@ from byline.testing import Receiver
 from tests.matrix import environments
 from tests.matrix.cells import Cell
 from tests.queues.send import KINDS
+from tests.servers import free_port
 
 #: Tasks of each kind; about eight reports come from each.
 COUNT = int(os.environ.get("QUEUE_TASKS", "40"))
@@ -61,8 +62,7 @@ def redis_server() -> Iterator[str]:
     if program is None:
         assert not os.environ.get("BYLINE_REQUIRE_INTEGRATION"), "redis-server is not installed"
         pytest.skip("redis-server is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:

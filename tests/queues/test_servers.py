@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ import pytest
 
 from tests.matrix import environments
 from tests.matrix.cells import Cell
+from tests.servers import free_port
 
 GRADIO = Cell("queue-gradio", "Gradio", (), ("gradio==6.31.0",))
 LANGGRAPH = Cell("queue-langgraph", "LangGraph Server", (), ("langgraph-cli[inmem]==0.4.40", "langgraph-api==0.16.7"))
@@ -45,8 +45,7 @@ def test_events_of_gradio_are_attributed_to_their_callers() -> None:
 def test_runs_of_langgraph_server_are_attributed_to_their_callers(tmp_path: Path) -> None:
     """Started by `byline run`, without code. A client names nobody in the configuration of a run."""
     python = environments.make(LANGGRAPH)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [str(python.parent / "byline"), "run", "--", "langgraph", "dev", "--no-browser", "--no-reload"]
     env = {
         **os.environ,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from opentelemetry.instrumentation import auto_instrumentation
 from byline.testing import Receiver
 from tests.matrix import environments
 from tests.matrix.cells import Cell
-from tests.servers import patience
+from tests.servers import free_port, patience
 from tests.support import environment_without_settings
 
 ROOT = Path(__file__).parents[2]
@@ -163,12 +162,6 @@ def ask(port: int, process: Any) -> None:
             time.sleep(0.05)
     assert reply.status_code in (200, 201), reply.text
     assert reply.json() == {"answer": 42}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 def spans_of(framework: str, server: str, way: str, **variables: str) -> tuple[list[Any], str]:

@@ -1,0 +1,11 @@
+"""Fixtures of the tests of destinations."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _only_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let destinations send when a test flushes or closes them, not when a busy machine has let their delay pass."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
