@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -99,6 +100,16 @@ REGISTRY: dict[str, type] = {
 }
 #: Attributes that no convention defines.
 OWN = "byline."
+#: The spans of OpenTelemetry's GenAI instrumentations 1.3b0 in the suite's five scenarios of agents, without content.
+AGENT_SCENARIOS: dict[str, Any] = json.loads((Path(__file__).parent / "agent_scenarios.json").read_text())
+#: Operation → the kind of its span, the attribute that ends the span's name, and further attributes. Of an agent the
+#: suite expects finish reasons and tokens as well: those are the instrumentation's to state, because tokens that
+#: byline adds to an agent's span would be counted twice.
+AGENT_OPERATIONS = {
+    "execute_tool": (SpanKind.INTERNAL, "gen_ai.tool.name", {"gen_ai.tool.type"}),
+    "invoke_agent": (SpanKind.INTERNAL, "gen_ai.agent.name", set[str]()),
+    "invoke_workflow": (SpanKind.INTERNAL, "gen_ai.workflow.name", set[str]()),
+}
 OUTPUT_TYPES = {"text", "json", "image", "speech"}
 INFERENCE = {"chat", "text_completion", "generate_content"}
 REQUIRED = {"gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "server.address", "server.port"}
@@ -255,6 +266,59 @@ def test_span_follows_the_conventions(finished: Finished, exchange: Exchange) ->
     attributes = span.attributes or {}
     assert attributes["gen_ai.provider.name"] == exchange.provider
     assert {name: attributes.get(name) for name in exchange.expected} == exchange.expected
+
+
+def replay(recorded: Mapping[str, Any]) -> int:
+    """Make a recorded span, those below, and the model calls within. Returns the number of calls."""
+    attributes = recorded["attributes"]
+    at_start = {name: attributes[name] for name in recorded["at_start"]}
+    kind, operation = SpanKind[recorded["kind"]], attributes["gen_ai.operation.name"]
+    tracer = trace.get_tracer(recorded["scope"])
+    with tracer.start_as_current_span(recorded["name"], kind=kind, attributes=at_start) as span:
+        calls = sum(replay(below) for below in recorded["below"])
+        if operation == "chat" or (operation == "invoke_agent" and calls == 0):
+            send(SCENARIOS["OpenAI, inference"])
+            calls += 1
+        span.set_attributes(attributes)
+    return calls
+
+
+def recorded_spans(recorded: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield a recorded span and those below, as they end."""
+    for below in recorded["below"]:
+        yield from recorded_spans(below)
+    yield recorded
+
+
+def agent_findings(span: ReadableSpan) -> list[str]:
+    """Return how the span of an agent, a workflow or a tool differs from the conventions."""
+    attributes = span.attributes or {}
+    operation = str(attributes["gen_ai.operation.name"])
+    kind, named_by, further = AGENT_OPERATIONS[operation]
+    missing = sorted({named_by, *further} - attributes.keys())
+    return [
+        *(f"{name} is missing" for name in missing),
+        *([] if span.kind is kind else [f"the span's kind is {span.kind.name}"]),
+        *([] if span.name == f"{operation} {attributes.get(named_by)}" else [f"the span is called {span.name!r}"]),
+    ]
+
+
+@pytest.mark.parametrize("scenario", AGENT_SCENARIOS.values(), ids=AGENT_SCENARIOS)
+def test_spans_of_agents_follow_the_conventions(finished: Finished, scenario: Any) -> None:
+    """Spans of agents, workflows and tools get the session and keep the rest; each model call has one span."""
+    with byline.bound(session_id="s-1"):
+        calls = replay(scenario)
+    exchange = SCENARIOS["OpenAI, inference"]
+    chats = [span for span in finished() if (span.attributes or {})["gen_ai.operation.name"] == "chat"]
+    others = [span for span in finished() if span not in chats]
+    assert len(chats) == calls
+    assert [finding for span in chats for finding in findings(span, exchange)] == []
+    assert [finding for span in others for finding in agent_findings(span)] == []
+    expected = [each for each in recorded_spans(scenario) if each["attributes"]["gen_ai.operation.name"] != "chat"]
+    session = {"session.id": "s-1", "gen_ai.conversation.id": "s-1"}
+    assert [(span.name, dict(span.attributes or {})) for span in others] == [
+        (each["name"], {**each["attributes"], **session}) for each in expected
+    ]
 
 
 @pytest.mark.parametrize(("host", "provider_name"), HOSTS.items(), ids=HOSTS)
