@@ -147,12 +147,13 @@ class AttributionSpanProcessor(SpanStateProcessor):
                 if state.has_llm_descendant:
                     state.leave_out(self._destinations)
                 return
-            if self.listeners:
-                call_spans.end_span(state, span)
+            if not self.listeners:
+                return
+            call_spans.end_span(state, span)
         except Exception:
             errors.report_internal_error("processor")
         else:
-            if not self._hand_over(span, state) and state.has_llm_descendant:
+            if not self._hand_over(span, state) and state.has_llm_descendant and not state.is_llm:
                 state.leave_out(self._destinations)
 
     def _hand_over(self, span: ReadableSpan, state: SpanState) -> bool:

@@ -240,7 +240,7 @@ class SpanState:
     def leave_out(self, destinations: int) -> None:
         """Keep no more of an ended span than LLM spans below need: none of these destinations exports it."""
         span = self.ended
-        if span is None or self.is_llm or self.destinations & ~destinations:
+        if span is None or self.destinations & ~destinations:
             return
         self.is_left_out = True
         # Without attributes, events and links: ten objects, which wait for the export of the spans below.
