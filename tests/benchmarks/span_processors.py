@@ -162,7 +162,7 @@ def _on_app_threads() -> list[Row]:
 
 
 def exporting(provider: TracerProvider, destination: Silent, spans: int) -> Callable[[], bytes]:
-    """Return a function that makes LLM spans, prepares them for the destination and encodes them, as its thread does."""
+    """Return a function that makes LLM spans, and prepares and encodes them as the thread of the destination does."""
     worker = destination.processor().worker
     start = provider.get_tracer("bench").start_span
 

@@ -18,7 +18,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from byline.export.delivery.otlp_encoder import encode_spans
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(
-    ["x" * length for length in (50, 51, 127, 128, 20000)]
+    ["x" * length for length in (57, 58, 123, 124, 127, 128, 20_000)]
 )
 SCALARS = (
     TEXTS
@@ -110,3 +110,11 @@ def _encoded(attributes: dict[str, Any]) -> Any:
     return (
         decode([ReadableSpan("a", CONTEXT, attributes=attributes)]).resource_spans[0].scope_spans[0].spans[0].attributes
     )
+
+
+@pytest.mark.parametrize("length", range(100, 140))
+def test_lengths_around_one_byte(length: int) -> None:
+    """An attribute has four lengths, of which each may take one byte or two."""
+    attributes = {"k": "v" * length, "k" * length: "v", "n": "é" * (length // 2), "list": ("v" * (length - 10),)}
+    span = ReadableSpan("a", CONTEXT, attributes=attributes)
+    assert decode([span]) == encode_by_opentelemetry([span])

@@ -22,8 +22,8 @@ _HAS_IS_REMOTE: Final = 0x100
 IS_REMOTE: Final = 0x200
 #: OTLP counts kinds from 1.
 _KINDS: Final = {kind: kind.value + 1 for kind in SpanKind}
-#: The longest text whose attribute has lengths of one byte, with a name of up to 70 bytes.
-_MAX_SHORT: Final = 50
+#: Bytes of name and value below which all lengths of an attribute take one byte.
+_MAX_SHORT: Final = 0x80 - 4
 
 _pack_double: Final[Callable[[float], bytes]] = struct.Struct("<d").pack
 _pack_fixed64: Final[Callable[[int], bytes]] = struct.Struct("<Q").pack
@@ -163,13 +163,16 @@ def _encode_attributes(tag: int, attributes: Mapping[str, Any] | None) -> tuple[
             if type(value) is str:
                 data = value.encode()
                 size = len(data)
-                if size <= _MAX_SHORT and len(key) <= _MAX_SHORT:
-                    # All lengths take one byte.
+                if len(key) + size < _MAX_SHORT:
                     parts.append(b"%c%c%b\x12%c\x0a%c%b" % (tag, len(key) + size + 4, key, size + 2, size, data))
                     continue
                 encoded = _field(0x0A, data)
             else:
                 encoded = _encode_value(value)
+                size = len(encoded)
+                if len(key) + size < _MAX_SHORT:
+                    parts.append(b"%c%c%b\x12%c%b" % (tag, len(key) + size + 2, key, size, encoded))
+                    continue
             parts.append(_field(tag, key + _field(0x12, encoded)))
         except (TypeError, ValueError, AttributeError, OverflowError, struct.error, RecursionError):
             dropped += 1
