@@ -423,21 +423,22 @@ class RequestContext:
         reader, scope_or_environ, body = self.reader, self.scope_or_environ, self.body
         if reader is None or scope_or_environ is None:
             return EMPTY
-        complete = body is None or body.is_complete()
-        if self._claimed is not None and complete is self._body_was_complete and not reader.late:
-            return self._claimed
+        complete = body is None or body.ended or body.is_complete()
+        before = self._claimed
+        if before is not None and complete is self._body_was_complete and not reader.late:
+            return before
         if reader.reads_in_one_pass:
-            fields = read_in_one_pass(scope_or_environ, body, complete=complete)
+            fields = read_in_one_pass(scope_or_environ, body if complete else None)
             if fields is not None:
                 claimed = Attribution(**fields) if fields else EMPTY
-                before = self._claimed
-                if before is not None:
-                    self._claims_rejected = None
-                if before is not None and claimed == before:
-                    claimed = before
+                if before is None:
+                    self._claimed, self.claimed_fields = claimed, (claimed, fields)
                 else:
-                    self._claimed = claimed
-                    self.claimed_fields = (claimed, fields)
+                    self._claims_rejected = None
+                    if claimed == before:
+                        claimed = before
+                    else:
+                        self._claimed, self.claimed_fields = claimed, (claimed, fields)
                 self._body_was_complete = self._settled = complete
                 return claimed
         thread = threading.get_ident()

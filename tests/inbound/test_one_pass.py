@@ -86,7 +86,7 @@ def _environ(headers: Headers, content_type: bytes | None, body: bytes) -> tuple
 
 def _assert_equal(raw: dict[str, Any], in_one_pass: BodyBuffer | None, in_full: BodyBuffer | None) -> None:
     complete = in_one_pass is None or in_one_pass.is_complete()
-    fields = read_in_one_pass(raw, in_one_pass, complete=complete)
+    fields = read_in_one_pass(raw, in_one_pass if complete else None)
     if fields is not None:
         claims = _READER.read(request_of(raw), raw, in_full)
         assert (Attribution(**fields), []) == (claims.attribution, claims.rejected)
@@ -150,7 +150,7 @@ def test_a_prompt_is_not_decoded_for_claims(size: int, chunk: int) -> None:
     body.append(b"", last=True)
     if chunk > 999:
         assert len(leave_out_long_texts(body.chunks)) < 40_000
-    fields = read_in_one_pass(scope, body, complete=True)
+    fields = read_in_one_pass(scope, body)
     if chunk == 999 and size == 1_000_000:
         # Nothing is left out of chunks that are no longer than a short text.
         assert fields is None
@@ -164,7 +164,7 @@ def test_a_claim_that_is_too_long_is_named_although_it_is_left_out(claim: str) -
     data = json.dumps({claim: "x" * 20_000, "model": "m"}).encode()
     scope = _scope([], b"application/json")
     body = _asgi_body(scope, data)
-    assert read_in_one_pass(scope, body, complete=True) is None
+    assert read_in_one_pass(scope, body) is None
     claims = _READER.read(request_of(scope), scope, body)
     assert claims.attribution == Attribution()
     assert [reason.partition(": ")[2] for reason in claims.rejected] == ["too long"]
@@ -175,14 +175,14 @@ def test_numbers_are_no_long_text() -> None:
     assert b"xxx" in leave_out_long_texts([data])
     scope = _scope([], b"application/json")
     body = _asgi_body(scope, data)
-    assert read_in_one_pass(scope, body, complete=True) is None
+    assert read_in_one_pass(scope, body) is None
     assert _READER.read(request_of(scope), scope, body).attribution == Attribution(user_id="u")
 
 
 def test_a_request_with_many_headers_is_read_in_one_pass() -> None:
     headers = [(b"x-filler-%d" % number, b"1") for number in range(80)]
     scope = _scope([*headers, (b"x-session-id", b"s-1")], b"application/json")
-    fields = read_in_one_pass(scope, _asgi_body(scope, b'{"user": "u"}'), complete=True)
+    fields = read_in_one_pass(scope, _asgi_body(scope, b'{"user": "u"}'))
     assert fields == {"session_id": "s-1", "user_id": "u"}
 
 
@@ -204,23 +204,23 @@ def test_a_usual_request_is_read_in_one_pass(protocol: str) -> None:
     buffer = _asgi_body(raw, body)
     if protocol == "wsgi":
         raw, buffer = _environ(headers, b"application/json", body)
-    fields = read_in_one_pass(raw, buffer, complete=True)
+    fields = read_in_one_pass(raw, buffer)
     assert fields is not None
     assert Attribution(**fields) == CLAIMED
     # A second thread of the request that asks at the same time gets the same claims, although the body is released.
     assert buffer is not None
     assert not buffer.chunks
-    assert read_in_one_pass(raw, buffer, complete=True) == fields
+    assert read_in_one_pass(raw, buffer) == fields
 
 
 def test_a_body_that_is_not_usual_is_left_to_the_reader() -> None:
     scope = _scope([], b"application/json")
     body = _asgi_body(scope, b'{"user": 42}')
-    assert read_in_one_pass(scope, body, complete=True) is None
+    assert read_in_one_pass(scope, body) is None
     assert _READER.read(request_of(scope), scope, body).attribution == Attribution(user_id="42")
 
 
 @pytest.mark.parametrize("value", [b"identity", b"gzip"])
 def test_a_body_with_an_encoding_is_left_to_the_reader(value: bytes) -> None:
     scope = _scope([(b"content-encoding", value)], b"application/json")
-    assert read_in_one_pass(scope, _asgi_body(scope, b'{"user": "u"}'), complete=True) is None
+    assert read_in_one_pass(scope, _asgi_body(scope, b'{"user": "u"}')) is None

@@ -157,7 +157,7 @@ CALL_RESULT: Final[dict[str, str]] = {
 _LIMITS: Final = ("requests", "tokens")
 _ATTRIBUTION_NAMES: Final = tuple(ATTRIBUTION.values())
 #: The metadata stand under their prefix until `field_attributes` has taken them apart.
-_FIRST_NAME: Final = {**{field: names[0] for field, names in ATTRIBUTION.items()}, "metadata": METADATA}.__getitem__
+_first_name: Final = {**{field: names[0] for field, names in ATTRIBUTION.items()}, "metadata": METADATA}.__getitem__
 _values_of: Final = attrgetter(*ATTRIBUTION)
 _CALL_RESULT_NAMES: Final = tuple(CALL_RESULT.values())
 _in_order_of_names: Final = itemgetter(*(CallResult.__struct_fields__.index(field) for field in CALL_RESULT))
@@ -166,28 +166,28 @@ _in_order_of_names: Final = itemgetter(*(CallResult.__struct_fields__.index(fiel
 def field_attributes(fields: Mapping[str, Any]) -> dict[str, AttributeValue]:
     """Return the span attributes of attribution fields that have a value."""
     # Without a loop in Python, because this is done for each request.
-    attributes: dict[str, Any] = dict(zip(map(_FIRST_NAME, fields), fields.values(), strict=True))
+    attributes: dict[str, Any] = dict(zip(map(_first_name, fields), fields.values(), strict=True))
     if SESSION_ID in attributes:
         attributes[CONVERSATION_ID] = attributes[SESSION_ID]
-    metadata = attributes.pop(METADATA, None)
-    if metadata:
-        for key, item in metadata.items():
-            attributes[METADATA + key] = item
+    if METADATA in attributes:
+        metadata = attributes.pop(METADATA)
+        attributes.update(zip(map(METADATA.__add__, metadata), metadata.values(), strict=True))
     return attributes
 
 
 def context_attributes(context: RequestContext, attribution: Attribution) -> Mapping[str, AttributeValue]:
     """Return the span attributes of the attribution of a request, made once for the server span and the LLM spans."""
     made = context.attribution_attributes
-    if made is None or made[0] is not attribution:
-        known = context.claimed_fields
-        if known is not None and known[0] is attribution:
-            made = (attribution, field_attributes(known[1]))
-            context.claimed_fields = None
-        else:
-            made = (attribution, attribution_attributes(attribution))
-        context.attribution_attributes = made
-    return made[1]
+    if made is not None and made[0] is attribution:
+        return made[1]
+    known = context.claimed_fields
+    if known is not None and known[0] is attribution:
+        attributes = field_attributes(known[1])
+        context.claimed_fields = None
+    else:
+        attributes = attribution_attributes(attribution)
+    context.attribution_attributes = (attribution, attributes)
+    return attributes
 
 
 def attribution_attributes(attribution: Attribution) -> dict[str, AttributeValue]:

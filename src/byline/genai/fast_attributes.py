@@ -40,15 +40,17 @@ def set_attributes(span: Span, attributes: Mapping[str, AttributeValue], *, may_
     container: Any = getattr(span, "_attributes", None)
     try:
         inner: dict[str, AttributeValue] = container._dict
+        maxlen = container.maxlen
         is_writable = (
-            (container.maxlen is None or len(inner) + len(attributes) <= container.maxlen)
+            (maxlen is None or len(inner) + len(attributes) <= maxlen)
             and container.max_value_len is None
             and not container._immutable
+            and span.is_recording()
         )
         lock = container._lock
     except AttributeError:
         is_writable = False
-    if not is_writable or not span.is_recording():
+    if not is_writable:
         limit = getattr(container, "max_value_len", None)
         span.set_attributes(attributes if limit is None or may_cut else _without_long(attributes, limit))
         return

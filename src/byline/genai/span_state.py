@@ -412,13 +412,15 @@ def start_state(
     if state is not None:
         return state
     parent_span = trace.get_current_span(parent_context)
-    parent = getattr(parent_span, _STATE, None)
-    if parent is None and parent_span.is_recording() and isinstance(parent_span, Span) and parent_span is not span:
-        # The parent started before byline's processors were added.
-        parent = SpanState(parent_span, parent_span.get_span_context(), None)
-        if share_provider(parent_span, span):
-            parent.destinations = _EVERY_DESTINATION
-        setattr(parent_span, _STATE, parent)
+    parent: SpanState | None = None
+    if parent_span is not INVALID_SPAN:
+        parent = getattr(parent_span, _STATE, None)
+        if parent is None and parent_span.is_recording() and isinstance(parent_span, Span) and parent_span is not span:
+            # The parent started before byline's processors were added.
+            parent = SpanState(parent_span, parent_span.get_span_context(), None)
+            if share_provider(parent_span, span):
+                parent.destinations = _EVERY_DESTINATION
+            setattr(parent_span, _STATE, parent)
     own_context = span.get_span_context()
     context = current_request(parent_context)
     if is_ending:
@@ -435,8 +437,11 @@ def start_state(
         state.started_in = context.key
     if parent is None:
         # In a context of its own, or with the remote parent that a message of a queue names.
-        is_placed = parent_context is not None or span.parent is not None
-        if is_placed and context is not None and context.has_left_trace(own_context):
+        if (
+            context is not None
+            and (parent_context is not None or span.parent is not None)
+            and context.has_left_trace(own_context)
+        ):
             state.is_outside_request, context = True, None
     elif context is None or parent._request_key != context.key:
         context, state.is_outside_request = _choose_request(context, parent, parent_context)
@@ -541,15 +546,17 @@ def accept_server_span(outer: RequestContext) -> None:
 def set_server_span(context: RequestContext, span: trace.Span | None) -> None:
     """Make a span the server span of a request, which also leads raw threads to the request."""
     context.server_span = span
-    if isinstance(span, Span) and span.is_recording():
-        state = state_of(span)
-        if state is None:
-            state = SpanState(span, span.get_span_context(), None)
-            state.destinations = _EVERY_DESTINATION
-            setattr(span, _STATE, state)
-        state.link_to_request(context)
-        if context.after_response != DEFAULT_AFTER_RESPONSE:
-            state.after_response = context.after_response
+    state: SpanState | None = getattr(span, _STATE, None)
+    if state is None:
+        if not isinstance(span, Span) or not span.is_recording():
+            return
+        state = SpanState(span, span.get_span_context(), None)
+        state.destinations = _EVERY_DESTINATION
+        setattr(span, _STATE, state)
+    state.link_to_request(context)
+    after_response = context.after_response
+    if after_response != DEFAULT_AFTER_RESPONSE:
+        state.after_response = after_response
 
 
 def belongs_to_request(context: RequestContext, span: ReadableSpan) -> bool:

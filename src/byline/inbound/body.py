@@ -239,21 +239,26 @@ class BodyBuffer:
         Args:
             decode: Returns ``None``, or fails to decode, if the body has to be read by `decode`.
         """
-        with _lock:
-            chunks = self.chunks
-            if chunks and self.size <= self.limit:
-                if self.size <= _LONG_BODY:
-                    text = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-                else:
-                    text = leave_out_long_texts(chunks)
-                try:
-                    self._one_pass = decode(text) if len(text) <= SMALL else None
-                except _DECODE_ERRORS:
-                    return None
-                if self._one_pass is not None:
-                    self.ended = self._closed = True
-                    self._release()
+        # Without the lock: two threads that decode at once have equal results.
+        chunks = self.chunks
+        if not chunks or self.size > self.limit:
             return self._one_pass
+        if self.size > _LONG_BODY:
+            text = leave_out_long_texts(chunks)
+            if len(text) > SMALL:
+                return None
+        else:
+            text = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        try:
+            members = decode(text)
+        except _DECODE_ERRORS:
+            return None
+        if members is not None:
+            self._one_pass = members
+            self.ended = self._closed = True
+            self.chunks = []
+            self._share = None
+        return members
 
 
 def leave_out_long_texts(chunks: Iterable[bytes]) -> bytes:

@@ -19,6 +19,7 @@ from byline import carrier
 from byline.attribution import MASKS, MAX_ID, MAX_METADATA, MAX_METADATA_KEY, is_visible
 from byline.inbound.body import SMALL, BodyBuffer, is_json
 from byline.inbound.claim_names import BODY_CLAIMS, HEADER_CLAIMS, LANGFUSE_KEYS, RESERVED_KEY, TRACE_KEYS
+from byline.inbound.request import MAX_HEADERS, plain_positions
 
 _Text = Annotated[str, msgspec.Meta(max_length=MAX_ID)]
 _Key = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_METADATA_KEY)]
@@ -39,8 +40,6 @@ _Members: Any = _make_typed_dict(
     total=False,
 )
 _decode: Final[Callable[[bytes], dict[str, Any]]] = msgspec.json.Decoder(_Members).decode
-#: Headers of a request; a longer list is read by the `ClaimReader`.
-_MAX_HEADERS: Final = 100
 #: Digits of the longest Content-Length that is read here.
 _MAX_LENGTH_DIGITS: Final = 5
 
@@ -53,24 +52,22 @@ _HEADERS: Final[dict[str, tuple[int, str]]] = {
     **dict.fromkeys((carrier.HEADER, "baggage", "content-encoding"), (-1, "")),
 }
 _name: Final = itemgetter(0)
+_field_of: Final = _TEXTS.__getitem__
+#: The space is the only blank that is printable.
+_strip: Final = str.strip
 _ASGI_HEADERS: Final = {name.encode(): header for name, header in _HEADERS.items()}
 _WSGI_HEADERS: Final = {f"HTTP_{name.upper().replace('-', '_')}": header for name, header in _HEADERS.items()}
 
 
-def read_in_one_pass(
-    raw: MutableMapping[str, Any], body: BodyBuffer | None, *, complete: bool
-) -> dict[str, Any] | None:
+def read_in_one_pass(raw: MutableMapping[str, Any], body: BodyBuffer | None) -> dict[str, Any] | None:
     """Return the attribution fields that a request claims, ``None`` if the request is not usual.
 
     For middlewares that accept every claim and have neither ``identity`` nor ``fields``.
 
     Args:
         raw: The ASGI scope or the WSGI environ.
-        body: The body.
-        complete: Whether the app has read the body.
+        body: The body, ``None`` if there is none or if the app has not read it yet.
     """
-    if not complete:
-        body = None
     claims = _read_environ(raw) if "REQUEST_METHOD" in raw else _read_scope(raw, body)
     if claims is None or body is None:
         return claims
@@ -82,7 +79,7 @@ def read_in_one_pass(
 
 def _read_scope(scope: MutableMapping[str, Any], body: BodyBuffer | None) -> dict[str, Any] | None:
     headers = scope.get("headers")
-    if scope["type"] != "http" or type(headers) is not list or len(headers) > _MAX_HEADERS:
+    if scope["type"] != "http" or type(headers) is not list or len(headers) > MAX_HEADERS:
         return None
     layout = _layout(tuple(map(_name, headers)))
     if layout is None:
@@ -95,42 +92,32 @@ def _read_scope(scope: MutableMapping[str, Any], body: BodyBuffer | None) -> dic
         if length >= 0 and len(headers[length][1]) > _MAX_LENGTH_DIGITS and body.size <= SMALL:
             return None
     claims: dict[str, Any] = {}
-    for field, position in layout.claims:
-        try:
-            text = headers[position][1].decode()
-        except UnicodeDecodeError:
-            return None
-        if not _add_text(claims, field, text):
-            return None
+    try:
+        for field, position in layout.claims:
+            text = headers[position][1].decode().strip(" ")
+            if len(text) > MAX_ID or "," in text or not ((text.isascii() and text.isprintable()) or is_visible(text)):
+                return None
+            if text and field not in claims:
+                claims[field] = text
+    except UnicodeDecodeError:
+        return None
     return claims
 
 
 def _read_environ(environ: MutableMapping[str, Any]) -> dict[str, Any] | None:
     claims: dict[str, Any] = {}
     for name in sorted(_WSGI_HEADERS.keys() & environ.keys(), key=_WSGI_HEADERS.__getitem__):
+        field = _WSGI_HEADERS[name][1]
         try:
             # PEP 3333: each character is one byte of the header.
-            text = environ[name].encode("latin-1").decode()
+            text = environ[name].encode("latin-1").decode().strip(" ")
         except UnicodeError:
             return None
-        if not _add_text(claims, _WSGI_HEADERS[name][1], text):
+        if not field or len(text) > MAX_ID or "," in text or not is_visible(text):
             return None
+        if text and field not in claims:
+            claims[field] = text
     return claims
-
-
-def _add_text(claims: dict[str, Any], field: str, text: str) -> bool:
-    """Add a claim of a header. Returns ``False`` if the header has to be read by the `ClaimReader`."""
-    if (
-        not field
-        or len(text) > MAX_ID
-        or "," in text
-        or not ((text.isascii() and text.isprintable()) or is_visible(text))
-    ):
-        return False
-    text = text.strip(" ")
-    if text and field not in claims:
-        claims[field] = text
-    return True
 
 
 class _Layout(NamedTuple):
@@ -151,11 +138,12 @@ class _Layout(NamedTuple):
 @functools.lru_cache(maxsize=64)
 def _layout(names: tuple[bytes, ...]) -> _Layout | None:
     """Return where the headers of these names are, ``None`` if one of them is not usual."""
-    joined = b"".join(names)
-    if len(set(names)) < len(names) or not joined.islower() or b"_" in joined:
+    positions = plain_positions(names)
+    if positions is None:
         return None
-    positions = {name: position for position, name in enumerate(names)}
     present = sorted(_ASGI_HEADERS.keys() & positions.keys(), key=_ASGI_HEADERS.__getitem__)
+    if not all(_ASGI_HEADERS[name][1] for name in present):
+        return None
     return _Layout(
         [(_ASGI_HEADERS[name][1], positions[name]) for name in present],
         positions.get(b"content-type", -1),
@@ -170,33 +158,43 @@ def _is_json(content_type: bytes) -> bool:
 
 def _read_body(data: bytes) -> dict[str, Any] | None:
     """Return the claims in a JSON body, ``None`` if one of them is not usual."""
-    claims: dict[str, Any] = {}
-    texts: list[str] = []
-    trace: dict[str, str] | None = None
-    for name, value in _decode(data).items():
-        if not value:
-            continue
-        if name == "trace":
-            trace = value
-        elif name in _TEXTS:
-            texts.append(value)
-            # An end user is another name of the user.
-            if (text := value.strip(" ")) and (name != "end_user" or "user_id" not in claims):
-                claims[_TEXTS[name]] = text
-        elif name not in _OBJECTS or memoryview(value)[0] == _OBJECT_BEGINS:
-            return None
+    members = _decode(data)
+    trace = members.pop("trace", None)
+    if not members.keys() <= _TEXTS.keys() and not _drop_non_objects(members):
+        return None
+    texts = list(members.values())
+    if None in texts:
+        members = {name: text for name, text in members.items() if text is not None}
+        texts = list(members.values())
+    if "end_user" in members:
+        # Another name of the user.
+        end_user = members.pop("end_user")
+        if not members.get("user", "").strip():
+            members["user"] = end_user
+    # Loops in Python would take longer than the decoding.
+    claims: dict[str, Any] = dict(zip(map(_field_of, members), map(_strip, members.values()), strict=True))
+    if not all(claims.values()):
+        claims = {field: text for field, text in claims.items() if text}
     if trace:
         layout = _trace_layout(tuple(trace)) if len(trace) <= MAX_METADATA else None
         if layout is None:
             return None
         texts += trace.values()
         for key, field in layout:
-            if text := trace.pop(key).strip(" "):
+            if text := trace.pop(key).strip():
                 claims[field] = text
         if trace:
             claims["metadata"] = trace
     joined = "".join(texts)
     return claims if (joined.isascii() and joined.isprintable()) or is_visible(joined) else None
+
+
+def _drop_non_objects(members: dict[str, Any]) -> bool:
+    """Remove members that are no claims because they are no objects. Returns ``False`` if others are left."""
+    for name in members.keys() - _TEXTS.keys():
+        if name not in _OBJECTS or memoryview(members.pop(name))[0] == _OBJECT_BEGINS:
+            return False
+    return True
 
 
 # Clients send the same keys with every request.

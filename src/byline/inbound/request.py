@@ -6,6 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from operator import itemgetter
 from types import FunctionType, MappingProxyType, MethodType
 from typing import Any, Final, Literal, TypeVar, cast
 from urllib.parse import parse_qsl
@@ -15,6 +16,9 @@ from byline.settings import SettingError
 
 F = TypeVar("F", bound=Callable[..., None])
 
+#: Headers of a request of which the names are compared at once; a longer list is read header by header.
+MAX_HEADERS: Final = 100
+_name: Final = itemgetter(0)
 #: Parameters of a query; of a longer one none is read.
 MAX_QUERY_FIELDS: Final = 1000
 #: Framework whose apps are neither ASGI nor WSGI → what to do.
@@ -79,6 +83,23 @@ class HeaderNames:
         self.wsgi = {f"HTTP_{name.upper().replace('-', '_')}": name for name in self.names}
 
 
+# Clients send the same headers in the same order with every request.
+@functools.lru_cache(maxsize=64)
+def _positions(names: tuple[bytes, ...], wanted: HeaderNames) -> list[tuple[str, int]] | None:
+    """Return the wanted headers and their positions, ``None`` if names are repeated or not in lower case."""
+    places = plain_positions(names)
+    if places is None:
+        return None
+    return [(name, places[raw]) for raw, name in wanted.asgi.items() if raw in places]
+
+
+def plain_positions(names: tuple[bytes, ...]) -> dict[bytes, int] | None:
+    """Return the position of each header, ``None`` if a name is repeated, in upper case or has an underscore."""
+    places = {name: position for position, name in enumerate(names)}
+    joined = b"".join(names)
+    return places if len(places) == len(names) and joined.islower() and b"_" not in joined else None
+
+
 #: A segment of a path that does not look like an id.
 _WORD: Final = re.compile(r"[A-Za-z][A-Za-z_.~-]{0,39}|v\d{1,3}(?:\.\d{1,3})?")
 _MAX_SEGMENTS: Final = 8
@@ -126,11 +147,12 @@ class AsgiRequest:
 
     def pick_headers(self, wanted: HeaderNames) -> list[tuple[str, str]]:
         """Return the wanted headers by canonical name, repeated ones too, those of one name in their order."""
-        names = wanted.asgi
-        plain = plain_headers(self.scope)
-        if plain is not None:
-            return [(name, decode_header(plain[raw])) for raw, name in names.items() if raw in plain]
         headers = self.scope.get("headers", ())
+        if type(headers) is list and len(headers) <= MAX_HEADERS:
+            positions = _positions(tuple(map(_name, headers)), wanted)
+            if positions is not None:
+                return [(name, decode_header(headers[position][1])) for name, position in positions]
+        names = wanted.asgi
         return [(names[folded], decode_header(value)) for name, value in headers if (folded := name.lower()) in names]
 
     def query(self) -> str:
