@@ -40,9 +40,8 @@ def set_attributes(span: Span, attributes: Mapping[str, AttributeValue], *, may_
     container: Any = getattr(span, "_attributes", None)
     try:
         inner: dict[str, AttributeValue] = container._dict
-        maxlen = container.maxlen
         is_writable = (
-            (maxlen is None or len(inner) + len(attributes) <= maxlen)
+            (container.maxlen is None or len(inner) + len(attributes) <= container.maxlen)
             and container.max_value_len is None
             and not container._immutable
             and span.is_recording()

@@ -412,15 +412,19 @@ def start_state(
     if state is not None:
         return state
     parent_span = trace.get_current_span(parent_context)
-    parent: SpanState | None = None
-    if parent_span is not INVALID_SPAN:
-        parent = getattr(parent_span, _STATE, None)
-        if parent is None and parent_span.is_recording() and isinstance(parent_span, Span) and parent_span is not span:
-            # The parent started before byline's processors were added.
-            parent = SpanState(parent_span, parent_span.get_span_context(), None)
-            if share_provider(parent_span, span):
-                parent.destinations = _EVERY_DESTINATION
-            setattr(parent_span, _STATE, parent)
+    parent = getattr(parent_span, _STATE, None)
+    if (
+        parent is None
+        and parent_span is not INVALID_SPAN
+        and parent_span.is_recording()
+        and isinstance(parent_span, Span)
+        and parent_span is not span
+    ):
+        # The parent started before byline's processors were added.
+        parent = SpanState(parent_span, parent_span.get_span_context(), None)
+        if share_provider(parent_span, span):
+            parent.destinations = _EVERY_DESTINATION
+        setattr(parent_span, _STATE, parent)
     own_context = span.get_span_context()
     context = current_request(parent_context)
     if is_ending:
