@@ -32,6 +32,7 @@ import byline
 from byline import asgi, request_context, wsgi
 from byline.genai import attributes as names
 from byline.genai import server_span
+from byline.genai.attribution_processor import AttributionSpanProcessor
 from tests.support import Sent, claim, environ_of, run_asgi, run_wsgi, scope_of, tracer
 
 Finished = Callable[[], Sequence[ReadableSpan]]
@@ -719,3 +720,15 @@ def test_totals_have_the_calls_of_xais_sdk(place: Callable[[Any], Any], finished
         "byline.llm.cost": 0.0012,
         "byline.llm.errors": 1,
     }
+
+
+def test_two_processors_count_a_call_of_xais_sdk_once() -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    for _ in range(2):
+        provider.add_span_processor(AttributionSpanProcessor())
+    tracer = provider.get_tracer("xai_sdk.aio.chat")
+    with byline.bound(session_id="s-1"):
+        tracer.start_span("chat grok-4", attributes={"gen_ai.operation.name": "chat"}).end()
+        context = request_context.current_context()
+        assert context is not None
+        assert context.totals.calls == 1

@@ -139,8 +139,8 @@ class AttributionSpanProcessor(SpanStateProcessor):
             if state.is_llm:
                 context = state.request_context
                 if context is not None:
-                    if not state.carries_usage:
-                        _add_unseen_call(span, context)
+                    if not state.carries_usage and not state.is_counted:
+                        _add_unseen_call(span, state, context)
                     if context.root().server_span_ends_first:
                         server_span.set_request_attributes(context.root())
             elif self._selects_llm_only and not state.decisions and state.ends_request is None:
@@ -250,11 +250,13 @@ class AttributionSpanProcessor(SpanStateProcessor):
         return all(sent)
 
 
-def _add_unseen_call(span: ReadableSpan, context: RequestContext) -> None:
+def _add_unseen_call(span: ReadableSpan, state: SpanState, context: RequestContext) -> None:
     """Add a call of which byline has seen no HTTP request to the totals of its request."""
     attributes = peek_attributes(span)
     if not is_unseen_call(span.instrumentation_scope) or not classify.model_call_or_none(span.name, attributes):
         return
+    # The provider may have two processors of byline.
+    state.is_counted = True
     stated = {**attributes, **unseen_usage(attributes)}
     context.totals.add(
         input_tokens=values.count(stated.get(names.CALL_RESULT["input_tokens"])) or 0,

@@ -61,6 +61,7 @@ class SpanState:
         late_totals: Of a server span, the usage totals of the request when the cost of a call became known late.
         recorded: The response attributes that byline has set on the span, perhaps of the beginning of its response.
         own_result: The result of the call of a span that byline made itself, ``None`` for all other spans.
+        is_counted: Whether the span's call, of which byline has seen no HTTP request, is in the request's totals.
         is_superseded: Whether an instrumentation's span of the same call replaces this span of byline's own.
         is_exporting: Whether a destination has begun to export the span.
         is_compared: Whether `byline.genai.call_spans` has looked for other spans of the call of this ended LLM span.
@@ -94,6 +95,7 @@ class SpanState:
     usage_elsewhere = False
     recorded: Mapping[str, Any] = {}
     own_result: Mapping[str, Any] | None = None
+    is_counted = False
     is_superseded = False
     is_exporting = False
     is_compared = False
