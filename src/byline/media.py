@@ -114,6 +114,8 @@ def _guess_type(data: str) -> str:
         first = binascii.a2b_base64(data[:16].translate(_FROM_URL_SAFE))
     except ValueError:
         first = b""
+    if first.startswith(b"RIFF") and first[8:] == b"WEBP":
+        return "image/webp"
     return next((kind for mark, kind in _SIGNATURES.items() if first.startswith(mark)), "application/octet-stream")
 
 

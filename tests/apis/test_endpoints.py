@@ -20,6 +20,8 @@ VERTEX = "/v1/projects/p/locations/us-east5/publishers"
 CLAUDE = f"{VERTEX}/anthropic/models/claude-sonnet-4-5@20250929"
 VERTEX_HOST = "us-east5-aiplatform.googleapis.com"
 ASKED: Any = [{"role": "user", "content": "Who?"}]
+#: A picture, of which the number of bytes is recorded.
+BLOB = '{"role":"assistant","parts":[{"type":"blob","modality":"image","content":"","size":3}]}'
 SAID: Any = [{"role": "user", "parts": [{"type": "text", "content": "Who?"}]}]
 USAGE: Any = {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
 IMAGE_USAGE: Any = {
@@ -101,7 +103,7 @@ CALLS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any] | bytes, dict[st
             "input_tokens": 12,
             "output_tokens": 4160,
             "input_text_tokens": 12,
-            "output_messages": None,
+            "output_messages": f"[{BLOB}]",
         },
     ),
     "image of OpenAI, streamed": (
@@ -422,7 +424,12 @@ def test_request_and_reply_of_an_endpoint(case: str) -> None:
     assert stated is not None
     assert {name: getattr(result, name) for name in expected} == expected
     assert json.loads(result.input_messages or "") == SAID
-    if result.operation in ("embeddings", "rerank") or result.output_type in ("image", "speech"):
+    if result.output_type == "image" and "OpenAI" in case:
+        (message,) = json.loads(result.output_messages or "")
+        # Bytes are kept only for a destination that uploads them.
+        assert {part["type"] for part in message["parts"]} <= {"blob", "uri"}
+        assert {part.get("content", "") for part in message["parts"]} == {""}
+    elif result.operation in ("embeddings", "rerank") or result.output_type in ("image", "speech"):
         assert result.output_messages is None
     else:
         (message,) = json.loads(result.output_messages or "")
@@ -569,3 +576,55 @@ def test_stated_cost_of_a_provider_that_is_no_gateway(
     (span,) = finished()
     assert (span.attributes or {})["gen_ai.usage.cost"] == 0.25
     assert (span.attributes or {})["byline.cost.source"] == "response"
+
+
+@pytest.mark.parametrize(
+    ("path", "request_"),
+    [
+        (
+            "/model/amazon.nova-pro-v1:0/converse",
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {
+                                "toolResult": {
+                                    "toolUseId": "t-1",
+                                    "content": [
+                                        {"text": "Seen."},
+                                        {"image": {"format": "png", "source": {"bytes": "AAAA"}}},
+                                    ],
+                                }
+                            }
+                        ],
+                    }
+                ]
+            },
+        ),
+        (
+            "/v1beta/interactions",
+            {
+                "model": "gemini-x",
+                "input": [
+                    {
+                        "type": "function_result",
+                        "call_id": "t-1",
+                        "result": [
+                            {"text": "Seen."},
+                            {"type": "image", "mime_type": "image/png", "data": "AAAA"},
+                        ],
+                    }
+                ],
+            },
+        ),
+    ],
+    ids=["bedrock", "interactions"],
+)
+def test_an_image_in_the_result_of_a_tool_is_a_part_of_the_result(path: str, request_: Any) -> None:
+    parser, result = find_parser(path), CallResult()
+    assert parser is not None
+    assert parser.parse_request(json.dumps(request_).encode(), result, path=path, host="", capture=True)
+    (message,) = json.loads(result.input_messages or "")
+    image = {"type": "blob", "modality": "image", "content": "", "size": 3, "mime_type": "image/png"}
+    assert message["parts"] == [{"type": "tool_call_response", "id": "t-1", "response": [{"text": "Seen."}, image]}]

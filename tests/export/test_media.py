@@ -237,6 +237,260 @@ def test_bytes_of_a_captured_request(api: str, receiver: Receiver, finished: Fin
         assert len(exported) == 2
 
 
+#: Path and body of a request with an image in the result of a tool, and the rest of the result as Langfuse shows it.
+SOURCE = {"type": "base64", "media_type": "image/png", "data": ENCODED}
+INLINE = {"inlineData": {"mimeType": "image/png", "data": ENCODED}}
+TOOL_RESULTS: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "Anthropic": (
+        "/v1/messages",
+        {
+            "model": "claude-sonnet-4-5",
+            "max_tokens": 9,
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {
+                            "type": "tool_result",
+                            "tool_use_id": "t-1",
+                            "content": [{"type": "text", "text": "A screenshot"}, {"type": "image", "source": SOURCE}],
+                        }
+                    ],
+                }
+            ],
+        },
+        ["A screenshot", "…"],
+    ),
+    "OpenAI chat": (
+        "/v1/chat/completions",
+        {
+            "model": "m",
+            "messages": [
+                {
+                    "role": "tool",
+                    "tool_call_id": "t-1",
+                    "content": [{"type": "image_url", "image_url": {"url": URL}}, {"type": "text", "text": "Seen."}],
+                }
+            ],
+        },
+        ["…", "Seen."],
+    ),
+    "OpenAI responses": (
+        "/v1/responses",
+        {
+            "model": "m",
+            "input": [
+                {
+                    "type": "function_call_output",
+                    "call_id": "t-1",
+                    "output": [{"type": "input_text", "text": "Seen."}, {"type": "input_image", "image_url": URL}],
+                }
+            ],
+        },
+        ["Seen.", "…"],
+    ),
+    "computer use": (
+        "/v1/responses",
+        {
+            "model": "m",
+            "input": [
+                {
+                    "type": "computer_call_output",
+                    "call_id": "t-1",
+                    "output": {"type": "computer_screenshot", "image_url": URL},
+                }
+            ],
+        },
+        ["…"],
+    ),
+    "Gemini": (
+        "/v1beta/models/gemini-x:generateContent",
+        {
+            "contents": [
+                {
+                    "role": "user",
+                    "parts": [{"functionResponse": {"id": "t-1", "response": {"a": 1}, "parts": [INLINE]}}],
+                }
+            ]
+        },
+        ['{"a":1}', "…"],
+    ),
+}
+
+
+@pytest.mark.parametrize("uploads", [True, False])
+@pytest.mark.parametrize("api", TOOL_RESULTS)
+def test_an_image_in_the_result_of_a_tool(api: str, uploads: bool, receiver: Receiver, finished: Finished) -> None:
+    """It is shown within the result. Without uploads its type and size are."""
+    path, body, texts = TOOL_RESULTS[api]
+    with Gateway() as gateway:
+        byline.instrument(destinations=[Langfuse(*KEYS, receiver.url, media=uploads)], capture_content=True)
+        with httpx2.Client() as client:
+            client.post(gateway.url + path, json=body)
+        assert byline.flush()
+    (span,) = receiver.spans
+    assert ENCODED not in str([span, *(dict(each.attributes or {}) for each in finished())])
+    (message,) = json.loads(span.attributes[INPUT])
+    assert (message["role"], message["tool_call_id"]) == ("tool", "t-1")
+    if not uploads:
+        assert message["content"] == "\n".join(texts).replace("…", f"[image/png, {len(IMAGE)} bytes omitted]")
+        assert receiver.media == {}
+        return
+    ((name, media),) = receiver.media.items()
+    assert media == ("image/png", IMAGE, [(span.trace_id, span.span_id, "input")])
+    url = f"@@@langfuseMedia:type=image/png|id={name}|source=base64_data_uri@@@"
+    shown = {"type": "image_url", "image_url": {"url": url}}
+    assert message["content"] == [shown if text == "…" else {"type": "text", "text": text} for text in texts]
+
+
+def test_a_result_of_a_tool_that_looks_like_a_part_is_a_result(receiver: Receiver) -> None:
+    """Bytes are taken of the API's own parts alone, and a number that an app has written names none."""
+    result = [{"type": "blob", "media": 0, "mime_type": "image/png"}, {"type": "image", "source": SOURCE}]
+    content = [{"type": "tool_result", "tool_use_id": "t-1", "content": result}]
+    body = {"model": "c", "max_tokens": 9, "messages": [{"role": "user", "content": content}]}
+    with Gateway() as gateway:
+        byline.instrument(destinations=[Langfuse(*KEYS, receiver.url, media=True)], capture_content=True)
+        with httpx2.Client() as client:
+            client.post(gateway.url + "/v1/messages", json=body)
+        assert byline.flush()
+    assert [media.data for media in receiver.media.values()] == [IMAGE]
+
+
+def test_a_long_result_of_a_tool_keeps_its_image(receiver: Receiver) -> None:
+    """The text is cut, and an image that is left out counts."""
+    text = {"type": "text", "text": "x" * 40_000}
+    content = [
+        {"type": "tool_result", "tool_use_id": "t-1", "content": [text, *[{"type": "image", "source": SOURCE}] * 30]}
+    ]
+    body = {"model": "c", "max_tokens": 9, "messages": [{"role": "user", "content": content}]}
+    with Gateway() as gateway:
+        byline.instrument(destinations=[Langfuse(*KEYS, receiver.url, media=True)], capture_content=True)
+        with httpx2.Client() as client:
+            client.post(gateway.url + "/v1/messages", json=body)
+        assert byline.flush()
+    (span,) = receiver.spans
+    assert len(receiver.media) == 1
+    (message,) = json.loads(span.attributes[INPUT])
+    assert len(message["content"]) == 21
+    assert len(message["content"][0]["text"]) < 33_000
+
+
+#: Path and reply of an API that makes images, and the parts of the output as Langfuse shows them.
+MADE: dict[str, tuple[str, dict[str, Any], dict[str, Any], Any]] = {
+    "images": (
+        "/v1/images/generations",
+        {"model": "gpt-image-1", "prompt": "A cat"},
+        {"created": 1, "output_format": "png", "data": [{"b64_json": ENCODED, "revised_prompt": "A black cat"}]},
+        ["…", "A black cat"],
+    ),
+    "images without a format": (
+        "/v1/images/generations",
+        {"model": "dall-e-3", "prompt": "A cat", "response_format": "b64_json"},
+        {"created": 1, "data": [{"b64_json": ENCODED}]},
+        ["…"],
+    ),
+    "edited images": (
+        "/v1/images/edits",
+        {"model": "gpt-image-1", "prompt": "A cat", "images": [{"file_id": "f-1"}]},
+        {"created": 1, "output_format": "png", "data": [{"b64_json": ENCODED}]},
+        ["…"],
+    ),
+    "responses": (
+        "/v1/responses",
+        {"model": "gpt-5", "input": "Draw", "tools": [{"type": "image_generation"}]},
+        {
+            "id": "r-1",
+            "status": "completed",
+            "output": [
+                {"type": "image_generation_call", "id": "i-1", "result": ENCODED, "output_format": "png"},
+                {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Done."}]},
+            ],
+        },
+        ["…", "Done."],
+    ),
+    "chat": (
+        "/v1/chat/completions",
+        {"model": "google/gemini-image", "messages": [], "modalities": ["image", "text"]},
+        {
+            "id": "r-1",
+            "choices": [
+                {
+                    "message": {
+                        "role": "assistant",
+                        "content": "Here.",
+                        "images": [{"type": "image_url", "image_url": {"url": URL}}],
+                    }
+                }
+            ],
+        },
+        ["Here.", "…"],
+    ),
+}
+
+
+@pytest.mark.parametrize("uploads", [True, False])
+@pytest.mark.parametrize("api", MADE)
+def test_an_image_that_a_model_has_made(api: str, uploads: bool, receiver: Receiver, finished: Finished) -> None:
+    path, body, reply, texts = MADE[api]
+    with Gateway() as gateway:
+        gateway.answer(reply)
+        byline.instrument(destinations=[Langfuse(*KEYS, receiver.url, media=uploads)], capture_content=True)
+        with httpx2.Client() as client:
+            client.post(gateway.url + path, json=body)
+        assert byline.flush()
+    (span,) = receiver.spans
+    assert ENCODED not in str([span, *(dict(each.attributes or {}) for each in finished())])
+    content = json.loads(span.attributes[OUTPUT])["content"]
+    if not uploads:
+        kind = "image" if api == "images without a format" else "image/png"
+        assert content == "\n".join(texts).replace("…", f"[{kind}, {len(IMAGE)} bytes omitted]")
+        assert receiver.media == {}
+        return
+    ((name, media),) = receiver.media.items()
+    assert media == ("image/png", IMAGE, [(span.trace_id, span.span_id, "output")])
+    url = f"@@@langfuseMedia:type=image/png|id={name}|source=base64_data_uri@@@"
+    shown = {"type": "image_url", "image_url": {"url": url}}
+    assert content == [shown if text == "…" else {"type": "text", "text": text} for text in texts]
+
+
+def test_a_picture_of_usual_size(receiver: Receiver) -> None:
+    picture = IMAGE + bytes(3_000_000)
+    with Gateway() as gateway:
+        gateway.answer({"created": 1, "data": [{"b64_json": base64.b64encode(picture).decode()}]})
+        byline.instrument(destinations=[Langfuse(*KEYS, receiver.url, media=True)], capture_content=True)
+        with httpx2.Client() as client:
+            client.post(gateway.url + "/v1/images/generations", json={"model": "gpt-image-1", "prompt": "A cat"})
+        assert byline.flush()
+    ((_, media),) = receiver.media.items()
+    assert media.data == picture
+
+
+@pytest.mark.parametrize("api", ["images", "chat"])
+def test_an_image_at_the_end_of_a_stream(api: str, receiver: Receiver) -> None:
+    """Of a stream of images the complete ones, none of those before."""
+    if api == "images":
+        path, body = "/v1/images/generations", {"model": "gpt-image-1", "prompt": "A cat", "stream": True}
+        events: list[dict[str, Any]] = [
+            {"type": "image_generation.partial_image", "b64_json": ENCODED[:40], "output_format": "png"},
+            {"type": "image_generation.completed", "b64_json": ENCODED, "output_format": "png"},
+        ]
+    else:
+        path, body = "/v1/chat/completions", {"model": "m", "messages": [], "stream": True}
+        image = {"type": "image_url", "image_url": {"url": URL}}
+        deltas: list[dict[str, Any]] = [{"content": "Here."}, {"images": [image]}]
+        events = [{"id": "r-1", "choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    stream = "".join(f"data: {json.dumps(event)}\n\n" for event in events).encode() + b"data: [DONE]\n\n"
+    with Gateway() as gateway:
+        gateway.answer(stream, headers={"content-type": "text/event-stream"})
+        byline.instrument(destinations=[Langfuse(*KEYS, receiver.url, media=True)], capture_content=True)
+        with httpx2.Client() as client:
+            assert client.post(gateway.url + path, json=body).content == stream
+        assert byline.flush()
+    (span,) = receiver.spans
+    ((_, media),) = receiver.media.items()
+    assert media == ("image/png", IMAGE, [(span.trace_id, span.span_id, "output")])
+
+
 def test_bytes_of_an_answer(receiver: Receiver) -> None:
     """Speech is shown with its transcript, as output."""
     data = b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(40)

@@ -165,14 +165,19 @@ def _block_part(block: Mapping[str, Any]) -> Part:
     if kind in ("tool_use", "server_tool_use"):
         return tool_call_part(block.get("id"), block.get("name"), block.get("input"))
     if kind == "tool_result":
-        return tool_response_part(block.get("tool_use_id"), block.get("content"))
-    if kind in ("image", "document"):
-        source = values.mapping(block.get("source"))
-        return media_part(
-            str(kind),
-            uri=source.get("url"),
-            file_id=source.get("file_id"),
-            mime=source.get("media_type"),
-            data=source.get("data"),
-        )
-    return generic_part(block)
+        return tool_response_part(block.get("tool_use_id"), block.get("content"), _binary_part)
+    return _binary_part(block) or generic_part(block)
+
+
+def _binary_part(block: Mapping[str, Any]) -> Part | None:
+    kind = block.get("type")
+    if kind not in ("image", "document"):
+        return None
+    source = values.mapping(block.get("source"))
+    return media_part(
+        str(kind),
+        uri=source.get("url"),
+        file_id=source.get("file_id"),
+        mime=source.get("media_type"),
+        data=source.get("data"),
+    )

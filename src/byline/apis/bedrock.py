@@ -212,17 +212,21 @@ def _block_part(block: Mapping[str, Any]) -> Part | None:
     if isinstance(call, Mapping):
         return tool_call_part(call.get("toolUseId"), call.get("name"), call.get("input"))
     if isinstance(response, Mapping):
-        return tool_response_part(response.get("toolUseId"), response.get("content"))
+        return tool_response_part(response.get("toolUseId"), response.get("content"), _binary_part)
     reasoning = find_value(block, "reasoningContent.reasoningText.text")
     if isinstance(reasoning, str):
         return reasoning_part(reasoning)
+    # Not known: markers of the prompt cache, encrypted reasoning, and blocks of guardrails.
+    return _binary_part(block)
+
+
+def _binary_part(block: Mapping[str, Any]) -> Part | None:
     for kind in ("image", "document", "video"):
         media = block.get(kind)
         if isinstance(media, Mapping):
             mime = media.get("format") if kind == "document" else f"{kind}/{media.get('format')}"
             source = values.mapping(media.get("source"))
             return media_part(kind, uri=find_value(source, "s3Location.uri"), mime=mime, data=source.get("bytes"))
-    # Markers of the prompt cache, encrypted reasoning, and blocks of guardrails.
     return None
 
 

@@ -292,7 +292,7 @@ def _step_message(item: Mapping[str, Any], default_role: str) -> Message:
         call = tool_call_part(item.get("id"), item.get("name"), item.get("arguments"))
         return build_message("assistant", [call])
     if kind == "function_result":
-        return build_message("tool", [tool_response_part(item.get("call_id"), item.get("result"))])
+        return build_message("tool", [tool_response_part(item.get("call_id"), item.get("result"), _interaction_media)])
     if kind in ("thought", "thought_summary"):
         texts = [part.get("text") for part in list_objects(item.get("summary"))]
         return build_message("assistant", [reasoning_part(text) for text in texts if isinstance(text, str)])
@@ -307,12 +307,16 @@ def _step_message(item: Mapping[str, Any], default_role: str) -> Message:
 
 
 def _interaction_part(part: Mapping[str, Any]) -> Part:
-    kind = str(part.get("type"))
-    if kind == "text":
+    if part.get("type") == "text":
         return text_part(part.get("text"))
-    if kind in ("image", "audio", "document", "video"):
-        return media_part(kind, uri=part.get("uri"), mime=part.get("mime_type"), data=part.get("data"))
-    return generic_part(part)
+    return _interaction_media(part) or generic_part(part)
+
+
+def _interaction_media(part: Mapping[str, Any]) -> Part | None:
+    kind = str(part.get("type"))
+    if kind not in ("image", "audio", "document", "video"):
+        return None
+    return media_part(kind, uri=part.get("uri"), mime=part.get("mime_type"), data=part.get("data"))
 
 
 def _append_part(parts: list[Part], part: Part) -> None:
@@ -332,6 +336,14 @@ def _turn_parts(given: object) -> list[Part]:
     return [part for item in list_objects(given) if (part := _turn_part(item)) is not None]
 
 
+def _inline_part(item: Mapping[str, Any]) -> Part | None:
+    inline = item.get("inlineData") or item.get("inline_data")
+    if not isinstance(inline, Mapping):
+        return None
+    mime = inline.get("mimeType") or inline.get("mime_type")
+    return media_part(str(mime).partition("/")[0], mime=mime, data=inline.get("data"))
+
+
 def _turn_part(item: Mapping[str, Any]) -> Part | None:
     text, call, response = item.get("text"), item.get("functionCall"), item.get("functionResponse")
     inline = item.get("inlineData") or item.get("inline_data")
@@ -341,10 +353,13 @@ def _turn_part(item: Mapping[str, Any]) -> Part | None:
     if isinstance(call, Mapping):
         return tool_call_part(call.get("id"), call.get("name"), call.get("args"))
     if isinstance(response, Mapping):
-        return tool_response_part(response.get("id") or response.get("name"), response.get("response"))
+        returned = response.get("response")
+        parts = list_objects(response.get("parts"))
+        return tool_response_part(
+            response.get("id") or response.get("name"), [returned, *parts] if parts else returned, _inline_part
+        )
     if isinstance(inline, Mapping):
-        mime = inline.get("mimeType") or inline.get("mime_type")
-        return media_part(str(mime).partition("/")[0], mime=mime, data=inline.get("data"))
+        return _inline_part(item)
     if file:
         mime = file.get("mimeType") or file.get("mime_type")
         uri = file.get("fileUri") or file.get("file_uri")

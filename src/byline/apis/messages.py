@@ -7,7 +7,7 @@ Source: OpenTelemetry's GenAI conventions, ``gen_ai.input.messages`` and its sch
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -52,9 +52,33 @@ def tool_call_part(identifier: object, name: object, arguments: object) -> Part:
     return {"type": "tool_call", "id": identifier, "name": name, "arguments": _shorten_json(arguments)}
 
 
-def tool_response_part(identifier: object, response: object) -> Part:
-    """Return the response of a tool."""
-    return {"type": "tool_call_response", "id": identifier, "response": _shorten_json(without_binary(response))}
+class _ToolMedia(dict[str, Any]):
+    """A binary part within the response of a tool, which no response of an app can be taken for."""
+
+
+def tool_response_part(
+    identifier: object, response: object, to_part: Callable[[Mapping[str, Any]], Part | None] | None = None
+) -> Part:
+    """Return the response of a tool.
+
+    Args:
+        identifier: The id of the call.
+        response: The response.
+        to_part: Returns the binary part that an item of the response is; anything else for other items.
+    """
+    media: dict[int, Part] = {}
+    if to_part is not None and isinstance(response, list):
+        for index, item in enumerate(response):
+            part = to_part(item) if isinstance(item, Mapping) and len(media) < MAX_MEDIA else None
+            if part is not None and part["type"] == "blob":
+                media[index] = _ToolMedia(part)
+        response = [None if index in media else item for index, item in enumerate(response)]
+    shortened = _shorten_json(without_binary(response))
+    if media and isinstance(shortened, list):
+        shortened = [media.get(index, item) for index, item in enumerate(shortened)]
+    elif media:
+        shortened = [text_part(shortened), *media.values()]
+    return {"type": "tool_call_response", "id": identifier, "response": shortened}
 
 
 def media_part(
@@ -170,7 +194,7 @@ def dump_messages(messages: list[Message], budget: MediaBudget | None = None) ->
     media: list[Media] = []
     size = 2
     for message in reversed(messages):
-        if any(part["type"] == "blob" for part in message["parts"]):
+        if any(part["type"] in ("blob", "tool_call_response") for part in message["parts"]):
             message = {**message, "parts": [_without_bytes(part, media, budget) for part in message["parts"]]}
         # Of a choice that was cut off no reason is known; the newest schema has no null.
         if not isinstance(message.get("finish_reason", ""), str):
@@ -188,6 +212,10 @@ def dump_messages(messages: list[Message], budget: MediaBudget | None = None) ->
 
 def _without_bytes(part: Part, media: list[Media], budget: MediaBudget | None) -> Part:
     """Return a part without its bytes, which are added to the media if there is room for them."""
+    response = part.get("response")
+    if part["type"] == "tool_call_response" and isinstance(response, list):
+        items = [_without_bytes(item, media, budget) if type(item) is _ToolMedia else item for item in response]
+        return {**part, "response": items}
     data = part.get("content")
     if part["type"] != "blob" or not data:
         return part

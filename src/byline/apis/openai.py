@@ -9,6 +9,7 @@ import msgspec
 
 from byline.apis.json_body import Members, decode_json, parse_object
 from byline.apis.messages import (
+    MAX_MEDIA,
     Message,
     Part,
     build_message,
@@ -186,6 +187,7 @@ class _JoinedChoice:
     def __init__(self) -> None:
         self._text: list[str] = []
         self._reasoning: list[str] = []
+        self._images: list[Part] = []
         self._calls: dict[int, dict[str, Any]] = {}
         self._finish_reason: Any = None
 
@@ -198,6 +200,8 @@ class _JoinedChoice:
         ):
             if isinstance(piece, str):
                 pieces.append(piece)
+        if len(self._images) < MAX_MEDIA:
+            self._images += content_parts(delta.get("images") or [])
         for call in list_objects(delta.get("tool_calls")):
             index = call.get("index")
             function = values.mapping(call.get("function"))
@@ -215,6 +219,7 @@ class _JoinedChoice:
             parts.append(reasoning_part("".join(self._reasoning)))
         if self._text:
             parts.append(text_part("".join(self._text)))
+        parts += self._images
         parts += [tool_call_part(call["id"], call["name"], "".join(call["arguments"])) for call in self._calls.values()]
         return build_message("assistant", parts, finish_reason=self._finish_reason)
 
@@ -262,12 +267,14 @@ def chat_message(item: Mapping[str, Any]) -> Message:
     """Return one message of a chat."""
     role = item.get("role", "assistant")
     if role == "tool":
-        return build_message(role, [tool_response_part(item.get("tool_call_id"), item.get("content"))])
+        return build_message(role, [tool_response_part(item.get("tool_call_id"), item.get("content"), content_part)])
     parts: list[Part] = []
     reasoning = item.get("reasoning_content") or item.get("reasoning")
     if isinstance(reasoning, str):
         parts.append(reasoning_part(reasoning))
     parts += content_parts(item.get("content"))
+    # Images that a model has made, as OpenRouter and LiteLLM return them.
+    parts += content_parts(item.get("images") or [])
     if isinstance(item.get("refusal"), str):
         parts.append(text_part(item["refusal"]))
     audio = values.mapping(item.get("audio"))
@@ -286,10 +293,11 @@ def content_parts(content: object) -> list[Part]:
     """Return the parts of a message's content, which is a text or a list."""
     if isinstance(content, str):
         return [text_part(content)]
-    return [_content_part(item) for item in list_objects(content)]
+    return [content_part(item) for item in list_objects(content)]
 
 
-def _content_part(item: Mapping[str, Any]) -> Part:
+def content_part(item: Mapping[str, Any]) -> Part:
+    """Return one part of a message's content."""
     kind = item.get("type")
     if kind in ("text", "input_text", "output_text"):
         return text_part(item.get("text"))
@@ -309,3 +317,9 @@ def _content_part(item: Mapping[str, Any]) -> Part:
     if kind == "refusal":
         return text_part(item.get("refusal"))
     return generic_part(item)
+
+
+def made_image(data: object, output_format: object, *, uri: object = None) -> Part:
+    """Return an image that a model has made. Without a format, the type shows in the bytes."""
+    mime = f"image/{output_format}" if isinstance(output_format, str) else None
+    return media_part("image", uri=uri, mime=mime, data=data)

@@ -1,4 +1,4 @@
-"""OpenAI's images, speech and transcriptions, which others offer too. Pictures and audio are never recorded."""
+"""OpenAI's images, speech and transcriptions, which others offer too. Audio and files in forms are never recorded."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from byline.apis.json_body import Members
-from byline.apis.messages import Message, Part, build_message, system_parts, text_part, user_messages
-from byline.apis.openai import USAGE, OpenAIParser
+from byline.apis.messages import Message, Part, build_message, list_objects, system_parts, text_part, user_messages
+from byline.apis.openai import USAGE, OpenAIParser, content_parts, made_image
 from byline.apis.parser import Usage, find_value
 from byline.call_result import CallResult
 from byline.media import MediaBudget
@@ -26,6 +26,8 @@ _LITERAL: Final = re.compile(r"true|false|-?\d{1,15}(?:\.\d{1,15})?")
 #: Clients write the fields before or after the files, which may have 25 MB.
 _SEARCHED: Final = 64 * 1024
 _MAX_SECONDS: Final = 1e7
+#: Images of a request or reply that are shown.
+_MAX_IMAGES: Final = 20
 
 
 def form_members(fields: Mapping[str, str]) -> dict[str, msgspec.Raw]:
@@ -62,11 +64,35 @@ class Images(OpenAIParser):
         """Return the prompt."""
         return user_messages(request.get("prompt"))
 
+    def output_messages(self, reply: Members) -> list[Message]:
+        """Return one message with the images, each before the prompt as the model has revised it."""
+        parts: list[Part] = []
+        for image in list_objects(reply.get("data"))[:_MAX_IMAGES]:
+            parts.append(made_image(image.get("b64_json"), reply.get("output_format"), uri=image.get("url")))
+            if isinstance(image.get("revised_prompt"), str):
+                parts.append(text_part(image["revised_prompt"]))
+        return [build_message("assistant", parts)] if parts else []
+
+    def join_stream(self, events: Iterable[Members]) -> list[Message]:
+        """Return one message with the images that are complete."""
+        parts = [
+            made_image(event.get("b64_json"), event.get("output_format"))
+            for event in events
+            if (event.get_string("type") or "").endswith(".completed")
+        ]
+        return [build_message("assistant", parts[:_MAX_IMAGES])] if parts else []
+
 
 class EditedImages(Images):
-    """``/images/edits``, whose requests are forms or JSON."""
+    """``/images/edits``, whose requests are forms or JSON. Only JSON has images that are captured."""
 
     takes_form: ClassVar[bool] = True
+
+    def input_messages(self, request: Members) -> list[Message]:
+        """Return the prompt and the images."""
+        images = list_objects(request.get("images"))[:_MAX_IMAGES]
+        parts = content_parts([{**image, "type": "input_image"} for image in images])
+        return [build_message("user", [*system_parts(request.get("prompt")), *parts])]
 
 
 class Speech(OpenAIParser):

@@ -20,7 +20,7 @@ from byline.apis.messages import (
     tool_response_part,
     user_messages,
 )
-from byline.apis.openai import USAGE, OpenAIParser, content_parts
+from byline.apis.openai import USAGE, OpenAIParser, content_part, content_parts, made_image
 from byline.apis.parser import Usage, set_finish_reason
 from byline.call_result import CallResult
 from byline.gateways import values
@@ -103,8 +103,14 @@ def _item_message(item: Mapping[str, Any]) -> Message:
     if kind == "function_call":
         call = tool_call_part(item.get("call_id"), item.get("name"), item.get("arguments"))
         return build_message("assistant", [call])
-    if kind == "function_call_output":
-        return build_message("tool", [tool_response_part(item.get("call_id"), item.get("output"))])
+    if kind in ("function_call_output", "custom_tool_call_output"):
+        return build_message("tool", [tool_response_part(item.get("call_id"), item.get("output"), content_part)])
+    if kind == "computer_call_output":
+        # One screenshot.
+        output = [{**values.mapping(item.get("output")), "type": "input_image"}]
+        return build_message("tool", [tool_response_part(item.get("call_id"), output, content_part)])
+    if kind == "image_generation_call":
+        return build_message("assistant", [made_image(item.get("result"), item.get("output_format"))])
     if kind == "reasoning":
         texts = [part.get("text") for part in list_objects(item.get("summary"))]
         return build_message("assistant", [reasoning_part(text) for text in texts if isinstance(text, str)])

@@ -106,7 +106,7 @@ def render_message(message: Mapping[str, Any]) -> list[Message]:
         elif kind in ("tool_call_response", "tool_result"):
             response = next((part[key] for key in ("response", "result", "content") if key in part), None)
             identifier = part.get("id") or part.get("tool_use_id")
-            tool_messages.append({"role": "tool", "tool_call_id": identifier, "content": to_text(response)})
+            tool_messages.append({"role": "tool", "tool_call_id": identifier, "content": _render_response(response)})
         elif kind == "refusal":
             rendered["refusal"] = to_text(part.get("content") or part.get("refusal"))
         else:
@@ -130,6 +130,16 @@ def render_message(message: Mapping[str, Any]) -> list[Message]:
         rendered["tool_calls"] = tool_calls
     is_empty = not (contents or reasoning or tool_calls or "refusal" in rendered)
     return tool_messages if tool_messages and is_empty else [*tool_messages, rendered]
+
+
+def _render_response(response: Any) -> str | list[dict[str, Any]]:
+    """Return the response of a tool as text, one with binary parts as a content of several parts."""
+    if not isinstance(response, list) or not any(isinstance(i, Mapping) and i.get("type") == "blob" for i in response):
+        return to_text(response)
+    contents = [_render_content(item) for item in response]
+    if all(content["type"] == "text" and not MEDIA_REFERENCE.fullmatch(content["text"]) for content in contents):
+        return "\n".join(content["text"] for content in contents)
+    return contents
 
 
 def read_role(role: Any) -> str:
