@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, StatusCode
 
 import byline
 from byline.export import OTLP
@@ -435,6 +435,22 @@ def test_a_span_that_langsmiths_thread_makes_later(monkeypatch: pytest.MonkeyPat
         _, span = app.spans()
     assert span.scope == "langsmith"
     assert costs([span]) == [body["usage"]["cost"]]
+
+
+@pytest.mark.parametrize(("stated", "error"), [({}, "429"), ({"gen_ai.usage.input_tokens": 10}, None)])
+def test_a_failed_call_whose_span_says_that_all_is_well(app: App, stated: Any, error: str | None) -> None:
+    """LangSmith, at times. A span that states tokens has a response, of an attempt that byline has not seen."""
+    app.gateway.fail(429)
+    tracer = app.tracer("langsmith")
+    with app.request():
+        span = in_other_context(lambda: tracer.start_span("ChatOpenAI"))
+        app.call()
+        span.set_attributes({**CHAT, **stated})
+        span.set_status(StatusCode.OK)
+        span.end()
+    (arrived,) = app.spans()
+    assert arrived.attributes.get("error.type") == error
+    assert arrived.status == ("OK" if error is None else "ERROR")
 
 
 def test_a_span_that_is_made_after_the_export(app: App) -> None:

@@ -247,6 +247,9 @@ class SpanCopy:
             # Copied, because another thread may add a cost.
             result = {name: value for name, value in dict(state.result).items() if self._lacks(name, state.recorded)}
             self.attributes = {**self.attributes, **result}
+            if ERROR_TYPE in result and self.status.status_code is not StatusCode.ERROR:
+                # LangSmith may say of a failed call that all is well.
+                self.status = Status(StatusCode.ERROR, str(result.get(ERROR_MESSAGE) or result[ERROR_TYPE]))
         self._correct_tokens(state)
         if state.usage is not None:
             self.attributes = {**strip_usage(self.attributes), **state.usage}

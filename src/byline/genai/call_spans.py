@@ -328,7 +328,8 @@ def _supersede(own: _Call, own_state: SpanState, state: SpanState) -> None:
     _count_call(own_state, -1)
     result = own_state.own_result or {}
     span = state.ended
-    if own.failed and span is not None and span.status.is_ok:
+    if own.failed and span is not None and span.status.is_ok and _states_response(peek_attributes(span)):
+        # The SDK tried again in a way that byline does not see.
         result = {key: value for key, value in result.items() if key not in _ERRORS}
     state.result = result
     cost = result.get(COST)
@@ -440,6 +441,10 @@ def _is_known_call(state: SpanState) -> bool:
 def _plain_model(model: str) -> str:
     """Return a model's name without the provider and the date, which instrumentations leave out."""
     return _DATE.sub("", model.rsplit("/", 1)[-1]).lower()
+
+
+def _states_response(attributes: Mapping[str, Any]) -> bool:
+    return RESPONSE_ID in attributes or not _TOKENS.isdisjoint(attributes)
 
 
 def _first_of(attributes: Mapping[str, Any], names: tuple[str, ...]) -> Any:
