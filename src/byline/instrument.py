@@ -211,7 +211,7 @@ def _check_runtime(given: Arguments, check: _SettingCheck) -> Callable[[], Runti
     if checked is None:
         processors = [each for each in list_processors(provider) if not isinstance(each, SpanStateProcessor)]
         none: list[Destination] = []
-        checked = check(lambda: export.destinations_from_environment(processors, leave_out=not check.strict), none)
+        checked = check(lambda: export.destinations_from_environment(provider, leave_out=not check.strict), none)
         if not checked and not processors:
             nowhere = export.set_variables()
     accepted = checked
@@ -359,7 +359,7 @@ def trace_ids() -> TraceIds:
     destinations = {
         each.label: DestinationTrace(trace_id, each.trace_url(trace_id))
         for each in runtimes.destinations()
-        if exported and (is_named or each.options.traces == "request")
+        if exported and not each.is_left_to_app() and (is_named or each.options.traces == "request")
     }
     return TraceIds(f"{span_context.trace_id:032x}" if span_context.is_valid else None, destinations)
 

@@ -93,6 +93,10 @@ class Runtime:
         processor.switch_on(stamp, recording)
         return SideTracer(self.tracer_provider, [processor])
 
+    def sending_destinations(self) -> list[Destination]:
+        """Return the destinations without those whose spans the app itself sends to the backend."""
+        return [each for each in self.destinations if not each.is_left_to_app()]
+
     @contextmanager
     def exporting_to(self, destinations: Sequence[Destination]) -> Iterator[None]:
         """Send the spans that end during the block to these destinations instead. For tests and checks."""

@@ -393,3 +393,29 @@ def test_a_wrong_setting_of_the_environment_is_told_once(tmp_path: Path, monkeyp
     assert code == 2
     assert [each["problem"] for each in report["findings"]] == ["byline.E041: LANGFUSE_SECRET_KEY is missing"]
     assert report["checks"] == []
+
+
+def test_langfuses_sdk_that_takes_the_spans_over_is_no_destination_of_bylines(tmp_path: Path) -> None:
+    """Its client is created by the first request, as by ``@observe()``."""
+    code, report = found(
+        tmp_path,
+        instrument="""
+import os
+os.environ |= {"LANGFUSE_PUBLIC_KEY": "pk-lf-1", "LANGFUSE_SECRET_KEY": "sk-lf-1", "LANGFUSE_BASE_URL": {receiver!r}}
+byline.instrument()
+from opentelemetry.sdk.trace import SpanProcessor
+Sdk = type("LangfuseSpanProcessor", (SpanProcessor,), {"__module__": "langfuse._client.span_processor"})
+""",
+        view="""
+async def chat(request):
+    await request.json()
+    trace.get_tracer_provider().add_span_processor(Sdk())
+    return JSONResponse(ask())
+""",
+    )
+    assert (code, report["checks"]) == (0, [])
+    (finding,) = report["findings"]
+    assert (finding["id"], finding["severity"]) == ("byline.D24", "warning")
+    assert "byline.E027" in finding["problem"]
+    (layer,) = (layer for layer in report["layers"] if layer["name"] == "destination")
+    assert layer["detail"] == "none of byline's own"

@@ -46,6 +46,16 @@ IDS: Final = {
 
 
 @pytest.mark.matrix
+def test_langfuses_sdk_sends_the_spans_when_its_client_is_created() -> None:
+    """``@observe()`` creates the client with its first call."""
+    cell = next(cell for cell in VENDORS if cell.name == "langfuse-setup")
+    found = running.run(cell, "tests.matrix.vendors", "later")
+    assert (found["status"], found["ids"]) == (200, ["E027"])
+    # One request before, one after.
+    assert (found["byline"], found["vendor"]) == (_ONE, _ONE)
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("cell", VENDORS, ids=[cell.name for cell in VENDORS])
 def test_vendors_setup_stays_whole(cell: Cell, order: str) -> None:

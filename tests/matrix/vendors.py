@@ -1,7 +1,8 @@
 """``python -m tests.matrix.vendors VENDOR FILE ORDER``: one request of an app with a vendor's own set-up and byline.
 
 ``ORDER`` says when the vendor's set-up runs: ``before`` or ``after`` `byline.instrument`, or ``environment``: before,
-and byline takes its destinations from an environment that names the vendor's endpoint.
+and byline takes its destinations from an environment that names the vendor's endpoint. ``later``: as ``environment``,
+but the set-up runs between two requests.
 """
 
 from __future__ import annotations
@@ -154,18 +155,25 @@ def main() -> None:
     logging.getLogger("byline").addHandler(ids := _Ids())
     with Gateway() as gateway, Receiver() as theirs, Receiver() as ours:
         url = theirs.url.rstrip("/")
-        if order == "environment":
-            if vendor != "langfuse-setup":
-                os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = url
+        if from_environment := order not in ("before", "after"):
             os.environ |= {"LANGFUSE_PUBLIC_KEY": "pk-lf-2", "LANGFUSE_SECRET_KEY": "sk-lf-2"}
             os.environ["LANGFUSE_BASE_URL"] = ours.url
-        if order != "after":
+            if vendor == "langfuse-setup":
+                # The project is the SDK's; the server has another URL here, which tells who sends.
+                os.environ["LANGFUSE_PUBLIC_KEY"] = "pk-lf-1"
+            else:
+                os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = url
+        if order in ("before", "environment"):
             SETUPS[vendor](url)
-        destinations = None if order == "environment" else [Langfuse("pk-lf-2", "sk-lf-2", ours.url)]
+        destinations = None if from_environment else [Langfuse("pk-lf-2", "sk-lf-2", ours.url)]
         byline.instrument(destinations=destinations, gateways=[OpenRouter(gateway.base_url)])
         if order == "after":
             SETUPS[vendor](url)
         cell = next(cell for cell in VENDORS if cell.name == vendor)
+        if order == "later":
+            asyncio.run(ask(vendor, gateway))
+            byline.flush()
+            SETUPS[vendor](url)
         status = asyncio.run(ask(vendor, gateway))
         time.sleep(cell.settles)
         byline.flush()

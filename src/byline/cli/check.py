@@ -63,7 +63,7 @@ def run_check(*, as_json: bool, verbose: bool = False, app: AppCheck | None = No
 
             report, evidence = doctor.check_app(**app._asdict())
             if evidence.runtime is not None:
-                destinations = evidence.runtime.destinations
+                destinations = evidence.runtime.sending_destinations()
         # Two destinations may report the same setting.
         results = list(dict.fromkeys([*_check_settings(), *_check_destinations(destinations)]))
         if report is not None and destinations is None:

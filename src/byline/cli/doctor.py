@@ -309,7 +309,7 @@ def _layers(evidence: Evidence, loaded: LoadedApp, path: str, findings: Sequence
     yield layer("LLM call", f"{evidence.calls} to {hosts}" if hosts else "", reached=bool(evidence.calls))
     spans = evidence.generations()
     yield layer("LLM span", "; ".join(map(_describe_span, spans)), reached=bool(spans))
-    labels = [each.label for each in evidence.runtime.destinations] if evidence.runtime else []
+    labels = [each.label for each in evidence.runtime.sending_destinations()] if evidence.runtime else []
     yield layer("destination", ", ".join(labels) or "none of byline's own", reached=bool(spans))
 
 

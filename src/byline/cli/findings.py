@@ -276,7 +276,8 @@ def _destination_findings(evidence: Evidence) -> Iterator[Finding]:
     runtime = evidence.runtime
     if runtime is None:
         return
-    if not runtime.destinations and not _exports_elsewhere(runtime):
+    destinations = runtime.sending_destinations()
+    if not destinations and not _exports_elsewhere(runtime):
         yield Finding(
             "byline.D20",
             "destination",
@@ -284,7 +285,7 @@ def _destination_findings(evidence: Evidence) -> Iterator[Finding]:
             "there is no destination, so the spans go nowhere",
             "set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY, or OTEL_EXPORTER_OTLP_ENDPOINT, or pass destinations=",
         )
-    for destination in runtime.destinations:
+    for destination in destinations:
         options = destination.options
         if options.sampling < 1:
             yield Finding(
@@ -294,7 +295,7 @@ def _destination_findings(evidence: Evidence) -> Iterator[Finding]:
                 f"{destination.label} gets {options.sampling:.0%} of the sessions",
                 "raise sampling= if that is too few",
             )
-    langfuse = [each for each in runtime.destinations if isinstance(each, Langfuse)]
+    langfuse = [each for each in destinations if isinstance(each, Langfuse)]
     has_content = any(names.CALL_RESULT["input_messages"] in span.attributes for span in evidence.generations())
     if langfuse and (not has_content or any(each.options.privacy for each in langfuse)):
         yield Finding(

@@ -48,6 +48,7 @@ class ExportDecisions:
     Attributes:
         destination_id: One bit that stands for the destination on each `SpanState`.
         selects_llm_only: Whether LLM spans are all that is exported of the app's spans.
+        is_left_to_app: Whether the app itself sends the spans from now on.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class ExportDecisions:
         self._parents: OrderedDict[int, tuple[SpanState, SpanCopy]] = OrderedDict()
         self.destination_id = 1 << next(_destination_numbers)
         self.selects_llm_only = spans == "llm"
+        self.is_left_to_app = False
 
     def preselect(self, span: ReadableSpan, state: SpanState | None, *, sampled: bool) -> bool | None:
         """Return whether an ended span is selected; ``None`` if only the user's function can tell.
@@ -125,7 +127,7 @@ class ExportDecisions:
         if decided is not None:
             return decided
         span = parent.span
-        if span is None or parent.is_superseded or parent.is_left_out:
+        if span is None or parent.is_superseded or parent.is_left_out or self.is_left_to_app:
             return False
         if not parent.destinations & self.destination_id:
             return False
@@ -171,6 +173,11 @@ class ExportDecisions:
     def has_open_parents(self) -> bool:
         """Whether exported spans refer to parents that have not ended."""
         return bool(self._parents)
+
+    def leave_to_app(self) -> None:
+        """Export no parent that has not been exported yet: the app itself sends the spans that end from now on."""
+        self.is_left_to_app = True
+        self.clear()
 
     def clear(self) -> None:
         """Forget all parents."""

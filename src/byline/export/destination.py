@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,8 @@ class Destination:
     _is_named_by_environment = False
     #: Room for binary parts that are to be uploaded, ``None`` if they are left out.
     media: MediaBudget | None = None
+    #: Tells whether the app itself sends the spans to this backend, by now; ``None`` if both are to send them.
+    sent_by_app: Callable[[], bool] | None = None
 
     def __init__(
         self,
@@ -129,7 +131,13 @@ class Destination:
                 fsync=self.options.fsync,
             )
             self._processor = self._make_processor(sender)
+            if self.sent_by_app is not None:
+                self._processor.leave_to_app_if(self.sent_by_app)
         return self._processor
+
+    def is_left_to_app(self) -> bool:
+        """Return whether the destination sends no spans because an exporter of the app sends them to the backend."""
+        return self.sent_by_app is not None and self.sent_by_app()
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Send the spans that wait. Returns whether all of them were handed over within ``timeout`` seconds."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import functools
+from collections.abc import Callable
 from typing import Any, Final
 
 from opentelemetry.sdk.trace import SpanProcessor
@@ -14,6 +15,8 @@ from byline.export.destination import Destination
 from byline.export.langfuse import Langfuse
 from byline.export.otlp import OTLP
 from byline.export.processor import DestinationSpanProcessor
+from byline.genai.span_state import SpanStateProcessor
+from byline.genai.tracer_provider import list_processors
 from byline.settings import SettingError
 
 _GRPC: Final = "the OTLP endpoint of the environment speaks gRPC, but byline only HTTP: it gets no spans"
@@ -29,23 +32,22 @@ _OPTIONS: Final = {
 _HTTP: Final = "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf with an HTTP endpoint, or pass destinations"
 
 
-def destinations_from_environment(
-    processors: Collection[SpanProcessor] = (), *, leave_out: bool = False
-) -> list[Destination]:
+def destinations_from_environment(provider: Any = None, *, leave_out: bool = False) -> list[Destination]:
     """Return the destinations that the environment names.
 
     Args:
-        processors: The span processors of the app's own provider. One with an exporter sends to the endpoint of
-            ``OTEL_EXPORTER_OTLP_*`` already, and that of Langfuse's SDK to Langfuse; a second export would count
-            each call twice.
+        provider: The tracer provider of the app. A span processor with an exporter sends to the endpoint of
+            ``OTEL_EXPORTER_OTLP_*`` already, and that of Langfuse's SDK to Langfuse, also if the SDK adds its processor
+            later; a second export would count each call twice.
         leave_out: Whether a destination with a wrong setting is reported and left out, instead of an error.
 
     Raises:
         SettingError: ``byline.E041`` if only one of the two Langfuse keys is set.
     """
+    processors = [each for each in list_processors(provider) if not isinstance(each, SpanStateProcessor)]
     destinations: list[Destination] = []
 
-    def add(label: str, kind: Callable[..., Destination], source: str) -> None:
+    def add(label: str, kind: Callable[..., Destination], source: str) -> Destination | None:
         try:
             # The file may ask for privacy.
             settings.config_file.check()
@@ -53,22 +55,24 @@ def destinations_from_environment(
             if kind is Langfuse:
                 # Langfuse's own names have all that is in the further ones, which it would show as metadata.
                 options.pop("conventions", None)
-            destinations.append(kind(**options))
+            destination = kind(**options)
+            destinations.append(destination)
             _print_source(label, source)
+            return destination
         except SettingError as error:
             if not leave_out:
                 raise
             errors.error_once(f"destination {label}", "%s Until then %s gets no spans; all else works", error, label)
+            return None
 
     if _names_langfuse() and settings.find("langfuse_enabled").value:
-        if any(_is_of_langfuse_sdk(processor) for processor in processors):
-            errors.warn_once(
-                "langfuse.twice",
-                "byline.E027: Langfuse's SDK sends this provider's spans to Langfuse already; byline only adds its "
-                "attributes to them. To send byline's own view of the spans as well, pass destinations=[Langfuse()]",
-            )
-        else:
-            add("langfuse", Langfuse, "langfuse_base_url")
+        # A later processor of the SDK is noticed by the destination.
+        project = settings.find("langfuse_public_key").value
+        is_sent_by_sdk = functools.partial(_is_sent_by_langfuse_sdk, provider, project)
+        if not is_sent_by_sdk():
+            langfuse = add("langfuse", Langfuse, "langfuse_base_url")
+            if langfuse is not None and provider is not None:
+                langfuse.sent_by_app = is_sent_by_sdk
     if any(_exports(processor) for processor in processors):
         debug_print("otlp: an exporter of the app sends there already")
     elif _wants_otlp():
@@ -127,6 +131,24 @@ def _wants_otlp() -> bool:
         errors.warn_once("otlp.grpc", "byline.E028: %s. To fix it, %s", _GRPC, _HTTP)
         return False
     return True
+
+
+def _is_sent_by_langfuse_sdk(provider: Any, project: str) -> bool:
+    """Return whether Langfuse's SDK sends the spans of a provider to the project with this public key; say so once."""
+    if not any(_is_of_langfuse_sdk(each) and _is_for(each, project) for each in list_processors(provider)):
+        return False
+    errors.warn_once(
+        "langfuse.twice",
+        "byline.E027: Langfuse's SDK sends this provider's spans to Langfuse already; byline only adds its "
+        "attributes to them. To send byline's own view of the spans as well, pass destinations=[Langfuse()]",
+    )
+    return True
+
+
+def _is_for(processor: Any, project: str) -> bool:
+    # Not by the host: one Langfuse may have several names, such as that within a cluster. A public key is unique.
+    public_key = getattr(processor, "public_key", None)
+    return not project or not isinstance(public_key, str) or public_key == project
 
 
 def _is_of_langfuse_sdk(processor: Any) -> bool:

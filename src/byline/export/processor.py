@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from weakref import WeakValueDictionary
 
 from opentelemetry import context as otel_context
@@ -110,6 +111,31 @@ class DestinationSpanProcessor(SpanStateProcessor):
     def shutdown(self) -> None:
         """Send the spans that wait and accept no more; later spans are counted as dropped."""
         self.worker.shutdown()
+
+    def leave_to_app_if(self, is_sent_by_app: Callable[[], bool]) -> None:
+        """Ignore the spans from the moment on that the app itself sends them to the backend.
+
+        The worker asks for each batch after the batch has left the queue. So the spans of earlier batches ended
+        before the app's exporter was there, and are still sent. Those of this batch are counted as left out: the
+        exporter may have got them.
+        """
+
+        def select(batch: Sequence[QueuedSpan]) -> None:
+            try:
+                if not self._decisions.is_left_to_app and not is_sent_by_app():
+                    return
+            except Exception:
+                errors.report_internal_error("export")
+                return
+            self._retired = True
+            self._decisions.leave_to_app()
+            wanted = [queued for queued in batch if queued.selected is not False]
+            for queued in wanted:
+                queued.selected = False
+                self._decisions.mark_dropped(queued.state)
+            internal_metrics.increment(f"{self._name}.spans.left_out", len(wanted))
+
+        self.worker.select = select
 
     def retire(self) -> None:
         """Shut down, and ignore later spans without counting them as dropped."""

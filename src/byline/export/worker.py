@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
@@ -67,6 +68,8 @@ class DestinationWorker:
         self._deadline = math.inf
         self._lost = 0
         self.closed = False
+        #: Called with each batch that has left the queue; it may deselect spans.
+        self.select: Callable[[Sequence[QueuedSpan]], None] | None = None
         self._make_locks()
         sender.start()
         internal_metrics.register_gauges(name, self._gauge_values)
@@ -262,6 +265,8 @@ class DestinationWorker:
                 batch = self._take_batch()
             least -= len(batch)
             try:
+                if self.select is not None:
+                    self.select(batch)
                 self._add(self._pipeline.prepare(batch, flushing=not sends))
             finally:
                 self._preparing = 0
