@@ -86,6 +86,7 @@ class _Choice(msgspec.Struct):
 _decode_choices: Final = msgspec.json.Decoder(list[_Choice]).decode
 #: The member of a choice's message in which Vercel's gateway states routing and cost.
 _METADATA: Final = "provider_metadata"
+_METADATA_BYTES: Final = _METADATA.encode()
 #: Choices of one stream with captured messages.
 _MAX_CHOICES: Final = 64
 
@@ -153,7 +154,7 @@ class Chat(OpenAIParser):
         """Return the metadata that a gateway has put into a choice."""
         for choice in reply.get_typed("choices", _decode_choices) or ():
             for raw in (choice.message, choice.delta):
-                message = parse_object(raw) if _METADATA.encode() in bytes(raw) else None
+                message = parse_object(raw) if _METADATA_BYTES in bytes(raw) else None
                 if message is not None and message.get_object(_METADATA):
                     return {_METADATA: message.raw[_METADATA]}
         return {}

@@ -37,6 +37,8 @@ _OUTPUT_TYPES: Final = {
 #: The members of which a body that states an error has one.
 _ERROR_MEMBERS: Final = frozenset({"error", "type", "detail", "message"})
 _MAX_TOKENS: Final = 1_000_000_000
+#: Of JSON.
+_NUMBERS: Final = (int, float)
 #: End of the host → provider.
 _PROVIDERS: Final = {
     ".openai.azure.com": "azure.ai.openai",
@@ -121,25 +123,32 @@ class ApiParser:
     dimensions: ClassVar[str | None] = None
     usage: ClassVar[Usage] = {}
 
-    #: `parameters`, each with the first segment of its path.
-    _parameters: ClassVar[tuple[tuple[str, str, str, type], ...]] = ()
-    #: First segments of the paths of parameters and output types.
-    _parameter_members: ClassVar[frozenset[str]] = frozenset()
-    #: Members of a usage object with the token counts in them, as rest of the path and attribute. Of an attribute that
-    #: several members may state the preferred one is the last.
-    _usage_members: ClassVar[tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = ()
+    #: `parameters` by the first segment of their paths: rest of the path, name and type.
+    _parameters: ClassVar[Mapping[str, list[tuple[str, str, type]]]] = {}
+    #: `output_types` likewise: rests of the paths.
+    _output_types: ClassVar[Mapping[str, list[str]]] = {}
+    #: The attributes of a usage object's members, by the rest of the path: of a count, or of the counts in an object.
+    #: Of an attribute that several members may state the preferred one is the last.
+    _usage_members: ClassVar[Mapping[str, Mapping[str, str]]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Split the paths of the tables once: most requests and replies have few of the members."""
         super().__init_subclass__(**options)
-        cls._parameters = tuple((path.partition(".")[0], path, *told) for path, told in cls.parameters.items())
-        cls._parameter_members = frozenset(path.partition(".")[0] for path in (*cls.parameters, *cls.output_types))
+        parameters: dict[str, list[tuple[str, str, type]]] = {}
+        for path, told in cls.parameters.items():
+            member, _, rest = path.partition(".")
+            parameters.setdefault(member, []).append((rest, *told))
+        output_types: dict[str, list[str]] = {}
+        for path in cls.output_types:
+            member, _, rest = path.partition(".")
+            output_types.setdefault(member, []).append(rest)
+        cls._parameters, cls._output_types = parameters, output_types
         paths = [(rank, path, attribute) for attribute, paths in cls.usage.items() for rank, path in enumerate(paths)]
-        members: dict[tuple[int, str], list[tuple[str, str]]] = {}
-        for rank, path, attribute in sorted(paths, key=lambda each: -each[0]):
-            name, _, rest = path.partition(".")
-            members.setdefault((rank, name), []).append((rest, attribute))
-        cls._usage_members = tuple((name, tuple(counts)) for (_, name), counts in members.items())
+        usage_members: dict[str, dict[str, str]] = {}
+        for _, path, attribute in sorted(paths, key=lambda each: -each[0]):
+            member, _, rest = path.partition(".")
+            usage_members.setdefault(member, {})[rest] = attribute
+        cls._usage_members = usage_members
 
     def parse_request(
         self,
@@ -171,8 +180,7 @@ class ApiParser:
         result.provider = self.provider_for(host) or host
         result.request_model = values.text(request.get_string("model")) or self.model_in_path(path)
         result.streamed = self.is_streamed(request, path)
-        if not self._parameter_members.isdisjoint(request.raw):
-            self._read_parameters(request, result)
+        self._read_parameters(request, result)
         if self.dimensions is not None:
             result.dimensions = token_count(find_value(request, self.dimensions))
         if capture:
@@ -183,17 +191,16 @@ class ApiParser:
         return self.has_required_members(request)
 
     def _read_parameters(self, request: Members, result: CallResult) -> None:
-        raw = request.raw
-        for member, path, name, kind in self._parameters:
-            if member not in raw:
-                continue
-            value = _parameter_value(find_value(request, path), kind)
-            # The conventions leave out the number of choices if the number is one.
-            if value is not None and (name != "choice.count" or value != 1):
-                result.parameters[name] = value
-        for path in self.output_types:
-            if path.partition(".")[0] in raw:
-                result.output_type = find_output_type(find_value(request, path)) or result.output_type
+        # A request has few of the members.
+        for member in filter(request.raw.__contains__, self._parameters):
+            for rest, name, kind in self._parameters[member]:
+                value = _parameter_value(find_value(request[member], rest), kind)
+                # The conventions leave out the number of choices if the number is one.
+                if value is not None and (name != "choice.count" or value != 1):
+                    result.parameters[name] = value
+        for member in filter(request.raw.__contains__, self._output_types):
+            for rest in self._output_types[member]:
+                result.output_type = find_output_type(find_value(request[member], rest)) or result.output_type
 
     def parse_response(
         self, body: bytes, result: CallResult, *, capture: bool = False, media: MediaBudget | None = None
@@ -291,15 +298,13 @@ class ApiParser:
 
     def apply_usage(self, usage: Mapping[str, Any], result: CallResult) -> None:
         """Read the token counts; a value that is no token count is left out."""
-        for name, counts in self._usage_members if usage else ():
-            value = usage.get(name)
-            if value is None:
-                continue
-            for rest, attribute in counts:
-                if not rest:
-                    set_count(result, attribute, value)
-                elif isinstance(value, Mapping):
-                    set_count(result, attribute, find_value(value, rest))
+        for name in filter(usage.__contains__, self._usage_members):
+            value, attributes = usage[name], self._usage_members[name]
+            if type(value) is not dict:
+                set_count(result, attributes.get(""), value)
+            else:
+                for detail in attributes.keys() & value.keys():
+                    set_count(result, attributes[detail], value[detail])
 
     def gateway_members(self, reply: Members) -> dict[str, msgspec.Raw]:  # noqa: ARG002 - for APIs that have some
         """Return members that a gateway has put into a choice instead of the top of the reply."""
@@ -349,13 +354,13 @@ def _known_provider(host: str) -> str | None:
     return next((name for end, name in _PROVIDERS.items() if dotted.endswith(end)), None)
 
 
-def find_value(members: Mapping[str, Any], path: str) -> Any:
-    """Return the value at a dotted path, ``None`` if there is none."""
-    name, _, rest = path.partition(".")
-    value = members.get(name)
-    if not rest:
-        return value
-    return find_value(value, rest) if isinstance(value, Mapping) else None
+def find_value(value: Any, path: str) -> Any:
+    """Return the value at a dotted path in a value, which may be empty; ``None`` if there is none."""
+    for name in path.split(".") if path else ():
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(name)
+    return value
 
 
 def find_usage(tail: bytes) -> dict[str, msgspec.Raw]:
@@ -399,9 +404,9 @@ def token_count(value: object) -> int | None:
     return value if type(value) is int and 0 <= value <= _MAX_TOKENS else None
 
 
-def set_count(result: CallResult, attribute: str, stated: object) -> None:
-    """Set a token count; keep the count if the value cannot be one."""
-    if token_count(stated) is not None:
+def set_count(result: CallResult, attribute: str | None, stated: object) -> None:
+    """Set a token count; keep the count if the value cannot be one, or if there is no attribute for it."""
+    if attribute and type(stated) is int and 0 <= stated <= _MAX_TOKENS:
         setattr(result, attribute, stated)
 
 
@@ -412,7 +417,7 @@ def _parameter_value(value: Any, kind: type) -> Any:
     if kind is tuple:
         several = [value] if isinstance(value, str) else value if isinstance(value, list) else []
         return tuple(item for item in several[:16] if isinstance(item, str) and 0 < len(item) <= 200) or None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if type(value) not in _NUMBERS:
         return None
     if kind is float:
         return float(value) if abs(value) < 1e12 else None

@@ -116,7 +116,7 @@ class KeySettings:
 
     def find_alias(self, key_hash: str | None, first: Mapping[str, str] | None = None) -> str | None:
         """Return the name of a key by its hash, ``None`` if the key has none; the aliases of ``first`` win."""
-        if key_hash is None:
+        if key_hash is None or not (first or self._aliases):
             return None
         for names in (first or {}, self._aliases):
             for prefix, name in names.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Mapping
@@ -15,11 +16,17 @@ from byline.gateways import values
 _UNITS: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001, "us": 0.000001, "µs": 0.000001}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|d|h|m|s)")
 _MAX_DATE: Final = 64
+_MAX_DURATION: Final = 32
 _MAX_SECONDS: Final = 366 * 86400.0
 #: Numbers from 1e9 on are seconds since the epoch, from 1e12 on milliseconds since the epoch.
 _EPOCH_SECONDS: Final = 1e9
 _EPOCH_MILLISECONDS: Final = 1e12
 
+#: Headers without a kind count requests.
+_PLAIN_HEADERS: Final = (
+    ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"),
+    ("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"),
+)
 #: Headers of limit, remaining and reset by kind of limit; the first group with a value wins.
 _LIMIT_HEADERS: Final[dict[str, tuple[tuple[str, str, str], ...]]] = {
     kind: (
@@ -29,14 +36,10 @@ _LIMIT_HEADERS: Final[dict[str, tuple[tuple[str, str, str], ...]]] = {
             f"anthropic-ratelimit-{kind}-remaining",
             f"anthropic-ratelimit-{kind}-reset",
         ),
+        *plain,
     )
-    for kind in ("requests", "tokens")
+    for kind, plain in (("requests", _PLAIN_HEADERS), ("tokens", ()))
 }
-#: Headers without a kind count requests.
-_PLAIN_HEADERS: Final = (
-    ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"),
-    ("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"),
-)
 #: Of OpenAI and most others, Anthropic, Azure, Amazon.
 _REQUEST_ID_HEADERS: Final = ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid")
 #: Every header that is read here.
@@ -44,7 +47,7 @@ _HEADERS: Final = frozenset(
     (
         "retry-after",
         *_REQUEST_ID_HEADERS,
-        *itertools.chain(*_PLAIN_HEADERS, *(group for groups in _LIMIT_HEADERS.values() for group in groups)),
+        *itertools.chain(*(group for groups in _LIMIT_HEADERS.values() for group in groups)),
     )
 )
 
@@ -60,15 +63,14 @@ def extract_rate_limits(headers: Mapping[str, str], result: CallResult, now: flo
     if _HEADERS.isdisjoint(headers):
         return
     for kind, groups in _LIMIT_HEADERS.items():
-        limit = _first_limit(headers, groups if kind == "tokens" else (*groups, *_PLAIN_HEADERS), now)
+        limit = _first_limit(headers, groups, now)
         if limit is not None:
             setattr(result, kind, limit)
     retry_after = headers.get("retry-after")
     if retry_after is not None:
         result.retry_after = _parse_retry_after(retry_after, now)
     if result.request_id is None:
-        request_ids = (headers.get(name) for name in _REQUEST_ID_HEADERS)
-        result.request_id = values.text(next((request_id for request_id in request_ids if request_id), None))
+        result.request_id = values.text(next(filter(None, map(headers.get, _REQUEST_ID_HEADERS)), None))
 
 
 def _first_limit(headers: Mapping[str, str], groups: tuple[tuple[str, str, str], ...], now: float) -> RateLimit | None:
@@ -92,14 +94,14 @@ def parse_reset(text: str, now: float) -> float | None:
         10.0
     """
     text = text.strip()
+    duration = _parse_duration(text) if len(text) < _MAX_DURATION else None
+    if duration is not None:
+        return _clamp_seconds(duration)
     number = _parse_number(text)
     if number is not None:
         if number >= _EPOCH_MILLISECONDS:
             return _clamp_seconds(number / 1000 - now)
         return _clamp_seconds(number - now if number >= _EPOCH_SECONDS else number)
-    parts = _PART.findall(text) if len(text) < 32 else []
-    if parts and "".join(amount + unit for amount, unit in parts) == text:
-        return _clamp_seconds(sum(float(amount) * _UNITS[unit] for amount, unit in parts))
     try:
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
@@ -107,6 +109,15 @@ def parse_reset(text: str, now: float) -> float | None:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
     return _clamp_seconds(moment.timestamp() - now)
+
+
+@functools.lru_cache(maxsize=1024)
+def _parse_duration(text: str) -> float | None:
+    """Return the seconds of a text such as ``1m30s``, ``None`` for another one. Providers send the same ones often."""
+    parts = _PART.findall(text)
+    if not parts or "".join(amount + unit for amount, unit in parts) != text:
+        return None
+    return sum(float(amount) * _UNITS[unit] for amount, unit in parts)
 
 
 def _parse_retry_after(text: str, now: float) -> float | None:

@@ -8,13 +8,15 @@ from typing import Any, Final
 
 _MAX_TEXT: Final = 200
 _MAX_NUMBER: Final = 1e12
+#: Types of values that may state a number; a boolean does not.
+_STATES_NUMBER: Final = (int, float, str)
 #: The most USD that a response may state for one call; more is taken for an error.
 MAX_COST: Final = 10_000
 
 
 def number(value: object) -> float | None:
     """Return a finite number that is not negative, also from text; ``None`` for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, _STATES_NUMBER):
         return None
     try:
         parsed = float(value)

@@ -345,11 +345,16 @@ def client_attributes(context: RequestContext) -> dict[str, AttributeValue]:
     return attributes
 
 
-def reapply(span: Span, context: RequestContext) -> None:
+def reapply(span: Span, context: RequestContext, *, is_own: bool = False) -> None:
     """Set the attribution again, so that the SDK's attribute limit does not drop these attributes first.
 
     The SDK drops the oldest attributes; setting an attribute again makes it the youngest. A value that the app or
     the instrumentation has set since the start stays.
+
+    Args:
+        span: The span.
+        context: The request of the span.
+        is_own: Whether byline made the span, so that nobody adds further attributes.
     """
     if not span.is_recording():
         return
@@ -357,6 +362,8 @@ def reapply(span: Span, context: RequestContext) -> None:
     attributes = request_attributes(context)
     if not attributes.items() <= present.items():
         attributes = {key: value for key, value in attributes.items() if present.get(key, value) == value}
+    elif is_own:
+        return
     set_attributes(span, attributes)
 
 

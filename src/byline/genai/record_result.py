@@ -94,7 +94,7 @@ def record_result(
                 state.own_result = attributes
         set_attributes(span, attributes, may_cut=True)
         if context is not None:
-            reapply(span, context)
+            reapply(span, context, is_own=is_fallback_span)
             name = context.attribution().generation_name
             if name is not None and span.name != name:
                 span.update_name(name)

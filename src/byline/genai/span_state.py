@@ -272,7 +272,7 @@ class SpanState:
     def mark_as_llm(self, attributes: Mapping[str, Any]) -> None:
         """Note that the span is an LLM span, for itself and for the spans above it."""
         self.is_llm = True
-        self.identifying_attributes = {key: attributes[key] for key in attributes if key in _IDENTIFYING}
+        self.identifying_attributes = {key: attributes[key] for key in filter(_IDENTIFYING.__contains__, attributes)}
         state: SpanState | None = self
         while state is not None and not state.has_llm_descendant:
             state.has_llm_descendant = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextvars import ContextVar
+from operator import attrgetter
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
@@ -16,12 +17,13 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from byline import errors
 from byline.call_result import CallResult
 from byline.genai import attributes as names
-from byline.genai.attributes import AttributeValue
 from byline.http.call_config import CallConfig
 
 #: The context key by which OpenLLMetry and the GenAI utilities say that the call is traced already.
 _SUPPRESSED: Final = "suppress_language_model_instrumentation"
 _START_FIELDS: Final = ("operation", "provider", "request_model", "server_address", "server_port")
+_START_NAMES: Final = tuple(names.CALL_RESULT[field] for field in _START_FIELDS)
+_start_values: Final = attrgetter(*_START_FIELDS)
 
 
 def wants_fallback_span(config: CallConfig, api: str) -> bool:
@@ -38,12 +40,8 @@ def wants_fallback_span(config: CallConfig, api: str) -> bool:
 
 def start_fallback_span(config: CallConfig, result: CallResult) -> Span | None:
     """Start an LLM span for a call, ``None`` if no destination would record the span."""
-    attributes: dict[str, AttributeValue] = {}
-    for field in _START_FIELDS:
-        value = getattr(result, field)
-        if value is not None:
-            attributes[names.CALL_RESULT[field]] = value
-    name = " ".join(part for part in (result.operation, result.request_model) if part) or "chat"
+    attributes = dict(names.stated_attributes(_START_NAMES, _start_values(result)))
+    name = " ".join(filter(None, (result.operation, result.request_model))) or "chat"
     span: Any = config.tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
     if span.is_recording():
         return span if isinstance(span, Span) else None
@@ -79,6 +77,8 @@ def _litellm_creates_span(config: CallConfig) -> bool:
     the callback writes onto the current span, which is the app's.
     """
     litellm = sys.modules.get("litellm")
+    if litellm is None:
+        return False
     callbacks = [*getattr(litellm, "callbacks", ()), *getattr(litellm, "success_callback", ())]
     found = [each for each in callbacks if "otel" in str(each) or "OpenTelemetry" in type(each).__name__]
     # The name of a callback stays in the lists beside the object that LiteLLM has made of it.

@@ -97,19 +97,22 @@ def _form_fields(stream: Any) -> dict[str, str]:
 
 def _decode_headers(headers: Any) -> Mapping[str, str]:
     """Return headers as text, names in lower case; httpx's own methods take four times as long."""
-    raw = headers.raw
-    if not raw:
-        return {}
-    names, values = (b"\n".join(texts) for texts in zip(*raw, strict=True))
     try:
+        # `Headers.raw` makes a list of these first.
+        _, names, values = zip(*headers._list, strict=True)
         # Decoded at once, because one call for each name and value takes longer than all else that is done here.
-        pairs = zip(names.decode("ascii").lower().split("\n"), values.decode("ascii").split("\n"), strict=True)
-        texts = dict(pairs)
-    except ValueError:
-        # httpx finds out the encoding.
+        texts = dict(
+            zip(
+                b"\n".join(names).decode("ascii").split("\n"),
+                b"\n".join(values).decode("ascii").split("\n"),
+                strict=True,
+            )
+        )
+    except (AttributeError, TypeError, ValueError):
+        # No headers, another version of httpx, or an encoding that httpx finds out.
         return decode_headers(headers)
     # httpx joins the values of repeated headers.
-    return texts if len(texts) == len(raw) else decode_headers(headers)
+    return texts if len(texts) == len(names) else decode_headers(headers)
 
 
 class AddedIds:
