@@ -61,15 +61,21 @@ _RETRIEVALS: Final[dict[str, ApiParser]] = {
     "/responses/": openai_responses.RetrievedResponse(),
     "/predictions/": replicate.RetrievedPrediction(),
 }
+_RETRIEVED: Final = frozenset(parser.name for parser in _RETRIEVALS.values())
 #: A conversation goes on at a path that ends with its id.
 _CONVERSATION: Final = re.compile(r"/conversations/[^/]+(?:/restart)?")
 
 
-def find_parser(path: str) -> ApiParser | None:
-    """Return the parser of the API at a path, ``None`` if no model is called there.
+def find_api(method: str, path: str) -> ApiParser | None:
+    """Return the parser of the API that a request calls, ``None`` if the request is no LLM request.
 
-    This runs for every outgoing request of the app.
+    This runs for every outgoing request of the app, before anything else is read of the request.
     """
+    return find_parser(path) if method == "POST" else find_retrieval(method, path)
+
+
+def find_parser(path: str) -> ApiParser | None:
+    """Return the parser of the API at a path, ``None`` if no model is called there."""
     if path.endswith(_ENDINGS):
         parser = next(parser for ending, parser in PARSERS.items() if path.endswith(ending))
         return parser if parser.path_pattern is None or parser.path_pattern.search(path) else None
@@ -79,10 +85,7 @@ def find_parser(path: str) -> ApiParser | None:
 
 
 def find_retrieval(method: str, path: str) -> ApiParser | None:
-    """Return the parser of the reply if a request asks for a response that was created before, ``None`` otherwise.
-
-    This runs for every GET of the app.
-    """
+    """Return the parser of the reply if a request asks for a response that was created before, ``None`` otherwise."""
     if method == "GET":
         for part, parser in _RETRIEVALS.items():
             if part in path and parser.path_pattern is not None and parser.path_pattern.search(path):
@@ -92,13 +95,14 @@ def find_retrieval(method: str, path: str) -> ApiParser | None:
 
 def is_retrieved(parser: ApiParser) -> bool:
     """Return whether responses of an API can be asked for again."""
-    return any(parser.name == each.name for each in _RETRIEVALS.values())
+    return parser.name in _RETRIEVED
 
 
 __all__ = [
     "PARSERS",
     "ApiParser",
     "apply_stated_cost",
+    "find_api",
     "find_form_fields",
     "find_parser",
     "find_retrieval",

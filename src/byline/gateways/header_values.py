@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -99,7 +100,7 @@ def merge_ids_and_metadata(
         {'n': 1}
     """
     merged: dict[str, MetadataValue] = {name: value for name, value in ids.items() if value and isinstance(value, str)}
-    taken = {_fold_name(name) for name in (*ids, *reserved)}
+    taken = _fold_names((*ids, *reserved))
     for key, value in metadata.items():
         if key in MASKS:
             # A request to byline; gateways that know masking get it in their own form.
@@ -111,6 +112,12 @@ def merge_ids_and_metadata(
         else:
             merged[key] = value
     return merged
+
+
+@functools.lru_cache(maxsize=256)
+def _fold_names(names: tuple[str, ...]) -> frozenset[str]:
+    """Return the names that metadata cannot have. Each gateway has the same ones for all its calls."""
+    return frozenset(map(_fold_name, names))
 
 
 def _fold_name(name: str) -> str:

@@ -26,6 +26,12 @@ _TRACE_KEYS: Final = (
 _ID_KEYS: Final = frozenset({"trace_id", "parent_span_id"})
 #: Endpoints whose bodies take ``user``, ``session_id`` and ``trace``.
 _PATHS_WITH_TRACE: Final = ("/chat/completions", "/responses", "/messages", "/completions")
+#: Part of the cost → its names in ``usage.cost_details``: of chat completions, and of the Responses API.
+_COST_DETAILS: Final = (
+    ("input", ("upstream_inference_prompt_cost", "upstream_inference_input_cost")),
+    ("output", ("upstream_inference_completions_cost", "upstream_inference_output_cost")),
+    ("upstream", ("upstream_inference_cost",)),
+)
 
 
 class OpenRouter(Gateway):
@@ -121,11 +127,7 @@ class OpenRouter(Gateway):
         if cost is not None:
             result.cost, result.cost_source = cost, "gateway"
         details = values.mapping(usage.get("cost_details"))
-        for part, names in (
-            ("input", ("upstream_inference_prompt_cost", "upstream_inference_input_cost")),
-            ("output", ("upstream_inference_completions_cost", "upstream_inference_output_cost")),
-            ("upstream", ("upstream_inference_cost",)),
-        ):
+        for part, names in _COST_DETAILS if details else ():
             for name in names:
                 amount = values.cost(details.get(name))
                 if amount is not None:

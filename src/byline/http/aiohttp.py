@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from byline import errors
+from byline.apis import find_api
 from byline.http.call_config import configs
 from byline.http.client_hooks import RunExchange, decode_headers, encode_body, may_be_retrieval
 from byline.http.llm_request import LLMRequest, begin_llm_request
@@ -39,7 +40,11 @@ def _begin_request(session: Any, method: str, url: Any, options: dict[str, Any])
         target = URL(url) if isinstance(url, str) else url
         if not target.absolute and session._base_url is not None:
             target = session._base_url.join(target)
+        api = find_api(method, target.raw_path)
+        if api is None:
+            return None
         llm_request = begin_llm_request(
+            api,
             target.host or "",
             target.port,
             target.raw_path,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from byline import errors
+from byline.apis import find_api
 from byline.http.call_config import configs
 from byline.http.llm_request import LLMRequest, begin_llm_request
 from byline.urls import AMBIGUOUS, split_url
@@ -81,8 +82,11 @@ def begin_request(method: Any, url: Any, headers: Callable[[], Any], body: Any) 
     if origin is None:
         return None
     host, port, path = origin
+    api = find_api(method, path)
+    if api is None:
+        return None
     llm_request = begin_llm_request(
-        host, port, path, lambda: decode_headers(headers()), lambda: encode_body(body), method
+        api, host, port, path, lambda: decode_headers(headers()), lambda: encode_body(body), method
     )
     return None if llm_request is None else SentRequest(llm_request, host, port, body)
 

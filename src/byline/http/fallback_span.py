@@ -40,7 +40,8 @@ def wants_fallback_span(config: CallConfig, api: str) -> bool:
 
 def start_fallback_span(config: CallConfig, result: CallResult) -> Span | None:
     """Start an LLM span for a call, ``None`` if no destination would record the span."""
-    attributes = dict(names.stated_attributes(_START_NAMES, _start_values(result)))
+    values = zip(_START_NAMES, _start_values(result), strict=True)
+    attributes = {name: value for name, value in values if value is not None}
     name = " ".join(filter(None, (result.operation, result.request_model))) or "chat"
     span: Any = config.tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
     if span.is_recording():

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from typing import Any, Final
 
 from byline import deferred, errors
+from byline.apis import find_api
 from byline.http.call_config import configs
 from byline.http.client_hooks import RunExchange, decode_headers, default_port
 from byline.http.llm_request import LLMRequest, begin_llm_request
@@ -61,13 +62,15 @@ def _begin_request(request: Any, module: Any) -> LLMRequest | None:
     if not configs.active:
         return None
     url = request.url
-    if request.method != "POST" and (request.method != "GET" or not _may_be_retrieval(url.raw_path)):
+    path = url.raw_path.partition(b"?")[0].decode("ascii", "replace")
+    api = find_api(request.method, path)
+    if api is None:
         return None
     port = url.port or default_port(url.scheme)
-    path = url.raw_path.partition(b"?")[0].decode("ascii", "replace")
     # Absent if the body is produced while it is sent.
     content = getattr(request, "_content", None)
     llm_request = begin_llm_request(
+        api,
         url.host,
         port,
         path,
@@ -79,10 +82,6 @@ def _begin_request(request: Any, module: Any) -> LLMRequest | None:
     if llm_request is not None and (llm_request.headers or llm_request.body is not None):
         AddedIds(llm_request, (url.host, port), request.stream, module).add_to(request)
     return llm_request
-
-
-def _may_be_retrieval(path: bytes) -> bool:
-    return b"/responses/" in path or b"/predictions/" in path
 
 
 def _form_fields(stream: Any) -> dict[str, str]:
@@ -98,21 +97,14 @@ def _form_fields(stream: Any) -> dict[str, str]:
 def _decode_headers(headers: Any) -> Mapping[str, str]:
     """Return headers as text, names in lower case; httpx's own methods take four times as long."""
     try:
-        # `Headers.raw` makes a list of these first.
-        _, names, values = zip(*headers._list, strict=True)
-        # Decoded at once, because one call for each name and value takes longer than all else that is done here.
-        texts = dict(
-            zip(
-                b"\n".join(names).decode("ascii").split("\n"),
-                b"\n".join(values).decode("ascii").split("\n"),
-                strict=True,
-            )
-        )
+        # Name as sent, name in lower case, and value.
+        listed = headers._list
+        texts = {name.decode(): value.decode() for _, name, value in listed}
     except (AttributeError, TypeError, ValueError):
-        # No headers, another version of httpx, or an encoding that httpx finds out.
+        # Another version of httpx, or an encoding that httpx finds out.
         return decode_headers(headers)
     # httpx joins the values of repeated headers.
-    return texts if len(texts) == len(names) else decode_headers(headers)
+    return texts if len(texts) == len(listed) else decode_headers(headers)
 
 
 class AddedIds:

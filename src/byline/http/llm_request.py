@@ -14,7 +14,7 @@ import msgspec
 from opentelemetry.sdk.trace import Span
 
 from byline import deferred, errors, internal_metrics
-from byline.apis import ApiParser, find_form_fields, find_parser, find_retrieval, form_members, is_retrieved
+from byline.apis import ApiParser, find_form_fields, form_members, is_retrieved
 from byline.call_result import CallResult
 from byline.fork import fork_safe_lock
 from byline.gateways.base import Gateway
@@ -49,6 +49,7 @@ _WITH_LOCKS: Final = (
 
 
 def begin_llm_request(
+    parser: ApiParser,
     host: str,
     port: int | None,
     path: str,
@@ -57,20 +58,16 @@ def begin_llm_request(
     method: str = "POST",
     form: Callable[[], Mapping[str, str]] | None = None,
 ) -> LLMRequest | None:
-    """Begin an LLM request; ``None`` for every other HTTP request, and if byline fails.
+    """Begin an LLM request to the API that `find_api` has found by method and path.
 
-    This runs for every outgoing HTTP request of the app: headers and body are read only if host and path are
-    those of an LLM API. ``form`` returns the text fields of a form that the client encodes while it sends.
+    ``None`` if the body is none of that API's, if a hooked client around this one sends the request, or if byline
+    fails. ``form`` returns the text fields of a form that the client encodes while it sends.
     """
     config = configs.current()
-    if config is None:
+    if config is None or fallback_span.is_in_flight(host, path):
         return None
     if method != "POST":
-        retrieved = find_retrieval(method, path)
-        return None if retrieved is None else _begin_retrieval(config, retrieved, host, port, path, headers)
-    parser = find_parser(path)
-    if parser is None or fallback_span.is_in_flight(host, path):
-        return None
+        return _begin_retrieval(config, parser, host, port, path, headers)
     deferred.run_deferred()
     try:
         content = body()
@@ -108,8 +105,6 @@ def _begin_retrieval(
     path: str,
     headers: Callable[[], Mapping[str, str]],
 ) -> LLMRequest | None:
-    if fallback_span.is_in_flight(host, path):
-        return None
     try:
         result = CallResult(server_address=host, server_port=port)
         parser.parse_request(b"", result, path=path, host=host, members={}, capture=False)
