@@ -118,6 +118,7 @@ def _scenarios() -> Iterator[dict[str, tuple[Scenario, int]]]:
                 "LLM span, encoded for the export too": (span_processors.exporting(provider, destinations[0], 10), 10),
                 "outgoing request that is no LLM call": (_outgoing(), 1),
                 "LLM call by httpx within an LLM span": (_calls(none), 10),
+                "LLM call by httpx with byline's own span": (_own_calls(none), 10),
                 "chunk of a stream": (_stream(5000), 5000),
             }
         finally:
@@ -171,6 +172,17 @@ def _calls(provider: TracerProvider) -> Scenario:
             for _ in range(10):
                 with tracer.start_as_current_span("chat", attributes=span_processors.CHAT):
                     client.post(client_hooks.LLM_URL, json=client_hooks.REQUEST)
+
+    return calls
+
+
+def _own_calls(provider: TracerProvider) -> Scenario:
+    client = client_hooks.calling_client()
+
+    def calls() -> None:
+        with span_processors.request(provider):
+            for _ in range(10):
+                client.post(client_hooks.LLM_URL, json=client_hooks.REQUEST)
 
     return calls
 
