@@ -252,8 +252,10 @@ class AttributionSpanProcessor(SpanStateProcessor):
 
 def _add_unseen_call(span: ReadableSpan, state: SpanState, context: RequestContext) -> None:
     """Add a call of which byline has seen no HTTP request to the totals of its request."""
+    if not is_unseen_call(span.instrumentation_scope):
+        return
     attributes = peek_attributes(span)
-    if not is_unseen_call(span.instrumentation_scope) or not classify.model_call_or_none(span.name, attributes):
+    if not classify.model_call_or_none(span.name, attributes):
         return
     # The provider may have two processors of byline.
     state.is_counted = True
