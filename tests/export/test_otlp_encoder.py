@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,3 +120,34 @@ def test_lengths_around_one_byte(length: int) -> None:
     attributes = {"k": "v" * length, "k" * length: "v", "n": "é" * (length // 2), "list": ("v" * (length - 10),)}
     span = ReadableSpan("a", CONTEXT, attributes=attributes)
     assert decode([span]) == encode_by_opentelemetry([span])
+
+
+@pytest.mark.integration
+def test_a_fork_waits_for_the_import_of_protobuf() -> None:
+    """A child that inherits the locks of an import can never import the same module."""
+    child = """
+import importlib.abc, os, sys, threading
+from byline.export.delivery.otlp_encoder import import_messages
+
+begun, may_go_on = threading.Event(), threading.Event()
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.endswith("trace_service_pb2"):
+            begun.set()
+            may_go_on.wait(60)
+
+sys.meta_path.insert(0, Slow())
+threading.Thread(target=import_messages).start()
+begun.wait(60)
+os.register_at_fork(before=may_go_on.set)  # runs before the hook of byline, which waits for the import
+process = os.fork()
+if process == 0:
+    import_messages()
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", child], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.stdout, done.stderr) == ("7\n", "")

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from byline.export.delivery.otlp_encoder import IS_REMOTE, encode_spans
+from byline.export.delivery.otlp_encoder import IS_REMOTE, encode_spans, import_messages
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -102,14 +102,8 @@ def _parse(data: bytes) -> ExportTraceServiceRequest:
     unpacked = unpacker.decompress(data, MAX_BYTES)
     if not unpacker.eof:
         raise ValueError("cut short or too large")
-    return import_protobuf().FromString(unpacked)
-
-
-def import_protobuf() -> type[ExportTraceServiceRequest]:
-    """Return the message of a request; protobuf, which is imported here, takes longer to import than all of byline."""
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
-    return ExportTraceServiceRequest
+    request: ExportTraceServiceRequest = import_messages().ExportTraceServiceRequest.FromString(unpacked)
+    return request
 
 
 def _count_spans(request: ExportTraceServiceRequest) -> int:

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 
 from byline import errors, internal_metrics
 from byline.export.delivery import messages
-from byline.export.delivery.batch import MAX_REFUSALS, Batch, encode_batches, import_protobuf, split_batch
+from byline.export.delivery.batch import MAX_REFUSALS, Batch, encode_batches, split_batch
 from byline.export.delivery.messages import Outcome
 from byline.export.delivery.post import EndpointPost, ExporterPost
 from byline.export.delivery.retry_schedule import RetrySchedule, retry_delay
@@ -149,9 +149,6 @@ class BatchSender:
 
     def start(self) -> None:
         """Send the batches that an earlier process has left in the spool."""
-        if self._disk is not None or isinstance(self._post, ExporterPost):
-            # Now, because a child process could wait for ever for an import that another thread had begun at the fork.
-            import_protobuf()
         self._has_thread()
 
     def add(self, spans: Sequence[ReadableSpan]) -> None:

@@ -17,6 +17,8 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, TraceState
 
+from byline.fork import before_fork, fork_safe_lock
+
 #: ``SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK`` and ``SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK``.
 _HAS_IS_REMOTE: Final = 0x100
 IS_REMOTE: Final = 0x200
@@ -25,9 +27,33 @@ _KINDS: Final = {kind: kind.value + 1 for kind in SpanKind}
 #: Bytes of name and value below which all lengths of an attribute take one byte.
 _MAX_SHORT: Final = 0x80 - 4
 
+#: Seconds for which a fork waits for a thread that imports protobuf.
+_FORK_TIMEOUT: Final = 5.0
+_import_lock: Final = fork_safe_lock()
+
 _pack_double: Final[Callable[[float], bytes]] = struct.Struct("<d").pack
 _pack_fixed64: Final[Callable[[int], bytes]] = struct.Struct("<Q").pack
 _pack_fixed32: Final[Callable[[int], bytes]] = struct.Struct("<I").pack
+
+
+def import_messages() -> Any:
+    """Return the module of OTLP's messages, for requests and responses that have to be decoded.
+
+    Protobuf takes longer to import than all of byline; most apps never need to decode.
+    """
+    with _import_lock:
+        from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+
+    return trace_service_pb2
+
+
+def _wait_for_import() -> None:
+    """Wait until no thread imports protobuf: a child process would inherit the locks of that import for ever."""
+    if _import_lock.acquire(timeout=_FORK_TIMEOUT):
+        _import_lock.release()
+
+
+before_fork(_wait_for_import)
 
 
 def encode_spans(spans: Sequence[ReadableSpan]) -> bytes:
