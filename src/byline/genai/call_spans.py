@@ -253,8 +253,10 @@ def is_model_call(state: SpanState) -> bool:
 
 def _find_other_span(own: _Call, own_state: SpanState, spans: _CallSpans) -> None:
     """Let an instrumentation's span of the same call, which has ended before, take the result of byline's own."""
-    others = [state for reference in spans.others if (state := reference()) is not None and state.ended is not None]
-    other = _best_match(own, [_Call(state, state.ended) for state in others if state.ended], is_own=True)
+    # Only spans that can match are read: a request may hold hundreds of others.
+    ended = [(state, state.ended) for reference in spans.others if (state := reference()) is not None]
+    others = [_Call(state, span) for state, span in ended if span is not None and _may_match(span, own)]
+    other = _best_match(own, others, is_own=True)
     other_state = None if other is None else other.state()
     if other_state is None or other_state.is_exporting:
         spans.own = _added(spans.own, own)
@@ -347,6 +349,14 @@ def _best_match(call: _Call, candidates: Iterable[_Call], *, is_own: bool, needs
         if score > best_score and (not needs_same_id or each.response_id == call.response_id):
             best, best_score = each, score
     return best
+
+
+def _may_match(other: ReadableSpan, own: _Call) -> bool:
+    """Return whether `_match` can be above 0 for an instrumentation's ended span."""
+    start, end = other.start_time or 0, other.end_time or 0
+    if start <= own.start < max(end, start + 1):
+        return True
+    return own.response_id is not None and peek_attributes(other).get(RESPONSE_ID) == own.response_id
 
 
 def _match(other: _Call, own: _Call) -> int:
