@@ -32,13 +32,14 @@ def before_fork(callback: Callable[[], object]) -> None:
         os.register_at_fork(before=callback)
 
 
-def fork_safe_lock() -> threading.Lock:
+def fork_safe_lock() -> threading.RLock:
     """Return a lock that lives as long as the process and is free in a child process.
 
     A server may fork its workers while another thread holds the lock. That thread does not exist in the child, so
-    that nothing would ever release the lock there.
+    that nothing would ever release the lock there. The lock is reentrant: an instrumentation's span may end in a
+    finalizer or signal handler, which may run at any allocation of the code that holds the lock.
     """
-    lock = threading.Lock()
+    lock = threading.RLock()
     # The standard library's own modules renew their locks in the same way.
     renew = getattr(lock, "_at_fork_reinit", None)
     if renew is not None:

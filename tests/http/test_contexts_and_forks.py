@@ -18,7 +18,7 @@ import pytest
 from opentelemetry import trace
 
 import byline
-from byline import deferred
+from byline import deferred, internal_metrics
 from byline.genai.call_results import results
 from byline.testing import Gateway
 from tests.http.conftest import Finished
@@ -95,26 +95,46 @@ def _forever() -> _Forever:
     return _Forever()
 
 
-@pytest.mark.integration
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_no_lock_that_is_held_at_a_fork_is_held_in_the_child() -> None:
-    """The thread that held the lock does not exist in the child. Locks of all modules, and none for each request."""
-    locks = {
+def _locks() -> dict[str, Any]:
+    """The locks of all modules, and none for each request."""
+    locks: dict[str, Any] = {
         f"{name}.{each}": value
         for name, module in sys.modules.items()
         if name.startswith("byline.") and not name.startswith("byline.testing")
         for each, value in vars(module).items()
-        if isinstance(value, type(threading.Lock()))
+        if isinstance(value, (type(threading.Lock()), type(threading.RLock())))
     }
     assert {"byline.request_context._lock", "byline.http.llm_request._end_lock"} <= locks.keys()
-    locks["results"] = results._lock
+    return {**locks, "results": results._lock, "counters": internal_metrics._metrics._lock}
+
+
+def test_a_lock_does_not_stop_the_thread_that_holds_it() -> None:
+    """An instrumentation's span may end in a finalizer or signal handler, while its thread runs code of byline's."""
+    locks = _locks()
+    with contextlib.ExitStack() as held:
+        for lock in locks.values():
+            held.enter_context(lock)
+        stopped = []
+        for name, lock in locks.items():
+            if lock.acquire(blocking=False):
+                lock.release()
+            else:
+                stopped.append(name)
+    assert stopped == []
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_no_lock_that_is_held_at_a_fork_is_held_in_the_child() -> None:
+    """The thread that held the lock does not exist in the child."""
+    locks = _locks()
     with contextlib.ExitStack() as held:
         for lock in locks.values():
             held.enter_context(lock)
         child = os.fork()
         if child == 0:
-            os._exit(sum(not lock.acquire(blocking=False) for lock in locks.values()))
+            os._exit(sum(lock._is_owned() for lock in locks.values()))
         _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
 
