@@ -8,7 +8,7 @@ import pytest
 
 from tests.matrix import running
 from tests.matrix.cells import Cell
-from tests.matrix.vendors import ORDERS, VENDORS
+from tests.matrix.vendors import CALLBACKS, LITELLM, ORDERS, VENDORS
 
 _ONE: Final = {"calls": 1, "signed": 1, "servers": 0, "twice": 0}
 _WITH_SERVER: Final = {**_ONE, "servers": 1}
@@ -53,6 +53,16 @@ def test_langfuses_sdk_sends_the_spans_when_its_client_is_created() -> None:
     assert (found["status"], found["ids"]) == (200, ["E027"])
     # One request before, one after.
     assert (found["byline"], found["vendor"]) == (_ONE, _ONE)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("callback", CALLBACKS)
+def test_litellms_callback_writes_onto_the_span_of_fastapis_endpoint(callback: str) -> None:
+    """That span stands for no call: byline's own span has the tokens and the cost."""
+    found = running.run(LITELLM, "tests.matrix.vendors", "after", callback)
+    assert (found["status"], found["ids"]) == (200, ["E126"] if callback == "langfuse_otel" else [])
+    assert found["costs"] == ["chat openai/gpt-4o"]
+    assert found["byline"]["signed"] == 1
 
 
 @pytest.mark.matrix

@@ -1,4 +1,4 @@
-"""``python -m tests.matrix.vendors VENDOR FILE ORDER``: one request of an app with a vendor's own set-up and byline.
+"""``python -m tests.matrix.vendors VENDOR FILE ORDER [CALLBACK]``: one request, with a vendor's own set-up and byline.
 
 ``ORDER`` says when the vendor's set-up runs: ``before`` or ``after`` `byline.instrument`, or ``environment``: before,
 and byline takes its destinations from an environment that names the vendor's endpoint. ``later``: as ``environment``,
@@ -49,8 +49,18 @@ VENDORS: Final = (
     Cell("sentry", "Sentry", ("sentry-sdk",), (_OPENAI, "sentry-sdk==2.75.0")),
     Cell("ddtrace", "ddtrace, DD_TRACE_OTEL_ENABLED", ("ddtrace",), (_OPENAI, "ddtrace==4.16.0")),
 )
+#: LiteLLM's callbacks below FastAPI's own span of an endpoint, onto which they write the call.
+LITELLM: Final = Cell(
+    "litellm-fastapi",
+    "LiteLLM SDK in FastAPI",
+    ("litellm", "fastapi"),
+    ("litellm[mcp]==1.106.2", "openai==2.54.0", "fastapi==0.165.0"),
+    settles=3.0,
+)
+CALLBACKS: Final = ("otel", "langfuse_otel")
 ORDERS: Final = ("before", "after", "environment")
 _SESSION: Final = "s-1"
+_CALLBACK_SECONDS: Final = 60
 
 
 def _phoenix(url: str) -> None:
@@ -97,6 +107,14 @@ def _ddtrace(_: str) -> None:
     trace.set_tracer_provider(module.TracerProvider())
 
 
+def _litellm(url: str) -> None:
+    # Else it fetches its price list from the internet.
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    os.environ |= {"LANGFUSE_PUBLIC_KEY": "pk-lf-1", "LANGFUSE_SECRET_KEY": "sk-lf-1", "LANGFUSE_OTEL_HOST": url}
+    module: Any = importlib.import_module("litellm")
+    module.callbacks = sys.argv[4:]
+
+
 SETUPS: Final[dict[str, Callable[[str], None]]] = {
     "phoenix": _phoenix,
     "logfire-setup": _logfire,
@@ -105,22 +123,46 @@ SETUPS: Final[dict[str, Callable[[str], None]]] = {
     "langsmith": _langsmith,
     "sentry": _sentry,
     "ddtrace": _ddtrace,
+    LITELLM.name: _litellm,
 }
+
+
+async def _wait_for_attributes(span: Any, present: set[str]) -> None:
+    while set(span.attributes) == present:
+        await asyncio.sleep(0.01)
 
 
 async def ask(vendor: str, gateway: Gateway) -> int:
     """Send one request to an app that calls a model, and return the status of its response."""
     openai: Any = importlib.import_module("openai")
+    messages = [{"role": "user", "content": "hi"}]
 
     async def chat(request: Request) -> Response:
         await request.body()
+        if vendor == LITELLM.name:
+            litellm: Any = importlib.import_module("litellm")
+            endpoint: Any = trace.get_current_span()
+            present = set(endpoint.attributes)
+            await litellm.acompletion(
+                model="openai/openai/gpt-4o",
+                messages=messages,
+                api_base=gateway.base_url,
+                api_key="sk-or-v1-0123456789",
+            )
+            # The callback's task writes onto the span while the endpoint does other work.
+            await asyncio.wait_for(_wait_for_attributes(endpoint, present), _CALLBACK_SECONDS)
+            return Response()
         client = openai.AsyncOpenAI(base_url=gateway.base_url, api_key="sk-or-v1-0123456789")
         if vendor == "langsmith":
             client = importlib.import_module("langsmith.wrappers").wrap_openai(client)
-        await client.chat.completions.create(model="openai/gpt-4o", messages=[{"role": "user", "content": "hi"}])
+        await client.chat.completions.create(model="openai/gpt-4o", messages=messages)
         return Response()
 
-    app = AttributionMiddleware(Starlette(routes=[Route("/chat", chat, methods=["POST"])]))
+    app: Any = Starlette(routes=[Route("/chat", chat, methods=["POST"])])
+    if vendor == LITELLM.name:
+        app = importlib.import_module("fastapi").FastAPI()
+        app.post("/chat")(chat)
+    app = AttributionMiddleware(app)
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://app") as client:
         return (await client.post("/chat", json={"session_id": _SESSION, "user": "ada"})).status_code
 
@@ -169,7 +211,7 @@ def main() -> None:
         byline.instrument(destinations=destinations, gateways=[OpenRouter(gateway.base_url)])
         if order == "after":
             SETUPS[vendor](url)
-        cell = next(cell for cell in VENDORS if cell.name == vendor)
+        cell = next(cell for cell in (*VENDORS, LITELLM) if cell.name == vendor)
         if order == "later":
             asyncio.run(ask(vendor, gateway))
             byline.flush()
@@ -184,6 +226,7 @@ def main() -> None:
             "status": status,
             "vendor": arrived(theirs.spans),
             "byline": arrived(ours.spans),
+            "costs": [span.name for span in ours.spans if "gen_ai.usage.cost" in span.attributes],
             "ids": ids.found,
             "stats": byline.stats(),
         }
