@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -492,6 +494,16 @@ def test_spans_are_held_for_a_bounded_time(app: App, monkeypatch: pytest.MonkeyP
     assert len(tokens(app.spans())) == 1
 
 
+def test_no_span_waits_for_a_clock_that_was_set_back(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    with app.request():
+        span = in_other_context(lambda: app.tracer("openinference.x").start_span("ChatOpenAI"))
+        app.call()
+        monkeypatch.setattr(call_spans, "time", SimpleNamespace(time_ns=lambda: 0))
+        byline.flush()
+        assert [each.scope for each in app.receiver.spans] == ["byline"]
+        span.end()
+
+
 class CutStream:
     """A stream that the app has left after its first chunk, below a span that has ended then.
 
@@ -546,6 +558,28 @@ def test_a_span_that_ends_long_before_the_response(monkeypatch: pytest.MonkeyPat
     assert span.scope == "openinference.instrumentation.litellm"
     assert span.attributes["byline.stream.cut"] == "app"
     assert span.attributes["gen_ai.response.id"].startswith("gen-")
+
+
+def test_spans_of_one_call_that_no_destination_selects_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the garbage collector, which an app may have switched off."""
+    start = call_spans.start_span
+    states: list[weakref.ref[Any]] = []
+
+    def remember(state: Any, span: Any, destinations: int) -> None:
+        states.append(weakref.ref(state))
+        start(state, span, destinations)
+
+    monkeypatch.setattr(call_spans, "start_span", remember)
+    with running(lambda _: False) as app:
+        gc.disable()
+        try:
+            stream = CutStream(app)
+            stream.close()
+            del stream
+            assert app.spans() == []
+            assert [each() for each in states] == [None] * 3
+        finally:
+            gc.enable()
 
 
 def test_a_flush_does_not_wait_for_the_response(app: App) -> None:

@@ -177,7 +177,7 @@ def begin_export(state: SpanState) -> bool:
         if state.is_superseded:
             return False
         if state.awaited is not None:
-            _replace_open_span(state, state.awaited)
+            _replace_open_span(state, state.awaited())
         state.is_exporting = True
     return True
 
@@ -192,16 +192,18 @@ def is_provisional(state: SpanState | None, *, flushing: bool = False) -> bool:
     """
     if state is None:
         return False
-    if state.own_result is None and (state.awaited is None or flushing):
+    awaited = state.awaited
+    if state.own_result is None and (awaited is None or flushing):
         return False
     if state.is_superseded or state.is_exporting or state.ended is None:
         return False
     start, end = state.ended.start_time or 0, state.ended.end_time or 0
-    age = (time.time_ns() - end) / 1e9
+    # The end of the span lies in the future if the clock was set back, or as an instrumentation states it.
+    age = abs(time.time_ns() - end) / 1e9
     if age > _TIMEOUT:
         return False
     if state.own_result is None:
-        return _is_open(state.awaited)
+        return awaited is not None and _is_open(awaited())
     if state.other_may_follow and not flushing and age <= _TIMEOUT_UNKNOWN:
         return True
     parent = state.parent
@@ -224,11 +226,11 @@ def is_provisional(state: SpanState | None, *, flushing: bool = False) -> bool:
     )
 
 
-def _replace_open_span(state: SpanState, own_state: SpanState) -> None:
+def _replace_open_span(state: SpanState, own_state: SpanState | None) -> None:
     """Let an instrumentation's span, which is exported now, take what byline's own open span of the call has by now."""
     state.awaited = None
     span = state.ended
-    if span is None or not _is_open(own_state):
+    if span is None or own_state is None or not _is_open(own_state):
         return
     spans = _call_spans(state)
     spans.others = _without(spans.others, state)
@@ -309,7 +311,7 @@ def _add_other(state: SpanState, span: ReadableSpan, spans: _CallSpans) -> None:
         own = [each for reference in spans.own_open if (each := reference()) is not None and not each.is_superseded]
         open_calls = [_Call(each, live) for each in own if (live := each.span) is not None]
         best = _best_match(_Call(state, span), open_calls, is_own=False)
-        state.awaited = None if best is None else best.state()
+        state.awaited = None if best is None else best.state
 
 
 def _added(calls: tuple[_Item, ...], call: _Item) -> tuple[_Item, ...]:

@@ -99,7 +99,7 @@ class SpanState:
     is_superseded = False
     is_exporting = False
     is_compared = False
-    awaited: SpanState | None = None
+    awaited: weakref.ref[SpanState] | None = None
     other_may_follow = False
     other_is_exported = False
     model_calls_below = 0
