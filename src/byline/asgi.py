@@ -263,14 +263,13 @@ def _attach_if_nested(
 def _add_attributes_before_end(context: RequestContext, send: Send) -> Send:
     """Set the request attributes on the server span just before the message that makes its owner end the span."""
 
-    # Not a coroutine function, whose frame would be one more for each message.
-    def send_message(message: Message) -> Awaitable[None]:
+    async def send_message(message: Message) -> None:
         kind = message["type"]
         if kind in _LAST_MESSAGES and not message.get("more_body", False):
             server_span.set_request_attributes(context)
             if kind != "websocket.accept" and kind != "websocket.close":
                 context.response_sent = True
-        return send(message)
+        await send(message)
 
     return send_message
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
 from fastapi import BackgroundTasks, Depends, FastAPI
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -500,3 +501,22 @@ def test_driver_that_changes_the_context_within_a_request_sees_no_error(caplog: 
         with pytest.raises(StopIteration):
             contextvars.copy_context().run(running.send, None)
     assert caplog.records == []
+
+
+def test_receive_and_send_are_coroutine_functions_for_the_app(finished: Finished) -> None:
+    """Asgiref, and with it the synchronous consumers of Channels, warns of others. Warnings are errors here."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        receive_in_thread, send_in_thread = async_to_sync(receive), async_to_sync(send)
+
+        def consume() -> None:
+            receive_in_thread()
+            send_in_thread({"type": "http.response.start", "status": 200, "headers": []})
+            send_in_thread({"type": "http.response.body", "body": b"ok"})
+
+        await sync_to_async(consume)()
+
+    for middleware in (AttributionMiddleware(app), AttributionMiddleware(app, respond={"session"})):
+        sent = claim(HEADERS)
+        asyncio.run(run_asgi(middleware, sent))
+    assert [span.status.is_ok for span in finished()] == [True, True]
