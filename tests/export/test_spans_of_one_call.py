@@ -791,3 +791,10 @@ def test_such_counts_of_other_scopes_stay() -> None:
             span.set_attributes(XAI)
         (found,) = app.spans()
     assert found.attributes["gen_ai.usage.output_tokens"] == 50
+
+
+def test_a_span_of_xais_sdk_with_a_count_that_is_no_number(app: App) -> None:
+    with app.request(), app.tracer("xai_sdk.sync.chat").start_as_current_span("chat", attributes=CHAT) as span:
+        span.set_attributes({**XAI, "gen_ai.usage.input_tokens": "many"})
+    (found,) = app.spans()
+    assert found.attributes["gen_ai.usage.output_tokens"] == 50

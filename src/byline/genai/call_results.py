@@ -305,7 +305,7 @@ def unseen_usage(attributes: Mapping[str, Any]) -> dict[str, Any]:
     for name, attribute in _XAI_COUNTS.items():
         if counts[name]:
             usage[attribute] = counts[name]
-    parts = [counts[name] or 0 for name in ("input_tokens", "output_tokens", "reasoning_tokens")]
+    parts = [values.count(counts[name]) or 0 for name in ("input_tokens", "output_tokens", "reasoning_tokens")]
     if counts["output_tokens"] is not None and sum(parts) == counts["total_tokens"]:
         usage[CALL_RESULT["output_tokens"]] = parts[1] + parts[2]
     cost = values.ticks(attributes.get("gen_ai.usage.cost_in_usd_ticks"))
