@@ -717,3 +717,17 @@ def test_middleware_does_not_warn_if_byline_is_disabled(
     monkeypatch.setenv("BYLINE_DISABLED", "1")
     support.accepted("asgi", support.claim({}))
     assert production.text == ""
+
+
+def test_an_app_that_holds_the_middleware_around_itself_is_no_loop() -> None:
+    class Service:
+        def __init__(self) -> None:
+            self.asgi_app = asgi.AttributionMiddleware(self)
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            seen.append(scope["type"])
+
+    seen: list[str] = []
+    scope = {**support.scope_of(Sent()), "type": "lifespan"}
+    assert asyncio.run(run_asgi(Service().asgi_app, Sent(), scope)).error is None
+    assert seen == ["lifespan"]

@@ -428,8 +428,10 @@ AttributionMiddleware from byline.wsgi.
 def require_no_loop(middleware: Any, app: Any) -> None:
     """Raise ``byline.E108`` if an app of Flask, Quart or Bottle calls the middleware that calls the app."""
     members = vars(app) if hasattr(app, "__dict__") else {}
+    code = getattr(getattr(type(app), "__call__", None), "__code__", None)  # noqa: B004 - of the class
+    called = () if code is None else code.co_names
     for name in ("wsgi_app", "asgi_app", "wsgi"):
-        if members.get(name) is middleware:
+        if members.get(name) is middleware and name in called:
             raise SettingError(
                 "byline.E108",
                 f"app.{name} = AttributionMiddleware(app) makes a loop: each of the two calls the other",
