@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
+from byline.export.delivery import otlp_encoder
 from byline.export.delivery.otlp_encoder import encode_spans
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(
@@ -151,3 +152,11 @@ print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
         [sys.executable, "-W", "ignore", "-c", child], capture_output=True, text=True, check=False, timeout=120
     )
     assert (done.stdout, done.stderr) == ("7\n", "")
+
+
+def test_no_long_name_of_an_attribute_is_kept() -> None:
+    """An instrumentation may make names of the keys of a stranger's JSON."""
+    span = ReadableSpan("a", CONTEXT, attributes={f"metadata.{'k' * 1000}.{number}": "v" for number in range(3)})
+    kept = otlp_encoder._encode_name.cache_info().currsize
+    assert decode([span]) == encode_by_opentelemetry([span])
+    assert otlp_encoder._encode_name.cache_info().currsize == kept

@@ -185,7 +185,7 @@ def _encode_attributes(tag: int, attributes: Mapping[str, Any] | None) -> tuple[
     dropped = 0
     for name, value in (attributes or {}).items():
         try:
-            key = _encode_name(name)
+            key = _encode_name(name) if len(name) < _MAX_SHORT else _field(0x0A, name.encode())
             if type(value) is str:
                 data = value.encode()
                 size = len(data)
@@ -205,6 +205,7 @@ def _encode_attributes(tag: int, attributes: Mapping[str, Any] | None) -> tuple[
     return b"".join(parts), dropped
 
 
+# Of short names only: an instrumentation may make names of the keys of a stranger's JSON.
 @lru_cache(maxsize=4096)
 def _encode_name(name: str) -> bytes:
     return _field(0x0A, name.encode())
