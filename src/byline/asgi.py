@@ -211,6 +211,8 @@ class AttributionMiddleware:
                 MethodType(AttributionMiddleware.__call__, inner), exclude_spans=["receive", "send"]
             )
             self._inner = inner
+        # May have been replaced since the last request.
+        inner.app = self.app
         token = server_span.detach_ended_span()
         outer = request_context.attached()
         if outer is not None:

@@ -520,3 +520,20 @@ def test_receive_and_send_are_coroutine_functions_for_the_app(finished: Finished
         sent = claim(HEADERS)
         asyncio.run(run_asgi(middleware, sent))
     assert [span.status.is_ok for span in finished()] == [True, True]
+
+
+def test_the_app_of_a_middleware_can_be_replaced() -> None:
+    """As tools do that put another layer below an existing one."""
+    called: list[str] = []
+
+    def app_named(name: str) -> Any:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            called.append(name)
+
+        return app
+
+    middleware = AttributionMiddleware(app_named("first"), app_span=True)
+    asyncio.run(run_asgi(middleware, claim()))
+    middleware.app = app_named("second")
+    asyncio.run(run_asgi(middleware, claim()))
+    assert called == ["first", "second"]
