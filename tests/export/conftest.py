@@ -6,6 +6,10 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _only_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let destinations send when a test flushes or closes them, not when a busy machine has let their delay pass."""
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
+def _only_asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let destinations send when a test flushes or closes them, not when a busy machine has let their delay pass.
+
+    Processes that a test starts have their own delay.
+    """
+    if request.node.get_closest_marker("integration") is None:
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
