@@ -19,7 +19,6 @@ from byline.export.delivery.batch_sender import BatchSender
 from byline.export.delivery.post import OTLPExporter
 from byline.export.delivery.store import DiskStore
 from byline.export.delivery.transport import Transport
-from byline.export.langfuse_mapping.media import MediaParts
 from byline.export.langfuse_mapping.observation import map_span
 from byline.export.options import DestinationOptions, Options, validate_endpoint, validate_headers
 from byline.export.pipeline import SpanPipeline, SpanTransform
@@ -37,6 +36,8 @@ from byline.urls import without_credentials
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from byline.export.langfuse_mapping.media import MediaParts
 
 
 class Destination:

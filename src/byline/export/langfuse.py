@@ -11,9 +11,7 @@ from byline import settings
 from byline.export.decisions import Spans
 from byline.export.delivery import messages
 from byline.export.delivery.http_client import HttpClient
-from byline.export.delivery.media_upload import MediaUploader
 from byline.export.destination import Destination
-from byline.export.langfuse_mapping.media import MediaParts
 from byline.export.langfuse_mapping.observation import drop_mapped, map_span
 from byline.export.options import Options
 from byline.export.pipeline import SpanTransform
@@ -26,6 +24,8 @@ from byline.urls import without_credentials
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from byline.export.langfuse_mapping.media import MediaParts
 
 _PATH: Final = "/api/public/otel"
 
@@ -111,6 +111,10 @@ class Langfuse(Destination):
         """Return the stage that uploads binary parts to the project, if the destination is told to."""
         if self.media is None:
             return None
+        # Few apps upload parts.
+        from byline.export.delivery.media_upload import MediaUploader
+        from byline.export.langfuse_mapping.media import MediaParts
+
         uploader = MediaUploader(
             self.label,
             self.base_url,

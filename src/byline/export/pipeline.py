@@ -9,7 +9,7 @@ import copy
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
@@ -18,13 +18,15 @@ from byline import errors, internal_metrics
 from byline.attribution import EMPTY
 from byline.export import propagate
 from byline.export.decisions import ExportDecisions
-from byline.export.delivery.media_upload import MediaUploader
 from byline.export.span_copy import SpanCopy
 from byline.export.trace_view import TraceView
 from byline.genai.call_spans import is_provisional
 from byline.genai.pricing import prices
 from byline.genai.span_state import SpanState
 from byline.request_spans import RequestSpans
+
+if TYPE_CHECKING:
+    from byline.export.delivery.media_upload import MediaUploader
 
 SpanTransform = Callable[[SpanCopy], None]
 
