@@ -560,6 +560,8 @@ def test_a_span_that_ends_long_before_the_response(monkeypatch: pytest.MonkeyPat
     assert span.attributes["gen_ai.response.id"].startswith("gen-")
 
 
+# The httpx2 of Python 3.10 (2.14) keeps a request whose stream was cut in a cycle of its own, and with it the span.
+@pytest.mark.newest
 def test_spans_of_one_call_that_no_destination_selects_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the garbage collector, which an app may have switched off."""
     start = call_spans.start_span
