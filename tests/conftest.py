@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, DEFAULT_ON, Sampler, SamplingResult
 
+import byline
 from byline import deferred, errors, http, internal_metrics, request_context
 from byline.genai.attribution_processor import AttributionSpanProcessor
 from byline.setting_table import SETTINGS
@@ -121,6 +122,14 @@ def _no_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     _PROCESSES.clear()
     yield
     assert _PROCESSES == [], "mark tests that start processes with pytest.mark.integration"
+
+
+@pytest.fixture
+def not_instrumented(no_settings: None) -> Iterator[None]:
+    """Call ``uninstrument()`` before and after the test, which calls ``instrument()``."""
+    byline.uninstrument()
+    yield
+    byline.uninstrument()
 
 
 @pytest.fixture

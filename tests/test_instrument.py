@@ -6,7 +6,6 @@ import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -23,14 +22,9 @@ from byline.instrument import BylineInstrumentor
 from byline.testing import Receiver
 from tests.export.support import Memory
 
+pytestmark = pytest.mark.usefixtures("not_instrumented")
+
 LLM = {"gen_ai.operation.name": "chat"}
-
-
-@pytest.fixture(autouse=True)
-def clean(no_settings: None) -> Iterator[None]:
-    byline.uninstrument()
-    yield
-    byline.uninstrument()
 
 
 @pytest.fixture
@@ -278,7 +272,7 @@ def test_destinations_of_the_environment(own: TracerProvider, monkeypatch: pytes
 
 
 @pytest.fixture
-def otlp(monkeypatch: pytest.MonkeyPatch) -> None:
+def otlp(not_instrumented: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
 
 

@@ -6,7 +6,6 @@ The classes behave like those of the versions that they name.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -25,14 +24,9 @@ from byline.request_context import current_context
 from byline.testing import Receiver
 from tests.export.support import CHAT, Memory
 
+pytestmark = pytest.mark.usefixtures("not_instrumented")
+
 SIGNED = [("chat", "s-1")]
-
-
-@pytest.fixture(autouse=True)
-def clean(no_settings: None) -> Iterator[None]:
-    byline.uninstrument()
-    yield
-    byline.uninstrument()
 
 
 @pytest.fixture

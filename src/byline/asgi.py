@@ -170,7 +170,7 @@ class AttributionMiddleware:
         otel_token = None
         outer = request_context.attached()
         if outer is not None or (span is None and current is not INVALID_SPAN):
-            otel_token = _attach_if_nested(context, outer, span, current)
+            otel_token = _attach_if_nested(context, outer, current)
         token = request_context.attach(context)
         scope[CONTEXT_KEY] = context
         try:
@@ -250,16 +250,13 @@ class AttributionMiddleware:
 _METHODS_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE", "QUERY"})
 
 
-def _attach_if_nested(
-    context: RequestContext, outer: RequestContext | None, span: trace.Span | None, current: trace.Span
-) -> Any:
+def _attach_if_nested(context: RequestContext, outer: RequestContext | None, current: trace.Span) -> Any:
     """Attach a request that runs within another one to OpenTelemetry's context if needed; return the token."""
     if outer is not None:
         accept_server_span(outer)
-        return attach_nested_request(context)
-    if span is None and is_below_other_request(context, current):
-        return attach_nested_request(context)
-    return None
+    elif not is_below_other_request(context, current):
+        return None
+    return attach_nested_request(context)
 
 
 def _add_attributes_before_end(context: RequestContext, send: Send) -> Send:

@@ -19,6 +19,8 @@ from byline.instrument import runtimes
 from byline.testing import Gateway, Receiver
 from tests.export.support import AGENT, CHAT
 
+pytestmark = pytest.mark.usefixtures("not_instrumented")
+
 KEYS = ("pk-lf-1", "sk-lf-1")
 TRACE_ID = "7af15d27557f4b0547b66811c67d365d"
 
@@ -36,13 +38,6 @@ class SdkProcessor(SimpleSpanProcessor):
     @property
     def sent(self) -> list[str]:
         return [span.name for span in self.exporter.get_finished_spans()]
-
-
-@pytest.fixture(autouse=True)
-def clean(no_settings: None) -> Iterator[None]:
-    byline.uninstrument()
-    yield
-    byline.uninstrument()
 
 
 @pytest.fixture

@@ -159,6 +159,8 @@ _LIMITS: Final = {
     for kind in ("requests", "tokens")
 }
 _ATTRIBUTION_NAMES: Final = tuple(ATTRIBUTION.values())
+#: First name of a field → the further ones.
+_FURTHER_NAMES: Final = {names[0]: names[1:] for names in ATTRIBUTION.values() if len(names) > 1}
 #: The metadata stand under their prefix until `field_attributes` has taken them apart.
 _first_name: Final = {**{field: names[0] for field, names in ATTRIBUTION.items()}, "metadata": METADATA}.__getitem__
 _values_of: Final = attrgetter(*ATTRIBUTION)
@@ -170,8 +172,9 @@ def field_attributes(fields: Mapping[str, Any]) -> dict[str, AttributeValue]:
     """Return the span attributes of attribution fields that have a value."""
     # Without a loop in Python, because this is done for each request.
     attributes: dict[str, Any] = dict(zip(map(_first_name, fields), fields.values(), strict=True))
-    if SESSION_ID in attributes:
-        attributes[CONVERSATION_ID] = attributes[SESSION_ID]
+    for name, further in _FURTHER_NAMES.items():
+        if name in attributes:
+            attributes.update(dict.fromkeys(further, attributes[name]))
     if METADATA in attributes:
         metadata = attributes.pop(METADATA)
         attributes.update(zip(map(METADATA.__add__, metadata), metadata.values(), strict=True))

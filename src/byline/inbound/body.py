@@ -256,8 +256,7 @@ class BodyBuffer:
         if members is not None:
             self._one_pass = members
             self.ended = self._closed = True
-            self.chunks = []
-            self._share = None
+            self._release()
         return members
 
 

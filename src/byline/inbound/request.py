@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 from byline.internal_metrics import increment
 from byline.settings import SettingError
 
-F = TypeVar("F", bound=Callable[..., None])
+_Init = TypeVar("_Init", bound=Callable[..., None])
 
 #: Headers of a request of which the names are compared at once; a longer list is read header by header.
 MAX_HEADERS: Final = 100
@@ -354,13 +354,13 @@ def parse_cookies(header: str) -> list[tuple[str, str]]:
     return [(name.strip(), value.strip().strip('"')) for name, _, value in pairs]
 
 
-def check_call(positional: int, usage: str) -> Callable[[F], F]:
+def check_call(positional: int, usage: str) -> Callable[[_Init], _Init]:
     """Decorate ``__init__`` of a middleware, so that a call in another form raises ``byline.E107`` with the usage.
 
     Such calls are made by frameworks that got the class instead of an instance, or an instance instead of the class.
     """
 
-    def decorate(init: F) -> F:
+    def decorate(init: _Init) -> _Init:
         @functools.wraps(init)
         def checked(self: Any, *arguments: Any, **settings: Any) -> None:
             if len(arguments) + ("app" in settings) != positional:
@@ -374,7 +374,7 @@ def check_call(positional: int, usage: str) -> Callable[[F], F]:
                 )
             init(self, *arguments, **settings)
 
-        return cast("F", checked)
+        return cast("_Init", checked)
 
     return decorate
 
