@@ -115,7 +115,7 @@ def _scenarios() -> Iterator[dict[str, tuple[Scenario, int]]]:
                 "LLM span, one destination": (_spans(provider, span_processors.CHAT), 10),
                 "LLM span, two destinations": (_spans(two, span_processors.CHAT), 10),
                 "other span, one destination": (_spans(provider, span_processors.QUERY), 10),
-                "LLM span, encoded for the export too": (span_processors.exporting(provider, destinations[0], 10), 10),
+                "LLM span, prepared for the export too": (span_processors.exporting(provider, destinations[0], 10), 10),
                 "outgoing request that is no LLM call": (_outgoing(), 1),
                 "LLM call by httpx within an LLM span": (_calls(none), 10),
                 "LLM call by httpx with byline's own span": (_own_calls(none), 10),

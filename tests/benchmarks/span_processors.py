@@ -10,14 +10,13 @@ from unittest import mock
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans as encode_by_opentelemetry
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import SpanKind
 
 from byline import request_context
 from byline.export import OTLP
-from byline.export.delivery.otlp_encoder import encode_spans
 from byline.export.processor import DestinationSpanProcessor
 from byline.genai.attribution_processor import AttributionSpanProcessor, request_attributes
 from byline.genai.span_state import set_server_span
@@ -161,19 +160,19 @@ def _on_app_threads() -> list[Row]:
     ]
 
 
-def exporting(provider: TracerProvider, destination: Silent, spans: int) -> Callable[[], bytes]:
-    """Return a function that makes LLM spans, and prepares and encodes them as the thread of the destination does."""
+def exporting(provider: TracerProvider, destination: Silent, spans: int) -> Callable[[], list[ReadableSpan]]:
+    """Return a function that makes LLM spans and prepares them for the destination, as its thread does."""
     worker = destination.processor().worker
     start = provider.get_tracer("bench").start_span
 
-    def make() -> bytes:
+    def make() -> list[ReadableSpan]:
         worker._clear_queue()
         with request(provider):
             for _ in range(spans):
                 start("span", attributes=CHAT).end()
         queued = [*worker._queue]
         worker._clear_queue()
-        return encode_spans(worker._pipeline.prepare(queued))
+        return worker._pipeline.prepare(queued)
 
     return make
 
@@ -181,10 +180,10 @@ def exporting(provider: TracerProvider, destination: Silent, spans: int) -> Call
 def _exported() -> Row:
     destination = Silent(URL, spans="llm", label="exported")
     provider = provider_with([destination.processor()])
-    export = exporting(provider, destination, 50)
+    prepare = exporting(provider, destination, 50)
     worker = destination.processor().worker
     start = provider.get_tracer("bench").start_span
-    assert export()
+    assert len(prepare()) >= 50
 
     def make() -> list[ReadableSpan]:
         with request(provider):
@@ -196,8 +195,8 @@ def _exported() -> Row:
 
     steps: dict[str, Callable[[], object]] = {
         "made": make,
-        "theirs": lambda: encode_by_opentelemetry(make()).SerializeToString(),
-        "ours": export,
+        "theirs": lambda: encode_spans(make()).SerializeToString(),
+        "ours": lambda: encode_spans(prepare()).SerializeToString(),
     }
 
     def run(name: str, loops: int) -> None:

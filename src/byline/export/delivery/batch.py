@@ -13,8 +13,6 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from byline.export.delivery.otlp_encoder import IS_REMOTE, encode_spans, import_messages
-
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
 MAX_REFUSALS: Final = 12
 #: Bytes of one batch before compression. OpenTelemetry's own exporter refuses larger requests too.
 MAX_BYTES: Final = 64 * 1024 * 1024
+#: ``SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK`` of OTLP.
+_IS_REMOTE: Final = 0x200
 
 
 class Batch(NamedTuple):
@@ -36,6 +36,15 @@ class Batch(NamedTuple):
 
     data: bytes
     spans: int
+
+
+def encode_spans(spans: Sequence[ReadableSpan]) -> bytes:
+    """Return spans as an OTLP request, not compressed."""
+    # Protobuf takes longer to import than all of byline; apps without destinations do not need it.
+    from opentelemetry.exporter.otlp.proto.common import trace_encoder
+
+    data: bytes = trace_encoder.encode_spans(spans).SerializePartialToString()
+    return data
 
 
 def encode_batches(spans: Sequence[ReadableSpan]) -> Iterator[Batch | int]:
@@ -102,8 +111,9 @@ def _parse(data: bytes) -> ExportTraceServiceRequest:
     unpacked = unpacker.decompress(data, MAX_BYTES)
     if not unpacker.eof:
         raise ValueError("cut short or too large")
-    request: ExportTraceServiceRequest = import_messages().ExportTraceServiceRequest.FromString(unpacked)
-    return request
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    return ExportTraceServiceRequest.FromString(unpacked)
 
 
 def _count_spans(request: ExportTraceServiceRequest) -> int:
@@ -167,7 +177,7 @@ def _decode_link(message: SpanMessage.Link) -> Link:
 
 
 def _is_remote(flags: int) -> bool:
-    return bool(flags & IS_REMOTE)
+    return bool(flags & _IS_REMOTE)
 
 
 def _decode_attributes(pairs: Iterable[KeyValue]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 
 from byline import errors, internal_metrics
 from byline.export.delivery import messages
-from byline.export.delivery.batch import MAX_REFUSALS, Batch, encode_batches, split_batch
+from byline.export.delivery.batch import MAX_REFUSALS, Batch, encode_batches, encode_spans, split_batch
 from byline.export.delivery.messages import Outcome
 from byline.export.delivery.post import EndpointPost, ExporterPost
 from byline.export.delivery.retry_schedule import RetrySchedule, retry_delay
@@ -148,7 +148,8 @@ class BatchSender:
         return values
 
     def start(self) -> None:
-        """Send the batches that an earlier process has left in the spool."""
+        """Send the batches that an earlier process has left in the spool, and import the encoder."""
+        encode_spans(())
         self._has_thread()
 
     def add(self, spans: Sequence[ReadableSpan]) -> None:

@@ -19,7 +19,6 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, quote, unquote
 
 from byline.export.delivery import messages
-from byline.export.delivery.otlp_encoder import import_messages
 from byline.export.delivery.transport import DEFAULT_TRANSPORT, Transport, read_timeout
 from byline.internal_metrics import increment
 from byline.urls import split_url
@@ -62,9 +61,11 @@ class HttpResponse(NamedTuple):
     @property
     def rejected_spans(self) -> int:
         """Spans of an accepted batch that the server rejected (OTLP's partial success)."""
-        if self.body and "protobuf" in self.headers.get("content-type", "") and len(self.body) < MAX_BODY:
+        if "protobuf" in self.headers.get("content-type", "") and len(self.body) < MAX_BODY:
+            from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
             with contextlib.suppress(Exception):
-                message = import_messages().ExportTraceServiceResponse.FromString(self.body)
+                message = ExportTraceServiceResponse.FromString(self.body)
                 return max(int(message.partial_success.rejected_spans), 0)
         return 0
 

@@ -13,10 +13,9 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from byline import errors, internal_metrics
 from byline.export.delivery import messages
-from byline.export.delivery.batch import Batch, decode_spans
+from byline.export.delivery.batch import Batch, decode_spans, encode_spans
 from byline.export.delivery.http_client import HttpClient
 from byline.export.delivery.messages import Outcome
-from byline.export.delivery.otlp_encoder import encode_spans
 from byline.export.delivery.transport import DEFAULT_TRANSPORT, Transport
 from byline.urls import without_credentials
 
