@@ -15,8 +15,8 @@ from aiohttp import web
 from aiohttp.payload import AsyncIterablePayload
 
 from byline import asgi
+from byline.inbound.app_protocol import check_call
 from byline.inbound.body import BodyBuffer, is_json
-from byline.inbound.request import check_call
 from byline.request_context import CONTEXT_KEY, current_context
 from byline.settings import SettingError
 

@@ -25,9 +25,10 @@ from byline.genai.span_state import (
     set_server_span,
 )
 from byline.genai.tracer_provider import has_tracer_provider
+from byline.inbound.app_protocol import check_call, require_no_loop, require_protocol
 from byline.inbound.body import BodyBuffer, is_json, parse_length
 from byline.inbound.reader import ClaimReader
-from byline.inbound.request import check_call, plain_headers, require_no_loop, require_protocol
+from byline.inbound.request import plain_headers
 from byline.inbound.trust import Identity, Trust
 from byline.request_context import CONTEXT_KEY, DEFAULT_AFTER_RESPONSE, RequestContext, resolve_after_response
 from byline.response_headers import Respond, ResponseHeaders, resolve_respond

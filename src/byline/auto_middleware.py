@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from byline import asgi, errors, settings, wsgi
 from byline.genai.server_span import walk_apps
-from byline.inbound.request import is_asgi_app
+from byline.inbound.app_protocol import is_asgi_app
 from byline.patching import Patches
 from byline.settings import SettingError
 

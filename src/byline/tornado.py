@@ -17,7 +17,7 @@ from tornado import httputil
 from tornado.httpserver import HTTPServer
 
 from byline import asgi, errors
-from byline.inbound.request import check_call
+from byline.inbound.app_protocol import check_call
 from byline.request_context import current_context
 from byline.settings import SettingError
 

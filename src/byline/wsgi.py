@@ -16,8 +16,8 @@ from byline.genai.setup_check import InstrumentationCheck
 from byline.genai.span_state import attach_nested_request, is_below_other_request, set_server_span
 from byline.genai.tracer_provider import has_tracer_provider
 from byline.genai.wsgi_server_span import WsgiServerSpan, WsgiServerSpans
+from byline.inbound.app_protocol import check_call, require_no_loop, require_protocol
 from byline.inbound.reader import ClaimReader
-from byline.inbound.request import check_call, require_no_loop, require_protocol
 from byline.inbound.trust import Identity, Trust
 from byline.inbound.wsgi_input import tee_wsgi_input
 from byline.request_context import CONTEXT_KEY, DEFAULT_AFTER_RESPONSE, RequestContext, resolve_after_response

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
-from byline.inbound.request import find_other_framework, is_asgi_app, is_wsgi_app
+from byline.inbound.app_protocol import find_other_framework, is_asgi_app, is_wsgi_app
 from byline.testing.gateway import PROVIDER_PATH, is_answered
 
 _HOST: Final = "byline-check.localhost"
